@@ -183,9 +183,9 @@ def align(
     if cfg.method in ("cpo", "distill"):
         rows, report["rows_without_preference"] = preference_rows(data); use = data[rows]
     elif cfg.method == "sft":
-        rows = np.asarray(top_quartile(dict(positive=data.positive, negative=data.negative))) if cfg.rows == "top" else np.arange(len(data)); use = data[rows]
+        rows = np.asarray(top_quartile(data.annotations())) if cfg.rows == "top" else np.arange(len(data)); use = data[rows]
     else:
-        pairs, found = preference_pairs(dict(caption=data.captions, positive=data.positive, negative=data.negative), margin=cfg.margin, seed=cfg.train.seed)
+        pairs, found = preference_pairs(data.annotations(), margin=cfg.margin, seed=cfg.train.seed)
         pairs, use = np.asarray(pairs).reshape(-1, 2), data
         report["pairs"] = len(pairs)
     backbone.add_adapter(name, cfg.rank, cfg.alpha, cfg.targets, seed=cfg.train.seed)

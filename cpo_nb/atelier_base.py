@@ -11,63 +11,26 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler, ModelMixin, StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.autoencoders.vae import DecoderOutput
-from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from .atelier import PALETTES, SUBJECTS, draw_scenes, paint
-from .core import CpoError, atomic_path, cache_dir, cached, data_dir, get_scale, library_versions, sha256_file, torch_rng, write_json
+from .atelier import PAIRS, PALETTES, SUBJECTS, draw_scenes, paint
+from .backbone import PatchAutoencoder
+from .core import CpoError, atomic_path, data_dir, get_scale, library_versions, np_rng, read_json, sha256_file, torch_rng, write_json
 from .criteria import load_criteria
+from .dataset import attribute_prompt
 from .training import TrainConfig, TrainResult, train
 
 # %% auto #0
-__all__ = ['PatchAutoencoder', 'fit_autoencoder', 'caption_words', 'build_tokenizer', 'build_text_encoder', 'build_unet',
-           'build_scheduler', 'assemble', 'embed', 'train_base', 'save_base']
+__all__ = ['fit_autoencoder', 'caption_words', 'build_tokenizer', 'build_text_encoder', 'pretrain_text_encoder', 'build_unet',
+           'build_scheduler', 'assemble', 'embed', 'train_base', 'save_base', 'verify_hashes']
 
-# %% ../nbs/12_atelier_base.ipynb #959acd0b
-class _Point:
-    "The latent distribution of a deterministic encoder: a single point."
-    def __init__(self, mean: torch.Tensor): self.mean = mean
-    def sample(self, generator=None) -> torch.Tensor: return self.mean
-    def mode(self) -> torch.Tensor: return self.mean
-
-class PatchAutoencoder(ModelMixin, ConfigMixin):
-    "Linear autoencoder on square patches: principal components out, the same components back. Source: ours."
-    config_name = "config.json"
-
-    @register_to_config
-    def __init__(self,
-                 latent_channels: int = 16, # components kept
-                 patch_size: int = 4, # pixels on a side of a patch
-                 in_channels: int = 3, # colour channels
-                 scaling_factor: float = 1.0, # what the pipeline multiplies latents by
-                 block_out_channels: tuple = (16, 16, 16), # its length tells the pipeline the down-scaling, 2^(n-1)
-                 force_upcast: bool = False): # for the pipeline: no precision trap here
-        super().__init__()
-        if 2**(len(block_out_channels) - 1) != patch_size: raise CpoError(f"PatchAutoencoder: patch_size {patch_size} does not fit {len(block_out_channels)} block_out_channels", hint="2^(n-1) must be the patch size")
-        self.encoder = torch.nn.Conv2d(in_channels, latent_channels, patch_size, patch_size)
-        self.decoder = torch.nn.ConvTranspose2d(latent_channels, in_channels, patch_size, patch_size)
-
-    def encode(self, x: torch.Tensor, return_dict: bool = True):
-        "Pictures (B, 3, H, W) in [-1, 1] to latents (B, C, H/p, W/p). Raises `CpoError` when H or W is no multiple of the patch."
-        p = self.config.patch_size
-        if x.shape[-1] % p or x.shape[-2] % p: raise CpoError(f"PatchAutoencoder: {tuple(x.shape[-2:])} is not divisible into patches of {p}", hint=f"resize to a multiple of {p}")
-        dist = _Point(self.encoder(x))
-        return AutoencoderKLOutput(latent_dist=dist) if return_dict else (dist,)
-
-    def decode(self, z: torch.Tensor, return_dict: bool = True, generator=None):
-        "Latents to pictures; both maps are exact inverses on the kept components."
-        x = self.decoder(z)
-        return DecoderOutput(sample=x) if return_dict else (x,)
-
-# %% ../nbs/12_atelier_base.ipynb #3b184281
+# %% ../nbs/12_atelier_base.ipynb #3f5f39c0
 def fit_autoencoder(
     images: np.ndarray, # pictures, (N, H, W, 3), uint8
     latent_channels: int = 16, # components to keep
     patch_size: int = 4, # pixels on a side
-    power: float = 0.5 # each component is divided by its standard deviation to this power
+    power: float = 0.25 # each component is divided by its standard deviation to this power
 ) -> PatchAutoencoder:
     "Fit the principal components of patches by eigen-decomposition in float64; signs are fixed, so the fit is deterministic."
     x = images.astype(np.float64)/127.5 - 1
@@ -87,7 +50,7 @@ def fit_autoencoder(
         ae.decoder.bias.copy_(torch.tensor(mean.reshape(c, -1).mean(1)))
     return ae.requires_grad_(False).eval()
 
-# %% ../nbs/12_atelier_base.ipynb #b82d6699
+# %% ../nbs/12_atelier_base.ipynb #96d62939
 def caption_words() -> list[str]: return [f"a painting of an {s} in {p}" for s in SUBJECTS for p in PALETTES]
 
 def build_tokenizer(texts: list[str], max_length: int = 77) -> CLIPTokenizer:
@@ -104,26 +67,59 @@ def build_tokenizer(texts: list[str], max_length: int = 77) -> CLIPTokenizer:
     vocab = {n: i for i, n in enumerate(dict.fromkeys(names))}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=max_length)
 
-# %% ../nbs/12_atelier_base.ipynb #df82e363
+# %% ../nbs/12_atelier_base.ipynb #0a3fb9e3
 def _tree_texts() -> list[str]:
     trees = [load_criteria(n) for n in ("painting", "product_photography")]
     return caption_words() + [t for tree in trees for p in tree.pairs for t in (p.positive, p.negative)]
 
 def build_text_encoder(tokenizer: CLIPTokenizer, width: int = 192, layers: int = 2, seed: int = 0) -> CLIPTextModel:
-    "A frozen random `CLIPTextModel`: it keeps words apart and mixes their context, but knows nothing of pictures. Source: ours."
+    "A small random `CLIPTextModel` for this tokenizer."
     cfg = CLIPTextConfig(vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2*width, num_hidden_layers=layers, num_attention_heads=4, max_position_embeddings=tokenizer.model_max_length,
                          projection_dim=width, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        te = CLIPTextModel(cfg)
-    emb = te.text_model.embeddings if hasattr(te, "text_model") else te.embeddings
-    g = torch_rng(seed, "text")
-    with torch.no_grad(): # words louder than places, so that a phrase means the same wherever it stands
-        emb.token_embedding.weight.copy_(torch.randn(emb.token_embedding.weight.shape, generator=g))
-        emb.position_embedding.weight.copy_(.25*torch.randn(emb.position_embedding.weight.shape, generator=g))
-    return te.requires_grad_(False).eval()
+        return CLIPTextModel(cfg)
 
-# %% ../nbs/12_atelier_base.ipynb #558a873b
+# %% ../nbs/12_atelier_base.ipynb #d123bb26
+def _random_prompts(tree, step: int, n: int, seed: int) -> tuple[list[str], torch.Tensor]:
+    "Prompts with random captions and phrases, and what they name, (n, subjects + palettes + 2 x pairs)."
+    rng, names = np_rng(seed, "prompts", step), list(PALETTES)
+    prompts, labels = [], torch.zeros(n, len(SUBJECTS) + len(PALETTES) + 2*len(tree.pairs))
+    ours = [i for i, p in enumerate(tree.pairs) if p.id in set(PAIRS)]
+    for r in range(n):
+        pool = np.array(ours) if rng.random() < .7 else np.arange(len(tree.pairs))
+        pick = rng.permutation(pool)[:rng.integers(0, 15)]; sign = rng.random(len(pick)) < .5
+        s, c = rng.integers(len(SUBJECTS)), rng.integers(len(PALETTES))
+        named = rng.random() > .1
+        if named: labels[r, s] = labels[r, len(SUBJECTS) + c] = 1
+        labels[r, len(SUBJECTS) + len(PALETTES) + 2*torch.from_numpy(pick).long() + torch.from_numpy(~sign).long()] = 1
+        cap = f"a painting of {'an' if SUBJECTS[s][0] in 'aeiou' else 'a'} {SUBJECTS[s]} in {names[c]}" if named else ""
+        prompts.append(attribute_prompt(cap, [tree.pairs[i].id for i in pick[sign]], [tree.pairs[i].id for i in pick[~sign]], tree, rng=rng))
+    return prompts, labels
+
+def pretrain_text_encoder(run_dir: str | Path, tokenizer: CLIPTokenizer, steps: int = 1500, batch_size: int = 48, seed: int = 101) -> tuple[CLIPTextModel, float]:
+    "Train a text encoder on text alone; returns it, frozen, with its accuracy on held-out prompts: the share of prompts' words and phrases found. Resumable."
+    tree = load_criteria("painting")
+    te = build_text_encoder(tokenizer, seed=seed); width = te.config.hidden_size
+    with torch.random.fork_rng(): torch.manual_seed(seed); head = torch.nn.Linear(width, len(SUBJECTS) + len(PALETTES) + 2*len(tree.pairs))
+    def forward(prompts, g):
+        ids = tokenizer(prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+        ends = (ids == tokenizer.eos_token_id).float().argmax(1)
+        at = ends + ((77 - ends)*torch.rand(len(ids), generator=g)).long()
+        return head(te(ids)[0][torch.arange(len(ids)), at])
+    def step_fn(step, rows):
+        prompts, labels = _random_prompts(tree, step, batch_size, seed)
+        with torch.autocast("cpu", torch.bfloat16): logits = forward(prompts, torch_rng(seed, "at", step))
+        return F.binary_cross_entropy_with_logits(logits.float(), labels, pos_weight=torch.tensor(10.))*20, {}
+    params = {f"te.{k}": p for k, p in te.named_parameters()} | {f"head.{k}": p for k, p in head.named_parameters()}
+    res = train(run_dir, params, step_fn, 1, TrainConfig(steps=steps, batch_size=1, lr=2e-3, warmup=min(100, steps), schedule="cosine", ema=.99, checkpoint_every=250, log_every=10, seed=seed), dict(stage="text", batch=batch_size), desc="text")
+    with torch.no_grad():
+        for k, p in params.items(): p.copy_(res.ema[k])
+        prompts, labels = _random_prompts(tree, 10**6, 256, seed)
+        found = float(((forward(prompts, torch_rng(seed, "held")) > 0).float()*labels).sum()/labels.sum())
+    return te.requires_grad_(False).eval(), found
+
+# %% ../nbs/12_atelier_base.ipynb #6b627e49
 def build_unet(tiny: bool = False) -> UNet2DConditionModel:
     "The atelier's `UNet2DConditionModel`; `tiny` gives one with the same interface for tests."
     ch = (16, 32, 32) if tiny else (64, 96, 128)
@@ -140,7 +136,7 @@ def assemble(unet, autoencoder, tokenizer, text_encoder) -> StableDiffusionPipel
     return StableDiffusionPipeline(vae=autoencoder, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=build_scheduler(),
                                    safety_checker=None, feature_extractor=None, requires_safety_checker=False)
 
-# %% ../nbs/12_atelier_base.ipynb #6f319932
+# %% ../nbs/12_atelier_base.ipynb #5e3f956e
 def _training_data(pictures: int, seed: int, autoencoder=None, workers: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Latents (N, 16, 16, 16) in half precision, caption numbers, and the first 2,000 pictures (to fit the autoencoder)."
     latents, caps, first = [], [], None
@@ -165,19 +161,19 @@ def embed(tokenizer, text_encoder, texts: list[str]) -> torch.Tensor:
     ids = tokenizer(texts, padding="max_length", max_length=tokenizer.model_max_length, truncation=False, return_tensors="pt").input_ids
     return text_encoder(ids)[0]
 
-# %% ../nbs/12_atelier_base.ipynb #c5f93caa
+# %% ../nbs/12_atelier_base.ipynb #bfbac4a0
 def train_base(
     run_dir: str | Path, # folder of the run; a killed run goes on from its last checkpoint
-    steps: int = 2400, # updates; the rate follows a cosine towards 4,000 and cools down linearly over the last 1,000
+    steps: int = 16000, # updates
     pictures: int = 30000, # pictures painted for it
-    batch_size: int = 64, # samples per update
+    batch_size: int = 32, # samples per update
     tiny: bool = False, # a UNet for tests
     seed: int = 100 # of pictures, weights and noise; no other part of the repository paints with it
 ) -> tuple[StableDiffusionPipeline, TrainResult]:
     "Paint, fit the autoencoder, train the UNet on captions alone. Resumable. Returns the pipeline with averaged weights."
     latents, caps, first = _training_data(pictures, seed)
     ae, tok = fit_autoencoder(first), build_tokenizer(_tree_texts())
-    te = build_text_encoder(tok)
+    te, found = pretrain_text_encoder(Path(run_dir)/"text", tok, steps=1500 if not tiny else 3)
     table = embed(tok, te, _all_captions())
     torch.manual_seed(seed); unet = build_unet(tiny)
     sched = build_scheduler(); alphas = sched.alphas_cumprod.float()
@@ -190,13 +186,13 @@ def train_base(
         cond = table[torch.where(drop, len(table) - 1, torch.from_numpy(caps[rows]))]
         with torch.autocast("cpu", torch.bfloat16): pred = unet(a.sqrt()*x0 + (1 - a).sqrt()*noise, t, cond).sample
         return F.mse_loss(pred.float(), a.sqrt()*noise - (1 - a).sqrt()*x0), {}
-    cfg = TrainConfig(steps=steps, batch_size=batch_size, lr=6e-4, warmup=min(200, steps), schedule="cosine", horizon=max(4000, steps), cooldown=min(1000, steps//2), weight_decay=.01, ema=.998, checkpoint_every=250 if not tiny else 2, log_every=10 if not tiny else 1, seed=seed)
+    cfg = TrainConfig(steps=steps, batch_size=batch_size, lr=5e-4, warmup=min(200, steps), cooldown=max(1, steps//4), weight_decay=.01, ema=.999, checkpoint_every=250 if not tiny else 2, log_every=10 if not tiny else 1, seed=seed)
     res = train(run_dir, dict(unet.named_parameters()), step_fn, len(latents), cfg, dict(pictures=pictures, tiny=tiny), desc="base")
     with torch.no_grad():
         for k, p in unet.named_parameters(): p.copy_(res.ema[k])
     return assemble(unet.eval(), ae, tok, te), res
 
-# %% ../nbs/12_atelier_base.ipynb #3b35af0a
+# %% ../nbs/12_atelier_base.ipynb #fb09715e
 def save_base(pipe: StableDiffusionPipeline, folder: str | Path, recipe: dict) -> Path:
     "Save the pipeline in half precision with its recipe and the SHA-256 of every file."
     folder = Path(folder)
@@ -206,3 +202,10 @@ def save_base(pipe: StableDiffusionPipeline, folder: str | Path, recipe: dict) -
         write_json(tmp/"recipe.json", dict(recipe=recipe, sha256=hashes, versions=library_versions()))
     pipe.to(torch.float32)
     return folder
+
+# %% ../nbs/12_atelier_base.ipynb #94da14c0
+def verify_hashes(folder: str | Path) -> list[str]:
+    "Files of a shipped folder whose SHA-256 is not the one in its `recipe.json`; empty when all is well. Raises `CpoError` without a recipe."
+    folder = Path(folder)
+    want = read_json(folder/"recipe.json")["sha256"]
+    return [name for name, h in want.items() if not (folder/name).is_file() or sha256_file(folder/name) != h]

@@ -12,6 +12,10 @@ from typing import Sequence
 
 import numpy as np
 import torch
+from diffusers import ModelMixin
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.vae import DecoderOutput
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
 
 from .core import CpoError, atomic_path, data_dir, read_json, seed_for, torch_rng
 
@@ -19,7 +23,7 @@ _log = logging.getLogger("cpo_nb")
 
 # %% auto #0
 __all__ = ['Adapter', 'LORA_TARGETS', 'FAMILIES', 'Conditioning', 'Backbone', 'DiffusionBackbone', 'StableDiffusionBackbone',
-           'load_backbone', 'tiny_pipeline']
+           'PatchAutoencoder', 'load_backbone', 'tiny_pipeline']
 
 # %% ../nbs/05_backbone.ipynb #f5f53b0d
 @dataclass(frozen=True)
@@ -292,7 +296,43 @@ def decode_latents(self: StableDiffusionBackbone, latents: torch.Tensor) -> np.n
     x = vae.decode((latents/vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0)).to(vae.device, vae.dtype)).sample
     return ((x.float().clamp(-1, 1) + 1)*127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
-# %% ../nbs/05_backbone.ipynb #3685731d
+# %% ../nbs/05_backbone.ipynb #36f93b50
+class _Point:
+    "The latent distribution of a deterministic encoder: a single point."
+    def __init__(self, mean: torch.Tensor): self.mean = mean
+    def sample(self, generator=None) -> torch.Tensor: return self.mean
+    def mode(self) -> torch.Tensor: return self.mean
+
+class PatchAutoencoder(ModelMixin, ConfigMixin):
+    "Linear autoencoder on square patches: principal components out, the same components back. Source: ours."
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(self,
+                 latent_channels: int = 16, # components kept
+                 patch_size: int = 4, # pixels on a side of a patch
+                 in_channels: int = 3, # colour channels
+                 scaling_factor: float = 1.0, # what the pipeline multiplies latents by
+                 block_out_channels: tuple = (16, 16, 16), # its length tells the pipeline the down-scaling, 2^(n-1)
+                 force_upcast: bool = False): # for the pipeline: no precision trap here
+        super().__init__()
+        if 2**(len(block_out_channels) - 1) != patch_size: raise CpoError(f"PatchAutoencoder: patch_size {patch_size} does not fit {len(block_out_channels)} block_out_channels", hint="2^(n-1) must be the patch size")
+        self.encoder = torch.nn.Conv2d(in_channels, latent_channels, patch_size, patch_size)
+        self.decoder = torch.nn.ConvTranspose2d(latent_channels, in_channels, patch_size, patch_size)
+
+    def encode(self, x: torch.Tensor, return_dict: bool = True):
+        "Pictures (B, 3, H, W) in [-1, 1] to latents (B, C, H/p, W/p). Raises `CpoError` when H or W is no multiple of the patch."
+        p = self.config.patch_size
+        if x.shape[-1] % p or x.shape[-2] % p: raise CpoError(f"PatchAutoencoder: {tuple(x.shape[-2:])} is not divisible into patches of {p}", hint=f"resize to a multiple of {p}")
+        dist = _Point(self.encoder(x))
+        return AutoencoderKLOutput(latent_dist=dist) if return_dict else (dist,)
+
+    def decode(self, z: torch.Tensor, return_dict: bool = True, generator=None):
+        "Latents to pictures; both maps are exact inverses on the kept components."
+        x = self.decoder(z)
+        return DecoderOutput(sample=x) if return_dict else (x,)
+
+# %% ../nbs/05_backbone.ipynb #ecd8724f
 FAMILIES: dict[str, type[Backbone]] = {c.pipeline_class: c for c in (StableDiffusionBackbone,)}
 
 def _pipeline_class(name_or_path: str) -> str:
@@ -305,6 +345,17 @@ def _pipeline_class(name_or_path: str) -> str:
     try: return DiffusionPipeline.load_config(str(name_or_path)).get("_class_name", "")
     except Exception as e: raise CpoError(f"{name_or_path}: neither a folder here nor a pipeline that the hub gives ({type(e).__name__})", hint="check the spelling and the network, or give a local folder") from None
 
+@contextlib.contextmanager
+def _quiet():
+    "No bars and no hints of the libraries while a pipeline loads; errors still show."
+    from diffusers.utils import logging as dl
+    from transformers.utils import logging as tl
+    before = dl.get_verbosity(), tl.get_verbosity()
+    dl.set_verbosity_error(); tl.set_verbosity_error(); dl.disable_progress_bar(); tl.disable_progress_bar()
+    try: yield
+    finally:
+        dl.set_verbosity(before[0]); tl.set_verbosity(before[1]); dl.enable_progress_bar(); tl.enable_progress_bar()
+
 def load_backbone(
     name_or_path: str | Path = "atelier", # the shipped pipeline, a pipeline folder, or a hub id
     dtype: torch.dtype = torch.float32, # of the frozen weights; adapters train in float32
@@ -315,12 +366,13 @@ def load_backbone(
     if str(name_or_path) == "atelier": name_or_path = data_dir()/"atelier"/"pipeline"
     kind = _pipeline_class(str(name_or_path))
     if kind not in FAMILIES: raise CpoError(f"{name_or_path}: pipeline class {kind or 'unnamed'!r} is not supported", hint=f"supported: {', '.join(FAMILIES)}")
-    try: pipe = getattr(diffusers, kind).from_pretrained(str(name_or_path), torch_dtype=dtype, safety_checker=None, requires_safety_checker=False, use_safetensors=True)
+    try:
+        with _quiet(): pipe = getattr(diffusers, kind).from_pretrained(str(name_or_path), dtype=dtype, safety_checker=None, requires_safety_checker=False, use_safetensors=True)
     except (OSError, ValueError, TypeError, AttributeError) as e: raise CpoError(f"{name_or_path}: the pipeline does not load ({type(e).__name__}: {str(e)[:300]})", hint="check that all its components are there") from None
     pipe.set_progress_bar_config(disable=True)
     return FAMILIES[kind](pipe.to(device))
 
-# %% ../nbs/05_backbone.ipynb #a0c96bc1
+# %% ../nbs/05_backbone.ipynb #7bc9ea14
 def tiny_pipeline(folder: str | Path, prediction_type: str = "v_prediction", seed: int = 0) -> Path:
     "Save a tiny random `StableDiffusionPipeline` (16x16 latents, 4 channels, 64 px) into `folder`; for tests."
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel

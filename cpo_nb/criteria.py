@@ -68,7 +68,8 @@ _MAX_WORDS, _MAX_PHRASE, _MAX_NAME, _MAX_TEXT, _MAX_ID = 12, 120, 80, 800, 64
 
 def _short(value: Any) -> str:
     "A value for an error message: never longer than 60 characters, always one line."
-    text = repr(value)
+    try: text = repr(value)
+    except ValueError: text = f"a huge {type(value).__name__}" # Python refuses to write out integers of thousands of digits
     return text if len(text) <= 60 else text[:57] + "..."
 
 def _many(count: int, word: str) -> str: return f"{count} {word}{'s'[:count != 1]}"
@@ -95,7 +96,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> _Map:
     for key_node, value_node in node.value:
         key, line = loader.construct_object(key_node, deep=True), key_node.start_mark.line + 1
         if not isinstance(key, str): problems.append(f"field name {_short(key)} in line {line} is not text: put it in quotes")
-        elif key in out: problems.append(f"field {key!r} is given again in line {line}")
+        elif key in out: problems.append(f"field {_short(key)} is given again in line {line}")
         else: out[key] = loader.construct_object(value_node, deep=True)
     out.line, out.problems = node.start_mark.line + 1, problems
     return out
@@ -247,7 +248,7 @@ def _walk_children(walk: _Walk, children: list, above: str, level: int) -> tuple
         slug = child.get("id") if isinstance(child, dict) else None
         if not isinstance(slug, str): continue
         line = f" (line {child.line})" if getattr(child, "line", 0) else ""
-        if slug in seen: walk.problems.append(f"node {(above + '/' + slug).lstrip('/')!r}{line}: id is taken by a sibling{seen[slug]}")
+        if slug in seen: walk.problems.append(f"node {_short((above + '/' + slug).lstrip('/'))}{line}: id is taken by a sibling{seen[slug]}")
         else: seen[slug] = line
     built = (_walk_node(walk, child, above, number, level) for number, child in enumerate(children, 1))
     return tuple(b for b in built if b is not None)
@@ -326,19 +327,20 @@ def shipped_criteria() -> tuple[str, ...]:
 
 def _read_file(path: Path) -> str:
     "The text of a criteria file. Raises `CriteriaError` when there is none to be read."
-    if path.is_dir(): raise CriteriaError(f"{path}: is a folder", hint="give the YAML file itself")
-    if path.exists() and not path.is_file(): raise CriteriaError(f"{path}: is not a regular file")
     try:
+        if path.is_dir(): raise CriteriaError(f"{path}: is a folder", hint="give the YAML file itself")
+        if path.exists() and not path.is_file(): raise CriteriaError(f"{path}: is not a regular file")
         with open(path, "rb") as f: raw = f.read(_MAX_BYTES + 1)
         return raw.decode("utf-8-sig") if len(raw) <= _MAX_BYTES else "x" * len(raw) # refused by its size further on
+    except CpoError: raise
     except (FileNotFoundError, NotADirectoryError):
         shipped = shipped_criteria()
         raise CriteriaError(f"{path}: no such file, and no shipped tree of this name" + _offer(_alike(path.stem, shipped), 1),
                             hint=f"give the path of a YAML file or one of {', '.join(shipped)}") from None
     except UnicodeDecodeError as e:
         raise CriteriaError(f"{path}: not UTF-8 text (byte {e.object[e.start]:#04x} at position {e.start})", hint="save the file as UTF-8") from None
-    except (OSError, ValueError) as e:
-        raise CriteriaError(f"{path}: cannot be read ({getattr(e, 'strerror', None) or e})") from None
+    except (OSError, ValueError) as e: # no permission, or a name that no file can have
+        raise CriteriaError(f"{_short(str(path))}: cannot be read ({getattr(e, 'strerror', None) or type(e).__name__})") from None
 
 def load_criteria(
     name_or_path: str | Path | CriteriaTree # "painting", "product_photography", the path of a YAML file, or a tree (returned as it is)
@@ -347,6 +349,7 @@ def load_criteria(
     if isinstance(name_or_path, CriteriaTree): return name_or_path
     if not isinstance(name_or_path, (str, Path)):
         raise CriteriaError(f"criteria must be a name, a path or a CriteriaTree, not {_short(name_or_path)}")
+    if "\n" in str(name_or_path): raise CriteriaError("criteria must be a name or a path, not YAML text", hint="use parse_criteria(text)")
     path = Path(name_or_path)
     if isinstance(name_or_path, str) and name_or_path in shipped_criteria(): path = data_dir()/"criteria"/f"{name_or_path}.yaml"
     return parse_criteria(_read_file(path), str(name_or_path))
@@ -810,18 +813,18 @@ def _text_boxes(ax) -> list[tuple[str, Any]]:
     figure.draw_without_rendering()
     out = []
     for text in (t for t in ax.texts if t.get_text()):
-        degrees = text.get_rotation()
+        degrees, middle = text.get_rotation(), np.array(text.get_window_extent().get_points()).mean(0) # a turned box and its hull share their middle
         text.set_rotation(0)
-        box = text.get_window_extent()
+        box, turn = text.get_window_extent(), math.radians(degrees)
         text.set_rotation(degrees)
-        anchor, turn = text.get_transform().transform(text.get_position()), math.radians(degrees)
-        corners = np.array([(box.x0, box.y0), (box.x1, box.y0), (box.x1, box.y1), (box.x0, box.y1)]) - anchor
-        corners = corners @ np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]]) + anchor
+        right = np.array([math.cos(turn), math.sin(turn)]) * box.width / 2
+        up = np.array([-math.sin(turn), math.cos(turn)]) * box.height / 2
+        corners = middle + np.stack([-right - up, right - up, right + up, up - right])
         out.append((text.get_text(), corners * 72 / figure.dpi))
     return out
 
 def text_overlaps(
-    ax, # matplotlib axes whose texts turn about their anchor (rotation_mode="anchor"), or not at all
+    ax, # matplotlib axes, with texts at any angle
     margin: float = 0.0 # overlap that is tolerated, in points
 ) -> list[tuple[str, str]]: # the texts of every pair that meets
     "Which texts of a drawing run into each other: a test for figures (separating axes of the turned boxes)."

@@ -195,8 +195,8 @@ def dpo_loss(
     _check_values("dpo_loss", out.stats["margin"], tensors, weight)
     return out
 
-# %% ../nbs/07_loss.ipynb #85213590
-def _regression(where: str, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+# %% ../nbs/07_loss.ipynb #450506e6
+def _regression(pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     "Per-sample mean squared error and its weighted form, (B,) and (B,); `pred` and `target` are (B, n)."
     error = _mean_dot(pred - target, pred - target)
     return error, error if weight is None else error * weight.detach().to(error.dtype)
@@ -209,7 +209,7 @@ def mse_loss(
     "Denoising regression: weight times the per-sample mean squared error. Raises `CpoError`."
     tensors = dict(pred=pred, target=target)
     _raise_if("mse_loss", _tensor_problems(tensors) + _row_problems("weight", weight, pred))
-    error, per_sample = _regression("mse_loss", *_rows(pred, target.detach()), weight)
+    error, per_sample = _regression(*_rows(pred, target.detach()), weight)
     _check_values("mse_loss", error, tensors, weight)
     return LossOutput(per_sample.mean(), per_sample, dict(error=error.detach()))
 
@@ -232,7 +232,7 @@ def guidance_distillation_loss(
     f, z_w, z_l = _rows(pred, target_w.detach(), target_l.detach())
     away, g_l = z_w - z_l, (f - z_l).detach()
     if mask_l is not None: away, g_l = (torch.where(mask_l.bool()[:, None], d, torch.zeros_like(d)) for d in (away, g_l))
-    error, per_sample = _regression(where, f, z_w + float(scale) * away, weight)
+    error, per_sample = _regression(f, z_w + float(scale) * away, weight)
     _check_values(where, error, tensors, weight, mask_l)
     g_w = (f - z_w).detach()
     return LossOutput(per_sample.mean(), per_sample, dict(error=error.detach(), error_w=_mean_dot(g_w, g_w), error_l=_mean_dot(g_l, g_l)))
@@ -243,7 +243,7 @@ _ALIASES = {"x0": "sample", "eps": "epsilon", "v": "v_prediction"}
 
 def _schedule_problems(timesteps: Any, bar: Any, kind: str) -> list[str]:
     "What is wrong with timesteps, a schedule and a prediction type for which a transition's weight is wanted."
-    if kind not in _TO_X0:
+    if not isinstance(kind, str) or kind not in _TO_X0:
         return [f"prediction_type is {kind!r}, must be 'epsilon', 'v_prediction' or 'sample'; a flow has no transition variance, leave its weight at 1"]
     if not isinstance(bar, torch.Tensor) or not bar.is_floating_point() or bar.ndim != 1 or len(bar) < 2:
         return ["alphas_cumprod must be a floating-point tensor of shape (T,) with T >= 2"]

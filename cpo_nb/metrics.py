@@ -28,21 +28,22 @@ JUDGE_SEED = 300 # of the judge's own pictures; 301 are its held-out ones
 class AtelierJudge(torch.nn.Module):
     "Settings (-1, 0, +1 per pair), subject and palette of atelier pictures. Input: RGB uint8 (B, 3, 64, 64)."
     num_features = 128 # for torchmetrics
-    def __init__(self, width: int = 48): # channels of the first layer
+    def __init__(self, width: int = 64): # channels of the first stage
         super().__init__()
-        w, layers, c = width, [], 3
-        for i, k in enumerate((w, w, 2*w, 2*w, 128)):
-            layers += [torch.nn.Conv2d(c, k, 3, 2 if i in (1, 2, 3, 4) else 1, 1), torch.nn.GroupNorm(8, k), torch.nn.SiLU()]; c = k
-        self.body = torch.nn.Sequential(*layers)
-        # averages say what, the 4x4 map says where
-        self.mix = torch.nn.Sequential(torch.nn.Linear(128*2 + 32*16, 256), torch.nn.SiLU(), torch.nn.Linear(256, 128))
-        self.squeeze = torch.nn.Conv2d(128, 32, 1)
+        w, c, self.stages = width, 12, torch.nn.ModuleList()
+        for k, stride in ((w, 1), (w, 1), (w + w//2, 2), (2*w, 1), (2*w, 2), (2*w, 1)):
+            self.stages.append(torch.nn.Sequential(torch.nn.Conv2d(c, k, 3, stride, 1), torch.nn.GroupNorm(8, k), torch.nn.SiLU())); c = k
+        self.squeeze = torch.nn.Conv2d(c, 24, 1)
+        means = w + w + w + w//2 + 3*2*w
+        # means of every stage say which textures there are, maxima what stands out, the 8x8 map where things are
+        self.mix = torch.nn.Sequential(torch.nn.Linear(means + c + 24*64, 256), torch.nn.SiLU(), torch.nn.Linear(256, 128))
         self.heads = torch.nn.Linear(128, 3*len(PAIRS) + len(SUBJECTS) + len(PALETTES))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         "Features (B, 128); what distances are measured in."
-        h = self.body(images.float()/127.5 - 1)
-        return self.mix(torch.cat([h.mean((2, 3)), h.amax((2, 3)), self.squeeze(h).flatten(1)], 1))
+        h, means = F.pixel_unshuffle(images.float()/127.5 - 1, 2), []
+        for stage in self.stages: h = stage(h); means.append(h.mean((2, 3)))
+        return self.mix(torch.cat([*means, h.amax((2, 3)), self.squeeze(h).flatten(1)], 1))
 
     def logits(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         "Logits of settings (B, P, 3), subject (B, 8), palette (B, 8)."

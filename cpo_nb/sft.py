@@ -38,6 +38,10 @@ class TrainingSet:
         rows = np.atleast_1d(np.arange(len(self))[rows])
         return TrainingSet(self.latents[torch.from_numpy(rows)], *([col[i] for i in rows] for col in (self.captions, self.positive, self.negative)))
 
+    def annotations(self) -> list[dict]:
+        "Captions and attributes as a list of rows, for the pairing and ranking of `dataset`."
+        return [dict(caption=c, positive=p, negative=n) for c, p, n in zip(self.captions, self.positive, self.negative)]
+
 def training_set(
     rows, # a `datasets.Dataset` with image, caption, positive, negative (see `load_paintings`), or a dict of these columns
     backbone: Backbone, # whose latents

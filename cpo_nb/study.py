@@ -19,7 +19,7 @@ from .backbone import Adapter, Backbone, load_backbone
 from .core import CpoError, Scale, atomic_path, cache_dir, cached, data_dir, get_scale, library_versions, read_json, repo_root, results_dir, runs_dir, sha256_file, sha256_json, to_jsonable, write_json
 from .criteria import CriteriaTree, load_criteria
 from .dataset import attribute_prompt
-from .metrics import AtelierJudge, bootstrap_interval, evaluate, judge_images, load_judge
+from .metrics import JUDGE_SEED, AtelierJudge, bootstrap_interval, evaluate, judge_images, load_judge
 from .sampling import sample
 from .sft import SftConfig, TrainingSet, sft, training_set
 from .training import TrainConfig, TrainResult, read_metrics
@@ -29,7 +29,7 @@ _log = logging.getLogger("cpo_nb")
 # %% auto #0
 __all__ = ['DATA_SEED', 'EVAL_SEED', 'IDEAL_SEED', 'CHOSEN', 'atelier_training_set', 'atelier_tree', 'ideal_features',
            'auxiliary_config', 'shipped_auxiliary', 'Row', 'rows', 'eval_prompts', 'row_images', 'run_row',
-           'load_results', 'summarise']
+           'load_results', 'summarise', 'results_table', 'text_table', 'stored_result', 'judge_agreement']
 
 # %% ../nbs/10a_study.ipynb #863750b8
 DATA_SEED, EVAL_SEED, IDEAL_SEED = 0, 400, 401
@@ -173,3 +173,53 @@ def summarise(results: list[dict]) -> dict:
     mean = lambda k: float(np.mean([r[k] for r in results]))
     return dict(label=results[0]["label"], seeds=len(results), n_pos=bootstrap_interval(n_pos), n_neg=bootstrap_interval(n_neg), distance=mean("distance"), recall=mean("recall"),
                 subject_kept=mean("subject_kept"), palette_kept=mean("palette_kept"), seconds=mean("seconds"), stopped=[r["stopped"] for r in results if r["stopped"]])
+
+# %% ../nbs/10a_study.ipynb #c31c3a3a
+def _one_of(results: list[dict], key: str) -> str:
+    found = sorted({str(r[key]) for r in results})
+    if len(found) != 1: raise CpoError(f"one table cannot mix {key}s: {', '.join(found)}", hint=f"give the results of one {key}")
+    return found[0]
+
+def results_table(
+    results: dict[str, list[dict]], # results by row name, each a list over seeds; see `load_results`
+    markdown: bool = False, # Markdown, instead of aligned text
+    marks: dict[str, str] | None = None # what a last column says of each row, such as where it was computed
+) -> str:
+    "Rows with 95 % intervals, in the order given. Raises `CpoError` when there is none, and when scales or devices differ."
+    if not results: raise CpoError("there are no results to print", hint="`cpo results` computes them")
+    every, marks = [r for rs in results.values() for r in rs], marks or {}
+    span = lambda v: f"{v[0]:.2f} [{v[1]:.2f}, {v[2]:.2f}]"
+    sums = {k: summarise(rs) for k, rs in results.items()}
+    head = ["row", "seeds", "#A_pos", "#A_neg", "distance", "recall", "subject", "palette", "training"] + ["from"]*bool(marks)
+    body = [[s["label"], str(s["seeds"]), span(s["n_pos"]), span(s["n_neg"]), f"{s['distance']:.1f}", f"{s['recall']:.3f}", f"{s['subject_kept']:.3f}", f"{s['palette_kept']:.3f}",
+             f"{s['seconds']:.0f} s" if s["seconds"] else "-"] + [marks.get(k, "")]*bool(marks) for k, s in sums.items()]
+    n = sorted({len(r["n_pos"]) for r in every})
+    below = [f"Scale {_one_of(every, 'scale')}, device {_one_of(every, 'device')}, {' or '.join(map(str, n))} pictures per row and seed. Brackets: 95 % bootstrap over seeds and, within them, pictures. Subject, palette: share of pictures with what the caption asked for."]
+    below += [f"{s['label']}: {why}" for s in sums.values() for why in s["stopped"]]
+    return text_table(head, body, markdown) + "\n\n" + "\n".join(below)
+
+def text_table(
+    head: list[str], # names of the columns; the first holds words, as does one called "from" at the end
+    body: list[list[str]], # cells, row by row
+    markdown: bool = False # Markdown, instead of aligned text
+) -> str:
+    "A table as text: words to the left, numbers to the right, columns as wide as their widest cell."
+    text = {0, len(head) - 1} if head[-1] == "from" else {0}
+    wide = [max(len(r[i]) for r in (head, *body)) for i in range(len(head))]
+    line = lambda r: [c.ljust(w) if i in text else c.rjust(w) for i, (c, w) in enumerate(zip(r, wide))]
+    if not markdown: return "\n".join("  ".join(line(r)).rstrip() for r in (head, *body))
+    rule = ["-"*w if i in text else "-"*(w - 1) + ":" for i, w in enumerate(wide)]
+    return "\n".join("| " + " | ".join(r) + " |" for r in (line(head), rule, *map(line, body)))
+
+# %% ../nbs/10a_study.ipynb #b291562f
+def stored_result(row: Row, scale: Scale, seed: int = 0) -> dict | None:
+    "The stored result of a row, if its settings and ingredients are today's; else None."
+    path = _result_path(row, scale, seed)
+    if not path.exists(): return None
+    old = read_json(path)
+    return old if old.get("config") == to_jsonable(dict(row=asdict(row), scale=asdict(scale), ingredients=_ingredients())) else None
+
+def judge_agreement(scale: Scale, judge: AtelierJudge, workers: int = 1) -> dict[str, float]: # pair id -> share of pictures read as painted
+    "How often the judge reads a setting as it was painted, on pictures that it was not trained on."
+    held = draw_scenes(scale.eval_images, JUDGE_SEED + 1)
+    return dict(zip(PAIRS, (judge_images(judge, paint(held, workers)).settings == held.settings).mean(0).tolist()))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from run_notebooks import ROOT, NotebookError, execute, notebooks, output_problems
 
-TIMEOUT = float(os.environ.get("CPO_TEST_TIMEOUT", 300)) # seconds a notebook; about 15 are meant
+TIMEOUT = float(os.environ.get("CPO_TEST_TIMEOUT", 600)) # seconds a notebook; about 15 are meant on an idle machine
 
 def _files(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}

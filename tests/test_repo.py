@@ -22,6 +22,10 @@ MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:root|home|work|tmp|Users)/[A-Za-z][^
 def _source(cell) -> str:
     return "".join(cell["source"])
 
+def _python(source: str) -> str:
+    "A cell's source without IPython's own lines."
+    return "\n".join(line for line in source.splitlines() if not re.match(r"\s*[%!]", line))
+
 @cache
 def _exports() -> dict[str, str]:
     "Module name -> stem of the notebook that exports it."
@@ -53,10 +57,12 @@ def test_notebook_is_small(path):
 
 @every_notebook
 def test_outputs_are_there(path):
-    shows = re.compile(r"^(print\(|plt\.show\(\))", re.MULTILINE)
     hidden = re.compile(r"^#\s*\|\s*(hide|export\w*|output:\s*false|eval:\s*false)", re.MULTILINE)
+    def shows(code):
+        calls = [n.value for n in ast.parse(_python(code)).body if isinstance(n, ast.Expr) and isinstance(n.value, ast.Call)]
+        return any(_dotted(c.func) in ("print", "plt.show", "display") for c in calls)
     silent = [c["id"] for c in json.loads(path.read_text(encoding="utf-8"))["cells"]
-              if c["cell_type"] == "code" and shows.search(_source(c)) and not hidden.search(_source(c)) and not c["outputs"]]
+              if c["cell_type"] == "code" and not c["outputs"] and not hidden.search(_source(c)) and shows(_source(c))]
     assert silent == [], f"cells that print or draw, without an output: run `make notebooks NB={path.stem}`"
 
 @every_notebook
@@ -75,6 +81,8 @@ def test_modules_are_what_notebooks_export(tmp_path):
     "Byte for byte, _modidx.py and __init__.py included; the export runs in a copy, for it finds its settings by the working folder."
     for name in ("settings.ini", "pyproject.toml"): shutil.copy(ROOT/name, tmp_path)
     shutil.copytree(NBS, tmp_path/"nbs", ignore=shutil.ignore_patterns(".*"))
+    (tmp_path/"cpo_nb").mkdir()
+    shutil.copy(LIB/"__init__.py", tmp_path/"cpo_nb") # nbdev writes the version into it and leaves the rest
     env = {k: v for k, v in os.environ.items() if k != "IN_TEST"}
     done = subprocess.run([sys.executable, "-c", "from nbdev.doclinks import nbdev_export; nbdev_export.__wrapped__()"],
                           cwd=tmp_path, env=env, capture_output=True, text=True)
@@ -184,8 +192,7 @@ def test_no_unsafe_reading(path):
 
 @every_notebook
 def test_no_unsafe_reading_in_notebooks(path):
-    cells = [_source(c) for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
-    code = "\n".join(l for c in cells for l in c.splitlines() if not re.match(r"\s*[%!]", l))
+    code = "\n".join(_python(_source(c)) for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code")
     # an example may make a pickle to show that it is refused, so imports are left to the modules' test
     assert unsafe(code, imports=False) == []
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT/"nbs"
 MAX_BYTES = 300 * 1024
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_PATH = re.compile(r"(?<![\w.~:/-])(/(?:root|home|Users|work|tmp|var|usr|opt|mnt|private|data)/[^\s'\"<>:,)\]]*)|\b[A-Z]:\\\\?[A-Za-z]")
+_PATH = re.compile(r"(?<![\w.~:/-])(/(?:root|home|Users|work|tmp|var|usr|opt|mnt|private|data)/[^\s'\"<>:,)\]]*)|\b[A-Z]:\\{1,2}Users\b")
 _TEMP = re.compile(r"\bTMP/tmp[a-z0-9_]{8}\b") # tempfile's random names
 _SPEED = re.compile(r"\b\d+(?:\.\d+)?\s?(?:it/s|s/it)\b")
 
