@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib, inspect
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Callable, Sequence
@@ -19,7 +19,7 @@ from skimage.color import lab2lch, rgb2lab
 
 import cpo_nb.atelier as _atelier
 from .atelier import PAIRS, draw_scenes, paint
-from .core import CpoError, cache_dir, cached, get_scale, read_json, seed_for, sha256_json, write_json
+from .core import CpoError, cached, get_scale, read_json, seed_for, sha256_json, write_json
 
 # %% auto #0
 __all__ = ['MEASURES', 'ROLES', 'FLOOR', 'rasters', 'View', 'position_by_saliency', 'position_by_ridge', 'height_by_cut',
@@ -27,7 +27,7 @@ __all__ = ['MEASURES', 'ROLES', 'FLOOR', 'rasters', 'View', 'position_by_salienc
            'entry_by_middle', 'accord_by_spread', 'accord_by_hues', 'relation_by_rows', 'relation_by_mirror',
            'cleanliness_by_chroma', 'cleanliness_by_saturation', 'vibration_by_residual', 'vibration_by_neighbours',
            'purpose_by_value', 'purpose_by_colour', 'decision_by_correlation', 'decision_by_scales', 'variety_by_lines',
-           'variety_by_contrast', 'span_by_percentiles', 'span_by_ratio', 'unity_by_halves', 'unity_by_slope',
+           'variety_by_contrast', 'span_by_percentiles', 'span_by_slopes', 'unity_by_halves', 'unity_by_slope',
            'transparency_by_violet', 'transparency_by_excess', 'turning_by_slope', 'turning_by_sides',
            'reading_by_value', 'reading_by_colour', 'stance_by_saliency', 'stance_by_ridge', 'recession_by_step',
            'recession_by_sky', 'breath_by_specks', 'breath_by_quiet', 'measure', 'cohen_kappa', 'Ridge', 'Annotator',
@@ -130,16 +130,16 @@ class View:
     @cached_property
     def saliency(self): "Distance from the median colour of the row, (B, S/2, S/2)."; return np.linalg.norm(self.half - self.row, axis=-1)
     @cached_property
-    def subject_x(self): "Where the subject stands, a share of the width, (B,)."; return _peak(ndimage.uniform_filter1d(np.median(_win(self.saliency, .28, .81), 1), 7*self.S//64, axis=1))
+    def subject_x(self): "Where the subject stands: the column that differs most from both its sides, a share of the width, (B,)."; return _peak(ndimage.uniform_filter1d(_win(self.ridge, .28, .84).mean(1), 3*self.S//64, axis=1))
 
 # %% ../nbs/04_annotate.ipynb #3796f218
 def position_by_saliency(v: View) -> np.ndarray:
     "Folded: distance from the vertical midline of the column that differs most from its rows' median colours."
-    return abs(v.subject_x - .5)
+    return abs(_peak(ndimage.uniform_filter1d(np.median(_win(v.saliency, .28, .81), 1), 7*v.S//64, axis=1)) - .5)
 
 def position_by_ridge(v: View) -> np.ndarray:
     "Folded: distance from the midline of the column that differs most from both its sides."
-    return abs(_peak(ndimage.uniform_filter1d(_win(v.ridge, .28, .84).mean(1), 3*v.S//64, axis=1)) - .5)
+    return abs(v.subject_x - .5)
 
 def height_by_cut(v: View) -> np.ndarray:
     "Folded: distance from half height of the best cut into linear ground and what stands above it."
@@ -161,9 +161,9 @@ def counterweight_by_masses(v: View) -> np.ndarray:
     return np.maximum(ll, lr) - 2*np.maximum(ul, ur)
 
 def counterweight_by_mirror(v: View) -> np.ndarray:
-    "Difference of the two lower corners minus twice the difference of the two upper margins, in lightness below the row's median."
-    ul, ur, ll, lr = _corners(np.maximum(v.row[..., 0] - v.half[..., 0], 0))
-    return abs(ll - lr) - 2*abs(ul - ur)
+    "Lab distance between mirrored places, in the lower corners minus 1.3 times that in the upper margins: unlike below is an answer, unlike above a tower."
+    upper, _, lower, _ = _corners(np.linalg.norm(v.half - v.half[:, :, ::-1], axis=-1))
+    return lower - 1.3*upper
 
 # %% ../nbs/04_annotate.ipynb #301a3948
 def entry_by_foreground(v: View) -> np.ndarray:
@@ -290,9 +290,10 @@ def span_by_percentiles(v: View) -> np.ndarray:
     "Light decile minus twice the dark decile of L: far apart, and with real darks."
     return v.value[90] - 2*v.value[10]
 
-def span_by_ratio(v: View) -> np.ndarray:
-    "Distance of the light and the dark decile over the median lightness."
-    return (v.value[90] - v.value[10])/(v.value[50] + 1)
+def span_by_slopes(v: View) -> np.ndarray:
+    "Upper quartile of the gradient of L, blurred to an eighth of the width: how steeply large values meet."
+    s = (0, v.S/16, v.S/16); L = v.half[..., 0]
+    return _pct(np.hypot(ndimage.gaussian_filter(L, s, order=(0, 0, 1)), ndimage.gaussian_filter(L, s, order=(0, 1, 0))), 75)
 
 def unity_by_halves(v: View) -> np.ndarray:
     "Difference in lightness between the left and the right of the upper fifth, over the spread of the deciles."
@@ -399,7 +400,7 @@ MEASURES: dict[str, tuple[Callable, Callable]] = dict(zip(PAIRS, ( # pair id -> 
     (accord_by_spread, accord_by_hues), (relation_by_rows, relation_by_mirror),
     (cleanliness_by_chroma, cleanliness_by_saturation), (vibration_by_residual, vibration_by_neighbours),
     (purpose_by_value, purpose_by_colour), (decision_by_correlation, decision_by_scales), (variety_by_lines, variety_by_contrast),
-    (span_by_percentiles, span_by_ratio), (unity_by_halves, unity_by_slope), (transparency_by_violet, transparency_by_excess),
+    (span_by_percentiles, span_by_slopes), (unity_by_halves, unity_by_slope), (transparency_by_violet, transparency_by_excess),
     (turning_by_slope, turning_by_sides), (reading_by_value, reading_by_colour), (stance_by_saliency, stance_by_ridge),
     (recession_by_step, recession_by_sky), (breath_by_specks, breath_by_quiet))))
 ROLES = ("labeller", "judge", "fitted")

@@ -22,8 +22,8 @@ from .dataset import attribute_prompt
 from .training import TrainConfig, TrainResult, train
 
 # %% auto #0
-__all__ = ['fit_autoencoder', 'caption_words', 'build_tokenizer', 'build_text_encoder', 'pretrain_text_encoder', 'build_unet',
-           'build_scheduler', 'assemble', 'embed', 'train_base', 'save_base', 'verify_hashes']
+__all__ = ['fit_autoencoder', 'build_tokenizer', 'build_text_encoder', 'pretrain_text_encoder', 'build_unet', 'build_scheduler',
+           'assemble', 'embed', 'train_base', 'save_base', 'verify_hashes']
 
 # %% ../nbs/12_atelier_base.ipynb #3f5f39c0
 def fit_autoencoder(
@@ -50,9 +50,7 @@ def fit_autoencoder(
         ae.decoder.bias.copy_(torch.tensor(mean.reshape(c, -1).mean(1)))
     return ae.requires_grad_(False).eval()
 
-# %% ../nbs/12_atelier_base.ipynb #96d62939
-def caption_words() -> list[str]: return [f"a painting of an {s} in {p}" for s in SUBJECTS for p in PALETTES]
-
+# %% ../nbs/12_atelier_base.ipynb #aa61f967
 def build_tokenizer(texts: list[str], max_length: int = 77) -> CLIPTokenizer:
     "A `CLIPTokenizer` whose merges make every word of `texts` one token. Deterministic."
     import tempfile
@@ -70,7 +68,7 @@ def build_tokenizer(texts: list[str], max_length: int = 77) -> CLIPTokenizer:
 # %% ../nbs/12_atelier_base.ipynb #0a3fb9e3
 def _tree_texts() -> list[str]:
     trees = [load_criteria(n) for n in ("painting", "product_photography")]
-    return caption_words() + [t for tree in trees for p in tree.pairs for t in (p.positive, p.negative)]
+    return [f"a painting of an {s} in {p}" for s in SUBJECTS for p in PALETTES] + [t for tree in trees for p in tree.pairs for t in (p.positive, p.negative)]
 
 def build_text_encoder(tokenizer: CLIPTokenizer, width: int = 192, layers: int = 2, seed: int = 0) -> CLIPTextModel:
     "A small random `CLIPTextModel` for this tokenizer."
@@ -194,13 +192,14 @@ def train_base(
 
 # %% ../nbs/12_atelier_base.ipynb #fb09715e
 def save_base(pipe: StableDiffusionPipeline, folder: str | Path, recipe: dict) -> Path:
-    "Save the pipeline in half precision with its recipe and the SHA-256 of every file."
+    "Save the pipeline, its UNet in half precision, with its recipe and the SHA-256 of every file."
     folder = Path(folder)
     with atomic_path(folder) as tmp:
-        pipe.to(torch.float16).save_pretrained(tmp, safe_serialization=True)
+        pipe.unet.half() # the others stay: transformers loads what it finds in the precision it finds
+        pipe.save_pretrained(tmp, safe_serialization=True)
         hashes = {p.relative_to(tmp).as_posix(): sha256_file(p) for p in sorted(tmp.rglob("*")) if p.is_file()}
         write_json(tmp/"recipe.json", dict(recipe=recipe, sha256=hashes, versions=library_versions()))
-    pipe.to(torch.float32)
+    pipe.unet.float()
     return folder
 
 # %% ../nbs/12_atelier_base.ipynb #94da14c0

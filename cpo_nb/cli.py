@@ -190,6 +190,7 @@ def _study():
     import diffusers
     diffusers.utils.logging.set_verbosity(50); diffusers.utils.logging.disable_progress_bar() # critical only: it logs errors that it raises as well
     warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"(peft|huggingface_hub)\.") # of a second adapter on one model, which is what we want; of progress bars
     return importlib.import_module("cpo_nb.study")
 
 # %% ../nbs/11_cli.ipynb #7306f9e6

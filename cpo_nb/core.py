@@ -50,8 +50,8 @@ class Scale:
 
 _SCALES = {s.name: s for s in (
     Scale("smoke", 96, 4, 2, 3, 2, 8, 32, 3, 8, 2.0, 64, 3, (0,)),
-    Scale("tiny", 10000, 32, 1500, 150, 50, 512, 2048, 20, 64, 2.0, 12000, 1500, (0, 1, 2)),
-    Scale("full", 10000, 8, 10000, 2000, 250, 2048, 4096, 30, 8, 5.0, 12000, 1500, (0, 1, 2)),
+    Scale("tiny", 10000, 32, 1500, 150, 50, 512, 2048, 20, 64, 2.0, 12000, 2000, (0, 1, 2)),
+    Scale("full", 10000, 8, 10000, 2000, 250, 2048, 4096, 30, 8, 5.0, 12000, 2000, (0, 1, 2)),
 )}
 
 def get_scale(
@@ -219,7 +219,7 @@ def check(
 # %% ../nbs/00_core.ipynb #a4f91c14
 def use_style() -> None:
     "Apply the repository's matplotlib style (Agg-safe, deterministic SVG ids)."
-    import matplotlib as mpl
+    import matplotlib as mpl, matplotlib.style
     mpl.style.use(data_dir()/"style.mplstyle")
     mpl.rcParams["svg.hashsalt"] = "cpo_nb"
 

@@ -28,8 +28,8 @@ _log = logging.getLogger("cpo_nb")
 
 # %% auto #0
 __all__ = ['DATA_SEED', 'EVAL_SEED', 'IDEAL_SEED', 'CHOSEN', 'atelier_training_set', 'atelier_tree', 'ideal_features',
-           'auxiliary_config', 'shipped_auxiliary', 'Row', 'rows', 'eval_prompts', 'row_images', 'run_row',
-           'load_results', 'summarise', 'results_table', 'text_table', 'stored_result', 'judge_agreement']
+           'auxiliary_config', 'shipped_auxiliary', 'Row', 'rows', 'eval_prompts', 'row_images', 'stored_result',
+           'run_row', 'load_results', 'summarise', 'results_table', 'text_table', 'judge_agreement']
 
 # %% ../nbs/10a_study.ipynb #863750b8
 DATA_SEED, EVAL_SEED, IDEAL_SEED = 0, 400, 401
@@ -124,7 +124,16 @@ def _result_path(row: Row, scale: Scale, seed: int) -> Path: return results_dir(
 def _ingredients() -> dict:
     "Hashes of the shipped parts that a result depends on."
     folder = data_dir()/"atelier"
-    return {p.relative_to(folder).as_posix(): sha256_file(p)[:16] for p in sorted(folder.rglob("*.safetensors"))}
+    return {p.relative_to(folder).as_posix(): sha256_file(p)[:16] for part in ("pipeline", "auxiliary", "judge.safetensors") for p in sorted([*(folder/part).rglob("*.safetensors"), *folder.glob(part)]) if p.is_file()}
+
+def _row_config(row: Row, scale: Scale) -> dict: return to_jsonable(dict(row=asdict(row), scale=asdict(scale), ingredients=_ingredients()))
+
+def stored_result(row: Row, scale: Scale, seed: int = 0) -> dict | None:
+    "The stored result of a row, if its settings and ingredients are today's; else None."
+    path = _result_path(row, scale, seed)
+    if not path.exists(): return None
+    old = read_json(path)
+    return old if old.get("config") == _row_config(row, scale) else None
 
 def run_row(
     row: Row, # which
@@ -134,13 +143,10 @@ def run_row(
     force: bool = False # compute again even if a result is there
 ) -> dict:
     "Train, sample and judge one row, and keep its numbers under `data/results/rows/`. A result of the same settings and ingredients is returned as it is."
-    path = _result_path(row, scale, seed)
-    config = to_jsonable(dict(row=asdict(row), scale=asdict(scale), ingredients=_ingredients()))
-    if path.exists() and not force:
-        old = read_json(path)
-        if old["config"] == config: return old
+    if not force and (old := stored_result(row, scale, seed)): return old
+    path, config = _result_path(row, scale, seed), _row_config(row, scale)
     backbone, tree, judge = load_backbone("atelier"), atelier_tree(), load_judge()
-    backbone.load_adapter(shipped_auxiliary(), "auxiliary")
+    if row.adapter or (row.align and row.align.method in ("cpo", "distill")): backbone.load_adapter(shipped_auxiliary(), "auxiliary")
     adapter, seconds, stopped, curves = row.adapter, 0.0, None, []
     if row.align is not None:
         data = data if data is not None else atelier_training_set(scale, backbone)
@@ -211,14 +217,7 @@ def text_table(
     rule = ["-"*w if i in text else "-"*(w - 1) + ":" for i, w in enumerate(wide)]
     return "\n".join("| " + " | ".join(r) + " |" for r in (line(head), rule, *map(line, body)))
 
-# %% ../nbs/10a_study.ipynb #b291562f
-def stored_result(row: Row, scale: Scale, seed: int = 0) -> dict | None:
-    "The stored result of a row, if its settings and ingredients are today's; else None."
-    path = _result_path(row, scale, seed)
-    if not path.exists(): return None
-    old = read_json(path)
-    return old if old.get("config") == to_jsonable(dict(row=asdict(row), scale=asdict(scale), ingredients=_ingredients())) else None
-
+# %% ../nbs/10a_study.ipynb #d7e841ed
 def judge_agreement(scale: Scale, judge: AtelierJudge, workers: int = 1) -> dict[str, float]: # pair id -> share of pictures read as painted
     "How often the judge reads a setting as it was painted, on pictures that it was not trained on."
     held = draw_scenes(scale.eval_images, JUDGE_SEED + 1)

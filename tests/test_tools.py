@@ -15,7 +15,7 @@ def test_a_notebook_runs_in_this_python_and_leaves_no_path(tmp_path):
     path = _write(tmp_path/"a.ipynb", "import sys, os, tempfile, pathlib\nprint(sys.prefix == %r, os.environ['CPO_SCALE'])" % sys.prefix,
                   "print(pathlib.Path('.').resolve(), tempfile.mkdtemp())\nprint('a warning', file=sys.stderr)", "object()",
                   "import matplotlib.pyplot as plt\nplt.plot([1, 2]); plt.show()")
-    nb = execute(path, "smoke", 60)
+    nb = execute(path, "smoke", 300)
     said = ["".join(o.get("text", "") or o.data["text/plain"] for o in c.outputs) for c in nb.cells]
     assert said[:3] == ["True smoke\n", "nbs TMP\n", "<object>"]
     assert "image/png" in nb.cells[3].outputs[0].data
@@ -23,18 +23,18 @@ def test_a_notebook_runs_in_this_python_and_leaves_no_path(tmp_path):
 
 def test_a_failing_cell_is_named(tmp_path):
     with pytest.raises(NotebookError, match=r"(?s)b\.ipynb, cell 1 .*print\('before'\); 1/0.*before.*ZeroDivisionError"):
-        execute(_write(tmp_path/"b.ipynb", "x = 1", "print('before'); 1/0", "print('after')"), "smoke", 60)
+        execute(_write(tmp_path/"b.ipynb", "x = 1", "print('before'); 1/0", "print('after')"), "smoke", 300)
 
 def test_a_hanging_notebook_is_stopped(tmp_path):
-    with pytest.raises(NotebookError, match=r"(?s)c\.ipynb, cell 0 .*not finished after 5 s"):
-        execute(_write(tmp_path/"c.ipynb", "import time; time.sleep(60)"), "smoke", 5)
+    with pytest.raises(NotebookError, match=r"(?s)c\.ipynb.*not finished after 5 s"):
+        execute(_write(tmp_path/"c.ipynb", "import time; time.sleep(600)"), "smoke", 5)
 
 @pytest.mark.parametrize("call", ["socket.create_connection(('example.invalid', 80))", "socket.socket().connect_ex(('192.0.2.1', 80))",
                                   "urllib.request.urlopen('http://example.invalid')"])
 def test_the_network_is_out_of_reach(tmp_path, call):
     "Even where the code swallows the error."
     path = _write(tmp_path/"d.ipynb", f"import socket, urllib.request\ntry: {call}\nexcept OSError: pass")
-    with pytest.raises(NotebookError, match="reached for the network"): execute(path, "smoke", 60)
+    with pytest.raises(NotebookError, match="reached for the network"): execute(path, "smoke", 300)
 
 def test_the_network_is_out_of_reach_in_tests():
     with pytest.raises(ConnectionError, match="no network here"): socket.create_connection(("example.invalid", 80))
