@@ -5,8 +5,8 @@
 # %% ../nbs/10a_study.ipynb #420ffcaf
 from __future__ import annotations
 
-import json, logging, shutil, subprocess, time
-from dataclasses import asdict, dataclass, field, replace
+import logging, subprocess
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 from .align import AlignConfig, align
 from .atelier import PAIRS, draw_scenes, ideal, paint
 from .backbone import Adapter, Backbone, load_backbone
-from .core import CpoError, Scale, atomic_path, cache_dir, cached, data_dir, get_scale, library_versions, read_json, repo_root, results_dir, runs_dir, sha256_file, sha256_json, to_jsonable, write_json
+from .core import CpoError, Scale, cached, data_dir, get_scale, library_versions, read_json, repo_root, results_dir, runs_dir, sha256_file, sha256_json, to_jsonable, write_json
 from .criteria import CriteriaTree, load_criteria
 from .dataset import attribute_prompt
 from .metrics import JUDGE_SEED, AtelierJudge, bootstrap_interval, evaluate, judge_images, load_judge
 from .sampling import sample
 from .sft import SftConfig, TrainingSet, sft, training_set
-from .training import TrainConfig, TrainResult, read_metrics
+from .training import TrainConfig, read_metrics
 
 _log = logging.getLogger("cpo_nb")
 
@@ -76,7 +76,6 @@ class Row:
     align: AlignConfig | None = None # what is trained; None for rows without stage 2
     prompt: str = "caption" # "caption", "positives" (all positives named) or "guided" (positives against negatives)
     adapter: str | None = None # adapter to sample with, when nothing is trained
-    start: str | None = None # "shipped" auxiliary (None), or a retrained one's seed
 
 def _loop(scale: Scale, lr: float, seed: int, steps: int | None = None) -> TrainConfig:
     return TrainConfig(steps=steps or scale.align_steps, batch_size=scale.batch_size, lr=lr, warmup=min(10, scale.align_steps), ema=.98, checkpoint_every=scale.checkpoint_every, log_every=1, seed=seed)
