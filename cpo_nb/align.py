@@ -174,7 +174,7 @@ def align(
     run_dir: str | Path, # the run's folder; resumed when it holds the same run
     cfg: AlignConfig, # settings
     auxiliary: Adapter = "auxiliary", # the frozen expert: cpo and distill need it
-    reference: Adapter = None, # the frozen start of the policy
+    reference: Adapter = None, # the frozen start of the policy, which rides on it: adapters off, or the adapters that brought the base to the data
     name: str = "policy", # the adapter that is trained
     on_log=None # called with each logged row
 ) -> TrainResult:
@@ -189,14 +189,14 @@ def align(
         pairs, use = np.asarray(pairs).reshape(-1, 2), data
         report["pairs"] = len(pairs)
     backbone.add_adapter(name, cfg.rank, cfg.alpha, cfg.targets, seed=cfg.train.seed)
-    params = backbone.trainable_parameters(name)
-    step_fn = {"cpo": lambda: _cpo_step(backbone, use, tree, cfg, name, auxiliary, reference), "distill": lambda: _cpo_step(backbone, use, tree, cfg, name, auxiliary, reference),
-               "dpo": lambda: _dpo_step(backbone, use, cfg, name, reference, pairs), "sft": lambda: _sft_step(backbone, use, cfg, name)}[cfg.method]()
+    params, policy = backbone.trainable_parameters(name), on_top(reference, name)
+    step_fn = {"cpo": lambda: _cpo_step(backbone, use, tree, cfg, policy, auxiliary, reference), "distill": lambda: _cpo_step(backbone, use, tree, cfg, policy, auxiliary, reference),
+               "dpo": lambda: _dpo_step(backbone, use, cfg, policy, reference, pairs), "sft": lambda: _sft_step(backbone, use, cfg, policy)}[cfg.method]()
     watch = _Watch(run_dir, cfg.collapse, params, cfg.train.checkpoint_every)
-    backbone.activate(name)
+    backbone.activate(policy)
     n = len(pairs) if cfg.method == "dpo" else len(use)
     settings = {k: v for k, v in asdict(cfg).items() if k != "train"}
-    try: res = train(run_dir, params, step_fn, n, cfg.train, dict(stage="align", tree=tree.hash, **report, **settings), watch=watch, on_log=on_log, desc=f"align {cfg.method}", on_resume=watch.restore)
+    try: res = train(run_dir, params, step_fn, n, cfg.train, dict(stage="align", tree=tree.hash, reference=reference, **report, **settings), watch=watch, on_log=on_log, desc=f"align {cfg.method}", on_resume=watch.restore)
     finally: backbone.activate(None)
     if res.stopped and watch.last_good() is not None: res.ema = watch.last_good()
     backbone.set_adapter_state(name, res.ema)

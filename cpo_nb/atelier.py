@@ -177,14 +177,14 @@ def _layout(sc: Scenes) -> dict:
     g["x"] = .5 + side*_pick(a["position"], .18 + .03*u[2], .085 + .02*u[2], .01*u[2])
     up = np.where(u[3] < .5, -1., 1.)
     g["horizon"] = .5 + up*_pick(a["height"], .17 + .03*u[4], .085 + .015*u[4], .008*u[4])
-    g["base"], g["height"] = .85 + .03*u[5], .52 + .08*u[6]
-    g["lean"] = _pick(a["stance"], 0., .14, .38)*np.where(u[7] < .5, -1, 1)
+    g["base"], g["height"] = .85 + .03*u[5], .62 + .08*u[6]
+    g["lean"] = _pick(a["stance"], 0., .12, .38)*np.where(u[7] < .5, -1, 1)
     pal = np.array(list(PALETTES.values()), float)[sc.palette].T
     g["sky"] = _lch(76 + 6*u[8], pal[3] + 4*u[9], pal[0] + 10*(u[10] - .5))
     g["ground"] = _lch(56 + 6*u[11], pal[4] + 4*u[12], pal[1] + 10*(u[13] - .5))
     bg = .5*(g["sky"] + g["ground"])                                   # what stands behind the subject
     full = _lch(np.where(u[14] < .5, 36., 40.), pal[5], pal[2])
-    read = _pick(a["reading"], 1.05, .75, .42)[:, None]
+    read = _pick(a["reading"], 1.1, .8, .45)[:, None]
     g["subject"] = bg + read*(full - bg) + np.stack([_pick(a["reading"], -4., 0., 0.), 0*u[0], 0*u[0]], -1)
     g["hue"] = pal[2]
     return g
@@ -241,7 +241,7 @@ def _subject(sc: Scenes, g: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     color = np.broadcast_to(g["subject"][:, None, None], (B, SIZE, SIZE, 3)).copy()
     color[..., 0] += part*np.where(g["subject"][:, 0] > 45, -9, 11)[:, None, None]
     color[..., 1:] *= (1 - .35*part)[..., None]
-    turn = _pick(a["turning"], 21., 8., 0.)[:, None, None]
+    turn = _pick(a["turning"], 30., 12., 0.)[:, None, None]
     lit = n*g["light"][:, None, None]
     color[..., 0] += turn*(lit - .15*lit**2) + .45*turn*np.clip(v - .5, -.5, .5)
     # the shadow: a contact pool under the subject, thrown to the side when light has a direction

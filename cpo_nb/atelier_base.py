@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .atelier import PAIRS, PALETTES, SUBJECTS, draw_scenes, paint
@@ -76,7 +77,9 @@ def build_text_encoder(tokenizer: CLIPTokenizer, width: int = 192, layers: int =
                          projection_dim=width, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return CLIPTextModel(cfg)
+        te = CLIPTextModel(cfg)
+    te.set_attn_implementation("eager") # the fused kernel's backward is three times slower on a CPU in half precision
+    return te
 
 # %% ../nbs/12_atelier_base.ipynb #d123bb26
 def _random_prompts(tree, step: int, n: int, seed: int) -> tuple[list[str], torch.Tensor]:
@@ -162,7 +165,7 @@ def embed(tokenizer, text_encoder, texts: list[str]) -> torch.Tensor:
 # %% ../nbs/12_atelier_base.ipynb #bfbac4a0
 def train_base(
     run_dir: str | Path, # folder of the run; a killed run goes on from its last checkpoint
-    steps: int = 16000, # updates
+    steps: int = 12000, # updates
     pictures: int = 30000, # pictures painted for it
     batch_size: int = 32, # samples per update
     tiny: bool = False, # a UNet for tests
@@ -174,6 +177,7 @@ def train_base(
     te, found = pretrain_text_encoder(Path(run_dir)/"text", tok, steps=1500 if not tiny else 3)
     table = embed(tok, te, _all_captions())
     torch.manual_seed(seed); unet = build_unet(tiny)
+    unet.set_attn_processor(AttnProcessor()) # plain products: the fused kernel's backward is slow on a CPU in half precision
     sched = build_scheduler(); alphas = sched.alphas_cumprod.float()
     def step_fn(step, rows):
         g = torch_rng(seed, "step", step)

@@ -22,8 +22,8 @@ from .core import CpoError, atomic_path, data_dir, read_json, seed_for, torch_rn
 _log = logging.getLogger("cpo_nb")
 
 # %% auto #0
-__all__ = ['Adapter', 'LORA_TARGETS', 'FAMILIES', 'Conditioning', 'Backbone', 'DiffusionBackbone', 'StableDiffusionBackbone',
-           'PatchAutoencoder', 'load_backbone', 'tiny_pipeline']
+__all__ = ['Adapter', 'LORA_TARGETS', 'FAMILIES', 'Conditioning', 'on_top', 'Backbone', 'DiffusionBackbone',
+           'StableDiffusionBackbone', 'PatchAutoencoder', 'load_backbone', 'tiny_pipeline']
 
 # %% ../nbs/05_backbone.ipynb #f5f53b0d
 @dataclass(frozen=True)
@@ -59,6 +59,10 @@ def _normalise(adapter: Adapter) -> tuple[tuple[str, float], ...]:
     pairs = tuple((str(n), float(w)) for n, w in adapter)
     if len({n for n, _ in pairs}) < len(pairs): raise CpoError(f"adapter list {adapter!r} names one adapter twice", hint="give each name once, with its weight")
     return pairs
+
+def on_top(start: Adapter, name: str) -> Adapter: # an adapter `name` that rides on a frozen start
+    "The adapter `name` alone, or together with the frozen adapters that it starts from."
+    return [*_normalise(start), (name, 1.0)] if start is not None else name
 
 class Backbone:
     "A diffusers pipeline behind one interface. A family is a subclass that fills in the methods marked *family*."
@@ -243,6 +247,12 @@ class StableDiffusionBackbone(DiffusionBackbone):
     "`StableDiffusionPipeline`, ε or v."
     pipeline_class = "StableDiffusionPipeline"
     prompts_seen = prompts_long = 0 # how many prompts were encoded, and how many needed more than one window
+
+    def __init__(self, pipe):
+        super().__init__(pipe)
+        if self.device.type == "cpu" and self.latent_shape[-1] <= 32: # plain products: on a CPU the fused kernel's backward is several times slower in half precision
+            from diffusers.models.attention_processor import AttnProcessor
+            self.denoiser.set_attn_processor(AttnProcessor())
 
     @property
     def resolution(self) -> int: return self.denoiser.config.sample_size*self.pipe.vae_scale_factor

@@ -526,7 +526,10 @@ def _wanted(names: list[str] | None, seeds: list[int], sc: Scale) -> list[tuple]
     known = study.rows(sc)
     unknown = [n for n in names or [] if n not in known]
     if unknown: raise CpoError(f"--rows: unknown {', '.join(unknown)}", hint=f"choose from {', '.join(known)}")
-    return [(study.rows(sc, s)[n], s) for n in known if not names or n in names for s in (seeds if known[n].align is not None else seeds[:1])]
+    return [(study.rows(sc, s)[n], s) for n in known if not names or n in names for s in _row_seeds(known[n], seeds, sc)]
+
+def _row_seeds(row, seeds: list[int], sc: Scale) -> list[int]:
+    return seeds[:1] if row.align is None else seeds if row.seeds is None or tuple(seeds) != sc.seeds else list(row.seeds)
 
 def _cost(missing: list[tuple], stored: dict[str, list[dict]]) -> str:
     "What the missing rows will take to train, from what rows of the same name took."
@@ -546,6 +549,7 @@ def _ordered(results: dict[str, list[dict]], sc: Scale) -> dict[str, list[dict]]
 def run_results(
     rows: Annotated[Optional[str], typer.Option("--rows", metavar="A,B,...", help="Rows to compute, such as base,cpo-norm. [default: all]")] = None,
     seeds: Annotated[Optional[str], typer.Option("--seeds", metavar="0,1,2", help="Training seeds of stage 2. [default: of the scale]")] = None,
+    search: Annotated[bool, typer.Option("--search", help="First choose learning rate and strength of every method, where that is not stored yet.")] = False,
     stored: Annotated[bool, typer.Option("--stored", help="Compute nothing: print what is stored.")] = False,
     figures: Annotated[bool, typer.Option("--figures", help="Then draw all figures again (needs the checkout and Jupyter).")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
@@ -563,6 +567,12 @@ def run_results(
     study = _study()
     sc, clock = get_scale(scale), _Clock()
     names = [n.strip() for n in rows.split(",")] if rows is not None else None
+    if search and stored: raise CpoError("--search computes, --stored does not", hint="give one of them")
+    if search:
+        data = study.atelier_training_set(sc, study.load_backbone("atelier"))
+        for method in study.SEARCHED:
+            clock(f"search: {method}")
+            found = study.search(method, sc, data, clock); clock(f"    chosen: {', '.join(f'{k} {v:g}' for k, v in found['best'].items())}")
     wanted = _wanted(names, _numbers(seeds, "--seeds") if seeds is not None else list(sc.seeds), sc)
     missing = [(row, s) for row, s in wanted if study.stored_result(row, sc, s) is None]
     if missing and stored: typer.echo(f"note: {len(missing)} of {len(wanted)} results are missing, or of other settings than today's: {', '.join(f'{r.name} (seed {s})' for r, s in missing)}", err=True)

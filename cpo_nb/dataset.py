@@ -235,8 +235,9 @@ def _find_source(source: str | Path) -> tuple[Path, list[Path], Callable[[Path],
     "The folder that paths are relative to, the tables, and the function that reads one. Raises `DatasetError`."
     path = Path(source)
     if path.name in ("metadata.jsonl", "metadata.csv"): path = path.parent
-    if path.is_file() and path.suffix == ".parquet": return path.parent.resolve(), [path], _read_parquet
-    if not path.is_dir(): raise DatasetError(f"{source}: " + ("not a .parquet file" if path.exists() else "no such file or folder"), hint=_FORMAT_HINT)
+    readers = {".parquet": _read_parquet, ".csv": _read_csv, ".jsonl": _read_jsonl}
+    if path.is_file() and path.suffix in readers: return path.parent.resolve(), [path], readers[path.suffix]
+    if not path.is_dir(): raise DatasetError(f"{source}: " + ("not a .parquet, .csv or .jsonl file" if path.exists() else "no such file or folder"), hint=_FORMAT_HINT)
     tables = [path/n for n in ("metadata.jsonl", "metadata.csv") if (path/n).is_file()]
     parquet = sorted(path.glob("*.parquet")) or sorted((path/"data").glob("*.parquet"))
     if len(tables) + bool(parquet) > 1:
@@ -310,13 +311,14 @@ class _Good:
     file: Path | None # the picture's file, None where its bytes are embedded
     digest: bytes # SHA-256 of the picture's bytes
 
-def _scan(root: Path, tables: list[Path], read: Callable, checker: _Checker) -> tuple[list[_Good], list[RowProblem], int]:
+def _scan(root: Path, tables: list[Path], read: Callable, checker: _Checker, complete: Callable | None = None) -> tuple[list[_Good], list[RowProblem], int]:
     "Check every row of every table: the good rows, the problems, and how many rows there were."
     from tqdm import tqdm
     good, problems, index = [], [], -1
     rows = ((t, *r) for t in tables for r in read(t))
     for table, number, record, problem in tqdm(rows, desc="checking rows", unit="", disable=None): # silent where there is no terminal
         index += 1
+        if record is not None and complete: record = complete(record)
         cell = (record or {}).get(checker.image_column)
         cell = cell.get("path") if isinstance(cell, dict) else cell
         name = _show(cell)[1:-1] if isinstance(cell, str) else ""
@@ -423,13 +425,14 @@ def _tree(criteria: CriteriaTree | str | Path) -> CriteriaTree:
 
 # %% ../nbs/02_dataset.ipynb #4e797695
 def load_paintings(
-    source: str | Path, # folder with metadata.jsonl or metadata.csv; parquet file, or a folder of them
+    source: str | Path, # folder with metadata.jsonl or metadata.csv; such a table under any name; parquet file, or a folder of them
     criteria: CriteriaTree | str | Path, # the tree that the pair ids belong to, or its name or file
     *,
     on_error: str = "raise", # bad rows: "raise" one DatasetError, or "skip" them with a count
     max_pixels: int = MAX_PIXELS, # largest width x height of a picture
     max_bytes: int = MAX_BYTES, # largest file of a picture, bytes
-    empty_captions: bool = False # are empty captions good rows?
+    empty_captions: bool = False, # are empty captions good rows?
+    complete: Callable[[dict], dict] | None = None # adds to each row what its table lacks, before it is checked: a caption from other columns, empty lists for pictures that are yet to be annotated
 ) -> "DatasetDict": # train, validation and test, with a `LoadReport` as `.report` (on this object, not on what `map` makes of it)
     """Annotated pictures, checked and split 80/10/10 (paper) by a hash of each picture's bytes (ours).
 
@@ -439,8 +442,9 @@ def load_paintings(
     if on_error not in ("raise", "skip"): raise DatasetError(f"unknown on_error {on_error!r}", hint="choose 'raise' or 'skip'")
     tree = _tree(criteria)
     root, tables, read = _find_source(source)
+    if complete and read is _read_parquet: raise DatasetError(f"{source}: rows of parquet cannot be completed", hint="write the missing columns into the file, or give a .csv or .jsonl table")
     checker = _Checker(root, tree.index, "image" if read is _read_parquet else "file_name", max_pixels, max_bytes, empty_captions)
-    with _strict_images(): good, problems, total = _scan(root, tables, read, checker)
+    with _strict_images(): good, problems, total = _scan(root, tables, read, checker, complete)
     if read is not _read_parquet: # parquet columns have one type by nature
         mixed = _mixed_types(good)
         problems += [RowProblem(r.table, r.number, r.name, p) for r, p in mixed]

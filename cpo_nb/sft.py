@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
-from .backbone import Adapter, Backbone, Conditioning
+from .backbone import Adapter, Backbone, on_top
 from .core import CpoError, np_rng, seed_for, torch_rng
 from .criteria import CriteriaTree
 from .dataset import attribute_prompt
@@ -100,11 +100,12 @@ def sft(
     run_dir: str | Path, # the run's folder; resumed when it holds the same run
     cfg: SftConfig, # settings
     name: str = "auxiliary", # the adapter
+    start: Adapter = None, # frozen adapters that it rides on, such as one that brought the base to the data
     on_log=None # called with each logged row
 ) -> TrainResult:
     "Train the auxiliary adapter on structured prompts; afterwards it holds the averaged weights, also saved as `run_dir/adapter`. Stage 1 is *paper*; the dropout of attributes is *ours*."
     backbone.add_adapter(name, cfg.rank, cfg.alpha, cfg.targets, seed=cfg.train.seed)
-    params = backbone.trainable_parameters(name)
+    params, used = backbone.trainable_parameters(name), on_top(start, name)
     def step_fn(step, rows):
         batch = data[rows]
         d = draw(backbone, batch, cfg.train.seed, step, cfg.caption_dropout)
@@ -112,12 +113,12 @@ def sft(
         prompts = [attribute_prompt(c, p, n, tree, use="both", dropout=float(rng.random()), rng=rng) if cfg.attributes else c
                    for c, p, n in zip(d.captions, batch.positive, batch.negative)]
         cond = backbone.encode_prompts(prompts)
-        with autocast(backbone.device, cfg.precision): pred = backbone.predict(d.noisy, d.timesteps, cond, name)
+        with autocast(backbone.device, cfg.precision): pred = backbone.predict(d.noisy, d.timesteps, cond, used)
         return F.mse_loss(pred.float(), backbone.target(batch.latents.float().to(backbone.device), d.noise, d.timesteps)), {}
-    backbone.activate(name)
+    backbone.activate(used)
     settings = {k: v for k, v in asdict(cfg).items() if k != "train"}
-    res = train(run_dir, params, step_fn, len(data), cfg.train, dict(stage="sft", tree=tree.hash, **settings), on_log=on_log, desc=f"sft {name}")
+    res = train(run_dir, params, step_fn, len(data), cfg.train, dict(stage="sft", tree=tree.hash, start=start, **settings), on_log=on_log, desc=f"sft {name}")
     backbone.set_adapter_state(name, res.ema)
     backbone.activate(None)
-    backbone.save_adapter(name, Path(run_dir)/"adapter", dict(stage="sft", steps=res.step, tree=tree.hash))
+    backbone.save_adapter(name, Path(run_dir)/"adapter", dict(stage="sft", steps=res.step, tree=tree.hash, start=start))
     return res

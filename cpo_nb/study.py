@@ -11,25 +11,28 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from .align import AlignConfig, align
+from .annotate import atelier_annotator
 from .atelier import PAIRS, draw_scenes, ideal, paint
 from .backbone import Adapter, Backbone, load_backbone
 from .core import CpoError, Scale, cached, data_dir, get_scale, library_versions, read_json, repo_root, results_dir, runs_dir, sha256_file, sha256_json, to_jsonable, write_json
 from .criteria import CriteriaTree, load_criteria
 from .dataset import attribute_prompt
-from .metrics import JUDGE_SEED, AtelierJudge, bootstrap_interval, evaluate, judge_images, load_judge
-from .sampling import sample
+from .metrics import JUDGE_SEED, AtelierJudge, bootstrap_interval, evaluate, frechet_distance, judge_images, load_judge
+from .sampling import image_grid, sample
 from .sft import SftConfig, TrainingSet, sft, training_set
 from .training import TrainConfig, read_metrics
 
 _log = logging.getLogger("cpo_nb")
 
 # %% auto #0
-__all__ = ['DATA_SEED', 'EVAL_SEED', 'IDEAL_SEED', 'CHOSEN', 'atelier_training_set', 'atelier_tree', 'ideal_features',
-           'auxiliary_config', 'shipped_auxiliary', 'Row', 'rows', 'eval_prompts', 'row_images', 'stored_result',
-           'run_row', 'load_results', 'summarise', 'results_table', 'text_table', 'judge_agreement']
+__all__ = ['DATA_SEED', 'EVAL_SEED', 'IDEAL_SEED', 'SEARCH_SEED', 'SEARCHED', 'LEARNING_RATES', 'STRENGTHS', 'GAMMAS', 'SCALES',
+           'atelier_training_set', 'atelier_tree', 'ideal_features', 'auxiliary_config', 'shipped_auxiliary', 'Row',
+           'chosen', 'search', 'rows', 'eval_prompts', 'row_images', 'pixel_rates', 'stored_result', 'run_row',
+           'load_results', 'summarise', 'results_table', 'text_table', 'judge_agreement']
 
 # %% ../nbs/10a_study.ipynb #863750b8
 DATA_SEED, EVAL_SEED, IDEAL_SEED = 0, 400, 401
@@ -76,29 +79,98 @@ class Row:
     align: AlignConfig | None = None # what is trained; None for rows without stage 2
     prompt: str = "caption" # "caption", "positives" (all positives named) or "guided" (positives against negatives)
     adapter: str | None = None # adapter to sample with, when nothing is trained
+    snapshots: tuple[int, ...] = () # updates at which samples of the averaged policy are judged too
+    table: bool = True # belongs to the result table; other rows are a figure's
+    seeds: tuple[int, ...] | None = None # training seeds; None: the scale's
 
 def _loop(scale: Scale, lr: float, seed: int, steps: int | None = None) -> TrainConfig:
     return TrainConfig(steps=steps or scale.align_steps, batch_size=scale.batch_size, lr=lr, warmup=min(10, scale.align_steps), ema=.98, checkpoint_every=scale.checkpoint_every, log_every=1, seed=seed)
 
-CHOSEN = dict( # learning rate and strength of each method, chosen by `search` below
-    sft=dict(lr=1e-3), dpo=dict(lr=1e-3, beta=200.), sdpo=dict(lr=1e-3, beta=200.), distill=dict(lr=1e-3, scale=1.5), plain=dict(lr=1e-4, beta=200.), norm=dict(lr=1e-3, beta=200.), safeguard=dict(lr=1e-3, beta=200.))
+# %% ../nbs/10a_study.ipynb #c8a49876
+SEARCH_SEED = 402
+SEARCHED = { # method of the search: settings that it shares with its rows, and the field that holds its strength
+    "sft": (dict(method="sft", rows="top"), None), "dpo": (dict(method="dpo", stabilize=None), "beta"), "dpo-safeguard": (dict(method="dpo", stabilize="safeguard", mu=.5), "beta"),
+    "distill": (dict(method="distill"), "scale"), "cpo-plain": (dict(method="cpo", stabilize=None), "beta"), "cpo-norm": (dict(method="cpo", stabilize="norm", gamma=.9), "beta"),
+    "cpo-safeguard": (dict(method="cpo", stabilize="safeguard", mu=.5), "beta")}
+LEARNING_RATES = (1e-3, 3e-3, 3e-4, 1e-4)
+STRENGTHS = dict(beta=(200., 50., 800.), scale=(1.5, .75, 3.)) # the middle one first
+
+def _search_path(method: str, scale: Scale) -> Path: return results_dir()/"search"/scale.name/f"{method}.json"
+
+def chosen(method: str, scale: Scale) -> dict:
+    "Learning rate and strength of a method: what the search found at this scale, else the first of the grid. Raises `CpoError` for an unknown method."
+    if method not in SEARCHED: raise CpoError(f"method {method!r} was not searched", hint=f"choose one of {', '.join(SEARCHED)}")
+    path, key = _search_path(method, scale), SEARCHED[method][1]
+    best = read_json(path)["best"] if path.is_file() else None
+    return best or dict(lr=LEARNING_RATES[0]) | ({key: STRENGTHS[key][0]} if key else {})
+
+def _better(a: dict, b: dict | None) -> bool: return b is None or (a["kept"], a["score"]) > (b["kept"], b["score"])
+
+def search(method: str, scale: Scale, data: TrainingSet, say=print) -> dict:
+    "Run the declared search for one method; candidates that are stored already are not run again. Returns the stored content."
+    settings, key = SEARCHED[method]
+    path, steps, judge, tree = _search_path(method, scale), max(2, 2*scale.align_steps//3), load_judge(), atelier_tree()
+    small = replace(scale, eval_images=max(8, scale.eval_images//4)); ingredients = _ingredients()
+    old = read_json(path) if path.is_file() else {}
+    tried = {sha256_json(c["settings"]): c for c in old.get("candidates", [])} if old.get("ingredients") == ingredients and old.get("steps") == steps else {}
+    sc = draw_scenes(small.eval_images, SEARCH_SEED); caps = sc.captions()
+    base = None
+    def judged(backbone, adapter):
+        v = judge_images(judge, sample(backbone, caps, list(range(len(caps))), scale.sample_steps, scale.guidance_scale, adapter, None, scale.sample_batch))
+        return dict(n_pos=float(v.n_pos.mean()), n_neg=float(v.n_neg.mean()), subject=float((v.subject == sc.subject).mean()), palette=float((v.palette == sc.palette).mean()))
+    def one(choice):
+        nonlocal base
+        if hit := tried.get(sha256_json(choice)): return hit
+        backbone = load_backbone("atelier"); base = base or old.get("base") if tried else base
+        base = base or judged(backbone, None)
+        if settings["method"] in ("cpo", "distill"): backbone.load_adapter(shipped_auxiliary(), "auxiliary")
+        cfg = AlignConfig(_loop(scale, choice["lr"], 0, steps), **settings, **{k: v for k, v in choice.items() if k != "lr"})
+        res = align(backbone, data, tree, runs_dir()/scale.name/"search"/f"{method}-{sha256_json(dict(cfg=asdict(cfg), i=ingredients))[:8]}", cfg)
+        c = dict(settings=choice, stopped=res.stopped, seconds=round(res.seconds, 1), **judged(backbone, "policy"))
+        c["score"] = c["n_pos"] - c["n_neg"]; c["kept"] = bool(c["subject"] >= .95*base["subject"] and c["palette"] >= .95*base["palette"])
+        tried[sha256_json(choice)] = c
+        write_json(path, dict(method=method, scale=scale.name, steps=steps, pictures=len(caps), ingredients=ingredients, base=base, candidates=list(tried.values()), best=None))
+        say(f"    {method}: {', '.join(f'{k} {v:g}' for k, v in choice.items())}: #A_pos {c['n_pos']:.2f}, #A_neg {c['n_neg']:.2f}, subject {c['subject']:.2f}, palette {c['palette']:.2f}" + ("" if c["kept"] else " (caption lost)"))
+        return c
+    best = None
+    for lr in LEARNING_RATES:
+        c = one(dict(lr=lr) | ({key: STRENGTHS[key][0]} if key else {}))
+        if _better(c, best): best = c
+    for v in STRENGTHS[key][1:] if key else ():
+        c = one(dict(lr=best["settings"]["lr"]) | {key: v})
+        if _better(c, best): best = c
+    out = dict(read_json(path), best=best["settings"])
+    write_json(path, out)
+    return out
+
+# %% ../nbs/10a_study.ipynb #30047b0d
+GAMMAS, SCALES = (.3, .6, .8, .95), (.5, 1., 2.) # the frontier's points beside those of the table
 
 def rows(scale: Scale, seed: int = 0) -> dict[str, Row]:
-    "All rows of the result table for one training seed."
-    a = lambda key, method, **kw: AlignConfig(_loop(scale, CHOSEN[key]["lr"], seed), method, **{k: v for k, v in CHOSEN[key].items() if k != "lr"}, **kw)
+    "All rows of one training seed: the result table's, and (`table=False`) those that only a figure draws."
+    def a(key, steps=None, every=None, **kw):
+        c = chosen(key, scale); train = _loop(scale, c["lr"], seed, steps)
+        if every: train = replace(train, checkpoint_every=every, keep=1000) # snapshots are taken from checkpoints
+        return AlignConfig(train, **(SEARCHED[key][0] | {k: v for k, v in c.items() if k != "lr"} | kw))
+    every = max(1, scale.align_steps//15); snaps = tuple(every*k for k in (1, 2, 3, 5, 7, 10, 15) if every*k <= scale.align_steps)
+    fast = a("cpo-plain", every=every, collapse=None)
+    fast = replace(fast, train=replace(fast.train, lr=chosen("cpo-norm", scale)["lr"]))
     table = [
         Row("base", "base"),
         Row("aux-positives", "auxiliary, all positives named", prompt="positives", adapter="auxiliary"),
         Row("aux-guided", "auxiliary, positives against negatives", prompt="guided", adapter="auxiliary"),
-        Row("sft-top", "SFT, top quartile", a("sft", "sft", rows="top")),
-        Row("sft-all", "SFT, all rows", a("sft", "sft", rows="all")),
-        Row("dpo", "Diffusion-DPO", a("dpo", "dpo", stabilize=None)),
-        Row("dpo-safeguard", "Diffusion-DPO, safeguarded", a("sdpo", "dpo", stabilize="safeguard", mu=.5)),
-        Row("distill", "guidance distillation", a("distill", "distill")),
-        Row("cpo-plain", "CPO, plain", a("plain", "cpo", stabilize=None)),
-        Row("cpo-norm", "CPO, stabilised (norm)", a("norm", "cpo", stabilize="norm", gamma=.9)),
-        Row("cpo-safeguard", "CPO, stabilised (safeguard)", a("safeguard", "cpo", stabilize="safeguard", mu=.5)),
-        Row("cpo-paired", "CPO, norm, paired prompts", a("norm", "cpo", stabilize="norm", gamma=.9, paired=True)),
+        Row("sft-top", "SFT, top quartile", a("sft")),
+        Row("sft-all", "SFT, all rows", a("sft", rows="all")),
+        Row("dpo", "Diffusion-DPO", a("dpo")),
+        Row("dpo-safeguard", "Diffusion-DPO, safeguarded", a("dpo-safeguard")),
+        Row("distill", "guidance distillation", a("distill")),
+        Row("cpo-plain", "CPO, plain", a("cpo-plain", every=every), snapshots=snaps),
+        Row("cpo-norm", "CPO, stabilised (norm)", a("cpo-norm", every=every), snapshots=snaps),
+        Row("cpo-safeguard", "CPO, stabilised (safeguard)", a("cpo-safeguard")),
+        Row("cpo-paired", "CPO, norm, paired prompts", a("cpo-norm", paired=True)),
+        Row("cpo-plain-fast", "CPO, plain, at the stabilised form's rate", fast, snapshots=snaps, table=False, seeds=(0,)),
+        *(Row(f"frontier-norm-{g:g}", f"CPO, norm, gamma {g:g}", a("cpo-norm", gamma=g), table=False, seeds=(0,)) for g in GAMMAS),
+        *(Row(f"frontier-distill-{v:g}", f"guidance distillation, s {v:g}", a("distill", scale=v), table=False, seeds=(0,)) for v in SCALES),
     ]
     return {r.name: r for r in table}
 
@@ -116,6 +188,31 @@ def row_images(backbone: Backbone, row: Row, scale: Scale, tree: CriteriaTree, a
     "Pictures of a row, and the subject and palette asked for."
     p, n, s, c = eval_prompts(scale, tree, row.prompt)
     return sample(backbone, p, list(range(len(p))), scale.sample_steps, scale.guidance_scale, adapter, n, scale.sample_batch), s, c
+
+# %% ../nbs/10a_study.ipynb #1effc148
+def pixel_rates(images: np.ndarray) -> dict[str, list[float | None]]:
+    "Share of pictures in which the pixel measures see each pair's positive and negative; None for pairs that they do not read well enough."
+    judge = atelier_annotator("fitted")
+    if judge.pairs != PAIRS: raise CpoError("the pixel judge has other pairs than the painter", hint="clear the cache")
+    signs = judge.signs(images)
+    return {k: [float(r) if ok else None for r, ok in zip((signs == s).mean(0), judge.measured)] for k, s in (("pixel_rate_pos", 1), ("pixel_rate_neg", -1))}
+
+def _snapshots(backbone: Backbone, row: Row, scale: Scale, judge: AtelierJudge, run: Path, last: int, path: Path | None) -> list[dict]:
+    "Judge samples of the averaged policy at the row's updates, from the run's checkpoints; with `path`, also keep a strip of eight pictures for each."
+    from PIL import Image
+    small = replace(scale, eval_images=max(8, scale.eval_images//2)); out, tree = [], atelier_tree()
+    for step in (s for s in row.snapshots if s <= last):
+        with safe_open(run/"checkpoints"/f"step-{step:07d}.safetensors", "pt") as f: ema = {k[4:]: f.get_tensor(k) for k in f.keys() if k.startswith("ema/")}
+        backbone.set_adapter_state("policy", ema)
+        images, subject, palette = row_images(backbone, row, small, tree, "policy")
+        v = judge_images(judge, images)
+        shot = dict(step=step, n_pos=v.n_pos, n_neg=v.n_neg, subject_kept=float((v.subject == subject).mean()), palette_kept=float((v.palette == palette).mean()), distance=frechet_distance(v.features, ideal_features(scale, judge)))
+        if path is not None:
+            strip = path.with_name(f"{row.name}-step{step}.jpg"); strip.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image_grid(images[:8], 8)).save(strip, quality=90, optimize=True)
+            shot["image"] = strip.relative_to(results_dir()).as_posix()
+        out.append(shot)
+    return out
 
 # %% ../nbs/10a_study.ipynb #3ddb2eae
 def _result_path(row: Row, scale: Scale, seed: int) -> Path: return results_dir()/"rows"/scale.name/f"{row.name}-seed{seed}.json"
@@ -153,7 +250,8 @@ def run_row(
         res = align(backbone, data, tree, run, row.align); adapter, seconds, stopped = "policy", res.seconds, res.stopped
         curves = read_metrics(run)
     images, subject, palette = row_images(backbone, row, scale, tree, adapter)
-    ev = evaluate(judge_images(judge, images), subject, palette, ideal_features(scale, judge))
+    ev = evaluate(judge_images(judge, images), subject, palette, ideal_features(scale, judge)) | pixel_rates(images)
+    if row.snapshots: ev["snapshots"] = _snapshots(backbone, row, scale, judge, run, res.step, path if seed == scale.seeds[0] else None)
     out = dict(config=config, row=row.name, label=row.label, seed=seed, scale=scale.name, seconds=round(seconds, 1), stopped=stopped, commit=_commit(), device="cpu", versions=library_versions(), **ev,
                curves={k: [r.get(k) for r in curves] for k in ("step", "loss", "d_w", "d_l", "margin", "accuracy", "lam", "cosine", "variance") if curves and k in curves[-1]})
     write_json(path, out)

@@ -107,7 +107,7 @@ def load_checkpoint(path: Path, params: dict, ema: dict, opt) -> dict:
                 if ema: ema[k].copy_(f.get_tensor(f"ema/{k}"))
         for k, p in params.items():
             states = [key for key in f.keys() if key.startswith("opt.") and key.split("/", 1)[1] == k]
-            opt.state[p] = {key.split("/", 1)[0][4:]: f.get_tensor(key).to(p.device if "step" not in key.split("/", 1)[0] else "cpu") for key in states}
+            opt.state[p] = {key.split("/", 1)[0][4:]: f.get_tensor(key).to(p.device) for key in states}
         return json.loads(f.metadata().get("extra", "{}"))
 
 # %% ../nbs/05a_training.ipynb #4333616d
@@ -187,7 +187,7 @@ def train(
     if not params: raise CpoError(f"{run_dir}: no parameter is set to be trained", hint="add an adapter and make it trainable first")
     plist = list(params.values())
     ema = {k: p.detach().clone() for k, p in params.items()} if cfg.ema else {}
-    opt = torch.optim.AdamW(plist, lr=cfg.lr, betas=cfg.betas, weight_decay=cfg.weight_decay, foreach=True)
+    opt = torch.optim.AdamW(plist, lr=cfg.lr, betas=cfg.betas, weight_decay=cfg.weight_decay, fused=True)
     step, extra, flag, stats = 0, dict(seconds=0.0, stopped=None), [], {}
     if found := last_checkpoint(run_dir):
         extra = load_checkpoint(found[1], params, ema, opt); step = found[0]
