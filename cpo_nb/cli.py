@@ -541,14 +541,15 @@ def _cost(missing: list[tuple], stored: dict[str, list[dict]]) -> str:
     return text + ("; of the others no time is known yet" if len(known) < len(train) else "")
 
 def _ordered(results: dict[str, list[dict]], sc: Scale) -> dict[str, list[dict]]:
-    study = _study()
-    return {k: results[k] for k in [*study.rows(sc), *sorted(results)] if k in results}
+    "The rows of the table, in its order."
+    return {k: results[k] for k, row in _study().rows(sc).items() if k in results and row.table}
 
 # %% ../nbs/11_cli.ipynb #da9acc25
 @app.command("results")
 def run_results(
     rows: Annotated[Optional[str], typer.Option("--rows", metavar="A,B,...", help="Rows to compute, such as base,cpo-norm. [default: all]")] = None,
     seeds: Annotated[Optional[str], typer.Option("--seeds", metavar="0,1,2", help="Training seeds of stage 2. [default: of the scale]")] = None,
+    data: Annotated[Optional[str], typer.Option("--data", metavar="SOURCE", help="Compute and keep the table of your own pictures instead, as `cpo reproduce --data` does.")] = None,
     search: Annotated[bool, typer.Option("--search", help="First choose learning rate and strength of every method, where that is not stored yet.")] = False,
     stored: Annotated[bool, typer.Option("--stored", help="Compute nothing: print what is stored.")] = False,
     figures: Annotated[bool, typer.Option("--figures", help="Then draw all figures again (needs the checkout and Jupyter).")] = False,
@@ -568,6 +569,7 @@ def run_results(
     sc, clock = get_scale(scale), _Clock()
     names = [n.strip() for n in rows.split(",")] if rows is not None else None
     if search and stored: raise CpoError("--search computes, --stored does not", hint="give one of them")
+    if data is not None: return [_keep_paintings(data, sc, s, clock) for s in (_numbers(seeds, "--seeds") if seeds is not None else sc.seeds[:1])] and None
     if search:
         data = study.atelier_training_set(sc, study.load_backbone("atelier"))
         for method in study.SEARCHED:
@@ -581,6 +583,15 @@ def run_results(
     if not found: raise CpoError(f"{results_dir()}: no results at scale {sc.name}", hint="give the command without --stored to compute them, or another --scale")
     typer.echo(study.results_table(found, markdown))
     if figures: rebuild_figures(sc, results_dir(), clock)
+
+def _keep_paintings(data: str, sc: Scale, seed: int, clock: _Clock) -> None:
+    "The table of real pictures, kept with its grids under data/results/paintings."
+    from cpo_nb import real
+    run = runs_dir()/sc.name/f"paintings-seed{seed}"
+    real.reproduce_paintings(data, scale=sc, seed=seed, say=clock, run_dir=run)
+    with atomic_path(results_dir()/"paintings"/f"{sc.name}-seed{seed}") as tmp:
+        tmp.mkdir(parents=True)
+        for p in (run/"result.json", *run.glob("*.jpg")): shutil.copy(p, tmp/p.name)
 
 def _compute(missing: list[tuple], sc: Scale, clock: _Clock) -> None:
     "Compute rows one after the other, saying before and after what each costs."
@@ -682,7 +693,7 @@ def reproduce_atelier(
 @app.command("reproduce")
 def run_reproduce(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Training seed of stage 2.")] = 0,
-    data: Annotated[Optional[str], typer.Option("--data", metavar="SOURCE", help="Real paintings instead of the atelier: an annotated folder or parquet.")] = None,
+    data: Annotated[Optional[str], typer.Option("--data", metavar="SOURCE", help="Your own pictures instead of the atelier: a folder with a table of file_name and caption, or style and period. Without labels, measures annotate them.")] = None,
     criteria: Annotated[Optional[str], typer.Option("--criteria", metavar="TREE", help="With --data: the tree of its annotations. [default: painting]")] = None,
     figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Draw all figures again at the end (needs the checkout and Jupyter).")] = True,
     scale: ScaleName = None,
@@ -701,10 +712,7 @@ def run_reproduce(
         if criteria is not None: raise CpoError("--criteria without --data", hint="the atelier has its own annotations; give --data as well, or neither")
         if sc.name == "full": raise CpoError("the atelier is reproduced at scale smoke or tiny", hint="give --scale tiny, or --data for real paintings")
         return reproduce_atelier(sc, seed, figures)
-    try: real = importlib.import_module("cpo_nb.real") # a later room of the house; asked for only here
-    except ModuleNotFoundError as e:
-        if e.name != "cpo_nb.real": raise
-        raise CpoError("reproducing on real paintings is not available in this version (there is no cpo_nb.real)", hint="leave --data out to reproduce on the atelier, or use `cpo sft` and `cpo align` on your data") from None
+    from cpo_nb import real
     real.reproduce_paintings(data, criteria=criteria or "painting", scale=sc, seed=seed, say=_Clock())
 
 # %% ../nbs/11_cli.ipynb #776cce59
@@ -750,8 +758,10 @@ def atelier_base(out: PartFolder = None, overwrite: Overwrite = False, scale: Sc
     sc, clock = get_scale(scale), _Clock(); goal = _goal("pipeline", out, sc, overwrite)
     small = dict(steps=sc.sft_steps, pictures=sc.pictures, batch_size=sc.batch_size, tiny=True) if sc.name == "smoke" else {}
     clock("base: pictures, autoencoder, UNet")
-    pipe, res = made.train_base(runs_dir()/sc.name/"atelier-base", **small)
-    made.save_base(pipe, goal, dict(command="cpo atelier base", scale=sc.name, steps=res.step, seconds=round(res.seconds)))
+    run = runs_dir()/sc.name/"atelier-base"
+    pipe, res = made.train_base(run, **small)
+    log = _study().read_metrics(run)
+    made.save_base(pipe, goal, dict(command="cpo atelier base", scale=sc.name, steps=res.step, seconds=round(res.seconds), curve={k: [r[k] for r in log] for k in ("step", "loss")}))
     clock(f"done: {goal}, {res.step} updates, {_minutes(res.seconds)} of training")
 
 @atelier_app.command("judge")

@@ -24,7 +24,7 @@ from .sft import SftConfig, TrainingSet, sft, training_set
 from .study import auxiliary_config, rows, text_table
 
 # %% auto #0
-__all__ = ['CATALOGUES', 'AGREE', 'MIN_TRUE_ASPECT', 'PAINTINGS', 'METHODS_SHOWN', 'describe', 'load_catalogue',
+__all__ = ['CATALOGUES', 'AGREE', 'MIN_TRUE_ASPECT', 'PAINTINGS', 'METHODS_SHOWN', 'SHOWN', 'describe', 'load_catalogue',
            'PaintingAnnotator', 'agreement_of_measures', 'Labelled', 'label_catalogue', 'judged', 'reproduce_paintings',
            'paintings_table']
 
@@ -123,9 +123,10 @@ def label_catalogue(dataset, tree: CriteriaTree, backbone: Backbone, workers: in
     return Labelled(data, [c for k in ("validation", "test") for c in dataset[k]["caption"]], tree.select(pairs), judge, kappa, judge.values([held[i] for i in best], workers)[:, at],
                     {p: (float((signs[:, j] > 0).mean()), float((signs[:, j] < 0).mean())) for j, p in enumerate(pairs)})
 
-# %% ../nbs/10b_real.ipynb #5fe20a51
+# %% ../nbs/10b_real.ipynb #d5ace2f3
 PAINTINGS = "paintings" # the adapter that brings the base to the pictures
 METHODS_SHOWN = ("sft-top", "dpo", "cpo-norm") # rows of the atelier's study that are trained here too, at the settings chosen there
+SHOWN = ("base", "aux-positives", *METHODS_SHOWN) # order of the table
 
 def _stage1(scale: Scale, seed: int) -> SftConfig:
     cfg = auxiliary_config(scale, seed)
@@ -164,7 +165,7 @@ def reproduce_paintings(
         say(f"{row.label}: {row.align.train.steps} updates")
         res = align(backbone, lab.data, lab.tree, run/name, row.align, both, PAINTINGS, adapter)
         table[name] = (row.label, [(PAINTINGS, 1.0), (adapter, 1.0)], res.seconds)
-    out = dict(source=Path(data).name, scale=scale.name, seed=seed, device=backbone.device.type, versions=library_versions(), pictures={k: len(v) for k, v in dataset.items()}, stage1=to_jsonable(asdict(one)), pairs=[p.id for p in lab.tree.pairs], kappa=lab.kappa, share=lab.share, rows={})
+    out = dict(source=Path(data).name, scale=scale.name, seed=seed, device=backbone.device.type, versions=library_versions(), pictures={k: len(v) for k, v in dataset.items()}, stage1=to_jsonable(asdict(one)), pairs=[p.id for p in lab.tree.pairs], kappa={p: None if np.isnan(k) else k for p, k in lab.kappa.items()}, share=lab.share, rows={})
     for name, (label, adapter, seconds) in table.items():
         say(f"pictures: {label}")
         images = _pictures(backbone, lab, scale, adapter, name == "aux-positives")
@@ -183,8 +184,8 @@ def _pictures(backbone: Backbone, lab: Labelled, scale: Scale, adapter: Adapter,
 def paintings_table(result: dict, markdown: bool = False) -> str:
     "The table of a result."
     span = lambda v: "{:.2f} [{:.2f}, {:.2f}]".format(*bootstrap_interval([np.asarray(v, float)]))
-    body = [[r["label"], span(r["n_pos"]), span(r["n_neg"]), f"{r['distance']:.2f}", f"{r['recall']:.3f}", f"{r['seconds']:.0f} s" if r["seconds"] else "-"] for r in result["rows"].values()]
-    n = len(next(iter(result["rows"].values()))["n_pos"])
+    body = [[r["label"], span(r["n_pos"]), span(r["n_neg"]), f"{r['distance']:.2f}", f"{r['recall']:.3f}", f"{r['seconds']:.0f} s" if r["seconds"] else "-"] for k in SHOWN if (r := result["rows"].get(k))]
+    n = len(result["rows"]["base"]["n_pos"])
     return text_table(["row", "#A_pos", "#A_neg", "distance", "recall", "training"], body, markdown) + (
         f"\n\n{len(result['pairs'])} pairs, {n} pictures a row, scale {result['scale']}, device {result['device']}, seed {result['seed']}. Labelled by one set of measures, judged by another, fitted on disjoint pictures. Brackets: 95 % bootstrap over pictures."
         "\nDistance and recall are measured to the best quarter of the held-out paintings, in the judge's own measures.")

@@ -32,7 +32,7 @@ _log = logging.getLogger("cpo_nb")
 __all__ = ['DATA_SEED', 'EVAL_SEED', 'IDEAL_SEED', 'SEARCH_SEED', 'SEARCHED', 'LEARNING_RATES', 'STRENGTHS', 'GAMMAS', 'SCALES',
            'atelier_training_set', 'atelier_tree', 'ideal_features', 'auxiliary_config', 'shipped_auxiliary', 'Row',
            'chosen', 'search', 'rows', 'eval_prompts', 'row_images', 'pixel_rates', 'stored_result', 'run_row',
-           'load_results', 'summarise', 'results_table', 'text_table', 'judge_agreement']
+           'load_results', 'provenance', 'summarise', 'results_table', 'text_table', 'judge_agreement']
 
 # %% ../nbs/10a_study.ipynb #863750b8
 DATA_SEED, EVAL_SEED, IDEAL_SEED = 0, 400, 401
@@ -86,13 +86,13 @@ class Row:
 def _loop(scale: Scale, lr: float, seed: int, steps: int | None = None) -> TrainConfig:
     return TrainConfig(steps=steps or scale.align_steps, batch_size=scale.batch_size, lr=lr, warmup=min(10, scale.align_steps), ema=.98, checkpoint_every=scale.checkpoint_every, log_every=1, seed=seed)
 
-# %% ../nbs/10a_study.ipynb #c8a49876
+# %% ../nbs/10a_study.ipynb #b8ec3875
 SEARCH_SEED = 402
 SEARCHED = { # method of the search: settings that it shares with its rows, and the field that holds its strength
     "sft": (dict(method="sft", rows="top"), None), "dpo": (dict(method="dpo", stabilize=None), "beta"), "dpo-safeguard": (dict(method="dpo", stabilize="safeguard", mu=.5), "beta"),
     "distill": (dict(method="distill"), "scale"), "cpo-plain": (dict(method="cpo", stabilize=None), "beta"), "cpo-norm": (dict(method="cpo", stabilize="norm", gamma=.9), "beta"),
     "cpo-safeguard": (dict(method="cpo", stabilize="safeguard", mu=.5), "beta")}
-LEARNING_RATES = (1e-3, 3e-3, 3e-4, 1e-4)
+LEARNING_RATES = (1e-3, 3e-4, 1e-4)
 STRENGTHS = dict(beta=(200., 50., 800.), scale=(1.5, .75, 3.)) # the middle one first
 
 def _search_path(method: str, scale: Scale) -> Path: return results_dir()/"search"/scale.name/f"{method}.json"
@@ -109,7 +109,7 @@ def _better(a: dict, b: dict | None) -> bool: return b is None or (a["kept"], a[
 def search(method: str, scale: Scale, data: TrainingSet, say=print) -> dict:
     "Run the declared search for one method; candidates that are stored already are not run again. Returns the stored content."
     settings, key = SEARCHED[method]
-    path, steps, judge, tree = _search_path(method, scale), max(2, 2*scale.align_steps//3), load_judge(), atelier_tree()
+    path, steps, judge, tree = _search_path(method, scale), max(2, scale.align_steps//2), load_judge(), atelier_tree()
     small = replace(scale, eval_images=max(8, scale.eval_images//4)); ingredients = _ingredients()
     old = read_json(path) if path.is_file() else {}
     tried = {sha256_json(c["settings"]): c for c in old.get("candidates", [])} if old.get("ingredients") == ingredients and old.get("steps") == steps else {}
@@ -269,6 +269,11 @@ def load_results(scale_name: str = "tiny", folder: Path | None = None) -> dict[s
     for path in sorted(((folder or results_dir())/"rows"/scale_name).glob("*.json")):
         r = read_json(path); out.setdefault(r["row"], []).append(r)
     return out
+
+def provenance(results: list[dict]) -> str:
+    "Scale, device and torch version of results, in words for a caption."
+    text = lambda values: " and ".join(sorted(set(map(str, values))))
+    return f"Scale {text(r['scale'] for r in results)}, device {text(r['device'] for r in results)}, torch {text(r['versions']['torch'] for r in results)}"
 
 def summarise(results: list[dict]) -> dict:
     "Means over seeds, with 95 % intervals where there are per-image values."
