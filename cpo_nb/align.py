@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from .backbone import Adapter, Backbone, Conditioning
+from .backbone import Adapter, Backbone, Conditioning, on_top
 from .core import CpoError, atomic_path
 from .criteria import CriteriaTree
 from .dataset import attribute_prompt, preference_pairs, top_quartile
@@ -146,7 +146,7 @@ class _Watch:
     def restore(self, step: int) -> None:
         self.mean = 0.0
         for r in read_metrics(self.dir):
-            if r["step"] <= step: self._see(r)
+            if r["step"] <= step and "d_w" in r: self._see(r) # SFT has no margin to watch
     def _see(self, stats): self.mean += .1*(stats["d_w"]/max(stats["variance"], 1e-12) - self.mean)
     def __call__(self, step: int, stats: dict) -> str | None:
         if self.limit is None or "d_w" not in stats: return None

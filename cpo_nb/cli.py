@@ -297,8 +297,8 @@ def _align_config(loop: dict, method: str, stabilize: str | None, base: str, lr:
     if "stabilize" in uses: uses |= dict(none=set(), norm={"gamma"}, safeguard={"mu"})[stabilize]
     idle = [f"--{k}" for k, v in given.items() if v not in (None, False) and k not in uses]
     if idle: typer.echo(f"note: {', '.join(idle)}: not used by --method {method}" + (f" --stabilize {stabilize}" if "stabilize" in uses else ""), err=True)
-    key = dict(cpo=dict(none="plain", norm="norm", safeguard="safeguard"), dpo=dict(none="dpo", norm="sdpo", safeguard="sdpo")).get(method, {}).get(stabilize, method)
-    chosen = dict(study.CHOSEN.get(key, {})) if base == "atelier" else {}
+    key = dict(cpo=dict(none="cpo-plain", norm="cpo-norm", safeguard="cpo-safeguard"), dpo=dict(none="dpo", norm="dpo-safeguard", safeguard="dpo-safeguard")).get(method, {}).get(stabilize, method)
+    chosen = dict(study.chosen(key, get_scale("tiny"))) if base == "atelier" else {}
     rate = chosen.pop("lr", _LR["align"])
     options = {dict(strength="scale").get(k, k): v for k, v in given.items() if v is not None and k in uses and k not in ("auxiliary", "stabilize")}
     train = study.TrainConfig(lr=rate if lr is None else lr, ema=.98, log_every=1, **loop)
