@@ -12,11 +12,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .atelier import PAIRS, PALETTES, SUBJECTS, draw_scenes, paint
-from .backbone import PatchAutoencoder
+from .backbone import PatchAutoencoder, plain_attention
 from .core import CpoError, atomic_path, data_dir, get_scale, library_versions, np_rng, read_json, sha256_file, torch_rng, write_json
 from .criteria import load_criteria
 from .dataset import attribute_prompt
@@ -78,7 +77,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer, width: int = 192, layers: int =
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         te = CLIPTextModel(cfg)
-    te.set_attn_implementation("eager") # the fused kernel's backward is three times slower on a CPU in half precision
+    te.set_attn_implementation("eager") # as `plain_attention`, for a text encoder
     return te
 
 # %% ../nbs/12_atelier_base.ipynb #d123bb26
@@ -165,7 +164,7 @@ def embed(tokenizer, text_encoder, texts: list[str]) -> torch.Tensor:
 # %% ../nbs/12_atelier_base.ipynb #bfbac4a0
 def train_base(
     run_dir: str | Path, # folder of the run; a killed run goes on from its last checkpoint
-    steps: int = 12000, # updates
+    steps: int = 10000, # updates
     pictures: int = 30000, # pictures painted for it
     batch_size: int = 32, # samples per update
     tiny: bool = False, # a UNet for tests
@@ -177,7 +176,7 @@ def train_base(
     te, found = pretrain_text_encoder(Path(run_dir)/"text", tok, steps=1500 if not tiny else 3)
     table = embed(tok, te, _all_captions())
     torch.manual_seed(seed); unet = build_unet(tiny)
-    unet.set_attn_processor(AttnProcessor()) # plain products: the fused kernel's backward is slow on a CPU in half precision
+    plain_attention(unet)
     sched = build_scheduler(); alphas = sched.alphas_cumprod.float()
     def step_fn(step, rows):
         g = torch_rng(seed, "step", step)

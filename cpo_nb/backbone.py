@@ -22,7 +22,7 @@ from .core import CpoError, atomic_path, data_dir, read_json, seed_for, torch_rn
 _log = logging.getLogger("cpo_nb")
 
 # %% auto #0
-__all__ = ['Adapter', 'LORA_TARGETS', 'FAMILIES', 'Conditioning', 'on_top', 'Backbone', 'DiffusionBackbone',
+__all__ = ['Adapter', 'LORA_TARGETS', 'FAMILIES', 'Conditioning', 'plain_attention', 'on_top', 'Backbone', 'DiffusionBackbone',
            'StableDiffusionBackbone', 'PatchAutoencoder', 'load_backbone', 'tiny_pipeline']
 
 # %% ../nbs/05_backbone.ipynb #f5f53b0d
@@ -59,6 +59,11 @@ def _normalise(adapter: Adapter) -> tuple[tuple[str, float], ...]:
     pairs = tuple((str(n), float(w)) for n, w in adapter)
     if len({n for n, _ in pairs}) < len(pairs): raise CpoError(f"adapter list {adapter!r} names one adapter twice", hint="give each name once, with its weight")
     return pairs
+
+def plain_attention(denoiser: torch.nn.Module) -> None:
+    "Let a UNet's attention multiply plainly: on a CPU the fused kernel's backward takes most of an update in half precision."
+    from diffusers.models.attention_processor import AttnProcessor
+    denoiser.set_attn_processor(AttnProcessor())
 
 def on_top(start: Adapter, name: str) -> Adapter: # an adapter `name` that rides on a frozen start
     "The adapter `name` alone, or together with the frozen adapters that it starts from."
@@ -250,9 +255,7 @@ class StableDiffusionBackbone(DiffusionBackbone):
 
     def __init__(self, pipe):
         super().__init__(pipe)
-        if self.device.type == "cpu" and self.latent_shape[-1] <= 32: # plain products: on a CPU the fused kernel's backward is several times slower in half precision
-            from diffusers.models.attention_processor import AttnProcessor
-            self.denoiser.set_attn_processor(AttnProcessor())
+        if self.device.type == "cpu" and self.latent_shape[-1] <= 32: plain_attention(self.denoiser) # the products of larger latents would fill the memory
 
     @property
     def resolution(self) -> int: return self.denoiser.config.sample_size*self.pipe.vae_scale_factor

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .align import AlignConfig, align
+from .align import align
 from .annotate import MEASURES, Annotator, cohen_kappa
 from .backbone import Adapter, Backbone, load_backbone
 from .core import CpoError, Scale, library_versions, read_json, runs_dir, to_jsonable, write_json

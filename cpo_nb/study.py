@@ -114,15 +114,14 @@ def search(method: str, scale: Scale, data: TrainingSet, say=print) -> dict:
     old = read_json(path) if path.is_file() else {}
     tried = {sha256_json(c["settings"]): c for c in old.get("candidates", [])} if old.get("ingredients") == ingredients and old.get("steps") == steps else {}
     sc = draw_scenes(small.eval_images, SEARCH_SEED); caps = sc.captions()
-    base = None
+    base = old["base"] if tried else None
     def judged(backbone, adapter):
         v = judge_images(judge, sample(backbone, caps, list(range(len(caps))), scale.sample_steps, scale.guidance_scale, adapter, None, scale.sample_batch))
         return dict(n_pos=float(v.n_pos.mean()), n_neg=float(v.n_neg.mean()), subject=float((v.subject == sc.subject).mean()), palette=float((v.palette == sc.palette).mean()))
     def one(choice):
         nonlocal base
         if hit := tried.get(sha256_json(choice)): return hit
-        backbone = load_backbone("atelier"); base = base or old.get("base") if tried else base
-        base = base or judged(backbone, None)
+        backbone = load_backbone("atelier"); base = base or judged(backbone, None)
         if settings["method"] in ("cpo", "distill"): backbone.load_adapter(shipped_auxiliary(), "auxiliary")
         cfg = AlignConfig(_loop(scale, choice["lr"], 0, steps), **settings, **{k: v for k, v in choice.items() if k != "lr"})
         res = align(backbone, data, tree, runs_dir()/scale.name/"search"/f"{method}-{sha256_json(dict(cfg=asdict(cfg), i=ingredients))[:8]}", cfg)
@@ -148,8 +147,8 @@ GAMMAS, SCALES = (.3, .6, .8, .95), (.5, 1., 2.) # the frontier's points beside 
 
 def rows(scale: Scale, seed: int = 0) -> dict[str, Row]:
     "All rows of one training seed: the result table's, and (`table=False`) those that only a figure draws."
-    def a(key, steps=None, every=None, **kw):
-        c = chosen(key, scale); train = _loop(scale, c["lr"], seed, steps)
+    def a(key, every=None, **kw):
+        c = chosen(key, scale); train = _loop(scale, c["lr"], seed)
         if every: train = replace(train, checkpoint_every=every, keep=1000) # snapshots are taken from checkpoints
         return AlignConfig(train, **(SEARCHED[key][0] | {k: v for k, v in c.items() if k != "lr"} | kw))
     every = max(1, scale.align_steps//15); snaps = tuple(every*k for k in (1, 2, 3, 5, 7, 10, 15) if every*k <= scale.align_steps)
