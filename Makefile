@@ -42,8 +42,8 @@ test: setup ## run every test, each notebook in a process of its own (JOBS=2, PY
 reproduce: setup ## the main result, from data to table, on a CPU (SCALE=tiny)
 	$(BIN)/cpo reproduce --scale $(SCALE)
 
-results: setup ## every row and seed of the table that is not stored yet (resumable, hours)
-	$(BIN)/cpo results --scale $(SCALE)
+results: setup ## the search, every row and every seed of the tables that are not stored yet (resumable, hours)
+	$(BIN)/cpo results --search --scale $(SCALE)
 
 lab: setup ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab nbs

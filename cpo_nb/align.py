@@ -17,8 +17,8 @@ from .backbone import Adapter, Backbone, Conditioning, on_top
 from .core import CpoError, atomic_path
 from .criteria import CriteriaTree
 from .dataset import attribute_prompt, preference_pairs, top_quartile
-from .loss import LossOutput, cpo_loss, dpo_loss, guidance_distillation_loss, sft_loss
-from .sft import Draw, TrainingSet, autocast, draw, training_set
+from .loss import cpo_loss, dpo_loss, guidance_distillation_loss, sft_loss
+from .sft import Draw, TrainingSet, autocast, draw
 from .training import TrainConfig, TrainResult, read_metrics, train
 
 # %% auto #0

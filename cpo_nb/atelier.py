@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.color import lab2rgb
 
-from .core import CpoError, cached, np_rng, seed_for
+from .core import CpoError, cached, np_rng
 
 # %% auto #0
 __all__ = ['SIZE', 'PAIRS', 'SUBJECTS', 'PALETTES', 'RATES', 'Scenes', 'draw_scenes', 'ideal', 'paint', 'atelier_dataset']

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .atelier import PAIRS, PALETTES, SUBJECTS, draw_scenes, paint
 from .backbone import PatchAutoencoder, plain_attention
-from .core import CpoError, atomic_path, data_dir, get_scale, library_versions, np_rng, read_json, sha256_file, torch_rng, write_json
+from .core import atomic_path, library_versions, np_rng, read_json, sha256_file, torch_rng, write_json
 from .criteria import load_criteria
 from .dataset import attribute_prompt
 from .training import TrainConfig, TrainResult, train

@@ -17,13 +17,13 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 
-from .core import CpoError, atomic_path, data_dir, read_json, seed_for, torch_rng
+from .core import CpoError, atomic_path, data_dir, read_json, seed_for
 
 _log = logging.getLogger("cpo_nb")
 
 # %% auto #0
-__all__ = ['Adapter', 'LORA_TARGETS', 'FAMILIES', 'Conditioning', 'plain_attention', 'on_top', 'Backbone', 'DiffusionBackbone',
-           'StableDiffusionBackbone', 'PatchAutoencoder', 'load_backbone', 'tiny_pipeline']
+__all__ = ['Adapter', 'LORA_TARGETS', 'ADDED_BELOW', 'FAMILIES', 'Conditioning', 'plain_attention', 'on_top', 'Backbone',
+           'DiffusionBackbone', 'StableDiffusionBackbone', 'PatchAutoencoder', 'load_backbone', 'tiny_pipeline']
 
 # %% ../nbs/05_backbone.ipynb #f5f53b0d
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class Conditioning:
 Adapter = None | str | Sequence[tuple[str, float]] # off, one by name, or several with weights
 
 # %% ../nbs/05_backbone.ipynb #366c340d
-def _lora_layers(module: torch.nn.Module) -> list:
+def _lora_layers(module: torch.nn.Module) -> dict[str, torch.nn.Module]: # by their paths
     from peft.tuners.tuners_utils import BaseTunerLayer
-    return [m for m in module.modules() if isinstance(m, BaseTunerLayer)]
+    return {n: m for n, m in module.named_modules() if isinstance(m, BaseTunerLayer)}
 
 def _normalise(adapter: Adapter) -> tuple[tuple[str, float], ...]:
     if adapter is None: return ()
@@ -99,7 +99,7 @@ from fastcore.basics import patch
 def _apply(self: Backbone, wanted: tuple) -> None: # switch layers to `wanted`, then restore who trains
     names = [n for n, _ in wanted]
     for module in self.modules_with_adapters.values():
-        for layer in _lora_layers(module):
+        for layer in _lora_layers(module).values():
             here = [n for n in names if n in layer.scaling]
             if here:
                 layer.set_adapter(here)
@@ -220,6 +220,44 @@ def load_adapter(self: Backbone, path: str | Path, name: str) -> None:
     self.adapters[name] = dict(rank=cfgs[0].r, alpha=float(cfgs[0].lora_alpha), targets=["loaded"])
     self._apply(before)
 
+# %% ../nbs/05_backbone.ipynb #473c6d43
+ADDED_BELOW = 20_000_000 # parameters of a denoiser, up to which adapters are added to its weights
+
+@patch
+def _addable(self: Backbone, adapter: Adapter) -> list[tuple]: # (path, layer, adapters with weights here); empty: run them beside the weights
+    wanted = _normalise(adapter)
+    if not wanted or self.denoiser.num_parameters() >= ADDED_BELOW or getattr(self.denoiser, "is_gradient_checkpointing", False): return []
+    unknown = [n for n, _ in wanted if n not in self.adapters]
+    if unknown: raise CpoError(f"unknown adapter {unknown[0]!r}", hint=f"known: {', '.join(self.adapters) or 'none; call add_adapter or load_adapter first'}")
+    found = [(path, l, here) for path, l in _lora_layers(self.denoiser).items() if (here := [(n, w) for n, w in wanted if n in l.scaling])]
+    special = lambda l, n: l.merged or l.use_dora.get(n) or l.lora_bias.get(n)
+    return [] if any(special(l, n) for _, l, here in found for n, _ in here) else found
+
+@contextlib.contextmanager
+def _bare(layers):
+    "LoRA layers that pass their input to the base layer alone, whatever is active."
+    before = [l._disable_adapters for l in layers]
+    try:
+        for l in layers: l._disable_adapters = True
+        yield
+    finally:
+        for l, flag in zip(layers, before): l._disable_adapters = flag
+
+@patch
+def denoise(self: Backbone, adapter: Adapter, *args, **kwargs):
+    "Call the denoiser through an adapter; a small one with the adapter added to its weights."
+    if not (layers := self._addable(adapter)):
+        with self.using(adapter): return self.denoiser(*args, **kwargs)
+    weights, active = {}, dict(self._active)
+    with torch.autocast(self.device.type, enabled=False): # the sum is as precise as the weights
+        for path, layer, here in layers:
+            weight = layer.get_base_layer().weight
+            for n, w in here:
+                layer.set_scale(n, w); weight = weight + layer.get_delta_weight(n).to(weight.dtype)
+                if n in active: layer.set_scale(n, active[n])
+            weights[f"{path}.base_layer.weight"] = weight
+    with _bare(_lora_layers(self.denoiser).values()): return torch.func.functional_call(self.denoiser, weights, args, kwargs)
+
 # %% ../nbs/05_backbone.ipynb #bfdd8bd7
 class DiffusionBackbone(Backbone):
     "Backbones whose scheduler has `alphas_cumprod` (ε- or v-prediction)."
@@ -275,14 +313,14 @@ class StableDiffusionBackbone(DiffusionBackbone):
         n = max(map(len, rows)); self.prompts_seen += len(rows); self.prompts_long += sum(len(r) > 1 for r in rows)
         empty = self._windows("")[0]
         ids = torch.tensor([r + [empty]*(n - len(r)) for r in rows], device=self.pipe.text_encoder.device)
-        with self.using(adapter), torch.no_grad():
+        switch = self.using(adapter) if _lora_layers(self.pipe.text_encoder) else contextlib.nullcontext()
+        with switch, torch.no_grad():
             out = self.pipe.text_encoder(ids.flatten(0, 1))[0]
         return Conditioning({"prompt_embeds": out.view(len(rows), -1, out.shape[-1]).to(self.dtype)})
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, cond: Conditioning, adapter: Adapter = None) -> torch.Tensor:
         "The network's native prediction for x_t (B, C, H, W), like `noisy`, through `adapter`."
-        with self.using(adapter):
-            return self.denoiser(noisy, timesteps, encoder_hidden_states=cond.tensors["prompt_embeds"]).sample
+        return self.denoise(adapter, noisy, timesteps, encoder_hidden_states=cond.tensors["prompt_embeds"]).sample
 
 # %% ../nbs/05_backbone.ipynb #30900198
 @patch

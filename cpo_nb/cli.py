@@ -23,7 +23,7 @@ __all__ = ['app', 'criteria_app', 'Data', 'Criteria', 'Base', 'RunFolder', 'Step
            'main', 'criteria_check', 'criteria_plot', 'DType', 'Precision', 'run_sft', 'Method', 'Stabilize', 'Rows',
            'run_align', 'run_sample', 'attribute_changes', 'Prompt', 'run_evaluate', 'run_results', 'rebuild_figures',
            'reproduce_atelier', 'run_reproduce', 'atelier_check', 'atelier_base', 'atelier_judge', 'atelier_auxiliary',
-           'atelier_dataset_']
+           'atelier_policy', 'atelier_sweep', 'atelier_dataset_']
 
 # %% ../nbs/11_cli.ipynb #f796e7b3
 def _explain(e: BaseException) -> tuple[int, str] | None:
@@ -526,7 +526,9 @@ def _wanted(names: list[str] | None, seeds: list[int], sc: Scale) -> list[tuple]
     known = study.rows(sc)
     unknown = [n for n in names or [] if n not in known]
     if unknown: raise CpoError(f"--rows: unknown {', '.join(unknown)}", hint=f"choose from {', '.join(known)}")
-    return [(study.rows(sc, s)[n], s) for n in known if not names or n in names for s in _row_seeds(known[n], seeds, sc)]
+    wanted = sorted(((n, s) for n in known if not names or n in names for s in _row_seeds(known[n], seeds, sc)), key=lambda x: x[1]) # every row once before any row again
+    of_seed = {s: study.rows(sc, s) for _, s in wanted}
+    return [(of_seed[s][n], s) for n, s in wanted]
 
 def _row_seeds(row, seeds: list[int], sc: Scale) -> list[int]:
     return seeds[:1] if row.align is None else seeds if row.seeds is None or tuple(seeds) != sc.seeds else list(row.seeds)
@@ -790,6 +792,28 @@ def atelier_auxiliary(out: PartFolder = None, seed: Seed = 0, overwrite: Overwri
         shutil.copytree(run/"adapter", tmp)
         _write_recipe(tmp, dict(command="cpo atelier auxiliary", scale=sc.name, seed=seed, settings=asdict(cfg), seconds=round(res.seconds), losses=losses))
     clock(f"done: {goal}, {_minutes(res.seconds)} of training")
+
+@atelier_app.command("policy")
+def atelier_policy(out: PartFolder = None, seed: Seed = 0, overwrite: Overwrite = False, scale: ScaleName = None) -> None:
+    "Stage 2 of the default run: train the shipped policy again, which is the row cpo-norm of the table; resumable."
+    study = _study()
+    sc, clock = get_scale(scale), _Clock(); goal = _goal("policy", out, sc, overwrite)
+    row = study.rows(sc, seed)["cpo-norm"]
+    clock(f"policy: {row.align.train.steps} updates of {row.align.train.batch_size}")
+    res, run = study.train_row(study.load_backbone("atelier"), row, sc, seed)
+    with atomic_path(goal) as tmp:
+        shutil.copytree(run/"adapter", tmp)
+        _write_recipe(tmp, dict(command="cpo atelier policy", scale=sc.name, seed=seed, settings=asdict(row.align), seconds=round(res.seconds), stopped=res.stopped))
+    clock(f"done: {goal}, {_minutes(res.seconds)} of training")
+
+@atelier_app.command("sweep")
+def atelier_sweep(scale: ScaleName = None) -> None:
+    "Compare ranks, targets and learning rates of the auxiliary by short runs, and keep what each gained; resumable."
+    study = _study()
+    sc, clock = get_scale(scale), _Clock()
+    clock(f"sweep of the auxiliary: {len(study.SWEPT)} short runs")
+    study.sweep_auxiliary(sc, study.atelier_training_set(sc, study.load_backbone("atelier")), clock)
+    clock(f"done: {study.sweep_path(sc)}")
 
 @atelier_app.command("dataset")
 def atelier_dataset_(

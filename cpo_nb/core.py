@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib, hashlib, importlib.metadata, importlib.util, inspect, json, os, random, shutil, tempfile
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -50,7 +50,7 @@ class Scale:
 
 _SCALES = {s.name: s for s in (
     Scale("smoke", 96, 4, 2, 3, 2, 8, 32, 3, 8, 2.0, 64, 3, (0,)),
-    Scale("tiny", 10000, 32, 1500, 150, 50, 512, 2048, 20, 64, 2.0, 20000, 5000, (0, 1, 2)),
+    Scale("tiny", 10000, 32, 4500, 100, 50, 512, 2048, 20, 64, 2.0, 20000, 5000, (0, 1, 2)),
     Scale("full", 10000, 8, 10000, 2000, 250, 2048, 4096, 30, 8, 5.0, 20000, 5000, (0, 1, 2)),
 )}
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from .align import align
 from .annotate import MEASURES, Annotator, cohen_kappa
-from .backbone import Adapter, Backbone, load_backbone
+from .backbone import LORA_TARGETS, Adapter, Backbone, load_backbone
 from .core import CpoError, Scale, library_versions, read_json, runs_dir, to_jsonable, write_json
 from .criteria import CriteriaTree, load_criteria
 from .dataset import attribute_prompt, load_paintings
@@ -130,7 +130,7 @@ SHOWN = ("base", "aux-positives", *METHODS_SHOWN) # order of the table
 
 def _stage1(scale: Scale, seed: int) -> SftConfig:
     cfg = auxiliary_config(scale, seed)
-    return replace(cfg, train=replace(cfg.train, steps=max(2, cfg.train.steps//2)))
+    return replace(cfg, train=replace(cfg.train, steps=max(2, cfg.train.steps//4)))
 
 def judged(lab: Labelled, images: np.ndarray, workers: int = 2) -> dict:
     "Attribute counts per picture, rates per pair, distance and recall to the best real pictures (in the judge's measures, each in units of its spread there)."
@@ -142,7 +142,7 @@ def judged(lab: Labelled, images: np.ndarray, workers: int = 2) -> dict:
 def reproduce_paintings(
     data: str | Path, # the catalogue
     criteria: str | Path = "painting", # tree
-    scale: Scale | None = None, # sizes; stage 1 takes half of its updates twice, for base and auxiliary
+    scale: Scale | None = None, # sizes; stage 1 takes a quarter of its updates twice, for base and auxiliary
     seed: int = 0, # training seed
     say: Callable[[str], None] = print, # called with lines of progress
     base: str | Path = "atelier", # pipeline to start from
@@ -155,7 +155,7 @@ def reproduce_paintings(
     lab = label_catalogue(dataset, load_criteria(criteria), backbone)
     say(f"pairs on which labeller and judge agree: {len(lab.tree.pairs)} of {len(lab.kappa)} measured (kappa >= {AGREE} on {len(dataset['validation'])} pictures that served neither)")
     one = _stage1(scale, seed)
-    for name, cfg, start in ((PAINTINGS, replace(one, attributes=False), None), ("auxiliary", one, PAINTINGS)):
+    for name, cfg, start in ((PAINTINGS, replace(one, attributes=False, rank=32, targets=tuple(LORA_TARGETS)), None), ("auxiliary", one, PAINTINGS)):
         say(f"{'base: captions alone' if name == PAINTINGS else 'auxiliary: captions with attributes'}, {cfg.train.steps} updates of {cfg.train.batch_size}")
         sft(backbone, lab.data, lab.tree, run/name, cfg, name, start)
     both = [(PAINTINGS, 1.0), ("auxiliary", 1.0)]

@@ -14,7 +14,7 @@ import torch
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
-from .backbone import Adapter, Backbone, Conditioning, _lora_layers, _normalise
+from .backbone import Adapter, Backbone, _lora_layers, _normalise
 from .core import CpoError, torch_rng
 from .sft import autocast
 
@@ -26,7 +26,7 @@ __all__ = ['sample', 'image_grid']
 @contextlib.contextmanager
 def fused(self: Backbone, adapter: Adapter):
     "Merge an adapter into the weights for the length of a block; the base weights come back exactly, also after an exception."
-    layers = [l for l in _lora_layers(self.denoiser) if any(n in l.scaling for n, _ in _normalise(adapter))]
+    layers = [l for l in _lora_layers(self.denoiser).values() if any(n in l.scaling for n, _ in _normalise(adapter))]
     kept = [l.get_base_layer().weight.detach().clone() for l in layers]
     with self.using(adapter):
         try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging, subprocess
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,21 +19,22 @@ from .align import AlignConfig, align
 from .annotate import atelier_annotator
 from .atelier import PAIRS, draw_scenes, ideal, paint
 from .backbone import Adapter, Backbone, load_backbone
-from .core import CpoError, Scale, cached, data_dir, get_scale, library_versions, read_json, repo_root, results_dir, runs_dir, sha256_file, sha256_json, to_jsonable, write_json
+from .core import CpoError, Scale, cached, data_dir, library_versions, read_json, repo_root, results_dir, runs_dir, sha256_file, sha256_json, to_jsonable, write_json
 from .criteria import CriteriaTree, load_criteria
 from .dataset import attribute_prompt
 from .metrics import JUDGE_SEED, AtelierJudge, bootstrap_interval, evaluate, frechet_distance, judge_images, load_judge
 from .sampling import image_grid, sample
-from .sft import SftConfig, TrainingSet, sft, training_set
-from .training import TrainConfig, read_metrics
+from .sft import SftConfig, TrainingSet, attribute_gain, sft, training_set
+from .training import TrainConfig, TrainResult, read_metrics
 
 _log = logging.getLogger("cpo_nb")
 
 # %% auto #0
-__all__ = ['DATA_SEED', 'EVAL_SEED', 'IDEAL_SEED', 'SEARCH_SEED', 'SEARCHED', 'LEARNING_RATES', 'STRENGTHS', 'GAMMAS', 'SCALES',
-           'atelier_training_set', 'atelier_tree', 'ideal_features', 'auxiliary_config', 'shipped_auxiliary', 'Row',
-           'chosen', 'search', 'rows', 'eval_prompts', 'row_images', 'pixel_rates', 'stored_result', 'run_row',
-           'load_results', 'provenance', 'summarise', 'results_table', 'text_table', 'judge_agreement']
+__all__ = ['DATA_SEED', 'EVAL_SEED', 'IDEAL_SEED', 'HELD_SEED', 'SWEPT', 'SEARCH_SEED', 'LEARNING_RATES', 'BEYOND', 'SEARCHED',
+           'GAMMAS', 'SCALES', 'CLOCKED', 'atelier_training_set', 'atelier_tree', 'ideal_features', 'auxiliary_config',
+           'shipped_auxiliary', 'sweep_path', 'sweep_auxiliary', 'Row', 'chosen', 'search', 'seconds_per_update',
+           'rows', 'eval_prompts', 'row_images', 'pixel_rates', 'stored_result', 'train_row', 'run_row', 'load_results',
+           'provenance', 'summarise', 'results_table', 'text_table', 'judge_agreement']
 
 # %% ../nbs/10a_study.ipynb #863750b8
 DATA_SEED, EVAL_SEED, IDEAL_SEED = 0, 400, 401
@@ -64,11 +66,35 @@ def ideal_features(scale: Scale, judge: AtelierJudge, workers: int = 2) -> np.nd
 # %% ../nbs/10a_study.ipynb #6f484bf0
 def auxiliary_config(scale: Scale, seed: int = 0) -> SftConfig:
     "Settings of the shipped auxiliary adapter."
-    return SftConfig(TrainConfig(steps=scale.sft_steps, batch_size=scale.batch_size, lr=2e-3, warmup=min(50, scale.sft_steps), schedule="cosine", ema=.99, checkpoint_every=scale.checkpoint_every*2, log_every=5 if scale.sft_steps > 50 else 1, seed=seed), rank=32)
+    return SftConfig(TrainConfig(steps=scale.sft_steps, batch_size=scale.batch_size, lr=1.2e-3, warmup=min(50, scale.sft_steps), schedule="cosine", ema=.99, checkpoint_every=scale.checkpoint_every*2, log_every=20 if scale.sft_steps > 50 else 1, seed=seed), rank=64, targets=("attention", "feedforward"))
 
 def shipped_auxiliary() -> Path:
     "Folder of the auxiliary adapter that ships."
     return data_dir()/"atelier"/"auxiliary"
+
+# %% ../nbs/10a_study.ipynb #07224090
+HELD_SEED = 901 # pictures that the sweep is judged on
+_ALL = ("attention", "feedforward", "convolution")
+SWEPT = ((64, _ALL[:2], 1.2e-3), (64, _ALL, 1.2e-3), (32, _ALL, 2e-3), (32, _ALL[:2], 2e-3), (32, _ALL[:1], 2e-3), (16, _ALL, 2e-3), (32, _ALL, 4e-3)) # rank, targets, learning rate
+
+def sweep_path(scale: Scale) -> Path: return results_dir()/"search"/scale.name/"auxiliary.json"
+
+def sweep_auxiliary(scale: Scale, data: TrainingSet, say=print) -> list[dict]:
+    "Train a short auxiliary for each entry of `SWEPT`, and keep what it gained. Entries that are stored are not run again."
+    path, steps = sweep_path(scale), min(300, scale.sft_steps)
+    done = read_json(path)["tried"] if path.is_file() else []
+    held = draw_scenes(min(512, scale.pictures), HELD_SEED); pos, neg = held.attributes(); pictures = paint(held, 2)
+    for rank, targets, lr in SWEPT:
+        if any((t["rank"], tuple(t["targets"]), t["lr"], t["steps"]) == (rank, targets, lr, steps) for t in done): continue
+        backbone = load_backbone("atelier")
+        cfg = replace(auxiliary_config(scale), rank=rank, targets=targets)
+        cfg = replace(cfg, train=replace(cfg.train, steps=steps, lr=lr, warmup=min(50, steps), schedule="constant", ema=.98, checkpoint_every=steps, log_every=max(1, steps//30)))
+        res = sft(backbone, data, atelier_tree(), runs_dir()/scale.name/"sweep"/f"{rank}-{'-'.join(t[:2] for t in targets)}-{lr:g}", cfg)
+        test = training_set(dict(image=pictures, caption=held.captions(), positive=pos, negative=neg), backbone)
+        done.append(dict(rank=rank, targets=targets, lr=lr, steps=steps, seconds=round(res.seconds, 1), parameters=sum(p.numel() for p in backbone.adapter_parameters("auxiliary").values()), **attribute_gain(backbone, test, atelier_tree())))
+        write_json(path, dict(scale=scale.name, pictures=len(held), tried=done))
+        say(f"    rank {rank}, {' + '.join(targets)}, rate {lr:g}: named attributes remove {done[-1]['gain']:.2%} of the error, {done[-1]['seconds']:.0f} s")
+    return done
 
 # %% ../nbs/10a_study.ipynb #b4ad5ca7
 @dataclass(frozen=True)
@@ -80,73 +106,115 @@ class Row:
     prompt: str = "caption" # "caption", "positives" (all positives named) or "guided" (positives against negatives)
     adapter: str | None = None # adapter to sample with, when nothing is trained
     snapshots: tuple[int, ...] = () # updates at which samples of the averaged policy are judged too
-    table: bool = True # belongs to the result table; other rows are a figure's
+    table: bool = True # belongs to the result table; other rows are a figure's or a second table's
     seeds: tuple[int, ...] | None = None # training seeds; None: the scale's
+    clock: str | None = None # the row that this one repeats with another number of updates
 
 def _loop(scale: Scale, lr: float, seed: int, steps: int | None = None) -> TrainConfig:
     return TrainConfig(steps=steps or scale.align_steps, batch_size=scale.batch_size, lr=lr, warmup=min(10, scale.align_steps), ema=.98, checkpoint_every=scale.checkpoint_every, log_every=1, seed=seed)
 
 # %% ../nbs/10a_study.ipynb #b8ec3875
 SEARCH_SEED = 402
-SEARCHED = { # method of the search: settings that it shares with its rows, and the field that holds its strength
-    "sft": (dict(method="sft", rows="top"), None), "dpo": (dict(method="dpo", stabilize=None), "beta"), "dpo-safeguard": (dict(method="dpo", stabilize="safeguard", mu=.5), "beta"),
-    "distill": (dict(method="distill"), "scale"), "cpo-plain": (dict(method="cpo", stabilize=None), "beta"), "cpo-norm": (dict(method="cpo", stabilize="norm", gamma=.9), "beta"),
-    "cpo-safeguard": (dict(method="cpo", stabilize="safeguard", mu=.5), "beta")}
 LEARNING_RATES = (1e-3, 3e-4, 1e-4)
-STRENGTHS = dict(beta=(200., 50., 800.), scale=(1.5, .75, 3.)) # the middle one first
+BEYOND = {1e-3: 3e-3, 1e-4: 3e-5} # the rate that is tried too when the best one stands at an end
+_BETA = dict(beta=(200., 50., 800.))
+SEARCHED = { # method of the search: settings that it shares with its rows, and the strengths that are tried, field by field
+    "sft": (dict(method="sft", rows="top"), {}), "dpo": (dict(method="dpo", stabilize=None), _BETA), "dpo-safeguard": (dict(method="dpo", stabilize="safeguard", mu=.5), _BETA),
+    "distill": (dict(method="distill"), dict(scale=(1.5, .75, 3., 6., 12.))), "cpo-plain": (dict(method="cpo", stabilize=None), _BETA),
+    "cpo-norm": (dict(method="cpo", stabilize="norm"), _BETA | dict(gamma=(.9, .95, .97))), "cpo-safeguard": (dict(method="cpo", stabilize="safeguard", mu=.5), _BETA)}
+
+@lru_cache(maxsize=64)
+def _hash(path: Path, size: int, changed: int) -> str: return sha256_file(path)[:16] # asked for many times, of files that do not change
+
+def _ingredients() -> dict:
+    "Hashes of the shipped parts that a result depends on."
+    folder = data_dir()/"atelier"
+    files = [p for part in ("pipeline", "auxiliary", "judge.safetensors") for p in sorted([*(folder/part).rglob("*.safetensors"), *folder.glob(part)]) if p.is_file()]
+    return {p.relative_to(folder).as_posix(): _hash(p, p.stat().st_size, p.stat().st_mtime_ns) for p in files}
 
 def _search_path(method: str, scale: Scale) -> Path: return results_dir()/"search"/scale.name/f"{method}.json"
+def _stored_search(method: str, scale: Scale) -> dict:
+    "What a search has stored, or an empty dict when nothing of today's base, auxiliary, judge and updates is there."
+    path = _search_path(method, scale); old = read_json(path) if path.is_file() else {}
+    return old if (old.get("ingredients"), old.get("steps")) == (_ingredients(), _search_steps(scale)) else {}
+def _search_steps(scale: Scale) -> int: return max(2, scale.align_steps//2)
 
 def chosen(method: str, scale: Scale) -> dict:
-    "Learning rate and strength of a method: what the search found at this scale, else the first of the grid. Raises `CpoError` for an unknown method."
+    "Learning rate and strengths of a method: what the search found at this scale, else the first of each grid. Raises `CpoError` for an unknown method."
     if method not in SEARCHED: raise CpoError(f"method {method!r} was not searched", hint=f"choose one of {', '.join(SEARCHED)}")
-    path, key = _search_path(method, scale), SEARCHED[method][1]
-    best = read_json(path)["best"] if path.is_file() else None
-    return best or dict(lr=LEARNING_RATES[0]) | ({key: STRENGTHS[key][0]} if key else {})
+    return _stored_search(method, scale).get("best") or dict(lr=LEARNING_RATES[0]) | {k: v[0] for k, v in SEARCHED[method][1].items()}
 
 def _better(a: dict, b: dict | None) -> bool: return b is None or (a["kept"], a["score"]) > (b["kept"], b["score"])
 
+def _descend(try_one, fields: dict) -> dict:
+    "Every rate at the first strengths, one more where the best stands at an end, then each field's other strengths at the best so far. Returns the best candidate."
+    best, first = None, {k: v[0] for k, v in fields.items()}
+    for lr in LEARNING_RATES:
+        if _better(c := try_one(dict(lr=lr) | first), best): best = c
+    if (lr := BEYOND.get(best["settings"]["lr"])) and _better(c := try_one(dict(lr=lr) | first), best): best = c
+    for k, values in fields.items():
+        for c in [try_one(best["settings"] | {k: v}) for v in values[1:]]:
+            if _better(c, best): best = c
+    return best
+
+# %% ../nbs/10a_study.ipynb #6d33e743
+class _Candidates:
+    "One method's search: trains and judges candidates, and keeps every one as soon as it is known."
+    def __init__(self, method: str, scale: Scale, data: TrainingSet, say):
+        self.method, self.scale, self.data, self.say, self.steps = method, scale, data, say, _search_steps(scale)
+        self.scenes, self.judge = draw_scenes(max(8, scale.eval_images//4), SEARCH_SEED), load_judge()
+        old = _stored_search(method, scale)
+        self.base, self.tried = old.get("base"), {sha256_json(c["settings"]): c for c in old.get("candidates", [])}
+
+    def judged(self, backbone: Backbone, adapter: Adapter) -> dict:
+        sc, caps, s = self.scenes, self.scenes.captions(), self.scale
+        v = judge_images(self.judge, sample(backbone, caps, list(range(len(caps))), s.sample_steps, s.guidance_scale, adapter, None, s.sample_batch))
+        return dict(n_pos=float(v.n_pos.mean()), n_neg=float(v.n_neg.mean()), subject=float((v.subject == sc.subject).mean()), palette=float((v.palette == sc.palette).mean()))
+
+    def __call__(self, settings: dict) -> dict:
+        if hit := self.tried.get(sha256_json(settings)): return hit
+        backbone, shared = load_backbone("atelier"), SEARCHED[self.method][0]
+        self.base = self.base or self.judged(backbone, None)
+        if shared["method"] in ("cpo", "distill"): backbone.load_adapter(shipped_auxiliary(), "auxiliary")
+        cfg = AlignConfig(_loop(self.scale, settings["lr"], 0, self.steps), **shared, **{k: v for k, v in settings.items() if k != "lr"})
+        run = runs_dir()/self.scale.name/"search"/f"{self.method}-{sha256_json(dict(cfg=asdict(cfg), i=_ingredients()))[:8]}"
+        res = align(backbone, self.data, atelier_tree(), run, cfg)
+        c = dict(settings=settings, stopped=res.stopped, seconds=round(res.seconds, 1), **self.judged(backbone, "policy"))
+        c["score"] = c["n_pos"] - c["n_neg"]; c["kept"] = bool(c["subject"] >= .95*self.base["subject"] and c["palette"] >= .95*self.base["palette"])
+        self.tried[sha256_json(settings)] = c; self.keep(None)
+        self.say(f"    {self.method}: {', '.join(f'{k} {v:g}' for k, v in settings.items())}: #A_pos {c['n_pos']:.2f}, #A_neg {c['n_neg']:.2f}, subject {c['subject']:.2f}, palette {c['palette']:.2f}" + ("" if c["kept"] else " (caption lost)"))
+        return c
+
+    def keep(self, best: dict | None) -> dict:
+        out = dict(method=self.method, scale=self.scale.name, steps=self.steps, pictures=len(self.scenes), ingredients=_ingredients(), base=self.base, candidates=list(self.tried.values()), best=best)
+        write_json(_search_path(self.method, self.scale), out)
+        return out
+
 def search(method: str, scale: Scale, data: TrainingSet, say=print) -> dict:
     "Run the declared search for one method; candidates that are stored already are not run again. Returns the stored content."
-    settings, key = SEARCHED[method]
-    path, steps, judge, tree = _search_path(method, scale), max(2, scale.align_steps//2), load_judge(), atelier_tree()
-    small = replace(scale, eval_images=max(8, scale.eval_images//4)); ingredients = _ingredients()
-    old = read_json(path) if path.is_file() else {}
-    tried = {sha256_json(c["settings"]): c for c in old.get("candidates", [])} if old.get("ingredients") == ingredients and old.get("steps") == steps else {}
-    sc = draw_scenes(small.eval_images, SEARCH_SEED); caps = sc.captions()
-    base = old["base"] if tried else None
-    def judged(backbone, adapter):
-        v = judge_images(judge, sample(backbone, caps, list(range(len(caps))), scale.sample_steps, scale.guidance_scale, adapter, None, scale.sample_batch))
-        return dict(n_pos=float(v.n_pos.mean()), n_neg=float(v.n_neg.mean()), subject=float((v.subject == sc.subject).mean()), palette=float((v.palette == sc.palette).mean()))
-    def one(choice):
-        nonlocal base
-        if hit := tried.get(sha256_json(choice)): return hit
-        backbone = load_backbone("atelier"); base = base or judged(backbone, None)
-        if settings["method"] in ("cpo", "distill"): backbone.load_adapter(shipped_auxiliary(), "auxiliary")
-        cfg = AlignConfig(_loop(scale, choice["lr"], 0, steps), **settings, **{k: v for k, v in choice.items() if k != "lr"})
-        res = align(backbone, data, tree, runs_dir()/scale.name/"search"/f"{method}-{sha256_json(dict(cfg=asdict(cfg), i=ingredients))[:8]}", cfg)
-        c = dict(settings=choice, stopped=res.stopped, seconds=round(res.seconds, 1), **judged(backbone, "policy"))
-        c["score"] = c["n_pos"] - c["n_neg"]; c["kept"] = bool(c["subject"] >= .95*base["subject"] and c["palette"] >= .95*base["palette"])
-        tried[sha256_json(choice)] = c
-        write_json(path, dict(method=method, scale=scale.name, steps=steps, pictures=len(caps), ingredients=ingredients, base=base, candidates=list(tried.values()), best=None))
-        say(f"    {method}: {', '.join(f'{k} {v:g}' for k, v in choice.items())}: #A_pos {c['n_pos']:.2f}, #A_neg {c['n_neg']:.2f}, subject {c['subject']:.2f}, palette {c['palette']:.2f}" + ("" if c["kept"] else " (caption lost)"))
-        return c
-    best = None
-    for lr in LEARNING_RATES:
-        c = one(dict(lr=lr) | ({key: STRENGTHS[key][0]} if key else {}))
-        if _better(c, best): best = c
-    for v in STRENGTHS[key][1:] if key else ():
-        c = one(dict(lr=best["settings"]["lr"]) | {key: v})
-        if _better(c, best): best = c
-    out = dict(read_json(path), best=best["settings"])
-    write_json(path, out)
-    return out
+    if (old := _stored_search(method, scale)).get("best"): return old
+    one = _Candidates(method, scale, data, say)
+    return one.keep(_descend(one, SEARCHED[method][1])["settings"])
+
+def seconds_per_update(method: str, scale: Scale) -> float | None:
+    "What one update of a method took in its search: the median of its candidates that ran to their end. None without a stored search."
+    ran = [c["seconds"] for c in _stored_search(method, scale).get("candidates", []) if not c["stopped"]]
+    return float(np.median(ran))/_search_steps(scale) if ran else None
 
 # %% ../nbs/10a_study.ipynb #30047b0d
-GAMMAS, SCALES = (.3, .6, .8, .95), (.5, 1., 2.) # the frontier's points beside those of the table
+GAMMAS, SCALES = (.3, .6, .8, .9, .95), (.5, 1.5, 3., 6.) # the frontier's points; those that the table has already are left out
+CLOCKED = ("sft-top", "dpo", "dpo-safeguard", "distill", "cpo-plain") # rows that also run for as long as stabilised CPO does
+
+def _clocked(row: Row, key: str, scale: Scale) -> Row | None:
+    "The row again, with as many updates as fit into the time of stabilised CPO; None when they are the same within 10 %, or no search has timed them."
+    mine, ours = seconds_per_update(key, scale), seconds_per_update("cpo-norm", scale)
+    if not mine or not ours: return None
+    steps = round(scale.align_steps*ours/mine)
+    if abs(steps/scale.align_steps - 1) <= .1: return None
+    return replace(row, name=f"{row.name}-clock", label=f"{row.label}, same time", align=replace(row.align, train=replace(row.align.train, steps=steps)), snapshots=(), table=False, clock=row.name)
 
 def rows(scale: Scale, seed: int = 0) -> dict[str, Row]:
-    "All rows of one training seed: the result table's, and (`table=False`) those that only a figure draws."
+    "All rows of one training seed: the result table's, and (`table=False`) those of the same wall-clock time and those that only a figure draws."
     def a(key, every=None, **kw):
         c = chosen(key, scale); train = _loop(scale, c["lr"], seed)
         if every: train = replace(train, checkpoint_every=every, keep=1000) # snapshots are taken from checkpoints
@@ -167,9 +235,14 @@ def rows(scale: Scale, seed: int = 0) -> dict[str, Row]:
         Row("cpo-norm", "CPO, stabilised (norm)", a("cpo-norm", every=every), snapshots=snaps),
         Row("cpo-safeguard", "CPO, stabilised (safeguard)", a("cpo-safeguard")),
         Row("cpo-paired", "CPO, norm, paired prompts", a("cpo-norm", paired=True)),
-        Row("cpo-plain-fast", "CPO, plain, at the stabilised form's rate", fast, snapshots=snaps, table=False, seeds=(0,)),
-        *(Row(f"frontier-norm-{g:g}", f"CPO, norm, gamma {g:g}", a("cpo-norm", gamma=g), table=False, seeds=(0,)) for g in GAMMAS),
-        *(Row(f"frontier-distill-{v:g}", f"guidance distillation, s {v:g}", a("distill", scale=v), table=False, seeds=(0,)) for v in SCALES),
+    ]
+    keys = {"sft-top": "sft"}
+    clocked = [c for r in table if r.name in CLOCKED and (c := _clocked(r, keys.get(r.name, r.name), scale))]
+    figure = dict(table=False, seeds=(0,))
+    table += clocked + [
+        Row("cpo-plain-fast", "CPO, plain, at the stabilised form's rate", fast, snapshots=snaps, **figure),
+        *(Row(f"frontier-norm-{g:g}", f"CPO, norm, gamma {g:g}", a("cpo-norm", gamma=g), **figure) for g in GAMMAS if g != chosen("cpo-norm", scale)["gamma"]),
+        *(Row(f"frontier-distill-{v:g}", f"guidance distillation, s {v:g}", a("distill", scale=v), **figure) for v in SCALES if v != chosen("distill", scale)["scale"]),
     ]
     return {r.name: r for r in table}
 
@@ -216,11 +289,6 @@ def _snapshots(backbone: Backbone, row: Row, scale: Scale, judge: AtelierJudge, 
 # %% ../nbs/10a_study.ipynb #3ddb2eae
 def _result_path(row: Row, scale: Scale, seed: int) -> Path: return results_dir()/"rows"/scale.name/f"{row.name}-seed{seed}.json"
 
-def _ingredients() -> dict:
-    "Hashes of the shipped parts that a result depends on."
-    folder = data_dir()/"atelier"
-    return {p.relative_to(folder).as_posix(): sha256_file(p)[:16] for part in ("pipeline", "auxiliary", "judge.safetensors") for p in sorted([*(folder/part).rglob("*.safetensors"), *folder.glob(part)]) if p.is_file()}
-
 def _row_config(row: Row, scale: Scale) -> dict: return to_jsonable(dict(row=asdict(row), scale=asdict(scale), ingredients=_ingredients()))
 
 def stored_result(row: Row, scale: Scale, seed: int = 0) -> dict | None:
@@ -229,6 +297,13 @@ def stored_result(row: Row, scale: Scale, seed: int = 0) -> dict | None:
     if not path.exists(): return None
     old = read_json(path)
     return old if old.get("config") == _row_config(row, scale) else None
+
+def train_row(backbone: Backbone, row: Row, scale: Scale, seed: int, data: TrainingSet | None = None) -> tuple[TrainResult, Path]:
+    "Stage 2 of a row: the policy, on a backbone, and its run's folder. A run that is finished is read, not repeated."
+    if row.align.method in ("cpo", "distill"): backbone.load_adapter(shipped_auxiliary(), "auxiliary")
+    run = runs_dir()/scale.name/f"{row.name}-seed{seed}-{sha256_json(_row_config(row, scale))[:8]}"
+    data = data if data is not None else atelier_training_set(scale, backbone)
+    return align(backbone, data, atelier_tree(), run, row.align), run
 
 def run_row(
     row: Row, # which
@@ -241,12 +316,10 @@ def run_row(
     if not force and (old := stored_result(row, scale, seed)): return old
     path, config = _result_path(row, scale, seed), _row_config(row, scale)
     backbone, tree, judge = load_backbone("atelier"), atelier_tree(), load_judge()
-    if row.adapter or (row.align and row.align.method in ("cpo", "distill")): backbone.load_adapter(shipped_auxiliary(), "auxiliary")
+    if row.adapter: backbone.load_adapter(shipped_auxiliary(), row.adapter)
     adapter, seconds, stopped, curves = row.adapter, 0.0, None, []
     if row.align is not None:
-        data = data if data is not None else atelier_training_set(scale, backbone)
-        run = runs_dir()/scale.name/f"{row.name}-seed{seed}-{sha256_json(config)[:8]}"
-        res = align(backbone, data, tree, run, row.align); adapter, seconds, stopped = "policy", res.seconds, res.stopped
+        res, run = train_row(backbone, row, scale, seed, data); adapter, seconds, stopped = "policy", res.seconds, res.stopped
         curves = read_metrics(run)
     images, subject, palette = row_images(backbone, row, scale, tree, adapter)
     ev = evaluate(judge_images(judge, images), subject, palette, ideal_features(scale, judge)) | pixel_rates(images)

@@ -5,7 +5,7 @@
 # %% ../nbs/05a_training.ipynb #bacecab0
 from __future__ import annotations
 
-import contextlib, json, math, os, signal, time
+import contextlib, json, math, signal, time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Callable
@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from .core import CpoError, atomic_path, np_rng, read_json, to_jsonable, torch_rng, write_json
+from .core import CpoError, atomic_path, np_rng, read_json, to_jsonable, write_json
 
 # %% auto #0
 __all__ = ['TrainConfig', 'batch_indices', 'Interrupted', 'save_checkpoint', 'last_checkpoint', 'load_checkpoint', 'open_run',
