@@ -192,7 +192,7 @@ def align(
     params, policy = backbone.trainable_parameters(name), on_top(reference, name)
     step_fn = {"cpo": lambda: _cpo_step(backbone, use, tree, cfg, policy, auxiliary, reference), "distill": lambda: _cpo_step(backbone, use, tree, cfg, policy, auxiliary, reference),
                "dpo": lambda: _dpo_step(backbone, use, cfg, policy, reference, pairs), "sft": lambda: _sft_step(backbone, use, cfg, policy)}[cfg.method]()
-    watch = _Watch(run_dir, cfg.collapse, params, cfg.train.checkpoint_every)
+    watch = _Watch(run_dir, cfg.collapse, params, max(1, cfg.train.steps//15))
     backbone.activate(policy)
     n = len(pairs) if cfg.method == "dpo" else len(use)
     settings = {k: v for k, v in asdict(cfg).items() if k != "train"}

@@ -77,6 +77,7 @@ class Backbone:
     def __init__(self, pipe): # a loaded diffusers pipeline
         self.pipe = pipe
         self.denoiser = getattr(pipe, self.denoiser_name)
+        self.size = self.denoiser.num_parameters() # without adapters
         self.adapters: dict[str, dict] = {} # name -> settings
         self._active: tuple = ()
         self._trainable: set[str] = set()
@@ -220,13 +221,13 @@ def load_adapter(self: Backbone, path: str | Path, name: str) -> None:
     self.adapters[name] = dict(rank=cfgs[0].r, alpha=float(cfgs[0].lora_alpha), targets=["loaded"])
     self._apply(before)
 
-# %% ../nbs/05_backbone.ipynb #473c6d43
+# %% ../nbs/05_backbone.ipynb #7de1562f
 ADDED_BELOW = 20_000_000 # parameters of a denoiser, up to which adapters are added to its weights
 
 @patch
 def _addable(self: Backbone, adapter: Adapter) -> list[tuple]: # (path, layer, adapters with weights here); empty: run them beside the weights
     wanted = _normalise(adapter)
-    if not wanted or self.denoiser.num_parameters() >= ADDED_BELOW or getattr(self.denoiser, "is_gradient_checkpointing", False): return []
+    if not wanted or self.size >= ADDED_BELOW or getattr(self.denoiser, "is_gradient_checkpointing", False): return []
     unknown = [n for n, _ in wanted if n not in self.adapters]
     if unknown: raise CpoError(f"unknown adapter {unknown[0]!r}", hint=f"known: {', '.join(self.adapters) or 'none; call add_adapter or load_adapter first'}")
     found = [(path, l, here) for path, l in _lora_layers(self.denoiser).items() if (here := [(n, w) for n, w in wanted if n in l.scaling])]

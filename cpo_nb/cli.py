@@ -581,7 +581,8 @@ def run_results(
     missing = [(row, s) for row, s in wanted if study.stored_result(row, sc, s) is None]
     if missing and stored: typer.echo(f"note: {len(missing)} of {len(wanted)} results are missing, or of other settings than today's: {', '.join(f'{r.name} (seed {s})' for r, s in missing)}", err=True)
     elif missing: _compute(missing, sc, clock)
-    found = {k: v for k, v in _ordered(study.load_results(sc.name), sc).items() if not names or k in names}
+    every = study.load_results(sc.name)
+    found = {k: every[k] for k in study.rows(sc) if k in every and k in names} if names else _ordered(every, sc)
     if not found: raise CpoError(f"{results_dir()}: no results at scale {sc.name}", hint="give the command without --stored to compute them, or another --scale")
     typer.echo(study.results_table(found, markdown))
     if figures: rebuild_figures(sc, results_dir(), clock)
@@ -803,7 +804,7 @@ def atelier_policy(out: PartFolder = None, seed: Seed = 0, overwrite: Overwrite 
     res, run = study.train_row(study.load_backbone("atelier"), row, sc, seed)
     with atomic_path(goal) as tmp:
         shutil.copytree(run/"adapter", tmp)
-        _write_recipe(tmp, dict(command="cpo atelier policy", scale=sc.name, seed=seed, settings=asdict(row.align), seconds=round(res.seconds), stopped=res.stopped))
+        _write_recipe(tmp, dict(command="cpo atelier policy", scale=sc.name, seed=seed, settings=asdict(row.align), seconds=round(res.seconds), stopped=res.stopped, ingredients=study._ingredients()))
     clock(f"done: {goal}, {_minutes(res.seconds)} of training")
 
 @atelier_app.command("sweep")

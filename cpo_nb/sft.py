@@ -122,7 +122,7 @@ def sft(
     backbone.save_adapter(name, Path(run_dir)/"adapter", dict(stage="sft", steps=res.step, tree=tree.hash, start=start))
     return res
 
-# %% ../nbs/06_sft.ipynb #eb925319
+# %% ../nbs/06_sft.ipynb #a9252650
 @torch.no_grad()
 def attribute_gain(
     backbone: Backbone, # with the adapter
@@ -143,6 +143,7 @@ def attribute_gain(
             target = backbone.target(batch.latents.float().to(backbone.device), d.noise, d.timesteps)
             named = [attribute_prompt(c, p, n, tree) for c, p, n in zip(batch.captions, batch.positive, batch.negative)]
             for j, prompts in enumerate((batch.captions, named)):
-                with autocast(backbone.device, precision): pred = backbone.predict(d.noisy, d.timesteps, backbone.encode_prompts(prompts), adapter)
+                cond = backbone.encode_prompts(prompts)
+                with autocast(backbone.device, precision): pred = backbone.predict(d.noisy, d.timesteps, cond, adapter)
                 errors[j] += float(F.mse_loss(pred.float(), target))*len(batch)/len(data)/draws
     return dict(caption=float(errors[0]), named=float(errors[1]), gain=float(1 - errors[1]/errors[0]))

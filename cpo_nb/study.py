@@ -5,7 +5,7 @@
 # %% ../nbs/10a_study.ipynb #420ffcaf
 from __future__ import annotations
 
-import logging, subprocess
+import logging, subprocess, time
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -72,7 +72,7 @@ def shipped_auxiliary() -> Path:
     "Folder of the auxiliary adapter that ships."
     return data_dir()/"atelier"/"auxiliary"
 
-# %% ../nbs/10a_study.ipynb #07224090
+# %% ../nbs/10a_study.ipynb #96eee9c0
 HELD_SEED = 901 # pictures that the sweep is judged on
 _ALL = ("attention", "feedforward", "convolution")
 SWEPT = ((64, _ALL[:2], 1.2e-3), (64, _ALL, 1.2e-3), (32, _ALL, 2e-3), (32, _ALL[:2], 2e-3), (32, _ALL[:1], 2e-3), (16, _ALL, 2e-3), (32, _ALL, 4e-3)) # rank, targets, learning rate
@@ -82,16 +82,18 @@ def sweep_path(scale: Scale) -> Path: return results_dir()/"search"/scale.name/"
 def sweep_auxiliary(scale: Scale, data: TrainingSet, say=print) -> list[dict]:
     "Train a short auxiliary for each entry of `SWEPT`, and keep what it gained. Entries that are stored are not run again."
     path, steps = sweep_path(scale), min(300, scale.sft_steps)
-    done = read_json(path)["tried"] if path.is_file() else []
+    parts = {k: v for k, v in _ingredients().items() if k.startswith("pipeline")}
+    key = sha256_json(to_jsonable(dict(parts=parts, steps=steps, cfg=asdict(auxiliary_config(scale)), pictures=scale.pictures)))[:8]
+    done = [t for t in (read_json(path)["tried"] if path.is_file() else []) if t["key"] == key]
     held = draw_scenes(min(512, scale.pictures), HELD_SEED); pos, neg = held.attributes(); pictures = paint(held, 2)
     for rank, targets, lr in SWEPT:
-        if any((t["rank"], tuple(t["targets"]), t["lr"], t["steps"]) == (rank, targets, lr, steps) for t in done): continue
+        if any((t["rank"], tuple(t["targets"]), t["lr"]) == (rank, targets, lr) for t in done): continue
         backbone = load_backbone("atelier")
         cfg = replace(auxiliary_config(scale), rank=rank, targets=targets)
         cfg = replace(cfg, train=replace(cfg.train, steps=steps, lr=lr, warmup=min(50, steps), schedule="constant", ema=.98, checkpoint_every=steps, log_every=max(1, steps//30)))
-        res = sft(backbone, data, atelier_tree(), runs_dir()/scale.name/"sweep"/f"{rank}-{'-'.join(t[:2] for t in targets)}-{lr:g}", cfg)
+        res = sft(backbone, data, atelier_tree(), runs_dir()/scale.name/"sweep"/f"{rank}-{'-'.join(t[:2] for t in targets)}-{lr:g}-{key}", cfg)
         test = training_set(dict(image=pictures, caption=held.captions(), positive=pos, negative=neg), backbone)
-        done.append(dict(rank=rank, targets=targets, lr=lr, steps=steps, seconds=round(res.seconds, 1), parameters=sum(p.numel() for p in backbone.adapter_parameters("auxiliary").values()), **attribute_gain(backbone, test, atelier_tree())))
+        done.append(dict(key=key, rank=rank, targets=targets, lr=lr, steps=steps, seconds=round(res.seconds, 1), parameters=sum(p.numel() for p in backbone.adapter_parameters("auxiliary").values()), **attribute_gain(backbone, test, atelier_tree())))
         write_json(path, dict(scale=scale.name, pictures=len(held), tried=done))
         say(f"    rank {rank}, {' + '.join(targets)}, rate {lr:g}: named attributes remove {done[-1]['gain']:.2%} of the error, {done[-1]['seconds']:.0f} s")
     return done
@@ -120,7 +122,7 @@ BEYOND = {1e-3: 3e-3, 1e-4: 3e-5} # the rate that is tried too when the best one
 _BETA = dict(beta=(200., 50., 800.))
 SEARCHED = { # method of the search: settings that it shares with its rows, and the strengths that are tried, field by field
     "sft": (dict(method="sft", rows="top"), {}), "dpo": (dict(method="dpo", stabilize=None), _BETA), "dpo-safeguard": (dict(method="dpo", stabilize="safeguard", mu=.5), _BETA),
-    "distill": (dict(method="distill"), dict(scale=(1.5, .75, 3., 6., 12.))), "cpo-plain": (dict(method="cpo", stabilize=None), _BETA),
+    "distill": (dict(method="distill", collapse=None), dict(scale=(1.5, .75, 3., 6., 12.))), "cpo-plain": (dict(method="cpo", stabilize=None), _BETA),
     "cpo-norm": (dict(method="cpo", stabilize="norm"), _BETA | dict(gamma=(.9, .95, .97))), "cpo-safeguard": (dict(method="cpo", stabilize="safeguard", mu=.5), _BETA)}
 
 @lru_cache(maxsize=64)
@@ -134,10 +136,13 @@ def _ingredients() -> dict:
 
 def _search_path(method: str, scale: Scale) -> Path: return results_dir()/"search"/scale.name/f"{method}.json"
 def _stored_search(method: str, scale: Scale) -> dict:
-    "What a search has stored, or an empty dict when nothing of today's base, auxiliary, judge and updates is there."
+    "What a search has stored, or an empty dict when nothing of today's grids, sizes, base, auxiliary and judge is there."
     path = _search_path(method, scale); old = read_json(path) if path.is_file() else {}
-    return old if (old.get("ingredients"), old.get("steps")) == (_ingredients(), _search_steps(scale)) else {}
+    return old if old.get("key") == _search_key(method, scale) else {}
 def _search_steps(scale: Scale) -> int: return max(2, scale.align_steps//2)
+def _search_key(method: str, scale: Scale) -> str:
+    shared, fields = SEARCHED[method]
+    return sha256_json(to_jsonable(dict(cfg=asdict(AlignConfig(_loop(scale, LEARNING_RATES[0], 0, _search_steps(scale)), **shared)), fields=fields, rates=LEARNING_RATES, beyond=sorted(BEYOND.items()), scale=asdict(scale), ingredients=_ingredients())))[:16]
 
 def chosen(method: str, scale: Scale) -> dict:
     "Learning rate and strengths of a method: what the search found at this scale, else the first of each grid. Raises `CpoError` for an unknown method."
@@ -157,12 +162,12 @@ def _descend(try_one, fields: dict) -> dict:
             if _better(c, best): best = c
     return best
 
-# %% ../nbs/10a_study.ipynb #6d33e743
+# %% ../nbs/10a_study.ipynb #6b44b262
 class _Candidates:
     "One method's search: trains and judges candidates, and keeps every one as soon as it is known."
     def __init__(self, method: str, scale: Scale, data: TrainingSet, say):
         self.method, self.scale, self.data, self.say, self.steps = method, scale, data, say, _search_steps(scale)
-        self.scenes, self.judge = draw_scenes(max(8, scale.eval_images//4), SEARCH_SEED), load_judge()
+        self.scenes, self.judge, self.key = draw_scenes(max(8, scale.eval_images//4), SEARCH_SEED), load_judge(), _search_key(method, scale)
         old = _stored_search(method, scale)
         self.base, self.tried = old.get("base"), {sha256_json(c["settings"]): c for c in old.get("candidates", [])}
 
@@ -177,16 +182,21 @@ class _Candidates:
         self.base = self.base or self.judged(backbone, None)
         if shared["method"] in ("cpo", "distill"): backbone.load_adapter(shipped_auxiliary(), "auxiliary")
         cfg = AlignConfig(_loop(self.scale, settings["lr"], 0, self.steps), **shared, **{k: v for k, v in settings.items() if k != "lr"})
-        run = runs_dir()/self.scale.name/"search"/f"{self.method}-{sha256_json(dict(cfg=asdict(cfg), i=_ingredients()))[:8]}"
-        res = align(backbone, self.data, atelier_tree(), run, cfg)
-        c = dict(settings=settings, stopped=res.stopped, seconds=round(res.seconds, 1), **self.judged(backbone, "policy"))
+        run = runs_dir()/self.scale.name/"search"/f"{self.method}-{sha256_json(dict(key=self.key, settings=settings))[:8]}"
+        try:
+            res = align(backbone, self.data, atelier_tree(), run, cfg)
+            c = dict(settings=settings, stopped=res.stopped, seconds=round(res.seconds, 1), **self.judged(backbone, "policy"))
+        except CpoError as e:
+            if "finite" not in str(e): raise
+            c = dict(settings=settings, stopped=f"diverged: {e}", seconds=0.0, n_pos=0.0, n_neg=float(len(PAIRS)), subject=0.0, palette=0.0) # as bad as can be
         c["score"] = c["n_pos"] - c["n_neg"]; c["kept"] = bool(c["subject"] >= .95*self.base["subject"] and c["palette"] >= .95*self.base["palette"])
+        if _search_key(self.method, self.scale) != self.key: raise CpoError("base, auxiliary or judge changed while the search ran", hint="give the same command again")
         self.tried[sha256_json(settings)] = c; self.keep(None)
         self.say(f"    {self.method}: {', '.join(f'{k} {v:g}' for k, v in settings.items())}: #A_pos {c['n_pos']:.2f}, #A_neg {c['n_neg']:.2f}, subject {c['subject']:.2f}, palette {c['palette']:.2f}" + ("" if c["kept"] else " (caption lost)"))
         return c
 
     def keep(self, best: dict | None) -> dict:
-        out = dict(method=self.method, scale=self.scale.name, steps=self.steps, pictures=len(self.scenes), ingredients=_ingredients(), base=self.base, candidates=list(self.tried.values()), best=best)
+        out = dict(key=self.key, method=self.method, scale=self.scale.name, steps=self.steps, pictures=len(self.scenes), ingredients=_ingredients(), base=self.base, candidates=list(self.tried.values()), best=best)
         write_json(_search_path(self.method, self.scale), out)
         return out
 
@@ -197,8 +207,9 @@ def search(method: str, scale: Scale, data: TrainingSet, say=print) -> dict:
     return one.keep(_descend(one, SEARCHED[method][1])["settings"])
 
 def seconds_per_update(method: str, scale: Scale) -> float | None:
-    "What one update of a method took in its search: the median of its candidates that ran to their end. None without a stored search."
-    ran = [c["seconds"] for c in _stored_search(method, scale).get("candidates", []) if not c["stopped"]]
+    "What one update of a method took in its search: the median of its candidates that ran to their end. None without a finished search."
+    found = _stored_search(method, scale)
+    ran = [c["seconds"] for c in found["candidates"] if not c["stopped"]] if found.get("best") else []
     return float(np.median(ran))/_search_steps(scale) if ran else None
 
 # %% ../nbs/10a_study.ipynb #30047b0d
@@ -209,9 +220,9 @@ def _clocked(row: Row, key: str, scale: Scale) -> Row | None:
     "The row again, with as many updates as fit into the time of stabilised CPO; None when they are the same within 10 %, or no search has timed them."
     mine, ours = seconds_per_update(key, scale), seconds_per_update("cpo-norm", scale)
     if not mine or not ours: return None
-    steps = round(scale.align_steps*ours/mine)
+    steps = max(1, round(scale.align_steps*ours/mine))
     if abs(steps/scale.align_steps - 1) <= .1: return None
-    return replace(row, name=f"{row.name}-clock", label=f"{row.label}, same time", align=replace(row.align, train=replace(row.align.train, steps=steps)), snapshots=(), table=False, clock=row.name)
+    return replace(row, name=f"{row.name}-clock", label=f"{row.label}, same time", align=replace(row.align, train=_loop(scale, row.align.train.lr, row.align.train.seed, steps)), snapshots=(), table=False, clock=row.name)
 
 def rows(scale: Scale, seed: int = 0) -> dict[str, Row]:
     "All rows of one training seed: the result table's, and (`table=False`) those of the same wall-clock time and those that only a figure draws."
@@ -324,7 +335,7 @@ def run_row(
     images, subject, palette = row_images(backbone, row, scale, tree, adapter)
     ev = evaluate(judge_images(judge, images), subject, palette, ideal_features(scale, judge)) | pixel_rates(images)
     if row.snapshots: ev["snapshots"] = _snapshots(backbone, row, scale, judge, run, res.step, path if seed == scale.seeds[0] else None)
-    out = dict(config=config, row=row.name, label=row.label, seed=seed, scale=scale.name, seconds=round(seconds, 1), stopped=stopped, commit=_commit(), device="cpu", versions=library_versions(), **ev,
+    out = dict(config=config, row=row.name, label=row.label, seed=seed, scale=scale.name, seconds=round(seconds, 1), stopped=stopped, commit=_commit(), time=int(time.time()), device="cpu", versions=library_versions(), **ev,
                curves={k: [r.get(k) for r in curves] for k in ("step", "loss", "d_w", "d_l", "margin", "accuracy", "lam", "cosine", "variance") if curves and k in curves[-1]})
     write_json(path, out)
     return read_json(path)
@@ -340,7 +351,16 @@ def load_results(scale_name: str = "tiny", folder: Path | None = None) -> dict[s
     out: dict[str, list[dict]] = {}
     for path in sorted(((folder or results_dir())/"rows"/scale_name).glob("*.json")):
         r = read_json(path); out.setdefault(r["row"], []).append(r)
-    return out
+    return {name: _of_one_kind(rs) for name, rs in out.items()}
+
+def _of_one_kind(results: list[dict]) -> list[dict]:
+    "Of a row's seeds those that share the newest one's settings, but for the seed: a mean over others would mean nothing."
+    def kind(r):
+        c = r.get("config") or {}; row = dict(c.get("row") or {}); a = row.get("align")
+        if a: row["align"] = a | dict(train={k: v for k, v in a["train"].items() if k != "seed"})
+        return sha256_json(dict(c, row=row))
+    last = kind(max(results, key=lambda r: r.get("time", 0)))
+    return [r for r in results if kind(r) == last]
 
 def provenance(results: list[dict]) -> str:
     "Scale, device and torch version of results, in words for a caption."
