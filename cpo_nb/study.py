@@ -149,7 +149,10 @@ def chosen(method: str, scale: Scale) -> dict:
     if method not in SEARCHED: raise CpoError(f"method {method!r} was not searched", hint=f"choose one of {', '.join(SEARCHED)}")
     return _stored_search(method, scale).get("best") or dict(lr=LEARNING_RATES[0]) | {k: v[0] for k, v in SEARCHED[method][1].items()}
 
-def _better(a: dict, b: dict | None) -> bool: return b is None or (a["kept"], a["score"]) > (b["kept"], b["score"])
+def _better(a: dict, b: dict | None) -> bool:
+    "Of two that keep the caption the one with the larger score, of two that lose it the one that keeps more of it."
+    rank = lambda c: (c["kept"], c["score"] if c["kept"] else min(c["subject"], c["palette"]))
+    return b is None or rank(a) > rank(b)
 
 def _descend(try_one, fields: dict) -> dict:
     "Every rate at the first strengths, one more where the best stands at an end, then each field's other strengths at the best so far. Returns the best candidate."
@@ -283,7 +286,7 @@ def pixel_rates(images: np.ndarray) -> dict[str, list[float | None]]:
 def _snapshots(backbone: Backbone, row: Row, scale: Scale, judge: AtelierJudge, run: Path, last: int, path: Path | None) -> list[dict]:
     "Judge samples of the averaged policy at the row's updates, from the run's checkpoints; with `path`, also keep a strip of eight pictures for each."
     from PIL import Image
-    small = replace(scale, eval_images=max(8, scale.eval_images//2)); out, tree = [], atelier_tree()
+    small = replace(scale, eval_images=max(8, scale.eval_images//4)); out, tree = [], atelier_tree()
     for step in (s for s in row.snapshots if s <= last):
         with safe_open(run/"checkpoints"/f"step-{step:07d}.safetensors", "pt") as f: ema = {k[4:]: f.get_tensor(k) for k in f.keys() if k.startswith("ema/")}
         backbone.set_adapter_state("policy", ema)
