@@ -72,12 +72,14 @@ def shipped_auxiliary() -> Path:
     "Folder of the auxiliary adapter that ships."
     return data_dir()/"atelier"/"auxiliary"
 
-# %% ../nbs/10a_study.ipynb #96eee9c0
+# %% ../nbs/10a_study.ipynb #460639d4
 HELD_SEED = 901 # pictures that the sweep is judged on
 _ALL = ("attention", "feedforward", "convolution")
 SWEPT = ((64, _ALL[:2], 1.2e-3), (64, _ALL, 1.2e-3), (32, _ALL, 2e-3), (32, _ALL[:2], 2e-3), (32, _ALL[:1], 2e-3), (16, _ALL, 2e-3), (32, _ALL, 4e-3)) # rank, targets, learning rate
 
-def sweep_path(scale: Scale) -> Path: return results_dir()/"search"/scale.name/"auxiliary.json"
+def sweep_path(scale: Scale) -> Path:
+    "Where the sweep of the auxiliary is kept."
+    return results_dir()/"search"/scale.name/"auxiliary.json"
 
 def sweep_auxiliary(scale: Scale, data: TrainingSet, say=print) -> list[dict]:
     "Train a short auxiliary for each entry of `SWEPT`, and keep what it gained. Entries that are stored are not run again."
