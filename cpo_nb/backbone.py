@@ -5,7 +5,7 @@
 # %% ../nbs/05_backbone.ipynb #fa64b75c
 from __future__ import annotations
 
-import contextlib, json, logging
+import contextlib, json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Sequence
@@ -18,8 +18,6 @@ from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 
 from .core import CpoError, atomic_path, data_dir, read_json, seed_for
-
-_log = logging.getLogger("cpo_nb")
 
 # %% auto #0
 __all__ = ['Adapter', 'LORA_TARGETS', 'ADDED_BELOW', 'FAMILIES', 'Conditioning', 'plain_attention', 'on_top', 'Backbone',
@@ -115,8 +113,7 @@ def _apply(self: Backbone, wanted: tuple) -> None: # switch layers to `wanted`, 
 def activate(self: Backbone, adapter: Adapter) -> None:
     "Make an adapter (or none) the active one until the next call. Raises `CpoError` for an unknown name."
     wanted = _normalise(adapter)
-    unknown = [n for n, _ in wanted if n not in self.adapters]
-    if unknown: raise CpoError(f"unknown adapter {unknown[0]!r}", hint=f"known: {', '.join(self.adapters) or 'none; call add_adapter or load_adapter first'}")
+    for n, _ in wanted: self._known(n)
     if wanted != self._active: self._apply(wanted)
 
 @patch
@@ -177,7 +174,7 @@ def trainable_parameters(self: Backbone, name: str) -> dict[str, torch.nn.Parame
 
 @patch
 def _known(self: Backbone, name: str) -> None:
-    if name not in self.adapters: raise CpoError(f"unknown adapter {name!r}", hint=f"known: {', '.join(self.adapters) or 'none'}")
+    if name not in self.adapters: raise CpoError(f"unknown adapter {name!r}", hint=f"known: {', '.join(self.adapters) or 'none; call add_adapter or load_adapter first'}")
 
 # %% ../nbs/05_backbone.ipynb #1848881d
 @patch
@@ -225,12 +222,11 @@ def load_adapter(self: Backbone, path: str | Path, name: str) -> None:
 ADDED_BELOW = 20_000_000 # parameters of a denoiser, up to which adapters are added to its weights
 
 @patch
-def _addable(self: Backbone, adapter: Adapter) -> list[tuple]: # (path, layer, adapters with weights here); empty: run them beside the weights
+def _addable(self: Backbone, adapter: Adapter, lora: dict[str, torch.nn.Module]) -> list[tuple]: # (path, layer, adapters with weights here); empty: run them beside the weights
     wanted = _normalise(adapter)
     if not wanted or self.size >= ADDED_BELOW or getattr(self.denoiser, "is_gradient_checkpointing", False): return []
-    unknown = [n for n, _ in wanted if n not in self.adapters]
-    if unknown: raise CpoError(f"unknown adapter {unknown[0]!r}", hint=f"known: {', '.join(self.adapters) or 'none; call add_adapter or load_adapter first'}")
-    found = [(path, l, here) for path, l in _lora_layers(self.denoiser).items() if (here := [(n, w) for n, w in wanted if n in l.scaling])]
+    for n, _ in wanted: self._known(n)
+    found = [(path, l, here) for path, l in lora.items() if (here := [(n, w) for n, w in wanted if n in l.scaling])]
     special = lambda l, n: l.merged or l.use_dora.get(n) or l.lora_bias.get(n)
     return [] if any(special(l, n) for _, l, here in found for n, _ in here) else found
 
@@ -247,7 +243,8 @@ def _bare(layers):
 @patch
 def denoise(self: Backbone, adapter: Adapter, *args, **kwargs):
     "Call the denoiser through an adapter; a small one with the adapter added to its weights."
-    if not (layers := self._addable(adapter)):
+    lora = _lora_layers(self.denoiser)
+    if not (layers := self._addable(adapter, lora)):
         with self.using(adapter): return self.denoiser(*args, **kwargs)
     weights, active = {}, dict(self._active)
     with torch.autocast(self.device.type, enabled=False): # the sum is as precise as the weights
@@ -257,7 +254,7 @@ def denoise(self: Backbone, adapter: Adapter, *args, **kwargs):
                 layer.set_scale(n, w); weight = weight + layer.get_delta_weight(n).to(weight.dtype)
                 if n in active: layer.set_scale(n, active[n])
             weights[f"{path}.base_layer.weight"] = weight
-    with _bare(_lora_layers(self.denoiser).values()): return torch.func.functional_call(self.denoiser, weights, args, kwargs)
+    with _bare(lora.values()): return torch.func.functional_call(self.denoiser, weights, args, kwargs)
 
 # %% ../nbs/05_backbone.ipynb #bfdd8bd7
 class DiffusionBackbone(Backbone):

@@ -571,12 +571,14 @@ def run_results(
     sc, clock = get_scale(scale), _Clock()
     names = [n.strip() for n in rows.split(",")] if rows is not None else None
     if search and stored: raise CpoError("--search computes, --stored does not", hint="give one of them")
-    if data is not None: return [_keep_paintings(data, sc, s, clock) for s in (_numbers(seeds, "--seeds") if seeds is not None else sc.seeds[:1])] and None
+    if data is not None:
+        for s in _numbers(seeds, "--seeds") if seeds is not None else sc.seeds[:1]: _keep_paintings(data, sc, s, clock)
+        return
     if search:
-        data = study.atelier_training_set(sc, study.load_backbone("atelier"))
+        train_set = study.atelier_training_set(sc, study.load_backbone("atelier"))
         for method in study.SEARCHED:
             clock(f"search: {method}")
-            found = study.search(method, sc, data, clock); clock(f"    chosen: {', '.join(f'{k} {v:g}' for k, v in found['best'].items())}")
+            found = study.search(method, sc, train_set, clock); clock(f"    chosen: {', '.join(f'{k} {v:g}' for k, v in found['best'].items())}")
     wanted = _wanted(names, _numbers(seeds, "--seeds") if seeds is not None else list(sc.seeds), sc)
     missing = [(row, s) for row, s in wanted if study.stored_result(row, sc, s) is None]
     if missing and stored: typer.echo(f"note: {len(missing)} of {len(wanted)} results are missing, or of other settings than today's: {', '.join(f'{r.name} (seed {s})' for r, s in missing)}", err=True)
@@ -756,7 +758,7 @@ def atelier_check(folder: Annotated[Optional[Path], typer.Argument(metavar="[FOL
 # %% ../nbs/11_cli.ipynb #e7df7a19
 @atelier_app.command("base")
 def atelier_base(out: PartFolder = None, overwrite: Overwrite = False, scale: ScaleName = None) -> None:
-    "Train the small Stable Diffusion pipeline again, from painting its pictures on; hours on two CPU cores, resumable."
+    "Train the small Stable Diffusion pipeline again, from painting its pictures on; about 40 minutes on two CPU cores, resumable."
     made = importlib.import_module("cpo_nb.atelier_base") # the one room behind this one
     sc, clock = get_scale(scale), _Clock(); goal = _goal("pipeline", out, sc, overwrite)
     small = dict(steps=sc.sft_steps, pictures=sc.pictures, batch_size=sc.batch_size, tiny=True) if sc.name == "smoke" else {}

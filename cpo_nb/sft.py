@@ -139,7 +139,7 @@ def attribute_gain(
     for k in range(draws):
         for i in range(0, len(data), batch_size):
             batch = data[np.arange(i, min(i + batch_size, len(data)))]
-            d = draw(backbone, batch, seed, k*100 + i//batch_size, 0.)
+            d = draw(backbone, batch, seed, k*len(data) + i, 0.)
             target = backbone.target(batch.latents.float().to(backbone.device), d.noise, d.timesteps)
             named = [attribute_prompt(c, p, n, tree) for c, p, n in zip(batch.captions, batch.positive, batch.negative)]
             for j, prompts in enumerate((batch.captions, named)):

@@ -5,7 +5,7 @@
 # %% ../nbs/10a_study.ipynb #420ffcaf
 from __future__ import annotations
 
-import logging, subprocess, time
+import subprocess, time
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from .align import AlignConfig, align
 from .annotate import atelier_annotator
 from .atelier import PAIRS, draw_scenes, ideal, paint
-from .backbone import Adapter, Backbone, load_backbone
+from .backbone import LORA_TARGETS, Adapter, Backbone, load_backbone
 from .core import CpoError, Scale, cached, data_dir, library_versions, read_json, repo_root, results_dir, runs_dir, sha256_file, sha256_json, to_jsonable, write_json
 from .criteria import CriteriaTree, load_criteria
 from .dataset import attribute_prompt
@@ -26,8 +26,6 @@ from .metrics import JUDGE_SEED, AtelierJudge, bootstrap_interval, evaluate, fre
 from .sampling import image_grid, sample
 from .sft import SftConfig, TrainingSet, attribute_gain, sft, training_set
 from .training import TrainConfig, TrainResult, read_metrics
-
-_log = logging.getLogger("cpo_nb")
 
 # %% auto #0
 __all__ = ['DATA_SEED', 'EVAL_SEED', 'IDEAL_SEED', 'HELD_SEED', 'SWEPT', 'SEARCH_SEED', 'LEARNING_RATES', 'BEYOND', 'SEARCHED',
@@ -74,7 +72,7 @@ def shipped_auxiliary() -> Path:
 
 # %% ../nbs/10a_study.ipynb #460639d4
 HELD_SEED = 901 # pictures that the sweep is judged on
-_ALL = ("attention", "feedforward", "convolution")
+_ALL = tuple(LORA_TARGETS)
 SWEPT = ((64, _ALL[:2], 1.2e-3), (64, _ALL, 1.2e-3), (32, _ALL, 2e-3), (32, _ALL[:2], 2e-3), (32, _ALL[:1], 2e-3), (16, _ALL, 2e-3), (32, _ALL, 4e-3)) # rank, targets, learning rate
 
 def sweep_path(scale: Scale) -> Path:
