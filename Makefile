@@ -43,7 +43,7 @@ reproduce: setup ## the main result, from data to table, on a CPU (SCALE=tiny)
 	$(BIN)/cpo reproduce --scale $(SCALE)
 
 results: setup ## the search, every row and every seed of the tables that are not stored yet (resumable, hours)
-	$(BIN)/cpo results --search --scale $(SCALE)
+	$(BIN)/cpo results --search --jobs $(JOBS) --scale $(SCALE)
 
 lab: setup ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab nbs

@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import contextlib, errno, importlib, importlib.util, json, math, os, re, shutil, subprocess, sys, tempfile, time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
 from enum import Enum
+from functools import lru_cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -556,6 +559,7 @@ def run_results(
     stored: Annotated[bool, typer.Option("--stored", help="Compute nothing: print what is stored.")] = False,
     figures: Annotated[bool, typer.Option("--figures", help="Then draw all figures again (needs the checkout and Jupyter).")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes that compute side by side, sharing the cores. Two of one core each do more than one of two.")] = 1,
     scale: ScaleName = None,
 ) -> None:
     """Compute every row of the table that is not there yet, and print the table.
@@ -575,14 +579,12 @@ def run_results(
         for s in _numbers(seeds, "--seeds") if seeds is not None else sc.seeds[:1]: _keep_paintings(data, sc, s, clock)
         return
     if search:
-        train_set = study.atelier_training_set(sc, study.load_backbone("atelier"))
-        for method in study.SEARCHED:
-            clock(f"search: {method}")
-            found = study.search(method, sc, train_set, clock); clock(f"    chosen: {', '.join(f'{k} {v:g}' for k, v in found['best'].items())}")
+        _training_set(sc) # made once, before several want it
+        _side_by_side(_search_one, [(m, sc, clock) for m in study.SEARCHED], jobs)
     wanted = _wanted(names, _numbers(seeds, "--seeds") if seeds is not None else list(sc.seeds), sc)
     missing = [(row, s) for row, s in wanted if study.stored_result(row, sc, s) is None]
     if missing and stored: typer.echo(f"note: {len(missing)} of {len(wanted)} results are missing, or of other settings than today's: {', '.join(f'{r.name} (seed {s})' for r, s in missing)}", err=True)
-    elif missing: _compute(missing, sc, clock)
+    elif missing: _compute(missing, sc, clock, jobs)
     every = study.load_results(sc.name)
     found = {k: every[k] for k in study.rows(sc) if k in every and k in names} if names else _ordered(every, sc)
     if not found: raise CpoError(f"{results_dir()}: no results at scale {sc.name}", hint="give the command without --stored to compute them, or another --scale")
@@ -598,15 +600,49 @@ def _keep_paintings(data: str, sc: Scale, seed: int, clock: _Clock) -> None:
         tmp.mkdir(parents=True)
         for p in (run/"result.json", *run.glob("*.jpg")): shutil.copy(p, tmp/p.name)
 
-def _compute(missing: list[tuple], sc: Scale, clock: _Clock) -> None:
-    "Compute rows one after the other, saying before and after what each costs."
-    study = _study()
-    clock(f"scale {sc.name}: {_cost(missing, study.load_results(sc.name))}")
-    data = study.atelier_training_set(sc, study.load_backbone("atelier")) if any(r.align is not None for r, _ in missing) else None
-    for i, (row, s) in enumerate(missing):
-        clock(f"{i + 1} of {len(missing)}: {row.label}, seed {s}")
-        r = study.run_row(row, sc, s, data)
-        clock(f"    #A_pos {sum(r['n_pos'])/len(r['n_pos']):.2f}, #A_neg {sum(r['n_neg'])/len(r['n_neg']):.2f}, {_minutes(r['seconds'])} of training" + (f"; {r['stopped']}" if r["stopped"] else ""))
+@contextlib.contextmanager
+def _environ(**values: str):
+    "Set environment variables for the length of a block."
+    before = {k: os.environ.get(k) for k in values}
+    os.environ.update(values)
+    try: yield
+    finally:
+        for k, v in before.items():
+            if v is None: os.environ.pop(k, None)
+            else: os.environ[k] = v
+
+@lru_cache(maxsize=1)
+def _training_set(sc: Scale): return _study().atelier_training_set(sc, _study().load_backbone("atelier"))
+
+def _side_by_side(task, asked: list[tuple], jobs: int) -> None:
+    "Call a task with each tuple of arguments, in as many processes as there are jobs; the first error ends them all."
+    if jobs == 1 or len(asked) < 2:
+        for args in asked: task(*args)
+        return
+    import torch
+    jobs = min(jobs, len(asked)); threads = max(1, (os.cpu_count() or 1)//jobs)
+    with _environ(TQDM_DISABLE="1", OMP_NUM_THREADS=str(threads)), ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+        try:
+            for done in as_completed([pool.submit(task, *args) for args in asked]): done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+def _search_one(method: str, sc: Scale, clock: _Clock) -> None:
+    clock(f"search: {method}")
+    best = _study().search(method, sc, _training_set(sc), clock)["best"]
+    clock(f"    {method}, chosen: {', '.join(f'{k} {v:g}' for k, v in best.items())}")
+
+def _compute_one(row, seed: int, sc: Scale, clock: _Clock, which: str) -> None:
+    clock(f"{which}: {row.label}, seed {seed}")
+    r = _study().run_row(row, sc, seed, _training_set(sc) if row.align is not None else None)
+    clock(f"    {row.label}, seed {seed}: #A_pos {sum(r['n_pos'])/len(r['n_pos']):.2f}, #A_neg {sum(r['n_neg'])/len(r['n_neg']):.2f}, {_minutes(r['seconds'])} of training" + (f"; {r['stopped']}" if r["stopped"] else ""))
+
+def _compute(missing: list[tuple], sc: Scale, clock: _Clock, jobs: int) -> None:
+    "Compute rows, saying before and after what each costs."
+    clock(f"scale {sc.name}: {_cost(missing, _study().load_results(sc.name))}")
+    if any(row.align is not None for row, _ in missing): _training_set(sc) # made once, before several want it
+    _side_by_side(_compute_one, [(row, s, sc, clock, f"{i} of {len(missing)}") for i, (row, s) in enumerate(missing, 1)], jobs)
 
 # %% ../nbs/11_cli.ipynb #97ead03f
 _ANSI = r"\x1b\[[0-9;]*m" # colours in tracebacks
@@ -648,17 +684,6 @@ def _short_stage1(sc: Scale, data, clock: _Clock) -> None:
     if both: clock(f"    loss {sum(m for m, _ in both)/len(both):.4f} now, {sum(s for _, s in both)/len(both):.4f} when the shipped one was trained (mean of {len(both)} logged updates); {_minutes(res.seconds)} of training")
     else: clock(f"    loss {mine[max(mine)]:.4f}; {_minutes(res.seconds)} of training. No log of the shipped one at scale {sc.name} to compare with")
     clock("    from here on the shipped auxiliary is used")
-
-@contextlib.contextmanager
-def _environ(**values: str):
-    "Set environment variables for the length of a block."
-    before = {k: os.environ.get(k) for k in values}
-    os.environ.update(values)
-    try: yield
-    finally:
-        for k, v in before.items():
-            if v is None: os.environ.pop(k, None)
-            else: os.environ[k] = v
 
 # %% ../nbs/11_cli.ipynb #76ddfd2f
 def _merged_results(fresh: Path, folder: Path) -> Path:
@@ -803,7 +828,7 @@ def atelier_policy(out: PartFolder = None, seed: Seed = 0, overwrite: Overwrite 
     sc, clock = get_scale(scale), _Clock(); goal = _goal("policy", out, sc, overwrite)
     row = study.rows(sc, seed)["cpo-norm"]
     clock(f"policy: {row.align.train.steps} updates of {row.align.train.batch_size}")
-    res, run = study.train_row(study.load_backbone("atelier"), row, sc, seed)
+    res, run = study.train_policy(study.load_backbone("atelier"), row.align, sc)
     with atomic_path(goal) as tmp:
         shutil.copytree(run/"adapter", tmp)
         _write_recipe(tmp, dict(command="cpo atelier policy", scale=sc.name, seed=seed, settings=asdict(row.align), seconds=round(res.seconds), stopped=res.stopped, ingredients=study._ingredients()))

@@ -30,9 +30,9 @@ from .training import TrainConfig, TrainResult, read_metrics
 # %% auto #0
 __all__ = ['DATA_SEED', 'EVAL_SEED', 'IDEAL_SEED', 'HELD_SEED', 'SWEPT', 'SEARCH_SEED', 'LEARNING_RATES', 'BEYOND', 'SEARCHED',
            'GAMMAS', 'SCALES', 'CLOCKED', 'atelier_training_set', 'atelier_tree', 'ideal_features', 'auxiliary_config',
-           'shipped_auxiliary', 'sweep_path', 'sweep_auxiliary', 'Row', 'chosen', 'search', 'seconds_per_update',
-           'rows', 'eval_prompts', 'row_images', 'pixel_rates', 'stored_result', 'train_row', 'run_row', 'load_results',
-           'provenance', 'summarise', 'results_table', 'text_table', 'judge_agreement']
+           'shipped_auxiliary', 'sweep_path', 'sweep_auxiliary', 'Row', 'chosen', 'train_policy', 'search',
+           'seconds_per_update', 'rows', 'eval_prompts', 'row_images', 'pixel_rates', 'stored_result', 'run_row',
+           'load_results', 'provenance', 'summarise', 'results_table', 'text_table', 'judge_agreement']
 
 # %% ../nbs/10a_study.ipynb #863750b8
 DATA_SEED, EVAL_SEED, IDEAL_SEED = 0, 400, 401
@@ -139,10 +139,10 @@ def _stored_search(method: str, scale: Scale) -> dict:
     "What a search has stored, or an empty dict when nothing of today's grids, sizes, base, auxiliary and judge is there."
     path = _search_path(method, scale); old = read_json(path) if path.is_file() else {}
     return old if old.get("key") == _search_key(method, scale) else {}
-def _search_steps(scale: Scale) -> int: return max(2, scale.align_steps//2)
+def _search_pictures(scale: Scale) -> int: return max(8, scale.eval_images//2)
 def _search_key(method: str, scale: Scale) -> str:
     shared, fields = SEARCHED[method]
-    return sha256_json(to_jsonable(dict(cfg=asdict(AlignConfig(_loop(scale, LEARNING_RATES[0], 0, _search_steps(scale)), **shared)), fields=fields, rates=LEARNING_RATES, beyond=sorted(BEYOND.items()), scale=asdict(scale), ingredients=_ingredients())))[:16]
+    return sha256_json(to_jsonable(dict(cfg=asdict(AlignConfig(_loop(scale, LEARNING_RATES[0], 0), **shared)), pictures=_search_pictures(scale), fields=fields, rates=LEARNING_RATES, beyond=sorted(BEYOND.items()), scale=asdict(scale), ingredients=_ingredients())))[:16]
 
 def chosen(method: str, scale: Scale) -> dict:
     "Learning rate and strengths of a method: what the search found at this scale, else the first of each grid. Raises `CpoError` for an unknown method."
@@ -166,11 +166,18 @@ def _descend(try_one, fields: dict) -> dict:
     return best
 
 # %% ../nbs/10a_study.ipynb #6b44b262
+def train_policy(backbone: Backbone, cfg: AlignConfig, scale: Scale, data: TrainingSet | None = None) -> tuple[TrainResult, Path]:
+    "Stage 2 on the atelier: the policy, on a backbone, and its run's folder. Runs go by what is trained on what, so a finished one is read, not repeated, whoever asks for it."
+    if cfg.method in ("cpo", "distill"): backbone.load_adapter(shipped_auxiliary(), "auxiliary")
+    key = sha256_json(to_jsonable(dict(cfg=asdict(cfg), pictures=scale.pictures, ingredients=_ingredients())))[:12]
+    run = runs_dir()/scale.name/"policies"/f"{'-'.join(filter(None, (cfg.method, cfg.stabilize)))}-seed{cfg.train.seed}-{key}"
+    return align(backbone, data if data is not None else atelier_training_set(scale, backbone), atelier_tree(), run, cfg), run
+
 class _Candidates:
     "One method's search: trains and judges candidates, and keeps every one as soon as it is known."
     def __init__(self, method: str, scale: Scale, data: TrainingSet, say):
-        self.method, self.scale, self.data, self.say, self.steps = method, scale, data, say, _search_steps(scale)
-        self.scenes, self.judge, self.key = draw_scenes(max(8, scale.eval_images//4), SEARCH_SEED), load_judge(), _search_key(method, scale)
+        self.method, self.scale, self.data, self.say = method, scale, data, say
+        self.scenes, self.judge, self.key = draw_scenes(_search_pictures(scale), SEARCH_SEED), load_judge(), _search_key(method, scale)
         old = _stored_search(method, scale)
         self.base, self.tried = old.get("base"), {sha256_json(c["settings"]): c for c in old.get("candidates", [])}
 
@@ -183,11 +190,9 @@ class _Candidates:
         if hit := self.tried.get(sha256_json(settings)): return hit
         backbone, shared = load_backbone("atelier"), SEARCHED[self.method][0]
         self.base = self.base or self.judged(backbone, None)
-        if shared["method"] in ("cpo", "distill"): backbone.load_adapter(shipped_auxiliary(), "auxiliary")
-        cfg = AlignConfig(_loop(self.scale, settings["lr"], 0, self.steps), **shared, **{k: v for k, v in settings.items() if k != "lr"})
-        run = runs_dir()/self.scale.name/"search"/f"{self.method}-{sha256_json(dict(key=self.key, settings=settings))[:8]}"
+        cfg = AlignConfig(_loop(self.scale, settings["lr"], 0), **shared, **{k: v for k, v in settings.items() if k != "lr"})
         try:
-            res = align(backbone, self.data, atelier_tree(), run, cfg)
+            res, _ = train_policy(backbone, cfg, self.scale, self.data)
             c = dict(settings=settings, stopped=res.stopped, seconds=round(res.seconds, 1), **self.judged(backbone, "policy"))
         except CpoError as e:
             if "finite" not in str(e): raise
@@ -199,7 +204,7 @@ class _Candidates:
         return c
 
     def keep(self, best: dict | None) -> dict:
-        out = dict(key=self.key, method=self.method, scale=self.scale.name, steps=self.steps, pictures=len(self.scenes), ingredients=_ingredients(), base=self.base, candidates=list(self.tried.values()), best=best)
+        out = dict(key=self.key, method=self.method, scale=self.scale.name, steps=self.scale.align_steps, pictures=len(self.scenes), ingredients=_ingredients(), base=self.base, candidates=list(self.tried.values()), best=best)
         write_json(_search_path(self.method, self.scale), out)
         return out
 
@@ -213,7 +218,7 @@ def seconds_per_update(method: str, scale: Scale) -> float | None:
     "What one update of a method took in its search: the median of its candidates that ran to their end. None without a finished search."
     found = _stored_search(method, scale)
     ran = [c["seconds"] for c in found["candidates"] if not c["stopped"]] if found.get("best") else []
-    return float(np.median(ran))/_search_steps(scale) if ran else None
+    return float(np.median(ran))/scale.align_steps if ran else None
 
 # %% ../nbs/10a_study.ipynb #30047b0d
 GAMMAS, SCALES = (.3, .6, .8, .9, .95), (.5, 1.5, 3., 6.) # the frontier's points; those that the table has already are left out
@@ -312,13 +317,6 @@ def stored_result(row: Row, scale: Scale, seed: int = 0) -> dict | None:
     old = read_json(path)
     return old if old.get("config") == _row_config(row, scale) else None
 
-def train_row(backbone: Backbone, row: Row, scale: Scale, seed: int, data: TrainingSet | None = None) -> tuple[TrainResult, Path]:
-    "Stage 2 of a row: the policy, on a backbone, and its run's folder. A run that is finished is read, not repeated."
-    if row.align.method in ("cpo", "distill"): backbone.load_adapter(shipped_auxiliary(), "auxiliary")
-    run = runs_dir()/scale.name/f"{row.name}-seed{seed}-{sha256_json(_row_config(row, scale))[:8]}"
-    data = data if data is not None else atelier_training_set(scale, backbone)
-    return align(backbone, data, atelier_tree(), run, row.align), run
-
 def run_row(
     row: Row, # which
     scale: Scale, # sizes
@@ -333,7 +331,7 @@ def run_row(
     if row.adapter: backbone.load_adapter(shipped_auxiliary(), row.adapter)
     adapter, seconds, stopped, curves = row.adapter, 0.0, None, []
     if row.align is not None:
-        res, run = train_row(backbone, row, scale, seed, data); adapter, seconds, stopped = "policy", res.seconds, res.stopped
+        res, run = train_policy(backbone, row.align, scale, data); adapter, seconds, stopped = "policy", res.seconds, res.stopped
         curves = read_metrics(run)
     images, subject, palette = row_images(backbone, row, scale, tree, adapter)
     ev = evaluate(judge_images(judge, images), subject, palette, ideal_features(scale, judge)) | pixel_rates(images)
