@@ -78,6 +78,7 @@ class Backbone:
         self.size = self.denoiser.num_parameters() # without adapters
         self.adapters: dict[str, dict] = {} # name -> settings
         self._active: tuple = ()
+        self._fused: tuple | None = None # what `fused` has merged into the weights
         self._trainable: set[str] = set()
         for m in pipe.components.values():
             if isinstance(m, torch.nn.Module): m.requires_grad_(False).eval()
@@ -114,6 +115,7 @@ def activate(self: Backbone, adapter: Adapter) -> None:
     "Make an adapter (or none) the active one until the next call. Raises `CpoError` for an unknown name."
     wanted = _normalise(adapter)
     for n, _ in wanted: self._known(n)
+    if self._fused is not None and wanted != self._fused: raise CpoError(f"adapter {adapter!r} is asked for while {list(self._fused)!r} is merged into the weights", hint="leave the block of `fused` first")
     if wanted != self._active: self._apply(wanted)
 
 @patch
@@ -224,7 +226,7 @@ ADDED_BELOW = 20_000_000 # parameters of a denoiser, up to which adapters are ad
 @patch
 def _addable(self: Backbone, adapter: Adapter, lora: dict[str, torch.nn.Module]) -> list[tuple]: # (path, layer, adapters with weights here); empty: run them beside the weights
     wanted = _normalise(adapter)
-    if not wanted or self.size >= ADDED_BELOW or getattr(self.denoiser, "is_gradient_checkpointing", False): return []
+    if not wanted or self._fused is not None or self.size >= ADDED_BELOW or getattr(self.denoiser, "is_gradient_checkpointing", False): return []
     for n, _ in wanted: self._known(n)
     found = [(path, l, here) for path, l in lora.items() if (here := [(n, w) for n, w in wanted if n in l.scaling])]
     special = lambda l, n: l.merged or l.use_dora.get(n) or l.lora_bias.get(n)
@@ -300,7 +302,7 @@ class StableDiffusionBackbone(DiffusionBackbone):
 
     def _windows(self, prompt: str) -> list[list[int]]:
         tok = self.pipe.tokenizer; room = tok.model_max_length - 2
-        ids = tok(prompt, add_special_tokens=False, truncation=False).input_ids
+        ids = tok(prompt, add_special_tokens=False, truncation=False, verbose=False).input_ids # long prompts get windows, not a warning
         parts = [ids[i:i + room] for i in range(0, max(1, len(ids)), room)]
         return [[tok.bos_token_id] + p + [tok.eos_token_id] + [tok.pad_token_id]*(room - len(p)) for p in parts]
 

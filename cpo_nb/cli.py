@@ -827,6 +827,7 @@ def atelier_policy(out: PartFolder = None, seed: Seed = 0, overwrite: Overwrite 
     study = _study()
     sc, clock = get_scale(scale), _Clock(); goal = _goal("policy", out, sc, overwrite)
     row = study.rows(sc, seed)["cpo-norm"]
+    if not study.searched("cpo-norm", sc): clock(f"note: no finished search of scale {sc.name} is stored, so the settings are the first of its grids (`cpo results --search` runs it)")
     clock(f"policy: {row.align.train.steps} updates of {row.align.train.batch_size}")
     res, run = study.train_policy(study.load_backbone("atelier"), row.align, sc)
     with atomic_path(goal) as tmp:

@@ -31,8 +31,10 @@ def fused(self: Backbone, adapter: Adapter):
     with self.using(adapter):
         try:
             for l in layers: l.merge(adapter_names=[n for n, _ in _normalise(adapter) if n in l.scaling])
+            self._fused = _normalise(adapter)
             yield self
         finally:
+            self._fused = None
             with torch.no_grad():
                 for l, w in zip(layers, kept):
                     l.merged_adapters.clear(); l.get_base_layer().weight.copy_(w)

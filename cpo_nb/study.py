@@ -30,7 +30,7 @@ from .training import TrainConfig, TrainResult, read_metrics
 # %% auto #0
 __all__ = ['DATA_SEED', 'EVAL_SEED', 'IDEAL_SEED', 'HELD_SEED', 'SWEPT', 'SEARCH_SEED', 'LEARNING_RATES', 'BEYOND', 'SEARCHED',
            'GAMMAS', 'SCALES', 'CLOCKED', 'atelier_training_set', 'atelier_tree', 'ideal_features', 'auxiliary_config',
-           'shipped_auxiliary', 'sweep_path', 'sweep_auxiliary', 'Row', 'chosen', 'train_policy', 'search',
+           'shipped_auxiliary', 'sweep_path', 'sweep_auxiliary', 'Row', 'searched', 'chosen', 'train_policy', 'search',
            'seconds_per_update', 'rows', 'eval_prompts', 'row_images', 'pixel_rates', 'stored_result', 'run_row',
            'load_results', 'provenance', 'summarise', 'results_table', 'text_table', 'judge_agreement']
 
@@ -143,6 +143,10 @@ def _search_pictures(scale: Scale) -> int: return max(8, scale.eval_images//2)
 def _search_key(method: str, scale: Scale) -> str:
     shared, fields = SEARCHED[method]
     return sha256_json(to_jsonable(dict(cfg=asdict(AlignConfig(_loop(scale, LEARNING_RATES[0], 0), **shared)), pictures=_search_pictures(scale), fields=fields, rates=LEARNING_RATES, beyond=sorted(BEYOND.items()), scale=asdict(scale), ingredients=_ingredients())))[:16]
+
+def searched(method: str, scale: Scale) -> bool:
+    "Is a finished search of today's grids, sizes, base, auxiliary and judge stored?"
+    return bool(_stored_search(method, scale).get("best"))
 
 def chosen(method: str, scale: Scale) -> dict:
     "Learning rate and strengths of a method: what the search found at this scale, else the first of each grid. Raises `CpoError` for an unknown method."
