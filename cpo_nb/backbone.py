@@ -5,7 +5,7 @@
 # %% ../nbs/05_backbone.ipynb #fa64b75c
 from __future__ import annotations
 
-import contextlib, json
+import contextlib, copy, importlib, json, math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Sequence
@@ -21,7 +21,8 @@ from .core import CpoError, atomic_path, data_dir, read_json, seed_for
 
 # %% auto #0
 __all__ = ['Adapter', 'LORA_TARGETS', 'ADDED_BELOW', 'FAMILIES', 'Conditioning', 'plain_attention', 'on_top', 'Backbone',
-           'DiffusionBackbone', 'StableDiffusionBackbone', 'PatchAutoencoder', 'load_backbone', 'tiny_pipeline']
+           'DiffusionBackbone', 'FlowBackbone', 'clip_windows', 'StableDiffusionBackbone', 'PatchAutoencoder',
+           'load_backbone', 'byte_tokenizer', 'tiny_clip', 'tiny_vae', 'tiny_pipeline']
 
 # %% ../nbs/05_backbone.ipynb #f5f53b0d
 @dataclass(frozen=True)
@@ -71,8 +72,12 @@ class Backbone:
     "A diffusers pipeline behind one interface. A family is a subclass that fills in the methods marked *family*."
     pipeline_class = "" # `_class_name` in model_index.json
     denoiser_name = "unet" # the pipeline's component that is trained
+    text_encoder_names: tuple[str, ...] = ("text_encoder",) # components that an adapter may reach into
+    not_adapted: str | None = None # pattern of whole names in the denoiser that never get a LoRA
+    load_options: dict = {} # of this pipeline's `from_pretrained`
+    prompts_seen = prompts_long = 0 # how many prompts were encoded, and how many were longer than the encoder's window
 
-    def __init__(self, pipe): # a loaded diffusers pipeline
+    def __init__(self, pipe, resolution: int | None = None): # a loaded diffusers pipeline; pixels on a side, default: what the model was made for
         self.pipe = pipe
         self.denoiser = getattr(pipe, self.denoiser_name)
         self.size = self.denoiser.num_parameters() # without adapters
@@ -82,6 +87,11 @@ class Backbone:
         self._trainable: set[str] = set()
         for m in pipe.components.values():
             if isinstance(m, torch.nn.Module): m.requires_grad_(False).eval()
+        vae = pipe.vae
+        if vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False): vae.float() # SDXL's overflows in half precision
+        self.resolution = self.native_resolution if resolution is None else resolution
+        if not isinstance(self.resolution, int) or self.resolution < self.grid or self.resolution % self.grid:
+            raise CpoError(f"resolution {resolution!r}: the latent grid of {self.pipeline_class} cannot hold it", hint=f"give a multiple of {self.grid} pixels; the model was made for {self.native_resolution}")
 
     @property
     def device(self) -> torch.device: return self.denoiser.device
@@ -90,7 +100,20 @@ class Backbone:
     @property
     def active(self) -> tuple: return self._active
     @property
-    def modules_with_adapters(self) -> dict[str, torch.nn.Module]: return {self.denoiser_name: self.denoiser} | {n: getattr(self.pipe, n) for n in ("text_encoder",) if getattr(self.pipe, n, None) is not None}
+    def modules_with_adapters(self) -> dict[str, torch.nn.Module]: return {self.denoiser_name: self.denoiser} | {n: getattr(self.pipe, n) for n in self.text_encoder_names if getattr(self.pipe, n, None) is not None}
+    @property
+    def native_resolution(self) -> int: return self.denoiser.config.sample_size*self.pipe.vae_scale_factor
+    @property
+    def grid(self) -> int: return self.pipe.vae_scale_factor # pixels of one cell, which both sides of a picture are multiples of
+    @property
+    def latent_shape(self) -> tuple[int, int, int]: n = self.resolution//self.pipe.vae_scale_factor; return (self.denoiser.config.in_channels, n, n)
+
+    def sampler(self, steps: int):
+        "The pipeline's own scheduler, a copy, set to a number of steps."
+        sched = copy.deepcopy(self.pipe.scheduler); sched.set_timesteps(steps, device=self.device)
+        return sched
+
+    embeds_guidance = False # does the model read the guidance scale as a number? Then `with_guidance` puts it into the conditioning
 
 # %% ../nbs/05_backbone.ipynb #ab544d9d
 from fastcore.basics import patch
@@ -130,8 +153,8 @@ def using(self: Backbone, adapter: Adapter):
 
 # %% ../nbs/05_backbone.ipynb #9be12221
 LORA_TARGETS = { # names of submodules, by what they are
-    "attention": ("to_q", "to_k", "to_v", "to_out.0"),
-    "feedforward": ("ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"),
+    "attention": ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"), # the last four: the text's side of SD 3 and FLUX
+    "feedforward": ("ff.net.0.proj", "ff.net.2", "proj_in", "proj_out", "ff_context.net.0.proj", "ff_context.net.2", "proj_mlp"),
     "convolution": ("conv1", "conv2", "conv_shortcut", "time_emb_proj"),
 }
 
@@ -155,7 +178,7 @@ def add_adapter(self: Backbone,
     before = self._active
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "lora"))
-        self.denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=modules, init_lora_weights=True), adapter_name=name)
+        self.denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=modules, exclude_modules=self.not_adapted, init_lora_weights=True), adapter_name=name)
     self.adapters[name] = dict(rank=rank, alpha=alpha, targets=list(targets))
     self._apply(before)
 
@@ -285,54 +308,100 @@ class DiffusionBackbone(Backbone):
         if self.prediction_type not in kinds: raise CpoError(f"the scheduler's prediction_type {self.prediction_type!r} is unknown", hint=f"known: {', '.join(kinds)}")
         return kinds[self.prediction_type]
 
+# %% ../nbs/05_backbone.ipynb #e2a073a4
+class FlowBackbone(Backbone):
+    "Backbones trained by flow matching: x_t = (1 − σ) x + σ n with t = 1000 σ, and the velocity n − x is predicted. Timesteps are float."
+    denoiser_name = "transformer"
+    not_adapted = "proj_out" # the last layer; blocks have layers of that name too
+    density = "logit_normal" # of σ before the shift, or "uniform"
+
+    @property
+    def num_train_timesteps(self) -> int: return self.pipe.scheduler.config.num_train_timesteps
+    @property
+    def image_tokens(self) -> int: return (self.resolution//self.grid)**2
+    @property
+    def shift(self) -> float:
+        "How far timesteps move toward noise: σ becomes sσ/(1 + (s − 1)σ), with the scheduler's own s, which depends on the resolution where it says so."
+        c = self.pipe.scheduler.config
+        return math.exp(self.shift_exponent) if c.get("use_dynamic_shifting") else float(c.shift)
+    @property
+    def shift_exponent(self) -> float:
+        from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+        c = self.pipe.scheduler.config
+        return calculate_shift(self.image_tokens, c.get("base_image_seq_len", 256), c.get("max_image_seq_len", 4096), c.get("base_shift", .5), c.get("max_shift", 1.15))
+
+    def sampler(self, steps: int):
+        sched = copy.deepcopy(self.pipe.scheduler)
+        sched.set_timesteps(steps, device=self.device, **(dict(mu=self.shift_exponent) if sched.config.get("use_dynamic_shifting") else {}))
+        return sched
+
+    def sample_timesteps(self, n: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        "Shifted timesteps in (0, 1000), (n,), float32. Source: SD 3 (arXiv 2403.03206), section 3.1."
+        if self.density not in ("logit_normal", "uniform"): raise CpoError(f"density of timesteps {self.density!r} is unknown", hint="choose logit_normal or uniform")
+        s = torch.sigmoid(torch.randn(n, generator=generator)) if self.density == "logit_normal" else torch.rand(n, generator=generator)
+        return (self.num_train_timesteps*self.shift*s/(1 + (self.shift - 1)*s)).to(self.device)
+
+    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        "x_t from clean latents, like `latents`."
+        s = (timesteps.to(latents)/self.num_train_timesteps).view(-1, *[1]*(latents.dim() - 1))
+        return (1 - s)*latents + s*noise
+
+    def target(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        "The velocity, like `latents`."
+        return noise - latents
+
 # %% ../nbs/05_backbone.ipynb #ed50dfb6
+def clip_windows(tokenizer, prompts: Sequence[str], at_least: int = 1) -> tuple[torch.Tensor, list[int]]: # ids (B, W, L), and how many windows each prompt needed
+    "Token ids of whole prompts in W windows of the CLIP encoder's length L; shorter prompts are padded with empty windows."
+    room = tokenizer.model_max_length - 2
+    def windows(prompt):
+        ids = tokenizer(prompt, add_special_tokens=False, truncation=False, verbose=False).input_ids # long prompts get windows, not a warning
+        parts = [ids[i:i + room] for i in range(0, max(1, len(ids)), room)]
+        return [[tokenizer.bos_token_id] + p + [tokenizer.eos_token_id] + [tokenizer.pad_token_id]*(room - len(p)) for p in parts]
+    rows = [windows(p) for p in prompts]; n, empty = max(at_least, *map(len, rows)), windows("")[0]
+    return torch.tensor([r + [empty]*(n - len(r)) for r in rows]), [len(r) for r in rows]
+
+@patch
+def _count(self: Backbone, lengths: Sequence[int], window: int = 1) -> None: # prompts, by the room that they need
+    self.prompts_seen += len(lengths); self.prompts_long += sum(n > window for n in lengths)
+
+@patch
+def _text(self: Backbone, encoder: torch.nn.Module, adapter: Adapter): # the adapter, where it reaches into this encoder
+    return self.using(adapter) if _lora_layers(encoder) else contextlib.nullcontext()
+
 class StableDiffusionBackbone(DiffusionBackbone):
     "`StableDiffusionPipeline`, ε or v."
     pipeline_class = "StableDiffusionPipeline"
-    prompts_seen = prompts_long = 0 # how many prompts were encoded, and how many needed more than one window
+    load_options = dict(safety_checker=None, requires_safety_checker=False)
 
-    def __init__(self, pipe):
-        super().__init__(pipe)
+    def __init__(self, pipe, resolution: int | None = None):
+        super().__init__(pipe, resolution)
         if self.device.type == "cpu" and self.latent_shape[-1] <= 32: plain_attention(self.denoiser) # the products of larger latents would fill the memory
-
-    @property
-    def resolution(self) -> int: return self.denoiser.config.sample_size*self.pipe.vae_scale_factor
-    @property
-    def latent_shape(self) -> tuple[int, int, int]: return (self.denoiser.config.in_channels, self.denoiser.config.sample_size, self.denoiser.config.sample_size)
-
-    def _windows(self, prompt: str) -> list[list[int]]:
-        tok = self.pipe.tokenizer; room = tok.model_max_length - 2
-        ids = tok(prompt, add_special_tokens=False, truncation=False, verbose=False).input_ids # long prompts get windows, not a warning
-        parts = [ids[i:i + room] for i in range(0, max(1, len(ids)), room)]
-        return [[tok.bos_token_id] + p + [tok.eos_token_id] + [tok.pad_token_id]*(room - len(p)) for p in parts]
 
     def encode_prompts(self, prompts: Sequence[str], adapter: Adapter = None) -> Conditioning:
         "Prompt embeddings (B, L, D); L is a multiple of the encoder's window, shorter prompts are padded with empty windows. No gradient."
         if isinstance(prompts, str): prompts = [prompts]
-        rows = [self._windows(p) for p in prompts]
-        n = max(map(len, rows)); self.prompts_seen += len(rows); self.prompts_long += sum(len(r) > 1 for r in rows)
-        empty = self._windows("")[0]
-        ids = torch.tensor([r + [empty]*(n - len(r)) for r in rows], device=self.pipe.text_encoder.device)
-        switch = self.using(adapter) if _lora_layers(self.pipe.text_encoder) else contextlib.nullcontext()
-        with switch, torch.no_grad():
-            out = self.pipe.text_encoder(ids.flatten(0, 1))[0]
-        return Conditioning({"prompt_embeds": out.view(len(rows), -1, out.shape[-1]).to(self.dtype)})
+        encoder = self.pipe.text_encoder
+        ids, lengths = clip_windows(self.pipe.tokenizer, prompts); self._count(lengths)
+        with self._text(encoder, adapter), torch.no_grad():
+            out = encoder(ids.flatten(0, 1).to(encoder.device))[0]
+        return Conditioning({"prompt_embeds": out.view(len(prompts), -1, out.shape[-1]).to(self.device, self.dtype)})
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, cond: Conditioning, adapter: Adapter = None) -> torch.Tensor:
         "The network's native prediction for x_t (B, C, H, W), like `noisy`, through `adapter`."
-        return self.denoise(adapter, noisy, timesteps, encoder_hidden_states=cond.tensors["prompt_embeds"]).sample
+        return self.denoise(adapter, noisy.to(self.dtype), timesteps, encoder_hidden_states=cond.tensors["prompt_embeds"]).sample
 
 # %% ../nbs/05_backbone.ipynb #30900198
 @patch
 @torch.no_grad()
-def encode_images(self: StableDiffusionBackbone,
+def encode_images(self: Backbone,
                   images: np.ndarray | torch.Tensor, # (B, H, W, 3) uint8, or (B, 3, H, W) in [-1, 1]
                   ) -> torch.Tensor: # latents (B, C, h, w), scaled as the denoiser expects them
     "Pictures to latents, by the mode of the VAE's posterior. Raises `CpoError` for a size that the latent grid cannot hold."
     if isinstance(images, np.ndarray):
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3: raise CpoError(f"encode_images: got an array of shape {images.shape} and type {images.dtype}", hint="give uint8 RGB pictures (B, H, W, 3)")
         images = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()/127.5 - 1
-    f = self.pipe.vae_scale_factor
+    f = self.grid
     if images.shape[-1] % f or images.shape[-2] % f: raise CpoError(f"pictures of {tuple(images.shape[-2:])} do not fit the latent grid", hint=f"both sides must be multiples of {f}")
     vae = self.pipe.vae
     z = vae.encode(images.to(vae.device, vae.dtype)).latent_dist.mode()
@@ -341,7 +410,7 @@ def encode_images(self: StableDiffusionBackbone,
 
 @patch
 @torch.no_grad()
-def decode_latents(self: StableDiffusionBackbone, latents: torch.Tensor) -> np.ndarray:
+def decode_latents(self: Backbone, latents: torch.Tensor) -> np.ndarray:
     "Latents (B, C, h, w) to pictures (B, H, W, 3), uint8."
     vae = self.pipe.vae
     x = vae.decode((latents/vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0)).to(vae.device, vae.dtype)).sample
@@ -384,7 +453,17 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         return DecoderOutput(sample=x) if return_dict else (x,)
 
 # %% ../nbs/05_backbone.ipynb #ecd8724f
-FAMILIES: dict[str, type[Backbone]] = {c.pipeline_class: c for c in (StableDiffusionBackbone,)}
+FAMILIES: dict[str, type[Backbone] | str] = { # pipeline class -> its backbone, or module and name of one that is imported when it is asked for
+    "StableDiffusionPipeline": StableDiffusionBackbone, "StableDiffusionXLPipeline": "sdxl.StableDiffusionXLBackbone",
+    "StableDiffusion3Pipeline": "sd3.StableDiffusion3Backbone", "FluxPipeline": "flux.FluxBackbone"}
+
+def _family(pipeline_class: str, where: str) -> type[Backbone]:
+    "The backbone of a pipeline class. Raises `CpoError` for one that is not known."
+    if pipeline_class not in FAMILIES: raise CpoError(f"{where}: pipeline class {pipeline_class or 'unnamed'!r} is not supported", hint=f"supported: {', '.join(FAMILIES)}")
+    family = FAMILIES[pipeline_class]
+    if isinstance(family, str):
+        module, name = family.split("."); family = getattr(importlib.import_module(f"cpo_nb.{module}"), name)
+    return family
 
 def _pipeline_class(name_or_path: str) -> str:
     path = Path(name_or_path)
@@ -410,34 +489,48 @@ def _quiet():
 def load_backbone(
     name_or_path: str | Path = "atelier", # the shipped pipeline, a pipeline folder, or a hub id
     dtype: torch.dtype = torch.float32, # of the frozen weights; adapters train in float32
-    device: str | torch.device = "cpu" # where
+    device: str | torch.device = "cpu", # where
+    resolution: int | None = None # pixels on a side; default: what the model was made for
 ) -> Backbone:
-    "Load a pipeline as a `Backbone`. Raises `CpoError` when it is missing, incomplete or of an unknown family."
+    "Load a pipeline as a `Backbone`. Raises `CpoError` when it is missing, incomplete, of an unknown family, or cannot hold the resolution."
     import diffusers
     if str(name_or_path) == "atelier": name_or_path = data_dir()/"atelier"/"pipeline"
-    kind = _pipeline_class(str(name_or_path))
-    if kind not in FAMILIES: raise CpoError(f"{name_or_path}: pipeline class {kind or 'unnamed'!r} is not supported", hint=f"supported: {', '.join(FAMILIES)}")
+    kind = _pipeline_class(str(name_or_path)); family = _family(kind, str(name_or_path))
     try:
-        with _quiet(): pipe = getattr(diffusers, kind).from_pretrained(str(name_or_path), dtype=dtype, safety_checker=None, requires_safety_checker=False, use_safetensors=True)
+        with _quiet(): pipe = getattr(diffusers, kind).from_pretrained(str(name_or_path), dtype=dtype, use_safetensors=True, **family.load_options)
     except (OSError, ValueError, TypeError, AttributeError) as e: raise CpoError(f"{name_or_path}: the pipeline does not load ({type(e).__name__}: {str(e)[:300]})", hint="check that all its components are there") from None
     pipe.set_progress_bar_config(disable=True)
-    return FAMILIES[kind](pipe.to(device))
+    return family(pipe.to(device), resolution)
 
 # %% ../nbs/05_backbone.ipynb #7bc9ea14
+def byte_tokenizer():
+    "A `CLIPTokenizer` whose tokens are bytes; for tests."
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import CLIPTokenizer
+    byte = sorted(ByteLevel.alphabet())
+    return CLIPTokenizer(vocab={t: i for i, t in enumerate(byte + [b + "</w>" for b in byte] + ["<|startoftext|>", "<|endoftext|>"])}, merges=[], model_max_length=77)
+
+def tiny_clip(tokenizer, projection: bool = False, layers: int = 1):
+    "A random CLIP text encoder of width 16; for tests."
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+    return (CLIPTextModelWithProjection if projection else CLIPTextModel)(CLIPTextConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=layers, num_attention_heads=2, projection_dim=16,
+                                                                                         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
+
+def tiny_vae(**settings):
+    "A random `AutoencoderKL` with a 16x16 latent grid for 64 px; for tests."
+    from diffusers import AutoencoderKL
+    return AutoencoderKL(**(dict(block_out_channels=(8, 8, 8), down_block_types=("DownEncoderBlock2D",)*3, up_block_types=("UpDecoderBlock2D",)*3, latent_channels=4, norm_num_groups=4, sample_size=64) | settings))
+
 def tiny_pipeline(folder: str | Path, prediction_type: str = "v_prediction", seed: int = 0) -> Path:
     "Save a tiny random `StableDiffusionPipeline` (16x16 latents, 4 channels, 64 px) into `folder`; for tests."
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-    from tokenizers.pre_tokenizers import ByteLevel
-    byte = sorted(ByteLevel.alphabet())
-    tok = CLIPTokenizer(vocab={t: i for i, t in enumerate(byte + [b + "</w>" for b in byte] + ["<|startoftext|>", "<|endoftext|>"])}, merges=[], model_max_length=77)
+    from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    tok = byte_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        te = CLIPTextModel(CLIPTextConfig(vocab_size=len(tok), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, projection_dim=16,
-                                          bos_token_id=tok.bos_token_id, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id))
+        te = tiny_clip(tok)
         unet = UNet2DConditionModel(sample_size=16, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1, cross_attention_dim=16, attention_head_dim=4, norm_num_groups=4,
                                     down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"))
-        vae = AutoencoderKL(block_out_channels=(8, 8, 8), down_block_types=("DownEncoderBlock2D",)*3, up_block_types=("UpDecoderBlock2D",)*3, latent_channels=4, norm_num_groups=4, sample_size=64)
+        vae = tiny_vae()
     sched = DDIMScheduler(beta_start=.00085, beta_end=.012, beta_schedule="scaled_linear", prediction_type=prediction_type, clip_sample=False, steps_offset=1, set_alpha_to_one=False)
     pipe = StableDiffusionPipeline(vae=vae, text_encoder=te, tokenizer=tok, unet=unet, scheduler=sched, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     pipe.save_pretrained(folder, safe_serialization=True)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from typing import Sequence
 
 import numpy as np
@@ -64,17 +63,19 @@ def sample(
     with backbone.fused(adapter):
         for i in tqdm(range(0, len(prompts), batch_size), desc="sample", mininterval=2, disable=None):
             j = slice(i, i + batch_size)
-            z = _sample_batch(backbone, prompts[j], seeds[j], steps, guidance_scale, adapter, negative_prompts[j] if negative_prompts is not None else [""]*len(prompts[j]), precision)
+            z = _sample_batch(backbone, prompts[j], seeds[j], steps, guidance_scale, adapter, negative_prompts[j] if negative_prompts is not None else None, precision)
             out.append(z.cpu().numpy() if latents_only else backbone.decode_latents(z))
     return np.concatenate(out) if out else np.zeros((0, backbone.resolution, backbone.resolution, 3), np.uint8)
 
 def _sample_batch(backbone, prompts, seeds, steps, g, adapter, negative, precision) -> torch.Tensor:
-    sched = copy.deepcopy(backbone.pipe.scheduler); sched.set_timesteps(steps, device=backbone.device)
-    x = torch.stack([torch.randn(backbone.latent_shape, generator=torch_rng(int(s), "sample")) for s in seeds]).to(backbone.device)*sched.init_noise_sigma
-    guided, n = g > 1, len(prompts)
-    cond = backbone.encode_prompts([*prompts, *negative] if guided else list(prompts), adapter)
+    sched, n = backbone.sampler(steps), len(prompts)
+    x = torch.stack([torch.randn(backbone.latent_shape, generator=torch_rng(int(s), "sample")) for s in seeds]).to(backbone.device)*getattr(sched, "init_noise_sigma", 1.)
+    embedded = backbone.embeds_guidance and negative is None # the model reads g as a number
+    guided = g > 1 and not embedded
+    cond = backbone.encode_prompts([*prompts, *(negative or [""]*n)] if guided else list(prompts), adapter)
+    if embedded: cond = backbone.with_guidance(cond, g)
     for t in sched.timesteps:
-        inp = sched.scale_model_input(x, t)
+        inp = sched.scale_model_input(x, t) if hasattr(sched, "scale_model_input") else x
         with autocast(backbone.device, precision):
             f = backbone.predict(torch.cat([inp]*2) if guided else inp, t.expand(2*n if guided else n), cond, adapter).float()
         if guided: f = f[n:] + g*(f[:n] - f[n:])

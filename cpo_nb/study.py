@@ -136,38 +136,57 @@ def _ingredients() -> dict:
 
 def _search_path(method: str, scale: Scale) -> Path: return results_dir()/"search"/scale.name/f"{method}.json"
 def _stored_search(method: str, scale: Scale) -> dict:
-    "What a search has stored, or an empty dict when nothing of today's grids, sizes, base, auxiliary and judge is there."
+    "What a search has stored, or an empty dict when nothing of today's sizes, base, auxiliary and judge is there. Candidates outlive a change of the grids."
     path = _search_path(method, scale); old = read_json(path) if path.is_file() else {}
     return old if old.get("key") == _search_key(method, scale) else {}
 def _search_pictures(scale: Scale) -> int: return max(8, scale.eval_images//2)
-def _search_key(method: str, scale: Scale) -> str:
-    shared, fields = SEARCHED[method]
-    return sha256_json(to_jsonable(dict(cfg=asdict(AlignConfig(_loop(scale, LEARNING_RATES[0], 0), **shared)), pictures=_search_pictures(scale), fields=fields, rates=LEARNING_RATES, beyond=sorted(BEYOND.items()), scale=asdict(scale), ingredients=_ingredients())))[:16]
+def _search_key(method: str, scale: Scale) -> str: # all that a candidate's numbers depend on, but for its settings
+    return sha256_json(to_jsonable(dict(cfg=asdict(AlignConfig(_loop(scale, LEARNING_RATES[0], 0), **SEARCHED[method][0])), pictures=_search_pictures(scale), scale=asdict(scale), ingredients=_ingredients())))[:16]
+def _search_rule(method: str) -> str: # which candidates there are
+    return sha256_json(to_jsonable(dict(fields=SEARCHED[method][1], rates=LEARNING_RATES, beyond=sorted(BEYOND.items()), halved=True)))[:16]
 
 def searched(method: str, scale: Scale) -> bool:
     "Is a finished search of today's grids, sizes, base, auxiliary and judge stored?"
-    return bool(_stored_search(method, scale).get("best"))
+    old = _stored_search(method, scale)
+    return bool(old.get("best")) and old.get("rule") == _search_rule(method)
 
 def chosen(method: str, scale: Scale) -> dict:
     "Learning rate and strengths of a method: what the search found at this scale, else the first of each grid. Raises `CpoError` for an unknown method."
     if method not in SEARCHED: raise CpoError(f"method {method!r} was not searched", hint=f"choose one of {', '.join(SEARCHED)}")
-    return _stored_search(method, scale).get("best") or dict(lr=LEARNING_RATES[0]) | {k: v[0] for k, v in SEARCHED[method][1].items()}
+    return _stored_search(method, scale)["best"] if searched(method, scale) else dict(lr=LEARNING_RATES[0]) | {k: v[0] for k, v in SEARCHED[method][1].items()}
 
 def _better(a: dict, b: dict | None) -> bool:
     "Of two that keep the caption the one with the larger score, of two that lose it the one that keeps more of it."
     rank = lambda c: (c["kept"], c["score"] if c["kept"] else min(c["subject"], c["palette"]))
     return b is None or rank(a) > rank(b)
 
-def _descend(try_one, fields: dict) -> dict:
-    "Every rate at the first strengths, one more where the best stands at an end, then each field's other strengths at the best so far. Returns the best candidate."
-    best, first = None, {k: v[0] for k, v in fields.items()}
-    for lr in LEARNING_RATES:
-        if _better(c := try_one(dict(lr=lr) | first), best): best = c
-    if (lr := BEYOND.get(best["settings"]["lr"])) and _better(c := try_one(dict(lr=lr) | first), best): best = c
-    for k, values in fields.items():
-        for c in [try_one(best["settings"] | {k: v}) for v in values[1:]]:
-            if _better(c, best): best = c
+def _best(candidates: list[dict]) -> dict:
+    best = None
+    for c in candidates: best = c if _better(c, best) else best
     return best
+
+def _between(k: str, best: dict, tried: list[dict]) -> float | None:
+    "The value between the best's and the next one's, where the next one scores better but loses the caption; None where there is nothing to halve."
+    way = (lambda v: np.log(1 - v)) if k == "gamma" else np.log
+    away = lambda c: way(c["settings"][k]) - way(best["settings"][k])
+    for sign in (-1, 1):
+        side = sorted((c for c in tried if sign*away(c) > 0), key=lambda c: abs(away(c)))
+        if best["kept"] and side and not side[0]["kept"] and side[0]["score"] > best["score"]:
+            middle = np.exp(way(best["settings"][k]) + away(side[0])/2)
+            return float(f"{1 - middle if k == 'gamma' else middle:.3g}")
+    return None
+
+def _descend(try_one, fields: dict) -> dict:
+    "Every rate at the first strengths, one more where the best stands at an end, then each field's other strengths at the best so far; each halved once towards a better one that loses the caption. Returns the best candidate."
+    first = {k: v[0] for k, v in fields.items()}
+    tried = [try_one(dict(lr=lr) | first) for lr in LEARNING_RATES]
+    if lr := BEYOND.get(_best(tried)["settings"]["lr"]): tried.append(try_one(dict(lr=lr) | first))
+    for k in ("lr", *fields):
+        best = _best(tried)
+        if k != "lr": tried = [best, *(try_one(best["settings"] | {k: v}) for v in fields[k][1:])]
+        best = _best(tried)
+        if v := _between(k, best, tried): tried.append(try_one(best["settings"] | {k: v}))
+    return _best(tried)
 
 # %% ../nbs/10a_study.ipynb #6b44b262
 def train_policy(backbone: Backbone, cfg: AlignConfig, scale: Scale, data: TrainingSet | None = None) -> tuple[TrainResult, Path]:
@@ -208,20 +227,19 @@ class _Candidates:
         return c
 
     def keep(self, best: dict | None) -> dict:
-        out = dict(key=self.key, method=self.method, scale=self.scale.name, steps=self.scale.align_steps, pictures=len(self.scenes), ingredients=_ingredients(), base=self.base, candidates=list(self.tried.values()), best=best)
+        out = dict(key=self.key, rule=_search_rule(self.method), method=self.method, scale=self.scale.name, steps=self.scale.align_steps, pictures=len(self.scenes), ingredients=_ingredients(), base=self.base, candidates=list(self.tried.values()), best=best)
         write_json(_search_path(self.method, self.scale), out)
         return out
 
 def search(method: str, scale: Scale, data: TrainingSet, say=print) -> dict:
     "Run the declared search for one method; candidates that are stored already are not run again. Returns the stored content."
-    if (old := _stored_search(method, scale)).get("best"): return old
+    if searched(method, scale): return _stored_search(method, scale)
     one = _Candidates(method, scale, data, say)
     return one.keep(_descend(one, SEARCHED[method][1])["settings"])
 
 def seconds_per_update(method: str, scale: Scale) -> float | None:
     "What one update of a method took in its search: the median of its candidates that ran to their end. None without a finished search."
-    found = _stored_search(method, scale)
-    ran = [c["seconds"] for c in found["candidates"] if not c["stopped"]] if found.get("best") else []
+    ran = [c["seconds"] for c in _stored_search(method, scale)["candidates"] if not c["stopped"]] if searched(method, scale) else []
     return float(np.median(ran))/scale.align_steps if ran else None
 
 # %% ../nbs/10a_study.ipynb #30047b0d
