@@ -818,7 +818,7 @@ def preference_pairs(
     max_pairs: int = 100_000, # more good pairs than this are sampled uniformly
     seed: int = 0 # of the sample
 ) -> tuple[list[tuple[int, int]], PairReport]: # (winner, loser) row indices, pairs of near captions last
-    "Preference pairs for DPO and its kin from annotated pictures (ours; see paper.md's reconstruction). Raises `DatasetError` for impossible settings."
+    "Preference pairs for DPO and its kin from annotated pictures (ours). Raises `DatasetError` for impossible settings."
     if margin < 1: raise DatasetError(f"margin is {margin}", hint="a winner needs a lead of at least 1")
     if near is not None and not 0 < near <= 1: raise DatasetError(f"near is {near}", hint="give a share of common words, above 0 and at most 1")
     captions, mask, scores = _columns(ds, caption_key)[0], preference_mask(ds), preference_scores(ds)
