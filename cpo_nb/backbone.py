@@ -22,7 +22,7 @@ from .core import CpoError, atomic_path, data_dir, read_json, seed_for
 # %% auto #0
 __all__ = ['Adapter', 'LORA_TARGETS', 'ADDED_BELOW', 'FAMILIES', 'Conditioning', 'plain_attention', 'on_top', 'Backbone',
            'DiffusionBackbone', 'FlowBackbone', 'clip_windows', 'StableDiffusionBackbone', 'PatchAutoencoder',
-           'load_backbone', 'byte_tokenizer', 'tiny_clip', 'tiny_vae', 'tiny_pipeline']
+           'load_backbone', 'byte_tokenizer', 'tiny_clip', 'tiny_t5', 'tiny_vae', 'tiny_pipeline']
 
 # %% ../nbs/05_backbone.ipynb #f5f53b0d
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ class Backbone:
     text_encoder_names: tuple[str, ...] = ("text_encoder",) # components that an adapter may reach into
     not_adapted: str | None = None # pattern of whole names in the denoiser that never get a LoRA
     load_options: dict = {} # of this pipeline's `from_pretrained`
+    embeds_guidance = False # does the model read the guidance scale as a number? Then `with_guidance` puts it into the conditioning
     prompts_seen = prompts_long = 0 # how many prompts were encoded, and how many were longer than the encoder's window
 
     def __init__(self, pipe, resolution: int | None = None): # a loaded diffusers pipeline; pixels on a side, default: what the model was made for
@@ -110,10 +111,12 @@ class Backbone:
 
     def sampler(self, steps: int):
         "The pipeline's own scheduler, a copy, set to a number of steps."
-        sched = copy.deepcopy(self.pipe.scheduler); sched.set_timesteps(steps, device=self.device)
+        sched = copy.deepcopy(self.pipe.scheduler); sched.set_timesteps(device=self.device, **self.sampler_steps(steps))
         return sched
 
-    embeds_guidance = False # does the model read the guidance scale as a number? Then `with_guidance` puts it into the conditioning
+    def sampler_steps(self, steps: int) -> dict:
+        "What the pipeline tells its scheduler for a number of steps."
+        return dict(num_inference_steps=steps)
 
 # %% ../nbs/05_backbone.ipynb #ab544d9d
 from fastcore.basics import patch
@@ -330,16 +333,15 @@ class FlowBackbone(Backbone):
         c = self.pipe.scheduler.config
         return calculate_shift(self.image_tokens, c.get("base_image_seq_len", 256), c.get("max_image_seq_len", 4096), c.get("base_shift", .5), c.get("max_shift", 1.15))
 
-    def sampler(self, steps: int):
-        sched = copy.deepcopy(self.pipe.scheduler)
-        sched.set_timesteps(steps, device=self.device, **(dict(mu=self.shift_exponent) if sched.config.get("use_dynamic_shifting") else {}))
-        return sched
+    def sampler_steps(self, steps: int) -> dict:
+        return dict(num_inference_steps=steps) | (dict(mu=self.shift_exponent) if self.pipe.scheduler.config.get("use_dynamic_shifting") else {})
 
     def sample_timesteps(self, n: int, generator: torch.Generator | None = None) -> torch.Tensor:
         "Shifted timesteps in (0, 1000), (n,), float32. Source: SD 3 (arXiv 2403.03206), section 3.1."
         if self.density not in ("logit_normal", "uniform"): raise CpoError(f"density of timesteps {self.density!r} is unknown", hint="choose logit_normal or uniform")
         s = torch.sigmoid(torch.randn(n, generator=generator)) if self.density == "logit_normal" else torch.rand(n, generator=generator)
-        return (self.num_train_timesteps*self.shift*s/(1 + (self.shift - 1)*s)).to(self.device)
+        k = self.shift
+        return (self.num_train_timesteps*k*s/(1 + (k - 1)*s)).to(self.device)
 
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         "x_t from clean latents, like `latents`."
@@ -369,6 +371,28 @@ def _count(self: Backbone, lengths: Sequence[int], window: int = 1) -> None: # p
 def _text(self: Backbone, encoder: torch.nn.Module, adapter: Adapter): # the adapter, where it reaches into this encoder
     return self.using(adapter) if _lora_layers(encoder) else contextlib.nullcontext()
 
+@patch
+def encode_clips(self: Backbone, prompts: Sequence[str], adapter: Adapter) -> tuple[torch.Tensor, list[torch.Tensor | None], list[int]]:
+    "The last hidden layers but one of both CLIP encoders side by side, (B, L, D1 + D2); each one's pooled embedding of the first window, or None; windows that each prompt needed. No gradient."
+    toks = (self.pipe.tokenizer, self.pipe.tokenizer_2); n = max(max(clip_windows(t, prompts)[1]) for t in toks); parts, pooled = [], []
+    for tok, encoder in zip(toks, (self.pipe.text_encoder, self.pipe.text_encoder_2)):
+        ids, lengths = clip_windows(tok, prompts, n)
+        with self._text(encoder, adapter), torch.no_grad(): out = encoder(ids.flatten(0, 1).to(encoder.device), output_hidden_states=True)
+        parts.append(out.hidden_states[-2].unflatten(0, (len(prompts), n)).flatten(1, 2))
+        pooled.append(out.text_embeds.unflatten(0, (len(prompts), n))[:, 0] if "text_embeds" in out else None)
+    return torch.cat(parts, -1), pooled, lengths
+
+# %% ../nbs/05_backbone.ipynb #c86a6673
+@patch
+def encode_t5(self: Backbone, tokenizer, encoder: torch.nn.Module, prompts: Sequence[str], length: int) -> torch.Tensor:
+    "T5 embeddings (B, L, D), L = `length` or what the longest prompt needs; counts prompts and long ones. No gradient."
+    rows = tokenizer(list(prompts), truncation=False, verbose=False).input_ids
+    self._count([len(r) for r in rows], length)
+    n = max(length, *map(len, rows))
+    ids = torch.tensor([r + [tokenizer.pad_token_id]*(n - len(r)) for r in rows], device=encoder.device)
+    with torch.no_grad(): return encoder(ids)[0]
+
+# %% ../nbs/05_backbone.ipynb #36a71e00
 class StableDiffusionBackbone(DiffusionBackbone):
     "`StableDiffusionPipeline`, ε or v."
     pipeline_class = "StableDiffusionPipeline"
@@ -515,6 +539,14 @@ def tiny_clip(tokenizer, projection: bool = False, layers: int = 1):
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
     return (CLIPTextModelWithProjection if projection else CLIPTextModel)(CLIPTextConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=layers, num_attention_heads=2, projection_dim=16,
                                                                                          bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
+
+def tiny_t5(width: int = 32):
+    "A tokenizer of single letters and a random T5 encoder; for tests."
+    import string
+    from transformers import T5Config, T5EncoderModel, T5Tokenizer
+    letters = string.ascii_letters + string.digits + string.punctuation
+    tok = T5Tokenizer(vocab=[("<pad>", 0.), ("</s>", 0.), ("<unk>", 0.), ("▁", -2.)] + [(c, -3.) for c in letters] + [("▁" + c, -3.) for c in string.ascii_lowercase])
+    return tok, T5EncoderModel(T5Config(vocab_size=len(tok), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2))
 
 def tiny_vae(**settings):
     "A random `AutoencoderKL` with a 16x16 latent grid for 64 px; for tests."

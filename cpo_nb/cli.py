@@ -701,7 +701,7 @@ def reproduce_atelier(
     clock, committed = _Clock(), _ordered(study.load_results(sc.name), sc)
     wanted = [(study.rows(sc, seed)[n], seed) for n in ("base", "cpo-norm")]
     clock(f"atelier at scale {sc.name}, on the CPU, seed {seed}: {_cost(wanted, committed)}")
-    data = study.atelier_training_set(sc, study.load_backbone("atelier"))
+    data = _training_set(sc)
     clock(f"data: {len(data):,} annotated pictures to train on")
     _short_stage1(sc, data, clock)
     fresh, now = runs_dir()/"reproduce"/sc.name/"results", {}
@@ -841,7 +841,7 @@ def atelier_sweep(scale: ScaleName = None) -> None:
     study = _study()
     sc, clock = get_scale(scale), _Clock()
     clock(f"sweep of the auxiliary: {len(study.SWEPT)} short runs")
-    study.sweep_auxiliary(sc, study.atelier_training_set(sc, study.load_backbone("atelier")), clock)
+    study.sweep_auxiliary(sc, _training_set(sc), clock)
     clock(f"done: {study.sweep_path(sc)}")
 
 @atelier_app.command("dataset")

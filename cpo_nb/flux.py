@@ -11,8 +11,7 @@ from typing import Sequence
 import numpy as np
 import torch
 
-from .backbone import Adapter, Conditioning, FlowBackbone, byte_tokenizer, clip_windows, tiny_clip, tiny_vae
-from .sd3 import tiny_t5 # with it comes `encode_t5`
+from .backbone import Adapter, Conditioning, FlowBackbone, byte_tokenizer, clip_windows, tiny_clip, tiny_t5, tiny_vae
 
 # %% auto #0
 __all__ = ['FluxBackbone', 'tiny_flux']
@@ -55,11 +54,10 @@ class FluxBackbone(FlowBackbone):
         f = self.pipe.vae_scale_factor
         return self.pipe._unpack_latents(out, h*f, w*f, f)
 
-    def sampler(self, steps: int):
-        sched = super().sampler(steps)
-        if sched.config.get("use_flow_sigmas"): return sched
-        sched.set_timesteps(sigmas=np.linspace(1., 1/steps, steps).tolist(), device=self.device, **(dict(mu=self.shift_exponent) if sched.config.get("use_dynamic_shifting") else {}))
-        return sched
+    def sampler_steps(self, steps: int) -> dict:
+        own = super().sampler_steps(steps)
+        if not self.pipe.scheduler.config.get("use_flow_sigmas"): del own["num_inference_steps"]; own["sigmas"] = np.linspace(1., 1/steps, steps).tolist()
+        return own
 
 # %% ../nbs/05d_flux.ipynb #73695505
 def tiny_flux(folder: str | Path, guidance: bool = True, seed: int = 0) -> Path:

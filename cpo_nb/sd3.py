@@ -10,23 +10,12 @@ from typing import Sequence
 
 import torch
 import torch.nn.functional as F
-from fastcore.basics import patch
 
-from .backbone import Adapter, Backbone, Conditioning, FlowBackbone, byte_tokenizer, clip_windows, tiny_clip, tiny_vae
+from .backbone import Adapter, Conditioning, FlowBackbone, byte_tokenizer, tiny_clip, tiny_t5, tiny_vae
 from .core import CpoError
 
 # %% auto #0
-__all__ = ['StableDiffusion3Backbone', 'tiny_t5', 'tiny_sd3']
-
-# %% ../nbs/05c_sd3.ipynb #ba9ac4cc
-@patch
-def encode_t5(self: Backbone, tokenizer, encoder: torch.nn.Module, prompts: Sequence[str], length: int) -> torch.Tensor:
-    "T5 embeddings (B, L, D), L = `length` or what the longest prompt needs; counts prompts and long ones. No gradient."
-    rows = tokenizer(list(prompts), truncation=False, verbose=False).input_ids
-    self._count([len(r) for r in rows], length)
-    n = max(length, *map(len, rows))
-    ids = torch.tensor([r + [tokenizer.pad_token_id]*(n - len(r)) for r in rows], device=encoder.device)
-    with torch.no_grad(): return encoder(ids)[0]
+__all__ = ['StableDiffusion3Backbone', 'tiny_sd3']
 
 # %% ../nbs/05c_sd3.ipynb #036a3494
 class StableDiffusion3Backbone(FlowBackbone):
@@ -45,16 +34,11 @@ class StableDiffusion3Backbone(FlowBackbone):
     def encode_prompts(self, prompts: Sequence[str], adapter: Adapter = None) -> Conditioning:
         "Prompt embeddings (B, L, D) of whole prompts and pooled embeddings (B, D1 + D2). No gradient."
         if isinstance(prompts, str): prompts = [prompts]
-        p = self.pipe; toks, encoders = (p.tokenizer, p.tokenizer_2), (p.text_encoder, p.text_encoder_2)
-        n = max(max(clip_windows(t, prompts)[1]) for t in toks); parts, pooled = [], []
-        for tok, encoder in zip(toks, encoders):
-            ids, lengths = clip_windows(tok, prompts, n)
-            with self._text(encoder, adapter), torch.no_grad(): out = encoder(ids.flatten(0, 1).to(encoder.device), output_hidden_states=True)
-            parts.append(out.hidden_states[-2].unflatten(0, (len(prompts), n)).flatten(1, 2)); pooled.append(out.text_embeds.unflatten(0, (len(prompts), n))[:, 0])
+        p, (clip, pooled, lengths) = self.pipe, self.encode_clips(prompts, adapter)
         if p.text_encoder_3 is not None: t5 = self.encode_t5(p.tokenizer_3, p.text_encoder_3, prompts, self.t5_length)
         else:
-            t5 = torch.zeros(len(prompts), self.t5_length, self.denoiser.config.joint_attention_dim, device=parts[0].device, dtype=parts[0].dtype); self._count(lengths)
-        clip = torch.cat(parts, -1); clip = F.pad(clip, (0, t5.shape[-1] - clip.shape[-1]))
+            t5 = torch.zeros(len(prompts), self.t5_length, self.denoiser.config.joint_attention_dim, device=clip.device, dtype=clip.dtype); self._count(lengths)
+        clip = F.pad(clip, (0, t5.shape[-1] - clip.shape[-1]))
         return Conditioning({"prompt_embeds": torch.cat([clip.to(t5), t5], 1).to(self.device, self.dtype), "pooled": torch.cat(pooled, -1).to(self.device, self.dtype)})
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, cond: Conditioning, adapter: Adapter = None) -> torch.Tensor:
@@ -62,14 +46,6 @@ class StableDiffusion3Backbone(FlowBackbone):
         return self.denoise(adapter, hidden_states=noisy.to(self.dtype), timestep=timesteps, encoder_hidden_states=cond.tensors["prompt_embeds"], pooled_projections=cond.tensors["pooled"]).sample
 
 # %% ../nbs/05c_sd3.ipynb #867b57a5
-def tiny_t5(width: int = 32):
-    "A tokenizer of single letters and a random T5 encoder; for tests."
-    import string
-    from transformers import T5Config, T5EncoderModel, T5Tokenizer
-    letters = string.ascii_letters + string.digits + string.punctuation
-    tok = T5Tokenizer(vocab=[("<pad>", 0.), ("</s>", 0.), ("<unk>", 0.), ("▁", -2.)] + [(c, -3.) for c in letters] + [("▁" + c, -3.) for c in string.ascii_lowercase])
-    return tok, T5EncoderModel(T5Config(vocab_size=len(tok), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2))
-
 def tiny_sd3(folder: str | Path, seed: int = 0) -> Path:
     "Save a tiny random `StableDiffusion3Pipeline` (16x16 latents, 64 px) into `folder`; for tests."
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline

@@ -10,7 +10,7 @@ from typing import Sequence
 
 import torch
 
-from .backbone import Adapter, Conditioning, StableDiffusionBackbone, byte_tokenizer, clip_windows, tiny_clip, tiny_vae
+from .backbone import Adapter, Conditioning, StableDiffusionBackbone, byte_tokenizer, tiny_clip, tiny_vae
 from .core import CpoError
 
 # %% auto #0
@@ -30,14 +30,7 @@ class StableDiffusionXLBackbone(StableDiffusionBackbone):
     def encode_prompts(self, prompts: Sequence[str], adapter: Adapter = None) -> Conditioning:
         "Prompt embeddings (B, L, D1 + D2) of whole prompts and pooled embeddings (B, D2). No gradient."
         if isinstance(prompts, str): prompts = [prompts]
-        toks, encoders = (self.pipe.tokenizer, self.pipe.tokenizer_2), (self.pipe.text_encoder, self.pipe.text_encoder_2)
-        n = max(max(clip_windows(t, prompts)[1]) for t in toks); parts = []
-        for tok, encoder in zip(toks, encoders):
-            ids, lengths = clip_windows(tok, prompts, n)
-            with self._text(encoder, adapter), torch.no_grad(): out = encoder(ids.flatten(0, 1).to(encoder.device), output_hidden_states=True)
-            parts.append(out.hidden_states[-2].unflatten(0, (len(prompts), n)).flatten(1, 2))
-        embeds, pooled = torch.cat(parts, -1), out.text_embeds.unflatten(0, (len(prompts), n))[:, 0]
-        self._count(lengths)
+        embeds, (_, pooled), lengths = self.encode_clips(prompts, adapter); self._count(lengths)
         if self.pipe.config.get("force_zeros_for_empty_prompt"):
             named = torch.tensor([p != "" for p in prompts], device=embeds.device)
             embeds, pooled = embeds*named[:, None, None], pooled*named[:, None]

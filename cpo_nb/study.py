@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import subprocess, time
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, reduce
 from pathlib import Path
 
 import numpy as np
@@ -155,15 +155,12 @@ def chosen(method: str, scale: Scale) -> dict:
     if method not in SEARCHED: raise CpoError(f"method {method!r} was not searched", hint=f"choose one of {', '.join(SEARCHED)}")
     return _stored_search(method, scale)["best"] if searched(method, scale) else dict(lr=LEARNING_RATES[0]) | {k: v[0] for k, v in SEARCHED[method][1].items()}
 
-def _better(a: dict, b: dict | None) -> bool:
+def _better(a: dict, b: dict) -> bool:
     "Of two that keep the caption the one with the larger score, of two that lose it the one that keeps more of it."
     rank = lambda c: (c["kept"], c["score"] if c["kept"] else min(c["subject"], c["palette"]))
-    return b is None or rank(a) > rank(b)
+    return rank(a) > rank(b)
 
-def _best(candidates: list[dict]) -> dict:
-    best = None
-    for c in candidates: best = c if _better(c, best) else best
-    return best
+def _best(candidates: list[dict]) -> dict: return reduce(lambda best, c: c if _better(c, best) else best, candidates)
 
 def _between(k: str, best: dict, tried: list[dict]) -> float | None:
     "The value between the best's and the next one's, where the next one scores better but loses the caption; None where there is nothing to halve."
