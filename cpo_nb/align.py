@@ -8,21 +8,23 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Callable, Iterator
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
 from .backbone import Adapter, Backbone, Conditioning, on_top
-from .core import CpoError, atomic_path
+from .core import CpoError, atomic_path, processes
 from .criteria import CriteriaTree
 from .dataset import attribute_prompt, preference_pairs, top_quartile
 from .loss import cpo_loss, dpo_loss, guidance_distillation_loss, sft_loss
-from .sft import Draw, TrainingSet, autocast, draw
+from .sft import Draw, TrainingSet, autocast, draw, drawn_once, finish, held_out_score, settle, with_weights
 from .training import TrainConfig, TrainResult, read_metrics, train
 
 # %% auto #0
-__all__ = ['METHODS', 'AlignConfig', 'Frozen', 'preference_prompts', 'frozen_predictions', 'preference_rows', 'align']
+__all__ = ['METHODS', 'AlignConfig', 'Frozen', 'preference_prompts', 'frozen_predictions', 'preference_rows',
+           'every_align_prompt', 'align']
 
 # %% ../nbs/08_align.ipynb #8887f254
 METHODS = ("cpo", "distill", "dpo", "sft")
@@ -78,11 +80,11 @@ def preference_prompts(captions: list[str], batch: TrainingSet, tree: CriteriaTr
 @torch.no_grad()
 def frozen_predictions(
     backbone: Backbone, batch: TrainingSet, d: Draw, tree: CriteriaTree, cond: Conditioning, # cond: the captions, encoded
-    auxiliary: Adapter, reference: Adapter, cfg: AlignConfig, need_ref: bool = True
+    auxiliary: Adapter, reference: Adapter, cfg: AlignConfig, need_ref: bool = True, tokens: int = 0 # tokens: length that the winner's and loser's prompts are filled up to
 ) -> Frozen:
     "z_w, z_l and the reference's prediction for one batch, without gradient."
     w, l, mask = preference_prompts(d.captions, batch, tree, cfg.paired)
-    both = backbone.encode_prompts(w + l, auxiliary)
+    both = backbone.encode_prompts(w + l, auxiliary, tokens)
     with autocast(backbone.device, cfg.precision):
         z = backbone.predict(torch.cat([d.noisy, d.noisy]), torch.cat([d.timesteps, d.timesteps]), both, auxiliary).float()
         ref = backbone.predict(d.noisy, d.timesteps, cond, reference).float() if need_ref else None
@@ -90,12 +92,19 @@ def frozen_predictions(
     return Frozen(z_w, z_l, ref, mask.to(z.device))
 
 # %% ../nbs/08_align.ipynb #084269d0
+def _drawn(backbone, data, tree, cfg): # (step, rows, part) -> rows of the data, their draws, lengths of the captions and of the others' prompts
+    def make(step, rows):
+        batch = data[rows]; d = draw(backbone, batch, cfg.train.seed, step, cfg.caption_dropout)
+        w, l, _ = preference_prompts(d.captions, batch, tree, cfg.paired) if cfg.method in ("cpo", "distill") else ([""], [], None)
+        return batch, d, max(backbone.prompt_tokens(d.captions)), max(backbone.prompt_tokens(w + l))
+    return drawn_once(make)
+
 def _cpo_step(backbone, data, tree, cfg, policy, auxiliary, reference):
-    def step(step_no, rows):
-        batch = data[rows]
-        d = draw(backbone, batch, cfg.train.seed, step_no, cfg.caption_dropout)
-        cond = backbone.encode_prompts(d.captions)
-        fz = frozen_predictions(backbone, batch, d, tree, cond, auxiliary, reference, cfg)
+    cut = _drawn(backbone, data, tree, cfg)
+    def step_fn(step, rows, part):
+        batch, d, short, long = cut(step, rows, part)
+        cond = backbone.encode_prompts(d.captions, tokens=short)
+        fz = frozen_predictions(backbone, batch, d, tree, cond, auxiliary, reference, cfg, tokens=long)
         with autocast(backbone.device, cfg.precision): pred = backbone.predict(d.noisy, d.timesteps, cond, policy).float()
         if cfg.method == "distill":
             out = guidance_distillation_loss(pred, fz.target_w, fz.target_l, scale=cfg.scale, mask_l=fz.mask_l)
@@ -103,32 +112,36 @@ def _cpo_step(backbone, data, tree, cfg, policy, auxiliary, reference):
         else:
             out = cpo_loss(pred, fz.ref, fz.target_w, fz.target_l, beta=cfg.beta, mask_l=fz.mask_l, stabilize=cfg.stabilize, gamma=cfg.gamma, mu=cfg.mu); stats = out.stats
         return out.loss, _means(stats, fz.mask_l) | dict(variance=fz.target_w.var())
-    return step
+    return step_fn
 
 def _dpo_step(backbone, data, cfg, policy, reference, pairs):
-    def step(step_no, rows):
+    def make(step, rows):
         w, l = data[pairs[rows, 0]], data[pairs[rows, 1]]
-        d = draw(backbone, w, cfg.train.seed, step_no, cfg.caption_dropout)              # winner and loser share noise, timestep, dropout
-        lat = torch.cat([w.latents, l.latents]).float().to(backbone.device)
+        d = draw(backbone, w, cfg.train.seed, step, cfg.caption_dropout)                 # winner and loser share noise, timestep, dropout
+        return w, l, d, max(backbone.prompt_tokens(d.captions))
+    cut = drawn_once(make)
+    def step_fn(step, rows, part):
+        w, l, d, tokens = cut(step, rows, part)
+        lat = torch.cat([w.latents.float(), l.latents.float()]).to(backbone.device)
         noise, t = torch.cat([d.noise]*2), torch.cat([d.timesteps]*2)
         noisy, target = backbone.add_noise(lat, noise, t), backbone.target(lat, noise, t)
-        cond = backbone.encode_prompts(d.captions*2)
+        cond = backbone.encode_prompts(d.captions*2, tokens=tokens)
         with autocast(backbone.device, cfg.precision):
             with torch.no_grad(): ref = backbone.predict(noisy, t, cond, reference).float()
             pred = backbone.predict(noisy, t, cond, policy).float()
         (pw, pl), (rw, rl), (tw, tl) = pred.chunk(2), ref.chunk(2), target.chunk(2)
         out = dpo_loss(pw, pl, rw, rl, tw, tl, beta=cfg.beta, stabilize=cfg.stabilize, gamma=cfg.gamma, mu=cfg.mu)
         return out.loss, _means(out.stats) | dict(variance=tw.var())
-    return step
+    return step_fn
 
-def _sft_step(backbone, data, cfg, policy):
-    def step(step_no, rows):
-        batch = data[rows]
-        d = draw(backbone, batch, cfg.train.seed, step_no, cfg.caption_dropout)
-        cond = backbone.encode_prompts(d.captions)
+def _sft_step(backbone, data, tree, cfg, policy):
+    cut = _drawn(backbone, data, tree, cfg)
+    def step_fn(step, rows, part):
+        batch, d, tokens, _ = cut(step, rows, part)
+        cond = backbone.encode_prompts(d.captions, tokens=tokens)
         with autocast(backbone.device, cfg.precision): pred = backbone.predict(d.noisy, d.timesteps, cond, policy).float()
         return sft_loss(pred, backbone.target(batch.latents.float().to(backbone.device), d.noise, d.timesteps)).loss, {}
-    return step
+    return step_fn
 
 def _means(stats: dict, mask: torch.Tensor | None = None) -> dict[str, float]:
     "Batch means of per-sample statistics; those of the losing term over the rows that have one."
@@ -153,7 +166,7 @@ class _Watch:
         self._see(stats)
         if self.mean > self.limit:
             return f"collapse at update {step}: the winning error grew by {self.mean:.2f} of the targets' variance (limit {self.limit}) while the margin was {stats['margin']:.2f}; lower the learning rate, or stabilise with a smaller gamma"
-        if step % self.every == 0 and self.mean < self.limit/3:
+        if step % self.every == 0 and self.mean < self.limit/3 and processes().main:
             with atomic_path(self.dir/"last_good.safetensors") as tmp:
                 save_file({k: p.detach().cpu().contiguous().clone() for k, p in self.params.items()}, tmp, metadata=dict(step=str(step)))
         return None
@@ -167,6 +180,20 @@ def preference_rows(data: TrainingSet) -> tuple[np.ndarray, int]:
     keep = np.array([bool(p) or bool(n) for p, n in zip(data.positive, data.negative)])
     return np.flatnonzero(keep), int((~keep).sum())
 
+def _training_rows(data: TrainingSet, cfg: AlignConfig) -> tuple[TrainingSet, np.ndarray | None, dict]: # rows to use, pairs of them (dpo), what to note
+    if cfg.method in ("cpo", "distill"):
+        rows, without = preference_rows(data); return data[rows], None, dict(rows_without_preference=without)
+    if cfg.method == "sft": return data[np.asarray(top_quartile(data.annotations())) if cfg.rows == "top" else np.arange(len(data))], None, {}
+    pairs = np.asarray(preference_pairs(data.annotations(), margin=cfg.margin, seed=cfg.train.seed)[0]).reshape(-1, 2)
+    return data, pairs, dict(pairs=len(pairs))
+
+def every_align_prompt(data: TrainingSet, tree: CriteriaTree, cfg: AlignConfig) -> Iterator[str]:
+    "All prompts that a run may ask for: captions, and with an auxiliary those of winner and loser, each with and without its caption where captions are dropped."
+    for captions in (data.captions, [""]*len(data)) if cfg.caption_dropout else (data.captions,):
+        yield from captions
+        if cfg.method in ("cpo", "distill"):
+            w, l, _ = preference_prompts(captions, data, tree, cfg.paired); yield from w; yield from l
+
 def align(
     backbone: Backbone, # a policy adapter is added to it
     data: TrainingSet, # annotated rows
@@ -176,29 +203,28 @@ def align(
     auxiliary: Adapter = "auxiliary", # the frozen expert: cpo and distill need it
     reference: Adapter = None, # the frozen start of the policy, which rides on it: adapters off, or the adapters that brought the base to the data
     name: str = "policy", # the adapter that is trained
-    on_log=None # called with each logged row
+    prompts_folder: str | Path | None = None, # encode all prompts into it before, and let VAE and text encoders leave the device
+    validation: TrainingSet | None = None, # held-out rows; the best checkpoint by their loss is kept
+    on_checkpoint: Callable | None = None, # called with the number of updates, while the adapter holds the averaged weights
+    **loop # of `train`: machine, on_log, accept_changes
 ) -> TrainResult:
     "Train a policy; afterwards the adapter `name` holds the averaged weights (after a collapse: the last good ones), also saved as `run_dir/adapter`."
-    report = {}
-    if cfg.method in ("cpo", "distill"):
-        rows, report["rows_without_preference"] = preference_rows(data); use = data[rows]
-    elif cfg.method == "sft":
-        rows = np.asarray(top_quartile(data.annotations())) if cfg.rows == "top" else np.arange(len(data)); use = data[rows]
-    else:
-        pairs, found = preference_pairs(data.annotations(), margin=cfg.margin, seed=cfg.train.seed)
-        pairs, use = np.asarray(pairs).reshape(-1, 2), data
-        report["pairs"] = len(pairs)
+    use, pairs, report = _training_rows(data, cfg)
     backbone.add_adapter(name, cfg.rank, cfg.alpha, cfg.targets, seed=cfg.train.seed)
     params, policy = backbone.trainable_parameters(name), on_top(reference, name)
-    step_fn = {"cpo": lambda: _cpo_step(backbone, use, tree, cfg, policy, auxiliary, reference), "distill": lambda: _cpo_step(backbone, use, tree, cfg, policy, auxiliary, reference),
-               "dpo": lambda: _dpo_step(backbone, use, cfg, policy, reference, pairs), "sft": lambda: _sft_step(backbone, use, cfg, policy)}[cfg.method]()
+    def steps(rows: TrainingSet, pairs: np.ndarray | None) -> Callable:
+        if cfg.method in ("cpo", "distill"): return _cpo_step(backbone, rows, tree, cfg, policy, auxiliary, reference)
+        return _dpo_step(backbone, rows, cfg, policy, reference, pairs) if cfg.method == "dpo" else _sft_step(backbone, rows, tree, cfg, policy)
+    held = _training_rows(validation, cfg) if validation else (TrainingSet(torch.zeros(0), [], [], []), None, {})
+    known = [r for r in (use, held[0]) if len(r)]
+    settle(backbone, lambda: (p for r in known for p in every_align_prompt(r, tree, cfg)), prompts_folder)
+    n, held_n = [len(r) if p is None else len(p) for r, p in ((use, pairs), held[:2])]
+    score = held_out_score(backbone, name, steps(*held[:2]), held_n, cfg.train.batch_size) if held_n else None
     watch = _Watch(run_dir, cfg.collapse, params, max(1, cfg.train.steps//15))
+    settings = dict(stage="align", tree=tree.hash, data=data.hash, reference=reference, **report) | {k: v for k, v in asdict(cfg).items() if k != "train"}
     backbone.activate(policy)
-    n = len(pairs) if cfg.method == "dpo" else len(use)
-    settings = {k: v for k, v in asdict(cfg).items() if k != "train"}
-    try: res = train(run_dir, params, step_fn, n, cfg.train, dict(stage="align", tree=tree.hash, reference=reference, **report, **settings), watch=watch, on_log=on_log, desc=f"align {cfg.method}", on_resume=watch.restore)
+    try: res = train(run_dir, params, steps(use, pairs), n, cfg.train, settings, watch=watch, desc=f"align {cfg.method}", on_resume=watch.restore, score=score, on_checkpoint=with_weights(backbone, name, on_checkpoint), scale_loss=cfg.precision == "fp16", **loop)
     finally: backbone.activate(None)
     if res.stopped and watch.last_good() is not None: res.ema = watch.last_good()
-    backbone.set_adapter_state(name, res.ema)
-    backbone.save_adapter(name, Path(run_dir)/"adapter", dict(stage="align", method=cfg.method, steps=res.step, stopped=res.stopped, tree=tree.hash, **report))
+    finish(backbone, name, run_dir, res, cfg, data, tree, dict(stage="align", method=cfg.method, reference=reference, **report))
     return res

@@ -106,7 +106,7 @@ def pretrain_text_encoder(run_dir: str | Path, tokenizer: CLIPTokenizer, steps: 
         ends = (ids == tokenizer.eos_token_id).float().argmax(1)
         at = ends + ((77 - ends)*torch.rand(len(ids), generator=g)).long()
         return head(te(ids)[0][torch.arange(len(ids)), at])
-    def step_fn(step, rows):
+    def step_fn(step, rows, part): # one row stands for a batch drawn here
         prompts, labels = _random_prompts(tree, step, batch_size, seed)
         with torch.autocast("cpu", torch.bfloat16): logits = forward(prompts, torch_rng(seed, "at", step))
         return F.binary_cross_entropy_with_logits(logits.float(), labels, pos_weight=torch.tensor(10.))*20, {}
@@ -177,15 +177,16 @@ def train_base(
     torch.manual_seed(seed); unet = build_unet(tiny)
     plain_attention(unet)
     sched = build_scheduler(); alphas = sched.alphas_cumprod.float()
-    def step_fn(step, rows):
+    def step_fn(step, rows, part):
         g = torch_rng(seed, "step", step)
         x0 = torch.from_numpy(latents[rows]).float()
         t = torch.randint(0, 1000, (len(rows),), generator=g); noise = torch.randn(x0.shape, generator=g)
         a = alphas[t].view(-1, 1, 1, 1)
         drop = torch.rand(len(rows), generator=g) < .1
         cond = table[torch.where(drop, len(table) - 1, torch.from_numpy(caps[rows]))]
-        with torch.autocast("cpu", torch.bfloat16): pred = unet(a.sqrt()*x0 + (1 - a).sqrt()*noise, t, cond).sample
-        return F.mse_loss(pred.float(), a.sqrt()*noise - (1 - a).sqrt()*x0), {}
+        noisy, target = a.sqrt()*x0 + (1 - a).sqrt()*noise, a.sqrt()*noise - (1 - a).sqrt()*x0
+        with torch.autocast("cpu", torch.bfloat16): pred = unet(noisy[part], t[part], cond[part]).sample
+        return F.mse_loss(pred.float(), target[part]), {}
     cfg = TrainConfig(steps=steps, batch_size=batch_size, lr=5e-4, warmup=min(200, steps), cooldown=max(1, steps//4), weight_decay=.01, ema=.999, checkpoint_every=250 if not tiny else 2, log_every=10 if not tiny else 1, seed=seed)
     res = train(run_dir, dict(unet.named_parameters()), step_fn, len(latents), cfg, dict(pictures=pictures, tiny=tiny), desc="base")
     with torch.no_grad():

@@ -5,7 +5,7 @@
 # %% ../nbs/05_backbone.ipynb #fa64b75c
 from __future__ import annotations
 
-import contextlib, copy, importlib, json, math
+import contextlib, copy, hashlib, importlib, json, math, os, warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Sequence
@@ -17,7 +17,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 
-from .core import CpoError, atomic_path, data_dir, read_json, seed_for
+from .core import CpoError, atomic_path, data_dir, processes, read_json, seed_for
 
 # %% auto #0
 __all__ = ['Adapter', 'LORA_TARGETS', 'ADDED_BELOW', 'FAMILIES', 'Conditioning', 'plain_attention', 'on_top', 'Backbone',
@@ -34,16 +34,19 @@ class Conditioning:
     def __getitem__(self, idx) -> "Conditioning": return Conditioning({k: v[idx] for k, v in self.tensors.items()})
 
     @staticmethod
-    def cat(parts: Sequence["Conditioning"]) -> "Conditioning":
-        "Join batches; the shorter prompts are padded by repeating their last token, as the encoder's own padding does."
+    def cat(parts: Sequence["Conditioning"], fill: torch.Tensor | None = None, tokens: int = 0) -> "Conditioning":
+        "Join batches; prompts shorter than the longest (or than `tokens`) are filled up with `fill` (1, L, D), over and over, or by repeating their last token."
         out = {}
         for k in parts[0].tensors:
             vs = [p.tensors[k] for p in parts]
             if vs[0].dim() == 3:
-                n = max(v.shape[1] for v in vs)
-                vs = [torch.cat([v, v[:, -1:].expand(-1, n - v.shape[1], -1)], 1) if v.shape[1] < n else v for v in vs]
+                n = max(tokens, *(v.shape[1] for v in vs))
+                vs = [torch.cat([v, _repeated(v[:, -1:] if fill is None else fill.to(v), n - v.shape[1]).expand(len(v), -1, -1)], 1) if v.shape[1] < n else v for v in vs]
             out[k] = torch.cat(vs)
         return Conditioning(out)
+
+def _repeated(x: torch.Tensor, n: int) -> torch.Tensor: # (B, L, D) to (B, n, D)
+    return x.repeat(1, -(-n//x.shape[1]), 1)[:, :n]
 
 Adapter = None | str | Sequence[tuple[str, float]] # off, one by name, or several with weights
 
@@ -76,6 +79,9 @@ class Backbone:
     not_adapted: str | None = None # pattern of whole names in the denoiser that never get a LoRA
     load_options: dict = {} # of this pipeline's `from_pretrained`
     embeds_guidance = False # does the model read the guidance scale as a number? Then `with_guidance` puts it into the conditioning
+    name = "" # folder or hub id that it was loaded from
+    encoded = None # where encoded prompts are looked up first: (prompts, adapter) -> list of `Conditioning`, or None; see 05f_cache
+    sharded = False # are the base weights divided between processes?
     prompts_seen = prompts_long = 0 # how many prompts were encoded, and how many were longer than the encoder's window
 
     def __init__(self, pipe, resolution: int | None = None): # a loaded diffusers pipeline; pixels on a side, default: what the model was made for
@@ -86,6 +92,7 @@ class Backbone:
         self._active: tuple = ()
         self._fused: tuple | None = None # what `fused` has merged into the weights
         self._trainable: set[str] = set()
+        self._parked: set[str] = set() # components that wait off the device
         for m in pipe.components.values():
             if isinstance(m, torch.nn.Module): m.requires_grad_(False).eval()
         vae = pipe.vae
@@ -109,10 +116,13 @@ class Backbone:
     @property
     def latent_shape(self) -> tuple[int, int, int]: n = self.resolution//self.pipe.vae_scale_factor; return (self.denoiser.config.in_channels, n, n)
 
-    def sampler(self, steps: int):
-        "The pipeline's own scheduler, a copy, set to a number of steps."
-        sched = copy.deepcopy(self.pipe.scheduler); sched.set_timesteps(device=self.device, **self.sampler_steps(steps))
-        return sched
+    @staticmethod
+    def _tokens(room) -> int: return room if isinstance(room, int) else sum(room)
+    def _rooms(self, prompts: list[str]) -> list: # *family*: tokens that each prompt needs, as a number or as several to be added up; prompts of equal room are encoded together
+        raise NotImplementedError
+    def _encode(self, prompts: list[str], adapter: Adapter) -> Conditioning: raise NotImplementedError # *family*
+    def _fill(self, adapter: Adapter) -> torch.Tensor | None: # *family*: tokens (1, L, D) that fill up shorter prompts; None: their last token
+        return None
 
     def sampler_steps(self, steps: int) -> dict:
         "What the pipeline tells its scheduler for a number of steps."
@@ -154,6 +164,72 @@ def using(self: Backbone, adapter: Adapter):
     finally:
         if self._active != before: self._apply(before)
 
+# %% ../nbs/05_backbone.ipynb #2accd2e1
+@patch
+def encode_prompts(self: Backbone, prompts: Sequence[str], adapter: Adapter = None, tokens: int = 0) -> Conditioning:
+    "Named tensors of whole prompts, batch first; each is encoded as if it were alone, and then filled up to the longest, or to `tokens`. No gradient."
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if self.encoded is not None and (found := self.encoded(prompts, adapter)) is not None: return Conditioning.cat(*found, tokens)
+    rooms, parts = self._rooms(prompts), [None]*len(prompts)
+    if len(set(rooms)) == 1 and self._tokens(rooms[0]) >= tokens: return self._encode(prompts, adapter)
+    for room in sorted(set(rooms)):
+        rows = [i for i, r in enumerate(rooms) if r == room]; c = self._encode([prompts[i] for i in rows], adapter)
+        for k, i in enumerate(rows): parts[i] = c[k:k + 1]
+    return Conditioning.cat(parts, self._fill(adapter), tokens)
+
+@patch
+def prompt_tokens(self: Backbone, prompts: Sequence[str]) -> list[int]:
+    "Length of each prompt's embedding."
+    return [self._tokens(r) for r in self._rooms(list(prompts))]
+
+# %% ../nbs/05_backbone.ipynb #f5b2b61a
+@patch
+def sampler(self: Backbone, steps: int):
+    "The pipeline's own scheduler, a copy, set to a number of steps."
+    sched = copy.deepcopy(self.pipe.scheduler); sched.set_timesteps(device=self.device, **self.sampler_steps(steps))
+    return sched
+
+# %% ../nbs/05_backbone.ipynb #3dc917e7
+@patch
+def park(self: Backbone, *names: str) -> None:
+    "Let components wait in main memory; without names, the VAE and all text encoders. Raises `CpoError` for a name that the pipeline has not."
+    names = names or [n for n, m in self.pipe.components.items() if isinstance(m, torch.nn.Module) and n != self.denoiser_name]
+    if unknown := [n for n in names if not isinstance(getattr(self.pipe, n, None), torch.nn.Module)]: raise CpoError(f"park: the pipeline has no component {', '.join(unknown)}", hint=f"it has {', '.join(self.pipe.components)}")
+    for n in names: getattr(self.pipe, n).to("cpu"); self._parked.add(n)
+    if self.device.type == "cuda": torch.cuda.empty_cache()
+
+@patch
+@contextlib.contextmanager
+def at_work(self: Backbone, module: torch.nn.Module):
+    "A component on the device for the length of a block."
+    parked = any(getattr(self.pipe, n) is module for n in self._parked)
+    if parked: module.to(self.device)
+    try: yield module
+    finally:
+        if parked: module.to("cpu")
+
+@patch
+def checkpoint_activations(self: Backbone, on: bool = True) -> None:
+    "Make activations of the denoiser again in the backward pass (less memory, about a third more time), or keep them."
+    self.denoiser.enable_gradient_checkpointing() if on else self.denoiser.disable_gradient_checkpointing()
+
+@patch
+def shard(self: Backbone) -> None:
+    "Divide the denoiser's frozen weights between the processes (FSDP2). Called when all adapters are there; none can be added afterwards."
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    if self.sharded: return
+    whole = {p for n, p in self.denoiser.named_parameters() if ".lora_" in n}
+    how = dict(mesh=init_device_mesh(self.device.type, (processes().count,)), ignored_params=whole)
+    for m in [m for m in self.denoiser.modules() if type(m).__name__ in (self.denoiser._no_split_modules or ())]: fully_shard(m, **how)
+    with warnings.catch_warnings(): warnings.simplefilter("ignore"); fully_shard(self.denoiser, **how)
+    self.sharded = True
+
+@patch
+def distribute(self: Backbone) -> None:
+    "Lay the base out as the configuration of `accelerate launch` says: divided when that asks for FSDP, else a copy in each process."
+    if processes().count > 1 and os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true"): self.shard()
+
 # %% ../nbs/05_backbone.ipynb #9be12221
 LORA_TARGETS = { # names of submodules, by what they are
     "attention": ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"), # the last four: the text's side of SD 3 and FLUX
@@ -174,6 +250,7 @@ def add_adapter(self: Backbone,
     bad = [f"unknown target {t!r}" for t in targets if t not in LORA_TARGETS] + ([f"rank {rank!r} is no whole number >= 1"] if not isinstance(rank, int) or rank < 1 else [])
     if not targets: bad.append("no targets")
     if name in self.adapters: bad.append(f"there is already an adapter {name!r}")
+    if self.sharded: bad.append("the base is already divided between the processes")
     if not name.isidentifier(): bad.append(f"{name!r} is no plain name")
     if bad: raise CpoError(f"add_adapter({name!r}) is not possible:", bad, f"targets are {', '.join(LORA_TARGETS)}")
     modules = [m for t in targets for m in LORA_TARGETS[t]]
@@ -214,6 +291,15 @@ def set_adapter_state(self: Backbone, name: str, state: dict[str, torch.Tensor])
         for k, p in params.items(): p.copy_(state[k])
 
 @patch
+@contextlib.contextmanager
+def holding(self: Backbone, name: str, state: dict[str, torch.Tensor]):
+    "An adapter with other weights, such as averaged ones, for the length of a block."
+    own = {k: p.detach().clone() for k, p in self.adapter_parameters(name).items()}
+    self.set_adapter_state(name, state)
+    try: yield self
+    finally: self.set_adapter_state(name, own)
+
+@patch
 def save_adapter(self: Backbone,
                  name: str, # which adapter
                  path: str | Path, # a folder; written whole or not at all
@@ -224,6 +310,7 @@ def save_adapter(self: Backbone,
     from peft.tuners.lora import LoraConfig
     self._known(name)
     path = Path(path)
+    if not processes().main: return path
     meta = {f"{m}_lora_adapter_metadata": module.peft_config[name].to_dict() for m, module in self.modules_with_adapters.items() if name in getattr(module, "peft_config", {})}
     layers = {f"{m}_lora_layers": {k: v.detach().cpu().contiguous() for k, v in get_peft_model_state_dict(module, adapter_name=name).items()}
               for m, module in self.modules_with_adapters.items() if name in getattr(module, "peft_config", {})}
@@ -252,7 +339,7 @@ ADDED_BELOW = 20_000_000 # parameters of a denoiser, up to which adapters are ad
 @patch
 def _addable(self: Backbone, adapter: Adapter, lora: dict[str, torch.nn.Module]) -> list[tuple]: # (path, layer, adapters with weights here); empty: run them beside the weights
     wanted = _normalise(adapter)
-    if not wanted or self._fused is not None or self.size >= ADDED_BELOW or getattr(self.denoiser, "is_gradient_checkpointing", False): return []
+    if not wanted or self._fused is not None or self.sharded or self.size >= ADDED_BELOW or getattr(self.denoiser, "is_gradient_checkpointing", False): return []
     for n, _ in wanted: self._known(n)
     found = [(path, l, here) for path, l in lora.items() if (here := [(n, w) for n, w in wanted if n in l.scaling])]
     special = lambda l, n: l.merged or l.use_dora.get(n) or l.lora_bias.get(n)
@@ -368,8 +455,9 @@ def _count(self: Backbone, lengths: Sequence[int], window: int = 1) -> None: # p
     self.prompts_seen += len(lengths); self.prompts_long += sum(n > window for n in lengths)
 
 @patch
-def _text(self: Backbone, encoder: torch.nn.Module, adapter: Adapter): # the adapter, where it reaches into this encoder
-    return self.using(adapter) if _lora_layers(encoder) else contextlib.nullcontext()
+@contextlib.contextmanager
+def _text(self: Backbone, encoder: torch.nn.Module, adapter: Adapter = None): # an encoder at work, with the adapter where that reaches into it
+    with self.at_work(encoder), self.using(adapter) if _lora_layers(encoder) else contextlib.nullcontext(), torch.no_grad(): yield
 
 @patch
 def encode_clips(self: Backbone, prompts: Sequence[str], adapter: Adapter) -> tuple[torch.Tensor, list[torch.Tensor | None], list[int]]:
@@ -377,10 +465,16 @@ def encode_clips(self: Backbone, prompts: Sequence[str], adapter: Adapter) -> tu
     toks = (self.pipe.tokenizer, self.pipe.tokenizer_2); n = max(max(clip_windows(t, prompts)[1]) for t in toks); parts, pooled = [], []
     for tok, encoder in zip(toks, (self.pipe.text_encoder, self.pipe.text_encoder_2)):
         ids, lengths = clip_windows(tok, prompts, n)
-        with self._text(encoder, adapter), torch.no_grad(): out = encoder(ids.flatten(0, 1).to(encoder.device), output_hidden_states=True)
+        with self._text(encoder, adapter): out = encoder(ids.flatten(0, 1).to(encoder.device), output_hidden_states=True)
         parts.append(out.hidden_states[-2].unflatten(0, (len(prompts), n)).flatten(1, 2))
         pooled.append(out.text_embeds.unflatten(0, (len(prompts), n))[:, 0] if "text_embeds" in out else None)
     return torch.cat(parts, -1), pooled, lengths
+
+# %% ../nbs/05_backbone.ipynb #cc82c507
+@patch
+def clip_rooms(self: Backbone, prompts: list[str]) -> list[int]:
+    "Tokens in whole windows that each prompt needs, by that CLIP tokenizer which needs more."
+    return [max(n)*self.pipe.tokenizer.model_max_length for n in zip(*(clip_windows(t, prompts)[1] for t in (self.pipe.tokenizer, self.pipe.tokenizer_2)))]
 
 # %% ../nbs/05_backbone.ipynb #c86a6673
 @patch
@@ -389,8 +483,12 @@ def encode_t5(self: Backbone, tokenizer, encoder: torch.nn.Module, prompts: Sequ
     rows = tokenizer(list(prompts), truncation=False, verbose=False).input_ids
     self._count([len(r) for r in rows], length)
     n = max(length, *map(len, rows))
-    ids = torch.tensor([r + [tokenizer.pad_token_id]*(n - len(r)) for r in rows], device=encoder.device)
-    with torch.no_grad(): return encoder(ids)[0]
+    ids = torch.tensor([r + [tokenizer.pad_token_id]*(n - len(r)) for r in rows])
+    with self._text(encoder): return encoder(ids.to(encoder.device))[0]
+
+@patch
+def _t5_rooms(self: Backbone, tokenizer, prompts: list[str], length: int) -> list[int]: # tokens that each prompt needs
+    return [max(length, len(r)) for r in tokenizer(prompts, truncation=False, verbose=False).input_ids]
 
 # %% ../nbs/05_backbone.ipynb #36a71e00
 class StableDiffusionBackbone(DiffusionBackbone):
@@ -402,12 +500,13 @@ class StableDiffusionBackbone(DiffusionBackbone):
         super().__init__(pipe, resolution)
         if self.device.type == "cpu" and self.latent_shape[-1] <= 32: plain_attention(self.denoiser) # the products of larger latents would fill the memory
 
-    def encode_prompts(self, prompts: Sequence[str], adapter: Adapter = None) -> Conditioning:
-        "Prompt embeddings (B, L, D); L is a multiple of the encoder's window, shorter prompts are padded with empty windows. No gradient."
-        if isinstance(prompts, str): prompts = [prompts]
+    def _rooms(self, prompts: list[str]) -> list[int]: return [n*self.pipe.tokenizer.model_max_length for n in clip_windows(self.pipe.tokenizer, prompts)[1]]
+    def _fill(self, adapter: Adapter) -> torch.Tensor: return self._encode([""], adapter).tensors["prompt_embeds"] # empty windows
+
+    def _encode(self, prompts: list[str], adapter: Adapter) -> Conditioning: # prompt_embeds (B, L, D), L a multiple of the encoder's window
         encoder = self.pipe.text_encoder
         ids, lengths = clip_windows(self.pipe.tokenizer, prompts); self._count(lengths)
-        with self._text(encoder, adapter), torch.no_grad():
+        with self._text(encoder, adapter):
             out = encoder(ids.flatten(0, 1).to(encoder.device))[0]
         return Conditioning({"prompt_embeds": out.view(len(prompts), -1, out.shape[-1]).to(self.device, self.dtype)})
 
@@ -428,7 +527,7 @@ def encode_images(self: Backbone,
     f = self.grid
     if images.shape[-1] % f or images.shape[-2] % f: raise CpoError(f"pictures of {tuple(images.shape[-2:])} do not fit the latent grid", hint=f"both sides must be multiples of {f}")
     vae = self.pipe.vae
-    z = vae.encode(images.to(vae.device, vae.dtype)).latent_dist.mode()
+    with self.at_work(vae): z = vae.encode(images.to(vae.device, vae.dtype)).latent_dist.mode()
     if not torch.isfinite(z).all(): raise CpoError("the VAE gave latents that are not finite", hint="load it in float32 or bfloat16 (SDXL's VAE overflows in float16)")
     return ((z - (getattr(vae.config, "shift_factor", None) or 0))*vae.config.scaling_factor).float()
 
@@ -437,7 +536,7 @@ def encode_images(self: Backbone,
 def decode_latents(self: Backbone, latents: torch.Tensor) -> np.ndarray:
     "Latents (B, C, h, w) to pictures (B, H, W, 3), uint8."
     vae = self.pipe.vae
-    x = vae.decode((latents/vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0)).to(vae.device, vae.dtype)).sample
+    with self.at_work(vae): x = vae.decode((latents/vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0)).to(vae.device, vae.dtype)).sample
     return ((x.float().clamp(-1, 1) + 1)*127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 # %% ../nbs/05_backbone.ipynb #36f93b50
@@ -518,13 +617,15 @@ def load_backbone(
 ) -> Backbone:
     "Load a pipeline as a `Backbone`. Raises `CpoError` when it is missing, incomplete, of an unknown family, or cannot hold the resolution."
     import diffusers
+    name = Path(name_or_path).name if Path(name_or_path).is_dir() else str(name_or_path)
     if str(name_or_path) == "atelier": name_or_path = data_dir()/"atelier"/"pipeline"
     kind = _pipeline_class(str(name_or_path)); family = _family(kind, str(name_or_path))
     try:
         with _quiet(): pipe = getattr(diffusers, kind).from_pretrained(str(name_or_path), dtype=dtype, use_safetensors=True, **family.load_options)
     except (OSError, ValueError, TypeError, AttributeError) as e: raise CpoError(f"{name_or_path}: the pipeline does not load ({type(e).__name__}: {str(e)[:300]})", hint="check that all its components are there") from None
     pipe.set_progress_bar_config(disable=True)
-    return family(pipe.to(device), resolution)
+    found = family(pipe.to(device), resolution); found.name = name
+    return found
 
 # %% ../nbs/05_backbone.ipynb #7bc9ea14
 def byte_tokenizer():

@@ -15,8 +15,8 @@ import numpy as np
 # %% auto #0
 __all__ = ['CpoError', 'Scale', 'get_scale', 'repo_root', 'data_dir', 'cache_dir', 'runs_dir', 'figures_dir', 'results_dir',
            'seed_for', 'np_rng', 'torch_rng', 'seed_everything', 'atomic_path', 'write_json', 'read_json',
-           'to_jsonable', 'sha256_file', 'sha256_json', 'library_versions', 'cached', 'check', 'use_style',
-           'save_figure']
+           'to_jsonable', 'sha256_file', 'sha256_json', 'library_versions', 'cached', 'check', 'Processes', 'processes',
+           'torch_distributed', 'use_style', 'save_figure']
 
 # %% ../nbs/00_core.ipynb #f1fab66e
 class CpoError(ValueError):
@@ -215,6 +215,31 @@ def check(
     assert a.dtype.kind == e.dtype.kind, f"dtype {a.dtype} is not of the kind of {e.dtype}"
     if a.dtype.kind in "fc": assert np.isfinite(a).all(), f"{(~np.isfinite(a)).sum()} of {a.size} values are not finite"
     np.testing.assert_allclose(a, e, rtol=rtol, atol=atol)
+
+# %% ../nbs/00_core.ipynb #81913aec
+@dataclass(frozen=True)
+class Processes:
+    "Who this process is among those that `accelerate launch` started."
+    rank: int = 0 # number of this one
+    count: int = 1 # how many there are
+
+    @property
+    def main(self) -> bool: "Does this one write and print?"; return self.rank == 0
+    def wait(self) -> None:
+        "Go on when all have come here."
+        if self.count > 1: torch_distributed().barrier()
+
+def processes() -> Processes:
+    "The processes of this run; joins them at the first call."
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1: return Processes()
+    from accelerate import PartialState
+    state = PartialState()
+    return Processes(state.process_index, state.num_processes)
+
+def torch_distributed():
+    "`torch.distributed`, imported late."
+    import torch.distributed
+    return torch.distributed
 
 # %% ../nbs/00_core.ipynb #a4f91c14
 def use_style() -> None:

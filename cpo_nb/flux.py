@@ -36,11 +36,11 @@ class FluxBackbone(FlowBackbone):
         "The same conditioning with another guidance scale."
         return Conditioning(cond.tensors | dict(guidance=torch.full((len(cond),), float(scale), device=self.device)))
 
-    def encode_prompts(self, prompts: Sequence[str], adapter: Adapter = None) -> Conditioning:
-        "T5 embeddings (B, L, D) of whole prompts, pooled CLIP embeddings (B, D'), guidance (B,). No gradient."
-        if isinstance(prompts, str): prompts = [prompts]
+    def _rooms(self, prompts: list[str]) -> list[int]: return self._t5_rooms(self.pipe.tokenizer_2, prompts, self.t5_length)
+
+    def _encode(self, prompts: list[str], adapter: Adapter) -> Conditioning: # prompt_embeds (B, L, D) of T5, pooled (B, D') of CLIP, guidance (B,)
         encoder, (ids, _) = self.pipe.text_encoder, clip_windows(self.pipe.tokenizer, prompts)
-        with self._text(encoder, adapter), torch.no_grad(): pooled = encoder(ids[:, 0].to(encoder.device)).pooler_output
+        with self._text(encoder, adapter): pooled = encoder(ids[:, 0].to(encoder.device)).pooler_output
         t5 = self.encode_t5(self.pipe.tokenizer_2, self.pipe.text_encoder_2, prompts, self.t5_length)
         return self.with_guidance(Conditioning({"prompt_embeds": t5.to(self.device, self.dtype), "pooled": pooled.to(self.device, self.dtype)}), self.train_guidance)
 

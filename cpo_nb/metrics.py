@@ -83,10 +83,11 @@ def train_judge(run_dir: str | Path, pictures: int, steps: int, batch_size: int 
     x = torch.from_numpy(paint(sc, workers)).permute(0, 3, 1, 2).contiguous()
     a, s, p = (torch.from_numpy(v.astype(np.int64)) for v in (sc.settings + 1, sc.subject, sc.palette))
     torch.manual_seed(JUDGE_SEED); judge = AtelierJudge()
-    def step_fn(step, rows):
+    def step_fn(step, rows, part):
         g = torch_rng(JUDGE_SEED, "noise", step)
         im = x[rows].float(); im = torch.where(torch.rand(len(rows), 1, 1, 1, generator=g) < .5, im.flip(-1), im) # a mirror image keeps every label
         im = im + 6*torch.rand(len(rows), 1, 1, 1, generator=g)*torch.randn(im.shape, generator=g)   # samples carry some residual noise
+        im, rows = im[part], rows[part]
         with torch.autocast("cpu", torch.bfloat16): la, ls, lp = judge.logits(im)
         loss = F.cross_entropy(la.float().flatten(0, 1), a[rows].flatten()) + .2*F.cross_entropy(ls.float(), s[rows]) + .2*F.cross_entropy(lp.float(), p[rows])
         return loss, dict(accuracy=(la.argmax(-1) == a[rows]).float().mean())

@@ -25,12 +25,12 @@ __all__ = ['sample', 'image_grid']
 @contextlib.contextmanager
 def fused(self: Backbone, adapter: Adapter):
     "Merge an adapter into the weights for the length of a block; the base weights come back exactly, also after an exception."
-    layers = [l for l in _lora_layers(self.denoiser).values() if any(n in l.scaling for n, _ in _normalise(adapter))]
+    layers = [l for l in _lora_layers(self.denoiser).values() if not self.sharded and any(n in l.scaling for n, _ in _normalise(adapter))]
     kept = [l.get_base_layer().weight.detach().clone() for l in layers]
     with self.using(adapter):
         try:
             for l in layers: l.merge(adapter_names=[n for n, _ in _normalise(adapter) if n in l.scaling])
-            self._fused = _normalise(adapter)
+            if not self.sharded: self._fused = _normalise(adapter) # weights that are divided between processes stay as they are
             yield self
         finally:
             self._fused = None
@@ -59,13 +59,14 @@ def sample(
     if steps < 1 or batch_size < 1: bad.append(f"steps={steps}, batch_size={batch_size}: must be at least 1")
     if guidance_scale < 1: bad.append(f"guidance_scale={guidance_scale}: must be at least 1")
     if bad: raise CpoError("sample: impossible settings:", bad, "correct them")
-    out = []
+    out, tokens = [None]*len(prompts), backbone.prompt_tokens(prompts)
+    if negative_prompts is not None: tokens = list(map(max, tokens, backbone.prompt_tokens(negative_prompts)))
+    batches = [same[i:i + batch_size] for n in sorted(set(tokens)) for same in [[k for k, t in enumerate(tokens) if t == n]] for i in range(0, len(same), batch_size)] # filling would change the shorter ones' pictures
     with backbone.fused(adapter):
-        for i in tqdm(range(0, len(prompts), batch_size), desc="sample", mininterval=2, disable=None):
-            j = slice(i, i + batch_size)
-            z = _sample_batch(backbone, prompts[j], seeds[j], steps, guidance_scale, adapter, negative_prompts[j] if negative_prompts is not None else None, precision)
-            out.append(z.cpu().numpy() if latents_only else backbone.decode_latents(z))
-    return np.concatenate(out) if out else np.zeros((0, backbone.resolution, backbone.resolution, 3), np.uint8)
+        for rows in tqdm(batches, desc="sample", mininterval=2, disable=None):
+            z = _sample_batch(backbone, [prompts[i] for i in rows], [seeds[i] for i in rows], steps, guidance_scale, adapter, [negative_prompts[i] for i in rows] if negative_prompts is not None else None, precision)
+            for i, im in zip(rows, z.cpu().numpy() if latents_only else backbone.decode_latents(z)): out[i] = im
+    return np.stack(out) if out else np.zeros((0, backbone.resolution, backbone.resolution, 3), np.uint8)
 
 def _sample_batch(backbone, prompts, seeds, steps, g, adapter, negative, precision) -> torch.Tensor:
     sched, n = backbone.sampler(steps), len(prompts)

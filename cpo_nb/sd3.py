@@ -31,9 +31,14 @@ class StableDiffusion3Backbone(FlowBackbone):
     @property
     def grid(self) -> int: return self.pipe.vae_scale_factor*self.denoiser.config.patch_size
 
-    def encode_prompts(self, prompts: Sequence[str], adapter: Adapter = None) -> Conditioning:
-        "Prompt embeddings (B, L, D) of whole prompts and pooled embeddings (B, D1 + D2). No gradient."
-        if isinstance(prompts, str): prompts = [prompts]
+    def _rooms(self, prompts: list[str]) -> list:
+        t5 = self._t5_rooms(self.pipe.tokenizer_3, prompts, self.t5_length) if self.pipe.text_encoder_3 is not None else [0]*len(prompts)
+        return list(zip(self.clip_rooms(prompts), t5))
+    def _fill(self, adapter: Adapter) -> torch.Tensor: # empty windows of CLIP; the transformer does not read the order of text tokens
+        clip = self.encode_clips([""], adapter)[0]
+        return F.pad(clip, (0, self.denoiser.config.joint_attention_dim - clip.shape[-1]))
+
+    def _encode(self, prompts: list[str], adapter: Adapter) -> Conditioning: # prompt_embeds (B, L, D): CLIP's tokens, then T5's; pooled (B, D1 + D2)
         p, (clip, pooled, lengths) = self.pipe, self.encode_clips(prompts, adapter)
         if p.text_encoder_3 is not None: t5 = self.encode_t5(p.tokenizer_3, p.text_encoder_3, prompts, self.t5_length)
         else:

@@ -27,9 +27,10 @@ class StableDiffusionXLBackbone(StableDiffusionBackbone):
         if pipe.config.get("requires_aesthetics_score") or pipe.text_encoder is None: raise CpoError("this pipeline is an SDXL refiner, which cannot be aligned on its own", hint="give an SDXL base model")
         super().__init__(pipe, resolution)
 
-    def encode_prompts(self, prompts: Sequence[str], adapter: Adapter = None) -> Conditioning:
-        "Prompt embeddings (B, L, D1 + D2) of whole prompts and pooled embeddings (B, D2). No gradient."
-        if isinstance(prompts, str): prompts = [prompts]
+    def _rooms(self, prompts: list[str]) -> list[int]: return self.clip_rooms(prompts)
+    def _fill(self, adapter: Adapter) -> torch.Tensor: return self.encode_clips([""], adapter)[0] # of empty windows; never the zeros of an empty prompt
+
+    def _encode(self, prompts: list[str], adapter: Adapter) -> Conditioning: # prompt_embeds (B, L, D1 + D2), pooled (B, D2)
         embeds, (_, pooled), lengths = self.encode_clips(prompts, adapter); self._count(lengths)
         if self.pipe.config.get("force_zeros_for_empty_prompt"):
             named = torch.tensor([p != "" for p in prompts], device=embeds.device)

@@ -5,9 +5,11 @@
 # %% ../nbs/06_sft.ipynb #6e11261a
 from __future__ import annotations
 
-import contextlib
+import contextlib, hashlib
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -15,19 +17,21 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from .backbone import Adapter, Backbone, on_top
-from .core import CpoError, np_rng, torch_rng
+from .cache import StoredLatents, StoredPrompts, fit_pictures, store_latents
+from .core import CpoError, np_rng, sha256_json, torch_rng
 from .criteria import CriteriaTree
 from .dataset import attribute_prompt
-from .training import TrainConfig, TrainResult, train
+from .training import TrainConfig, TrainResult, averaged_weights, train
 
 # %% auto #0
-__all__ = ['TrainingSet', 'training_set', 'autocast', 'Draw', 'draw', 'SftConfig', 'sft', 'attribute_gain']
+__all__ = ['PRECISIONS', 'TrainingSet', 'training_set', 'autocast', 'Draw', 'draw', 'drawn_once', 'SftConfig', 'sft_prompts',
+           'every_sft_prompt', 'settle', 'held_out_score', 'with_weights', 'sft', 'finish', 'attribute_gain']
 
 # %% ../nbs/06_sft.ipynb #b96f4e17
 @dataclass
 class TrainingSet:
     "Encoded pictures with captions and attributes, row by row."
-    latents: torch.Tensor # clean latents (N, C, h, w), half precision
+    latents: torch.Tensor | StoredLatents # clean latents (N, C, h, w), half precision
     captions: list[str] # plain captions
     positive: list[list[str]] # pair ids whose positive attribute the picture shows
     negative: list[list[str]] # pair ids whose negative attribute it shows
@@ -41,26 +45,35 @@ class TrainingSet:
         "Captions and attributes as a list of rows, for the pairing and ranking of `dataset`."
         return [dict(caption=c, positive=p, negative=n) for c, p, n in zip(self.captions, self.positive, self.negative)]
 
+    @cached_property
+    def hash(self) -> str:
+        "Hash of latents, captions and attributes."
+        h = hashlib.sha256(sha256_json(self.annotations()).encode())
+        for i in range(0, len(self), 256): h.update(self.latents[torch.arange(i, min(i + 256, len(self)))].half().contiguous().numpy().tobytes())
+        return h.hexdigest()[:16]
+
 def training_set(
     rows, # a `datasets.Dataset` with image, caption, positive, negative (see `load_paintings`), or a dict of these columns
     backbone: Backbone, # whose latents
-    batch_size: int = 64 # pictures encoded at once
+    batch_size: int = 64, # pictures encoded at once
+    folder: str | Path | None = None # keep latents there, and read them from there; default: in memory
 ) -> TrainingSet:
     "Encode every picture once, resized to the backbone's resolution (squares are kept, others are cropped in the middle)."
-    from PIL import ImageOps
-    latents, size, n = [], backbone.resolution, len(rows["caption"])
-    for i in tqdm(range(0, n, batch_size), desc="encode", mininterval=2, disable=None):
+    columns = [list(rows[k]) for k in ("caption", "positive", "negative")]
+    if folder is not None: return TrainingSet(store_latents(rows, backbone, folder), *columns)
+    latents = []
+    for i in tqdm(range(0, len(columns[0]), batch_size), desc="encode", mininterval=2, disable=None):
         ims = rows[i:i + batch_size]["image"] if not isinstance(rows, dict) else rows["image"][i:i + batch_size]
-        if not isinstance(ims, np.ndarray):
-            ims = np.stack([np.asarray(im.convert("RGB") if im.size == (size, size) else ImageOps.fit(im.convert("RGB"), (size, size))) for im in ims])
-        latents.append(backbone.encode_images(ims).half().cpu())
-    return TrainingSet(torch.cat(latents), *(list(rows[k]) for k in ("caption", "positive", "negative")))
+        latents.append(backbone.encode_images(fit_pictures(ims, backbone.resolution)).half().cpu())
+    return TrainingSet(torch.cat(latents), *columns)
 
 # %% ../nbs/06_sft.ipynb #19e76117
+PRECISIONS = dict(bf16=torch.bfloat16, fp16=torch.float16, fp32=None)
+
 def autocast(device: torch.device, precision: str = "bf16"):
-    "Mixed precision for forward passes: `bf16`, or `fp32` for none."
-    if precision not in ("bf16", "fp32"): raise CpoError(f"precision {precision!r} is unknown", hint="choose bf16 or fp32")
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+    "Mixed precision for forward passes: `bf16`, `fp16` (the loop then scales the loss), or `fp32` for none."
+    if precision not in PRECISIONS: raise CpoError(f"precision {precision!r} is unknown", hint=f"choose one of {', '.join(PRECISIONS)}")
+    return torch.autocast(device.type, PRECISIONS[precision]) if PRECISIONS[precision] else contextlib.nullcontext()
 
 @dataclass
 class Draw:
@@ -69,6 +82,8 @@ class Draw:
     timesteps: torch.Tensor # (B,)
     noisy: torch.Tensor # x_t, (B, C, h, w)
     captions: list[str] # captions, some dropped to the empty string
+
+    def __getitem__(self, part: slice) -> "Draw": return Draw(self.noise[part], self.timesteps[part], self.noisy[part], self.captions[part])
 
 def draw(backbone: Backbone, batch: TrainingSet, seed: int, step: int, caption_dropout: float) -> Draw:
     "Noise, timesteps and dropped captions of update `step`; the same for every method that trains with this seed."
@@ -79,6 +94,14 @@ def draw(backbone: Backbone, batch: TrainingSet, seed: int, step: int, caption_d
     drop = torch.rand(len(batch), generator=g) < caption_dropout
     caps = ["" if d else c for d, c in zip(drop.tolist(), batch.captions)]
     return Draw(noise, t, backbone.add_noise(latents.to(backbone.device), noise, t), caps)
+
+def drawn_once(make: Callable) -> Callable: # (step, rows, part) -> the things that `make(step, rows)` gives, cut to the part
+    "Draw for a whole update once, then cut: the same draws, in whatever parts an update is taken. Numbers, such as the length that prompts are filled up to, hold for all parts."
+    last: dict = {}
+    def cut(step, rows, part):
+        if last.get("step") != step: last.update(step=step, things=make(step, rows))
+        return [x if isinstance(x, int) else x[part] for x in last["things"]]
+    return cut
 
 # %% ../nbs/06_sft.ipynb #fb777369
 @dataclass(frozen=True)
@@ -91,6 +114,65 @@ class SftConfig:
     caption_dropout: float = 0.1 # probability that a caption is dropped
     attributes: bool = True # name attributes in the prompts; without, it is plain fine-tuning on captions
     precision: str = "bf16" # of forward passes
+    prompt_variants: int | None = None # draw the dropout of attributes this many times for each picture, so that prompts can be encoded before; default: anew at every update
+
+def _attributed(data: TrainingSet, tree: CriteriaTree, cfg: SftConfig, row: int, variant: int, caption: str) -> str: # one of a picture's drawn prompts
+    rng = np_rng(cfg.train.seed, "variant", row, variant)
+    return attribute_prompt(caption, data.positive[row], data.negative[row], tree, use="both", dropout=float(rng.random()), rng=rng)
+
+def sft_prompts(data: TrainingSet, tree: CriteriaTree, cfg: SftConfig, rows: np.ndarray, captions: Sequence[str], step: int) -> list[str]:
+    "Prompts of an update: captions with some of the attributes."
+    if not cfg.attributes: return list(captions)
+    rng = np_rng(cfg.train.seed, "attributes", step)
+    if cfg.prompt_variants: return [_attributed(data, tree, cfg, r, int(rng.integers(cfg.prompt_variants)), c) for r, c in zip(rows, captions)]
+    return [attribute_prompt(c, data.positive[r], data.negative[r], tree, use="both", dropout=float(rng.random()), rng=rng) for r, c in zip(rows, captions)]
+
+def every_sft_prompt(data: TrainingSet, tree: CriteriaTree, cfg: SftConfig) -> Iterator[str]:
+    "All prompts that a run may ask for. Raises `CpoError` when they are drawn anew at every update."
+    if cfg.attributes and not cfg.prompt_variants: raise CpoError("prompts that are drawn anew at every update cannot be encoded before", hint="set prompt_variants (--prompt-variants 4)")
+    for r, caption in enumerate(data.captions):
+        for c in {caption, ""} if cfg.caption_dropout else {caption}:
+            yield from (_attributed(data, tree, cfg, r, k, c) for k in range(cfg.prompt_variants)) if cfg.attributes else (c,)
+
+# %% ../nbs/06_sft.ipynb #15964952
+def settle(backbone: Backbone, prompts: Callable[[], Iterator[str]], folder: str | Path | None) -> None:
+    "Encode all prompts into `folder`, park VAE and text encoders, and divide the base if that was asked for. Without a folder, prompts are encoded as they come."
+    if folder is not None:
+        backbone.encoded = StoredPrompts(backbone, folder).encode(list(dict.fromkeys(prompts())))
+        backbone.park()
+    backbone.distribute()
+
+def held_out_score(backbone: Backbone, name: str, step_fn: Callable, n_rows: int, batch_size: int, draws: int = 2) -> Callable: # weights -> score
+    "Mean loss over held-out rows, each at `draws` fixed noises and timesteps."
+    def score(weights):
+        total = 0.
+        with backbone.holding(name, weights), torch.no_grad():
+            for i in range(draws):
+                for k, lo in enumerate(range(0, n_rows, batch_size)):
+                    rows = np.arange(lo, min(lo + batch_size, n_rows))
+                    total += float(step_fn(-1 - i*n_rows - k, rows, slice(None))[0])*len(rows)
+        return total/(n_rows*draws)
+    return score
+
+def with_weights(backbone: Backbone, name: str, on_checkpoint: Callable | None) -> Callable | None:
+    "Call `on_checkpoint(step)` while the adapter holds the averaged weights."
+    def call(step, weights):
+        with backbone.holding(name, weights): on_checkpoint(step)
+    return call if on_checkpoint else None
+
+# %% ../nbs/06_sft.ipynb #f2928e44
+def _sft_step(backbone: Backbone, data: TrainingSet, tree: CriteriaTree, cfg: SftConfig, used: Adapter) -> Callable:
+    def make(step, rows):
+        batch = data[rows]; d = draw(backbone, batch, cfg.train.seed, step, cfg.caption_dropout)
+        prompts = sft_prompts(data, tree, cfg, rows, d.captions, step)
+        return batch, d, prompts, max(backbone.prompt_tokens(prompts))
+    cut = drawn_once(make)
+    def step_fn(step, rows, part):
+        batch, d, prompts, tokens = cut(step, rows, part)
+        cond = backbone.encode_prompts(prompts, tokens=tokens)
+        with autocast(backbone.device, cfg.precision): pred = backbone.predict(d.noisy, d.timesteps, cond, used)
+        return F.mse_loss(pred.float(), backbone.target(batch.latents.float().to(backbone.device), d.noise, d.timesteps)), {}
+    return step_fn
 
 def sft(
     backbone: Backbone, # an adapter is added to it
@@ -100,27 +182,31 @@ def sft(
     cfg: SftConfig, # settings
     name: str = "auxiliary", # the adapter
     start: Adapter = None, # frozen adapters that it rides on, such as one that brought the base to the data
-    on_log=None # called with each logged row
+    prompts_folder: str | Path | None = None, # encode all prompts into it before, and let VAE and text encoders leave the device
+    validation: TrainingSet | None = None, # held-out rows; the best checkpoint by their loss is kept
+    on_checkpoint: Callable | None = None, # called with the number of updates, while the adapter holds the averaged weights
+    **loop # of `train`: machine, on_log, accept_changes
 ) -> TrainResult:
     "Train the auxiliary adapter on structured prompts; afterwards it holds the averaged weights, also saved as `run_dir/adapter`. Stage 1 is *paper*; the dropout of attributes is *ours*."
     backbone.add_adapter(name, cfg.rank, cfg.alpha, cfg.targets, seed=cfg.train.seed)
     params, used = backbone.trainable_parameters(name), on_top(start, name)
-    def step_fn(step, rows):
-        batch = data[rows]
-        d = draw(backbone, batch, cfg.train.seed, step, cfg.caption_dropout)
-        rng = np_rng(cfg.train.seed, "attributes", step)
-        prompts = [attribute_prompt(c, p, n, tree, use="both", dropout=float(rng.random()), rng=rng) if cfg.attributes else c
-                   for c, p, n in zip(d.captions, batch.positive, batch.negative)]
-        cond = backbone.encode_prompts(prompts)
-        with autocast(backbone.device, cfg.precision): pred = backbone.predict(d.noisy, d.timesteps, cond, used)
-        return F.mse_loss(pred.float(), backbone.target(batch.latents.float().to(backbone.device), d.noise, d.timesteps)), {}
+    settle(backbone, lambda: every_sft_prompt(data, tree, cfg), prompts_folder)
+    step_fn = _sft_step(backbone, data, tree, cfg, used)
+    score = held_out_score(backbone, name, _sft_step(backbone, validation, tree, cfg, used), len(validation), cfg.train.batch_size) if validation else None
+    settings = dict(stage="sft", tree=tree.hash, data=data.hash, start=start) | {k: v for k, v in asdict(cfg).items() if k != "train"}
     backbone.activate(used)
-    settings = {k: v for k, v in asdict(cfg).items() if k != "train"}
-    res = train(run_dir, params, step_fn, len(data), cfg.train, dict(stage="sft", tree=tree.hash, start=start, **settings), on_log=on_log, desc=f"sft {name}")
-    backbone.set_adapter_state(name, res.ema)
-    backbone.activate(None)
-    backbone.save_adapter(name, Path(run_dir)/"adapter", dict(stage="sft", steps=res.step, tree=tree.hash, start=start))
+    try: res = train(run_dir, params, step_fn, len(data), cfg.train, settings, desc=f"sft {name}", score=score, on_checkpoint=with_weights(backbone, name, on_checkpoint), scale_loss=cfg.precision == "fp16", **loop)
+    finally: backbone.activate(None)
+    finish(backbone, name, run_dir, res, cfg, data, tree, dict(stage="sft", start=start))
     return res
+
+def finish(backbone: Backbone, name: str, run_dir: str | Path, res: TrainResult, cfg, data: TrainingSet, tree: CriteriaTree, info: dict) -> None:
+    "Put the averaged weights into the adapter and save it as `run_dir/adapter`, with what a reader of it must know; the best checkpoint's, where it is another, as `run_dir/adapter-best`."
+    info = dict(info, steps=res.step, stopped=res.stopped, tree=tree.hash, criteria=f"{tree.name} ({len(tree)} pairs)", data=data.hash, pictures=len(data), settings=asdict(cfg), best=res.best)
+    backbone.set_adapter_state(name, res.ema)
+    backbone.save_adapter(name, Path(run_dir)/"adapter", info)
+    if res.best and res.best["step"] != res.step:
+        with backbone.holding(name, averaged_weights(run_dir, res.best["step"])): backbone.save_adapter(name, Path(run_dir)/"adapter-best", dict(info, steps=res.best["step"]))
 
 # %% ../nbs/06_sft.ipynb #a9252650
 @torch.no_grad()

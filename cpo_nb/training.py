@@ -5,22 +5,23 @@
 # %% ../nbs/05a_training.ipynb #bacecab0
 from __future__ import annotations
 
-import contextlib, json, math, signal, time
+import contextlib, json, math, os, signal, time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Callable
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from .core import CpoError, atomic_path, np_rng, read_json, to_jsonable, write_json
+from .core import CpoError, atomic_path, np_rng, processes, read_json, to_jsonable, torch_distributed, write_json
 
 # %% auto #0
-__all__ = ['TrainConfig', 'batch_indices', 'Interrupted', 'save_checkpoint', 'last_checkpoint', 'load_checkpoint', 'open_run',
-           'read_metrics', 'TrainResult', 'train']
+__all__ = ['OPTIMIZERS', 'TrainConfig', 'Machine', 'batch_indices', 'Interrupted', 'save_checkpoint', 'checkpoint_path',
+           'last_checkpoint', 'load_checkpoint', 'averaged_weights', 'open_run', 'read_metrics', 'TrainResult', 'train']
 
 # %% ../nbs/05a_training.ipynb #65c95d7b
 @dataclass(frozen=True)
@@ -58,6 +59,36 @@ class TrainConfig:
         shape = 0.5*(1 + math.cos(math.pi*step/(self.horizon or self.steps))) if self.schedule == "cosine" else 1.0
         return self.lr*warm*shape*min(1.0, (self.steps - step)/self.cooldown if self.cooldown else 1.0)
 
+# %% ../nbs/05a_training.ipynb #36aefa11
+OPTIMIZERS = ("adamw", "adamw8bit")
+
+@dataclass(frozen=True)
+class Machine:
+    "How the arithmetic is laid out on the machine."
+    micro_batch: int | None = None # samples per forward pass of one process, whose gradients are added up; default: all of its share
+    optimizer: str = "adamw" # or "adamw8bit": moments in 8 bits, by bitsandbytes
+
+    def __post_init__(self):
+        bad = []
+        if self.micro_batch is not None and not (isinstance(self.micro_batch, int) and self.micro_batch >= 1): bad.append(f"micro_batch={self.micro_batch!r}: must be a whole number of at least 1")
+        if self.optimizer not in OPTIMIZERS: bad.append(f"optimizer={self.optimizer!r}: choose {' or '.join(OPTIMIZERS)}")
+        if bad: raise CpoError("machine settings are not usable:", bad, "correct these settings")
+
+    def shares(self, n: int, rank: int = 0, count: int = 1) -> list[tuple[slice, float]]:
+        "Which of the `n` samples of an update this process takes, pass by pass, and each pass's weight in the mean; fewer samples than processes are taken by all."
+        lo, hi = (rank*n//count, (rank + 1)*n//count) if n >= count else (0, n)
+        size = self.micro_batch or hi - lo
+        whole = n if n >= count else n*count
+        return [(slice(i, min(i + size, hi)), (min(i + size, hi) - i)/whole) for i in range(lo, hi, size)]
+
+    def make_optimizer(self, params: list, cfg: TrainConfig) -> torch.optim.Optimizer:
+        "AdamW, or its 8-bit form. Raises `CpoError` when bitsandbytes is missing."
+        kw = dict(lr=cfg.lr, betas=cfg.betas, weight_decay=cfg.weight_decay)
+        if self.optimizer == "adamw": return torch.optim.AdamW(params, **kw, fused=True)
+        try: from bitsandbytes.optim import AdamW8bit
+        except ImportError: raise CpoError("the optimizer adamw8bit needs bitsandbytes", hint="pip install bitsandbytes, or take adamw") from None
+        return AdamW8bit(params, **kw)
+
 # %% ../nbs/05a_training.ipynb #f5df90c7
 def batch_indices(
     step: int, # which update
@@ -78,16 +109,21 @@ class Interrupted(RuntimeError):
 def _pack(params: dict, ema: dict, opt) -> dict[str, torch.Tensor]:
     tensors = {f"param/{k}": p.detach() for k, p in params.items()} | {f"ema/{k}": v for k, v in ema.items()}
     for k, p in params.items():
-        for s, v in opt.state.get(p, {}).items(): tensors[f"opt.{s}/{k}"] = v
+        for s, v in opt.state.get(p, {}).items(): tensors[f"opt.{s}/{k}" if torch.is_tensor(v) else f"int.{s}/{k}"] = torch.as_tensor(v) # 8-bit AdamW counts in Python
     return {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
 
 def save_checkpoint(run_dir: Path, step: int, params: dict, ema: dict, opt, keep: int, extra: dict | None = None) -> Path:
-    "Write `checkpoints/step-N.safetensors` after N updates, and remove all but the newest `keep`."
-    path = Path(run_dir)/"checkpoints"/f"step-{step:07d}.safetensors"
+    "Write `checkpoints/step-N.safetensors` after N updates, and remove all but the newest `keep` and the best, if `extra` names one."
+    path, best = checkpoint_path(run_dir, step), (extra or {}).get("best")
     with atomic_path(path) as tmp:
         save_file(_pack(params, ema, opt), tmp, metadata=dict(step=str(step), extra=json.dumps(to_jsonable(extra or {}))))
-    for old in sorted(path.parent.glob("step-*.safetensors"))[:-keep]: old.unlink()
+    for old in sorted(path.parent.glob("step-*.safetensors"))[:-keep]:
+        if not best or old != checkpoint_path(run_dir, best["step"]): old.unlink()
     return path
+
+def checkpoint_path(run_dir: str | Path, step: int) -> Path:
+    "Where the checkpoint after `step` updates is kept."
+    return Path(run_dir)/"checkpoints"/f"step-{step:07d}.safetensors"
 
 def last_checkpoint(run_dir: Path) -> tuple[int, Path] | None:
     "The newest readable checkpoint as (updates done, path); a damaged file is passed over."
@@ -106,26 +142,53 @@ def load_checkpoint(path: Path, params: dict, ema: dict, opt) -> dict:
                 p.copy_(f.get_tensor(f"param/{k}"))
                 if ema: ema[k].copy_(f.get_tensor(f"ema/{k}"))
         for k, p in params.items():
-            states = [key for key in f.keys() if key.startswith("opt.") and key.split("/", 1)[1] == k]
-            opt.state[p] = {key.split("/", 1)[0][4:]: f.get_tensor(key).to(p.device) for key in states}
+            states = [key for key in f.keys() if key[:4] in ("opt.", "int.") and key.split("/", 1)[1] == k]
+            opt.state[p] = {key.split("/", 1)[0][4:]: f.get_tensor(key).to(p.device) if key[:4] == "opt." else int(f.get_tensor(key)) for key in states}
         return json.loads(f.metadata().get("extra", "{}"))
+
+# %% ../nbs/05a_training.ipynb #abe5e713
+def averaged_weights(run_dir: str | Path, step: int) -> dict[str, torch.Tensor]:
+    "The averaged weights of a kept checkpoint, by name; the raw ones when averaging was off."
+    with safe_open(checkpoint_path(run_dir, step), "pt") as f:
+        kind = "ema/" if any(k.startswith("ema/") for k in f.keys()) else "param/"
+        return {k[len(kind):]: f.get_tensor(k) for k in f.keys() if k.startswith(kind)}
 
 # %% ../nbs/05a_training.ipynb #4333616d
 def open_run(
     run_dir: str | Path, # the run's folder
-    config: dict # everything that shapes the result, JSON-able
+    config: dict, # everything that shapes the result, JSON-able
+    accept_changes: bool = False # go on although settings differ, and note it in the folder
 ) -> Path:
     "Make the folder, or check that it belongs to the same settings. Raises `CpoError` listing each setting that differs."
     run_dir, config = Path(run_dir), to_jsonable(config)
     path = run_dir/"config.json"
+    (run_dir/"checkpoints").mkdir(parents=True, exist_ok=True)
+    for left in (*run_dir.glob(".*.tmp"), *run_dir.glob("checkpoints/.*.tmp")): left.unlink(missing_ok=True) if left.is_file() else None
     if path.exists():
-        old = read_json(path)
-        diff = [f"{k}: there {old.get(k)!r}, now {config.get(k)!r}" for k in sorted(old.keys() | config.keys()) if old.get(k) != config.get(k)]
-        if diff: raise CpoError(f"{run_dir}: holds a run with other settings", diff, "give another run folder, or remove this one")
-    else:
-        (run_dir/"checkpoints").mkdir(parents=True, exist_ok=True)
-        write_json(path, config)
+        old = read_json(path); history = old.pop("changes", [])
+        if diff := _differences(old, config):
+            if not accept_changes: raise CpoError(f"{run_dir}: holds a run with other settings or other data", diff, "give another run folder, remove this one, or say that the changes are meant (--accept-changes)")
+            write_json(path, config | dict(changes=[*history, dict(after=(last_checkpoint(run_dir) or (0,))[0], what=diff)]))
+    else: write_json(path, config)
     return run_dir
+
+def _differences(old: dict, new: dict, at: str = "") -> list[str]: # one line for each setting that differs, nested ones by their path
+    out = []
+    for k in sorted(old.keys() | new.keys()):
+        a, b = old.get(k), new.get(k)
+        if isinstance(a, dict) and isinstance(b, dict): out += _differences(a, b, f"{at}{k}.")
+        elif a != b: out.append(f"{at}{k}: there {a!r}, now {b!r}")
+    return out
+
+@contextlib.contextmanager
+def _alone(run_dir: Path):
+    "Hold the folder against a second process that would train in it."
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(str(run_dir/".lock"))
+    try: lock.acquire(timeout=0)
+    except Timeout: raise CpoError(f"{run_dir}: another process is training in this folder", hint="wait for it, stop it, or give another run folder") from None
+    try: yield
+    finally: lock.release()
 
 def read_metrics(run_dir: str | Path) -> list[dict]:
     "All complete lines of `metrics.jsonl`."
@@ -147,6 +210,7 @@ class TrainResult:
     seconds: float # wall-clock time of the updates, over all sessions of the run
     stopped: str | None = None # reason when `watch` stopped it
     ema: dict = field(default_factory=dict, repr=False) # averaged weights by name (the result); raw weights when averaging is off
+    best: dict | None = None # step and score of the best checkpoint, when `score` was given
 
 @contextlib.contextmanager
 def _signals(flag: list):
@@ -158,55 +222,117 @@ def _signals(flag: list):
     finally:
         for s, h in old.items(): signal.signal(s, h)
 
-def _update(loss, plist, opt, ema, cfg: TrainConfig, step: int) -> float:
-    "Backward, clip, step, average; returns the gradient norm."
+def _gradients(step_fn, step: int, rows: np.ndarray, shares: list, scaler) -> dict[str, float]:
+    "Backward of every pass of this process; returns its share of the update's statistics."
+    stats = {}
+    for part, weight in shares:
+        loss, said = step_fn(step, rows, part)
+        (scaler.scale(loss*weight) if scaler else loss*weight).backward()
+        for k, v in dict(loss=loss.detach(), **said).items(): stats[k] = stats.get(k, 0.) + weight*float(v)
+    return stats
+
+def _exchange(plist: list, stats: dict[str, float], asked: bool) -> tuple[dict[str, float], bool]:
+    "Add gradients and statistics up over all processes; has any of them been asked to stop?"
+    if processes().count == 1: return stats, asked
+    dist, grads = torch_distributed(), [p.grad for p in plist if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in grads]); dist.all_reduce(flat)
+    for g, part in zip(grads, flat.split([g.numel() for g in grads])): g.copy_(part.view_as(g))
+    numbers = torch.tensor([float(asked), *stats.values()], device=flat.device); dist.all_reduce(numbers)
+    return dict(zip(stats, numbers[1:].tolist())), bool(numbers[0])
+
+def _update(plist, opt, ema, cfg: TrainConfig, step: int, loss: float, scaler) -> float:
+    "Clip, step, average; returns the gradient norm. Half precision that overflows is left out once, and the loss is scaled less."
     for group in opt.param_groups: group["lr"] = cfg.lr_at(step)
-    opt.zero_grad(set_to_none=True)
-    loss.backward()
+    if scaler: scaler.unscale_(opt)
     norm = float(torch.nn.utils.clip_grad_norm_(plist, cfg.grad_clip))
-    if not math.isfinite(norm): raise CpoError(f"update {step + 1}: the gradient is not finite (loss {float(loss.detach())})", hint="lower the learning rate or beta; the last checkpoint is intact")
+    if not math.isfinite(norm):
+        if scaler is None or not math.isfinite(loss) or scaler.get_scale() < 1: raise CpoError(f"update {step + 1}: the gradient is not finite (loss {loss})", hint="lower the learning rate or beta; the last checkpoint is intact")
+        scaler.update(scaler.get_scale()/2)
+        return norm
     opt.step()
+    if scaler: scaler.update()
     if ema: torch._foreach_lerp_(list(ema.values()), [p.detach() for p in plist], 1 - min(cfg.ema, (1 + step)/(10 + step)))
     return norm
 
+# %% ../nbs/05a_training.ipynb #6b240c9d
+class _Log:
+    "`metrics.jsonl`: one line a logged update, flushed at once, so that it can be read while it grows."
+    def __init__(self, run_dir: Path, cfg: TrainConfig, on_log: Callable | None):
+        self.cfg, self.on_log = cfg, on_log
+        self.file = open(run_dir/"metrics.jsonl", "a", encoding="utf-8") if processes().main else None
+    def __call__(self, step: int, seconds: float, stats: dict) -> None:
+        if self.file is None or (step % self.cfg.log_every and step != self.cfg.steps): return
+        row = dict(step=step, lr=self.cfg.lr_at(step - 1), seconds=round(seconds, 3), **stats)
+        self.file.write(json.dumps(to_jsonable(row)) + "\n"); self.file.flush()
+        if self.on_log: self.on_log(row)
+    def close(self) -> None:
+        if self.file: self.file.close()
+
+def _begin(run_dir: str | Path, params: dict, config: dict, accept_changes: bool) -> Path:
+    "The folder, opened by the main process before any other looks into it, and the same start in all."
+    if not params: raise CpoError(f"{run_dir}: no parameter is set to be trained", hint="add an adapter and make it trainable first")
+    who = processes()
+    if who.main: open_run(run_dir, config, accept_changes)
+    who.wait()
+    if who.count > 1:
+        for p in params.values(): torch_distributed().broadcast(p.data, 0)
+    return Path(run_dir)
+
 # %% ../nbs/05a_training.ipynb #b0b12f63
 def train(
-    run_dir: str | Path, # the run's folder
+    run_dir: str | Path, # the run's folder; all processes must see the same
     params: dict[str, torch.nn.Parameter], # what is trained, by name
-    step_fn: Callable, # (step, rows) -> (scalar loss, dict of numbers to log)
+    step_fn: Callable, # (step, rows, part) -> (scalar loss, dict of numbers to log)
     n_rows: int, # rows in the data set
     cfg: TrainConfig, # settings of the loop
     config: dict | None = None, # further settings that shape the result; kept in config.json and compared on resume
     watch: Callable | None = None, # (step, stats) -> reason to stop, or None
     on_log: Callable | None = None, # called with each logged row
     on_resume: Callable | None = None, # called with the number of updates found done
-    desc: str = "train" # label of the progress bar
+    desc: str = "train", # label of the progress bar
+    machine: Machine = Machine(), # layout of the arithmetic
+    scale_loss: bool = False, # for half precision with few exponents (fp16)
+    score: Callable | None = None, # (weights) -> number, lower is better; asked at every checkpoint
+    on_checkpoint: Callable | None = None, # (step, weights), at every checkpoint
+    accept_changes: bool = False # resume although settings or data differ
 ) -> TrainResult:
     "Train to `cfg.steps`, resuming from the newest checkpoint in the folder. Raises `Interrupted` after saving on SIGINT or SIGTERM."
-    run_dir = open_run(run_dir, dict(train=asdict(cfg), n_rows=n_rows, **(config or {})))
-    if not params: raise CpoError(f"{run_dir}: no parameter is set to be trained", hint="add an adapter and make it trainable first")
-    plist = list(params.values())
+    with _alone(Path(run_dir)) if processes().main else contextlib.nullcontext():
+        said = dict(optimizer=machine.optimizer) if machine.optimizer != "adamw" else {}
+        run_dir = _begin(run_dir, params, dict(train=asdict(cfg), n_rows=n_rows, **said, **(config or {})), accept_changes)
+        return _loop(run_dir, params, step_fn, n_rows, cfg, machine, scale_loss, dict(watch=watch, log=on_log, resume=on_resume, score=score, checkpoint=on_checkpoint), desc)
+
+def _loop(run_dir: Path, params: dict, step_fn: Callable, n_rows: int, cfg: TrainConfig, machine: Machine, scale_loss: bool, on: dict, desc: str) -> TrainResult:
+    plist, who = list(params.values()), processes()
     ema = {k: p.detach().clone() for k, p in params.items()} if cfg.ema else {}
-    opt = torch.optim.AdamW(plist, lr=cfg.lr, betas=cfg.betas, weight_decay=cfg.weight_decay, fused=True)
+    result = lambda: ema or {k: p.detach().clone() for k, p in params.items()}
+    opt, scaler = machine.make_optimizer(plist, cfg), torch.amp.GradScaler(plist[0].device.type, init_scale=2.**14) if scale_loss else None
     step, extra, flag, stats = 0, dict(seconds=0.0, stopped=None), [], {}
     if found := last_checkpoint(run_dir):
         extra = load_checkpoint(found[1], params, ema, opt); step = found[0]
-    _trim_metrics(run_dir, step)
-    if on_resume: on_resume(step)
-    save = lambda: save_checkpoint(run_dir, step, params, ema, opt, cfg.keep, extra)
-    with _signals(flag), open(run_dir/"metrics.jsonl", "a", encoding="utf-8") as log, tqdm(total=cfg.steps, initial=step, desc=desc, mininterval=2, disable=None) as bar:
+        if scaler and "scaler" in extra: scaler.load_state_dict(extra["scaler"])
+    if who.main: _trim_metrics(run_dir, step)
+    who.wait()
+    if on["resume"]: on["resume"](step)
+    def save():
+        if scaler: extra["scaler"] = scaler.state_dict()
+        if on["score"] and (value := float(on["score"](result()))) < (extra.get("best") or dict(score=math.inf))["score"]: extra["best"] = dict(step=step, score=value)
+        if who.main: save_checkpoint(run_dir, step, params, ema, opt, cfg.keep, extra)
+        if on["checkpoint"]: on["checkpoint"](step, result())
+        who.wait()
+    log = _Log(run_dir, cfg, on["log"])
+    with _signals(flag), contextlib.closing(log), tqdm(total=cfg.steps, initial=step, desc=desc, unit="update", mininterval=2, disable=None if who.main else True) as bar:
         while step < cfg.steps and not extra["stopped"]:
             t0 = time.perf_counter()
-            loss, stats = step_fn(step, batch_indices(step, cfg.batch_size, n_rows, cfg.seed))
-            stats = dict(loss=float(loss.detach()), **{k: float(v) for k, v in stats.items()})
-            stats["grad_norm"] = _update(loss, plist, opt, ema, cfg, step)
-            step += 1; extra["seconds"] += time.perf_counter() - t0
-            if step % cfg.log_every == 0 or step == cfg.steps:
-                row = dict(step=step, lr=cfg.lr_at(step - 1), seconds=round(extra["seconds"], 3), **stats)
-                log.write(json.dumps(to_jsonable(row)) + "\n"); log.flush()
-                if on_log: on_log(row)
-            bar.update(); bar.set_postfix(loss=f"{stats['loss']:.4g}", refresh=False)
-            extra["stopped"] = watch(step, stats) if watch else None
-            if step % cfg.checkpoint_every == 0 or step == cfg.steps or flag or extra["stopped"]: save()
-            if flag: raise Interrupted(f"{run_dir}: {flag[0]} received, saved after update {step}; run the same command again to go on")
-    return TrainResult(step, extra["seconds"], extra["stopped"], ema or {k: p.detach().clone() for k, p in params.items()})
+            rows = batch_indices(step, cfg.batch_size, n_rows, cfg.seed)
+            opt.zero_grad(set_to_none=True)
+            stats = _gradients(step_fn, step, rows, machine.shares(len(rows), who.rank, who.count), scaler)
+            stats, asked = _exchange(plist, stats, bool(flag))
+            stats["grad_norm"] = _update(plist, opt, ema, cfg, step, stats["loss"], scaler)
+            step += 1; extra["seconds"] += (took := time.perf_counter() - t0)
+            log(step, extra["seconds"], stats)
+            bar.update(); bar.set_postfix({"loss": f"{stats['loss']:.4g}", "samples/s": f"{len(rows)/took:.3g}"}, refresh=False)
+            extra["stopped"] = on["watch"](step, stats) if on["watch"] else None
+            if step % cfg.checkpoint_every == 0 or step == cfg.steps or asked or extra["stopped"]: save()
+            if asked: raise Interrupted(f"{run_dir}: {flag[0] if flag else 'a signal'} received, saved after update {step}; run the same command again to go on")
+    return TrainResult(step, extra["seconds"], extra["stopped"], result(), extra.get("best"))
