@@ -189,7 +189,7 @@ def sampler(self: Backbone, steps: int):
     sched = copy.deepcopy(self.pipe.scheduler); sched.set_timesteps(device=self.device, **self.sampler_steps(steps))
     return sched
 
-# %% ../nbs/05_backbone.ipynb #3dc917e7
+# %% ../nbs/05_backbone.ipynb #2ed32ba5
 @patch
 def park(self: Backbone, *names: str) -> None:
     "Let components wait in main memory; without names, the VAE and all text encoders. Raises `CpoError` for a name that the pipeline has not."
@@ -220,7 +220,7 @@ def shard(self: Backbone) -> None:
     from torch.distributed.fsdp import fully_shard
     if self.sharded: return
     whole = {p for n, p in self.denoiser.named_parameters() if ".lora_" in n}
-    how = dict(mesh=init_device_mesh(self.device.type, (processes().count,)), ignored_params=whole)
+    how = dict(mesh=init_device_mesh(self.device.type, (processes().count,)), ignored_params=whole, reshard_after_forward=True)
     for m in [m for m in self.denoiser.modules() if type(m).__name__ in (self.denoiser._no_split_modules or ())]: fully_shard(m, **how)
     with warnings.catch_warnings(): warnings.simplefilter("ignore"); fully_shard(self.denoiser, **how)
     self.sharded = True
@@ -312,7 +312,8 @@ def save_adapter(self: Backbone,
     path = Path(path)
     if not processes().main: return path
     meta = {f"{m}_lora_adapter_metadata": module.peft_config[name].to_dict() for m, module in self.modules_with_adapters.items() if name in getattr(module, "peft_config", {})}
-    layers = {f"{m}_lora_layers": {k: v.detach().cpu().contiguous() for k, v in get_peft_model_state_dict(module, adapter_name=name).items()}
+    own = lambda module: {k: p for k, p in module.named_parameters() if ".lora_" in k} # a divided base would be put together for a `state_dict`
+    layers = {f"{m}_lora_layers": {k: v.detach().cpu().contiguous() for k, v in get_peft_model_state_dict(module, own(module), adapter_name=name).items()}
               for m, module in self.modules_with_adapters.items() if name in getattr(module, "peft_config", {})}
     with atomic_path(path) as tmp:
         type(self.pipe).save_lora_weights(tmp, safe_serialization=True, **layers, **meta)

@@ -216,7 +216,7 @@ def check(
     if a.dtype.kind in "fc": assert np.isfinite(a).all(), f"{(~np.isfinite(a)).sum()} of {a.size} values are not finite"
     np.testing.assert_allclose(a, e, rtol=rtol, atol=atol)
 
-# %% ../nbs/00_core.ipynb #81913aec
+# %% ../nbs/00_core.ipynb #feda90cc
 @dataclass(frozen=True)
 class Processes:
     "Who this process is among those that `accelerate launch` started."
@@ -233,7 +233,8 @@ def processes() -> Processes:
     "The processes of this run; joins them at the first call."
     if int(os.environ.get("WORLD_SIZE", "1")) == 1: return Processes()
     from accelerate import PartialState
-    state = PartialState()
+    import torch
+    state = PartialState(cpu=not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true")
     return Processes(state.process_index, state.num_processes)
 
 def torch_distributed():

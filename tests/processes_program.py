@@ -1,0 +1,55 @@
+"""What the tests of several processes start: `accelerate launch ... processes_program.py WHAT FOLDER`. Trains a tiny random pipeline and writes where its adapter began and ended."""
+import json, os, signal, sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from cpo_nb.align import AlignConfig, align
+from cpo_nb.atelier import draw_scenes, paint
+from cpo_nb.backbone import load_backbone
+from cpo_nb.core import processes, torch_rng
+from cpo_nb.criteria import load_criteria
+from cpo_nb.sampling import sample
+from cpo_nb.sft import SftConfig, sft, training_set
+from cpo_nb.training import Machine, TrainConfig
+
+
+def main(what: str, folder: Path) -> None:
+    torch.set_num_threads(1)
+    family, method = what.split("-")[:2]
+    bb = load_backbone(folder/family, resolution=64)
+    sc = draw_scenes(24, 0); pos, neg = sc.attributes()
+    rows = dict(image=paint(sc), caption=sc.captions(), positive=pos, negative=neg)
+    out = folder/f"{what}-{processes().count}"
+    stores = folder/f"stores-{what}-{processes().count}"
+    data = training_set(rows, bb, folder=stores)                              # shared out between the processes
+    loop = TrainConfig(steps=10, batch_size=4, lr=1e-2, warmup=2, checkpoint_every=4)
+    if "checkpointing" in what: bb.checkpoint_activations()
+    seen = []
+    def on_log(row):
+        seen.append(row)
+        if "dies" in what and row["step"] == 5: raise RuntimeError("this process has died")
+        if "stops" in what and row["step"] == 5: os.kill(os.getpid(), signal.SIGTERM)
+    def die(step):
+        if "second" in what and processes().rank == 1 and step == 4: raise RuntimeError("the second process has died")
+    kw = dict(validation=data[np.arange(8)], prompts_folder=stores, on_log=on_log, on_checkpoint=die, machine=Machine(micro_batch=1 if "passes" in what else None))
+    tree = load_criteria("painting")
+    if method == "sft":
+        name, start = "auxiliary", {}
+        sft(bb, data, tree, out, SftConfig(loop, rank=2, precision="fp32", prompt_variants=2), **kw)
+    else:
+        name = "policy"
+        bb.add_adapter("auxiliary", rank=2, seed=1)
+        for i, p in enumerate(bb.adapter_parameters("auxiliary").values()): p.data += .05*torch.randn(p.shape, generator=torch_rng(i, "aux"))
+        align(bb, data, tree, out, AlignConfig(loop, method, rank=2, precision="fp32"), **kw)
+    kept = {k: p.detach().contiguous() for k, p in bb.adapter_parameters(name).items()}
+    save_file(kept, folder/f"{what}-of-{processes().count}-rank{processes().rank}.safetensors")
+    image = sample(bb, ["a red boat"], [0], steps=2, adapter=name, precision="fp32")
+    local = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for n, p in bb.denoiser.named_parameters() if ".lora_" not in n)
+    (folder/f"{what}-of-{processes().count}-rank{processes().rank}.json").write_text(json.dumps(dict(count=processes().count, logged=len(seen), sharded=bb.sharded, local=local, image=int(image.astype(int).sum()))))
+
+
+if __name__ == "__main__": main(sys.argv[1], Path(sys.argv[2]))
