@@ -17,12 +17,12 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 
-from .core import CpoError, atomic_path, data_dir, processes, read_json, seed_for
+from .core import CpoError, atomic_path, data_dir, processes, read_json, seed_for, to_jsonable
 
 # %% auto #0
 __all__ = ['Adapter', 'LORA_TARGETS', 'ADDED_BELOW', 'FAMILIES', 'Conditioning', 'plain_attention', 'on_top', 'Backbone',
-           'DiffusionBackbone', 'FlowBackbone', 'clip_windows', 'StableDiffusionBackbone', 'PatchAutoencoder',
-           'load_backbone', 'byte_tokenizer', 'tiny_clip', 'tiny_t5', 'tiny_vae', 'tiny_pipeline']
+           'model_card', 'DiffusionBackbone', 'FlowBackbone', 'clip_windows', 'StableDiffusionBackbone',
+           'PatchAutoencoder', 'load_backbone', 'byte_tokenizer', 'tiny_clip', 'tiny_t5', 'tiny_vae', 'tiny_pipeline']
 
 # %% ../nbs/05_backbone.ipynb #f5f53b0d
 @dataclass(frozen=True)
@@ -281,6 +281,50 @@ def trainable_parameters(self: Backbone, name: str) -> dict[str, torch.nn.Parame
 def _known(self: Backbone, name: str) -> None:
     if name not in self.adapters: raise CpoError(f"unknown adapter {name!r}", hint=f"known: {', '.join(self.adapters) or 'none; call add_adapter or load_adapter first'}")
 
+# %% ../nbs/05_backbone.ipynb #e6079b5d
+_CARD = """---
+{front}library_name: diffusers
+pipeline_tag: text-to-image
+tags: [lora, preference-optimization, cpo]
+---
+# {title}
+
+{what} It was made with [cpo_nb]({url}).
+
+| | |
+|---|---|
+{table}
+
+## Use
+
+```python
+{atelier}from diffusers import {base}
+
+pipe = {base}.from_pretrained({source!r})
+pipe.load_lora_weights("THIS FOLDER")
+pipe("{prompt}").images[0]
+```
+
+## Settings
+
+```json
+{settings}
+```
+"""
+_WHAT = dict(sft="A LoRA that has learnt the vocabulary of a criteria tree (stage 1 of Complex Preference Optimization): name positive or negative attributes after the caption, and they are painted.",
+             align="A LoRA that moves a text-to-image model toward the positive and away from the negative attributes of a criteria tree, so that a plain caption yields better pictures.")
+
+def model_card(note: dict) -> str: # what `save_adapter` keeps in adapter.json
+    "README.md of an adapter: base, criteria, data, settings, results, how to load it."
+    info, base, model = note["info"], note["base"], note["base_model"] or "the base model"
+    best, result = info.get("best") or {}, info.get("result") or {}
+    rows = {"base": f"{model} ({base})", "adapter": f"LoRA, rank {note['rank']}, alpha {note['alpha']:g}, on {', '.join(note['targets'])}", "method": " ".join(filter(None, (info.get("method") or info.get("stage"), (info.get("settings") or {}).get("stabilize") if info.get("method") in ("cpo", "dpo") else None))),
+            "criteria": info.get("criteria") and f"{info['criteria']}, hash {info['tree']}", "data": info.get("data") and f"{info['pictures']:,} pictures, hash {info['data']}", "updates": info.get("steps"), "stopped": info.get("stopped"),
+            "held-out loss": best and f"{best['score']:.5g} after {best['step']} updates, the best", "at the end": ", ".join(f"{k} {v:.4g}" for k, v in result.items())}
+    return _CARD.format(front=f"base_model: {model}\n" if "/" in model else "", title=f"{info.get('stage', 'LoRA')} of {model}", what=_WHAT.get(info.get("stage"), "A LoRA."), url="https://github.com/cpo-nb/cpo_nb",
+                        table="\n".join(f"| {k} | {v} |" for k, v in rows.items() if v), atelier="import cpo_nb.backbone # it holds the base's autoencoder class\n" if model == "atelier" else "", base=base,
+                        source="cpo_nb/data/atelier/pipeline" if model == "atelier" else model, prompt="a painting of an oak", settings=json.dumps(info.get("settings") or {}, indent=1, sort_keys=True))
+
 # %% ../nbs/05_backbone.ipynb #1848881d
 @patch
 def set_adapter_state(self: Backbone, name: str, state: dict[str, torch.Tensor]) -> None:
@@ -317,7 +361,9 @@ def save_adapter(self: Backbone,
               for m, module in self.modules_with_adapters.items() if name in getattr(module, "peft_config", {})}
     with atomic_path(path) as tmp:
         type(self.pipe).save_lora_weights(tmp, safe_serialization=True, **layers, **meta)
-        (tmp/"adapter.json").write_text(json.dumps(dict(**self.adapters[name], base=self.pipeline_class, info=info or {}), indent=1, sort_keys=True) + "\n")
+        note = to_jsonable(dict(**self.adapters[name], base=self.pipeline_class, base_model=self.name, info=info or {}))
+        (tmp/"adapter.json").write_text(json.dumps(note, indent=1, sort_keys=True) + "\n")
+        (tmp/"README.md").write_text(model_card(note), encoding="utf-8")
     return path
 
 @patch

@@ -19,8 +19,8 @@ from .backbone import Adapter, Backbone, Conditioning, _lora_layers, _normalise
 from .core import atomic_path, processes, sha256_json
 
 # %% auto #0
-__all__ = ['Store', 'fingerprint', 'text_key', 'picture_key', 'StoredPrompts', 'picture_hashes', 'fit_pictures', 'StoredLatents',
-           'store_latents']
+__all__ = ['Store', 'fingerprint', 'text_key', 'picture_key', 'StoredPrompts', 'row_hashes', 'encoding_batch', 'fit_pictures',
+           'StoredLatents', 'store_latents']
 
 # %% ../nbs/05f_cache.ipynb #5791d7d3
 class Store:
@@ -134,13 +134,17 @@ def _reaches_text(backbone: Backbone, adapter: Adapter) -> bool:
     wanted = {n for n, _ in _normalise(adapter)}
     return any(wanted & set(l.scaling) for n in backbone.text_encoder_names if (m := getattr(backbone.pipe, n, None)) is not None for l in _lora_layers(m).values())
 
-# %% ../nbs/05f_cache.ipynb #accef057
-def picture_hashes(rows) -> list[str]:
+# %% ../nbs/05f_cache.ipynb #96e50df6
+def row_hashes(rows) -> list[str]:
     "SHA-256 of every picture's encoded bytes (of a `datasets.Dataset`), or of its pixels (a dict of arrays or pictures)."
     if isinstance(rows, dict): return [hashlib.sha256(np.asarray(im).tobytes()).hexdigest()[:32] for im in rows["image"]]
     from datasets import Image
     raw = rows.select_columns(["image"]).cast_column("image", Image(decode=False))
     return [hashlib.sha256(r["image"]["bytes"] or Path(r["image"]["path"]).read_bytes()).hexdigest()[:32] for r in raw]
+
+def encoding_batch(size: int) -> int:
+    "Pictures of `size` pixels on a side that a VAE takes at once: its activations need over 1 GiB for one of 1024."
+    return max(1, min(64, 2**22//size**2))
 
 def fit_pictures(images, size: int) -> np.ndarray: # (N, size, size, 3), uint8
     "Pictures as squares of one size: those that are squares are scaled, others are cropped in the middle."
@@ -160,8 +164,8 @@ class StoredLatents:
 
 def store_latents(rows, backbone: Backbone, folder: str | Path) -> StoredLatents:
     "Encode every picture that is not in the store yet; a subfolder is named by `picture_key`."
-    keys = picture_hashes(rows); at = {k: i for i, k in enumerate(keys)}
-    size = backbone.resolution; batch = max(1, min(64, 2**22//size**2))
+    keys = row_hashes(rows); at = {k: i for i, k in enumerate(keys)}
+    size = backbone.resolution; batch = encoding_batch(size)
     def make(part):
         found = []
         for i in range(0, len(part), batch):

@@ -18,15 +18,17 @@ import typer
 from typer.core import TyperGroup
 
 # nothing else up here: `cpo --help` must not wait for torch
-from .core import CpoError, Scale, atomic_path, data_dir, get_scale, library_versions, read_json, repo_root, results_dir, runs_dir, sha256_file, to_jsonable, use_style, write_json
+from .core import CpoError, Scale, atomic_path, data_dir, get_scale, library_versions, processes, read_json, repo_root, results_dir, runs_dir, sha256_file, to_jsonable, use_style, write_json
 
 # %% auto #0
 __all__ = ['app', 'criteria_app', 'Data', 'Criteria', 'Base', 'RunFolder', 'Steps', 'Batch', 'Every', 'Rank', 'Alpha', 'Seed',
-           'Skip', 'ScaleName', 'Device', 'Dtype', 'Passes', 'Adapters', 'Overwrite', 'atelier_app', 'PartFolder',
-           'main', 'criteria_check', 'criteria_plot', 'DType', 'Precision', 'run_sft', 'Method', 'Stabilize', 'Rows',
-           'run_align', 'run_sample', 'attribute_changes', 'Prompt', 'run_evaluate', 'run_results', 'rebuild_figures',
-           'reproduce_atelier', 'run_reproduce', 'atelier_check', 'atelier_base', 'atelier_judge', 'atelier_auxiliary',
-           'atelier_policy', 'atelier_sweep', 'atelier_dataset_']
+           'Skip', 'ScaleName', 'Device', 'Dtype', 'Passes', 'Resolution', 'Micro', 'Checkpointing', 'OptimizerName',
+           'Cache', 'NoCache', 'Tracker', 'PreviewCount', 'Accept', 'Adapters', 'Overwrite', 'atelier_app',
+           'PartFolder', 'main', 'criteria_check', 'criteria_plot', 'DType', 'Precision', 'Optimizer', 'Track',
+           'run_sft', 'Method', 'Stabilize', 'Rows', 'run_align', 'run_plan', 'run_sample', 'attribute_changes',
+           'Prompt', 'run_evaluate', 'run_results', 'rebuild_figures', 'reproduce_atelier', 'run_reproduce',
+           'atelier_check', 'atelier_base', 'atelier_judge', 'atelier_auxiliary', 'atelier_policy', 'atelier_sweep',
+           'atelier_dataset_']
 
 # %% ../nbs/11_cli.ipynb #f796e7b3
 def _explain(e: BaseException) -> tuple[int, str] | None:
@@ -137,7 +139,15 @@ class DType(str, Enum):
 
 class Precision(str, Enum):
     "Number format of forward passes."
-    bf16 = "bf16"; fp32 = "fp32"
+    bf16 = "bf16"; fp16 = "fp16"; fp32 = "fp32"
+
+class Optimizer(str, Enum):
+    "What turns gradients into updates."
+    adamw = "adamw"; adamw8bit = "adamw8bit"
+
+class Track(str, Enum):
+    "Where logged rows and previews go besides the run's folder."
+    auto = "auto"; tensorboard = "tensorboard"; wandb = "wandb"; none = "none"
 
 Data = Annotated[str, typer.Option("--data", metavar="SOURCE", show_default=False, help="Annotated pictures: a folder with metadata.jsonl (file_name, caption, positive, negative), parquet, or 'atelier' for those that the painter makes.")]
 Criteria = Annotated[str, typer.Option("--criteria", metavar="TREE", help="Criteria tree: a YAML file or the name of a shipped one.")]
@@ -154,6 +164,15 @@ ScaleName = Annotated[Optional[str], typer.Option("--scale", metavar="NAME", hel
 Device = Annotated[Optional[str], typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps. [default: cuda where there is one, else cpu]")]
 Dtype = Annotated[DType, typer.Option("--dtype", help="Number format of the frozen weights; adapters train in float32.")]
 Passes = Annotated[Precision, typer.Option("--precision", help="Number format of forward passes.")]
+Resolution = Annotated[Optional[int], typer.Option("--resolution", min=8, help="Pixels on a side. [default: what the pipeline was made for]")]
+Micro = Annotated[Optional[int], typer.Option("--micro-batch", min=1, help="Samples per forward pass: a batch is taken in passes of so many, with the same result in less memory. [default: a process's whole share]")]
+Checkpointing = Annotated[bool, typer.Option("--checkpointing", help="Make activations again in the backward pass instead of keeping them: less memory, more time.")]
+OptimizerName = Annotated[Optimizer, typer.Option("--optimizer", help="adamw8bit keeps moments in 8 bits (needs bitsandbytes).")]
+Cache = Annotated[Optional[Path], typer.Option("--cache", metavar="FOLDER", help="Keep encoded pictures and prompts there; VAE and text encoders then leave the device. [default: .cache/encoded; the atelier's stay in memory]")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Encode prompts at every update, keep latents in memory.")]
+Tracker = Annotated[Track, typer.Option("--track", help="Send logged rows and previews to TensorBoard (auto: when it is installed) or W&B.")]
+PreviewCount = Annotated[int, typer.Option("--previews", min=0, help="Pictures sampled at every checkpoint, always of the same prompts and seeds, in RUN/previews.")]
+Accept = Annotated[bool, typer.Option("--accept-changes", help="Resume although settings or data differ from those that the run began with; the run's folder keeps a note of it.")]
 Adapters = Annotated[Optional[list[str]], typer.Option("--adapter", metavar="FOLDER[:WEIGHT]", help="Adapter that `cpo sft` or `cpo align` wrote, with a weight (1); 'atelier' is the shipped auxiliary. Repeat to mix several. [default: none]")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
@@ -162,6 +181,7 @@ class _Clock:
     "Lines of progress with the time since the start."
     def __init__(self): self.start = time.monotonic()
     def __call__(self, text: str) -> None:
+        if not processes().main: return
         s = int(time.monotonic() - self.start)
         typer.echo(f"[{s//60:3d}:{s % 60:02d}] {text}")
 
@@ -197,33 +217,15 @@ def _study():
     return importlib.import_module("cpo_nb.study")
 
 # %% ../nbs/11_cli.ipynb #7306f9e6
-def _backbone(base: str, device: str | None, dtype: DType):
+def _job(): # loaded late, like the study
+    _study()
+    return importlib.import_module("cpo_nb.job")
+
+def _backbone(base: str, device: str | None, dtype: DType, precision: Precision, resolution: int | None = None):
     "The pipeline on the device asked for."
-    import torch
-    study = _study()
-    try: where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError: where = None
-    if where is None or where.type not in ("cpu", "cuda", "mps"): raise CpoError(f"--device {device!r} is unknown", hint="choose cpu, cuda, cuda:1 or mps")
-    here = dict(cpu=1, cuda=torch.cuda.device_count(), mps=int(torch.backends.mps.is_available()))[where.type]
-    if (where.index or 0) >= here: raise CpoError(f"--device {device}: torch sees {here} such device{'s'[here == 1:]} here", hint="give --device cpu, or install torch for your GPU")
-    return study.load_backbone(base, getattr(torch, dtype.value), where)
+    return _job().Job(base=base, device=device, dtype=dtype.value, precision=precision.value, resolution=resolution).backbone()
 
-def _rows(data: str, tree, skip_bad: bool):
-    "Training rows of a user's data; None stands for the atelier's, which are made to measure."
-    if data == "atelier" and not Path(data).exists(): return None
-    from cpo_nb.dataset import load_paintings
-    found = load_paintings(data, tree, on_error="skip" if skip_bad else "raise")
-    typer.echo(f"data: {found.report}; {', '.join(f'{len(rows):,} {name}' for name, rows in found.items())}")
-    if not len(found["train"]): raise CpoError(f"{data}: no picture falls into the training split", hint="one picture in ten goes to validation and one to test, by a hash of its bytes: give more pictures")
-    return found["train"]
-
-def _encode(rows, backbone, scale: Scale):
-    study = _study()
-    return study.atelier_training_set(scale, backbone) if rows is None else study.training_set(rows, backbone)
-
-def _adapter_path(text: str | Path) -> Path:
-    study = _study()
-    return study.shipped_auxiliary() if str(text) == "atelier" and not Path(text).exists() else Path(text)
+def _adapter_path(text: str | Path) -> Path: return _study().shipped_auxiliary() if str(text) == "atelier" and not Path(text).exists() else Path(text)
 
 def _load_adapters(backbone, wanted: list[str] | None) -> tuple[list[tuple[str, float]] | None, list[dict]]:
     "Load FOLDER[:WEIGHT] as adapters: how the backbone calls them, and what to note of them."
@@ -243,7 +245,7 @@ def _load_adapters(backbone, wanted: list[str] | None) -> tuple[list[tuple[str, 
 _LR = dict(sft=1e-4, align=1e-5) # for pipelines other than the shipped one
 
 def _done(out: Path, base: str) -> None:
-    typer.echo(f"adapter: {out}/adapter\nIn Python:  pipeline.load_lora_weights({str(out/'adapter')!r})\n"
+    if processes().main: typer.echo(f"adapter: {out}/adapter\nIn Python:  pipeline.load_lora_weights({str(out/'adapter')!r})\n"
                f"To look:    cpo sample --base {base} --adapter {out}/adapter --prompt \"...\" --out pictures")
 
 @app.command("sft")
@@ -251,7 +253,9 @@ def run_sft(
     data: Data, out: RunFolder, criteria: Criteria = "painting", base: Base = "atelier", steps: Steps = None, batch_size: Batch = None,
     lr: Annotated[Optional[float], typer.Option("--lr", help=f"Peak learning rate of AdamW. [default: 2e-3 on the atelier's base, {_LR['sft']:g} on others]")] = None,
     rank: Rank = 32, alpha: Alpha = None, seed: Seed = 0, checkpoint_every: Every = None, precision: Passes = Precision.bf16,
-    skip_bad: Skip = False, scale: ScaleName = None, device: Device = None, dtype: Dtype = DType.float32,
+    prompt_variants: Annotated[Optional[int], typer.Option("--prompt-variants", min=1, help="Draw the dropout of attributes so many times for each picture, so that prompts can be encoded before. [default: 4 with a cache, else anew at every update]")] = None,
+    skip_bad: Skip = False, scale: ScaleName = None, device: Device = None, dtype: Dtype = DType.float32, resolution: Resolution = None, micro_batch: Micro = None, checkpointing: Checkpointing = False,
+    optimizer: OptimizerName = Optimizer.adamw, cache: Cache = None, no_cache: NoCache = False, track: Tracker = Track.auto, previews: PreviewCount = 4, accept_changes: Accept = False,
 ) -> None:
     """Stage 1: teach a base pipeline the vocabulary of a criteria tree.
 
@@ -263,19 +267,15 @@ def run_sft(
           --base stable-diffusion-v1-5/stable-diffusion-v1-5 --out runs/aux --steps 5000
     """
     study = _study()
-    from cpo_nb.criteria import load_criteria
     _finite(alpha=alpha)
     sc, clock = get_scale(scale), _Clock()
     cfg = study.auxiliary_config(sc, seed); loop = cfg.train; steps = steps or loop.steps
     loop = replace(loop, steps=steps, warmup=min(loop.warmup, steps), batch_size=batch_size or loop.batch_size, checkpoint_every=checkpoint_every or loop.checkpoint_every,
                    lr=lr if lr is not None else loop.lr if base == "atelier" else _LR["sft"])
-    cfg = replace(cfg, train=loop, rank=rank, alpha=alpha, precision=precision.value)
-    tree = load_criteria(criteria); _new_folder(out)
-    rows = _rows(data, tree, skip_bad) # before the pipeline: mistakes are found where they cost least
-    backbone = _backbone(base, device, dtype)
-    train_set = _encode(rows, backbone, sc)
-    clock(f"stage 1: {steps} updates of {loop.batch_size} from {len(train_set):,} pictures, learning rate {loop.lr:g}, rank {rank}, on {backbone.device}")
-    res = study.sft(backbone, train_set, tree, out, cfg)
+    cfg = replace(cfg, train=loop, rank=rank, alpha=alpha, precision=precision.value, prompt_variants=prompt_variants)
+    _new_folder(out)
+    job = _job().Job(data, criteria, base, sc.name, skip_bad, device, dtype.value, precision.value, resolution, checkpointing, micro_batch, optimizer.value, "" if no_cache else cache, track.value, previews, accept_changes=accept_changes)
+    _, res = _job().run_stage1(job, cfg, out, clock)
     clock(f"done: {res.step} updates, {_minutes(res.seconds)} of training")
     _done(out, base)
 
@@ -332,7 +332,8 @@ def run_align(
     lr: Annotated[Optional[float], typer.Option("--lr", help=f"Learning rate of AdamW. [default: chosen per method on the atelier's base, {_LR['align']:g} on others]")] = None,
     collapse: Annotated[float, typer.Option("--collapse", min=0, help="Stop when the winning error has grown by this share of the targets' variance; 0 watches nothing.")] = 0.5,
     rank: Rank = 32, alpha: Alpha = None, seed: Seed = 0, checkpoint_every: Every = None, precision: Passes = Precision.bf16,
-    skip_bad: Skip = False, scale: ScaleName = None, device: Device = None, dtype: Dtype = DType.float32,
+    skip_bad: Skip = False, scale: ScaleName = None, device: Device = None, dtype: Dtype = DType.float32, resolution: Resolution = None, micro_batch: Micro = None, checkpointing: Checkpointing = False,
+    optimizer: OptimizerName = Optimizer.adamw, cache: Cache = None, no_cache: NoCache = False, track: Tracker = Track.auto, previews: PreviewCount = 4, accept_changes: Accept = False,
 ) -> None:
     """Stage 2: move a policy towards positive attributes and away from negative ones.
 
@@ -350,31 +351,50 @@ def run_align(
     loop = dict(steps=steps, batch_size=batch_size or sc.batch_size, warmup=min(10, steps), seed=seed, checkpoint_every=checkpoint_every or sc.checkpoint_every)
     given = dict(gamma=gamma, mu=mu, beta=beta, strength=strength, paired=paired or None, rows=rows and rows.value, margin=margin, auxiliary=auxiliary, stabilize=stabilize and stabilize.value)
     cfg = _align_config(loop, method.value, given["stabilize"], base, lr, given, dict(rank=rank, alpha=alpha, collapse=collapse or None, precision=precision.value))
-    _align(cfg, data, out, criteria, base, auxiliary, sc, skip_bad, device, dtype)
-
-# %% ../nbs/11_cli.ipynb #a1e9543b
-def _align(cfg, data: str, out: Path, criteria: str, base: str, auxiliary: str | None, sc: Scale, skip_bad: bool, device: str | None, dtype: DType) -> None:
-    "Load what stage 2 needs, train, and say how it ended."
-    study = _study()
-    from cpo_nb.criteria import load_criteria
-    clock, expert = _Clock(), cfg.method in ("cpo", "distill")
-    if expert and auxiliary is None: raise CpoError(f"--method {cfg.method} needs --auxiliary", hint="give the adapter folder that `cpo sft` wrote, such as runs/aux/adapter")
-    tree = load_criteria(criteria); _new_folder(out)
-    found = _rows(data, tree, skip_bad)
-    backbone = _backbone(base, device, dtype)
-    if expert:
-        folder = _adapter_path(auxiliary); backbone.load_adapter(folder, "auxiliary")
-        note = read_json(folder/"adapter.json").get("info", {}) if (folder/"adapter.json").is_file() else {}
-        if note.get("tree") not in (None, tree.hash) and folder != study.shipped_auxiliary(): typer.echo(f"note: {folder} was trained on another criteria tree than {criteria}", err=True)
-    train_set = _encode(found, backbone, sc)
-    how = f", stabilised by {cfg.stabilize}" if cfg.stabilize and cfg.method in ("cpo", "dpo") else ""
-    clock(f"stage 2: {cfg.method}{how}, {cfg.train.steps} updates of {cfg.train.batch_size} from {len(train_set):,} pictures, learning rate {cfg.train.lr:g}, on {backbone.device}")
-    res = study.align(backbone, train_set, tree, out, cfg)
+    _new_folder(out)
+    job = _job().Job(data, criteria, base, sc.name, skip_bad, device, dtype.value, precision.value, resolution, checkpointing, micro_batch, optimizer.value, "" if no_cache else cache, track.value, previews, accept_changes=accept_changes)
+    clock = _Clock()
+    _, res = _job().run_stage2(job, cfg, out, auxiliary, clock, lambda text: typer.echo(text, err=True))
     clock(f"{'stopped' if res.stopped else 'done'}: {res.step} updates, {_minutes(res.seconds)} of training")
     _done(out, base)
     if res.stopped:
         typer.echo(f"cpo: {res.stopped}\n  The adapter holds {_kept(out)}.", err=True)
         raise typer.Exit(3)
+
+# %% ../nbs/11_cli.ipynb #5440e6c1
+@app.command("plan")
+def run_plan(
+    base: Base = "atelier",
+    method: Annotated[Method, typer.Option("--method", help="What will be trained; sft stands for stage 1 as well.")] = Method.cpo,
+    data: Annotated[Optional[str], typer.Option("--data", metavar="SOURCE", help="Count the pictures of this data.")] = None,
+    pictures: Annotated[Optional[int], typer.Option("--pictures", min=1, help="How many pictures there are. [default: those of --data, else of the scale]")] = None,
+    gpu: Annotated[Optional[str], typer.Option("--gpu", metavar="NAME", help="A GPU to fit into, such as 'RTX 4090' or 'H100'; cpu for none. [default: the one that is here]")] = None,
+    memory: Annotated[Optional[float], typer.Option("--memory", min=0.1, help="Its memory in GiB. [default: known for common ones]")] = None,
+    count: Annotated[int, typer.Option("--processes", min=1, help="GPUs that share a batch.")] = 1,
+    sharded: Annotated[bool, typer.Option("--sharded", help="They share the base's weights too (FSDP).")] = False,
+    prompt_variants: Annotated[int, typer.Option("--prompt-variants", min=1, help="sft: prompts drawn for each picture.")] = 4,
+    steps: Steps = None, batch_size: Batch = None, rank: Rank = 32, criteria: Criteria = "painting", skip_bad: Skip = False, scale: ScaleName = None, dtype: Dtype = DType.float32, precision: Passes = Precision.bf16,
+    resolution: Resolution = None, micro_batch: Micro = None, checkpointing: Checkpointing = False, optimizer: OptimizerName = Optimizer.adamw, no_cache: NoCache = False,
+) -> None:
+    """What a run will cost before it starts: parameters, memory, time, disk; and what to change until it fits.
+
+    \b
+    Example:
+      cpo plan --base black-forest-labs/FLUX.1-dev --dtype bfloat16 \\
+          --batch-size 8 --micro-batch 1 --checkpointing --gpu "RTX 4090"
+    """
+    sc = get_scale(scale); _study()
+    import torch
+    from cpo_nb.plan import fit, fit_report, plan_run
+    if data is not None and not pictures:
+        from cpo_nb.criteria import load_criteria
+        found = _job().Job(data, skip_bad=skip_bad).rows(load_criteria(criteria), typer.echo); pictures = len(found["train"]) if found is not None else None
+    here = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu" if base == "atelier" and memory is None else None
+    prompts = dict(cpo=6, distill=6, sft=2*prompt_variants).get(method.value, 1) # with and without the caption, which is dropped now and then
+    plan = plan_run(base, method=method.value, resolution=resolution, batch_size=batch_size or sc.batch_size, steps=steps or (sc.sft_steps if method.value == "sft" else sc.align_steps), pictures=pictures or sc.pictures, prompts_per_picture=prompts, rank=rank,
+                    dtype=dtype.value, precision=precision.value, micro_batch=micro_batch, checkpointing=checkpointing, optimizer=optimizer.value, cached=not no_cache, processes=count, sharded=sharded, device_name=gpu or here, memory_gib=memory)
+    typer.echo(plan)
+    if plan.fits is False: typer.echo(f"\n{fit_report(plan, fit(plan))}")
 
 # %% ../nbs/11_cli.ipynb #41a65eef
 def _prompts(prompt: list[str] | None, file: Path | None, count: int) -> list[str]:
@@ -399,7 +419,7 @@ def run_sample(
     negative_prompt: Annotated[Optional[str], typer.Option("--negative-prompt", help="What to guide away from. [default: nothing]")] = None,
     batch_size: Annotated[Optional[int], typer.Option("--batch-size", min=1, help="Pictures at once. [default: of the scale]")] = None,
     grid: Annotated[bool, typer.Option("--grid", help="Also write grid.png, all pictures in rows of eight.")] = False,
-    overwrite: Overwrite = False, scale: ScaleName = None, device: Device = None, dtype: Dtype = DType.float32, precision: Passes = Precision.bf16,
+    overwrite: Overwrite = False, scale: ScaleName = None, device: Device = None, dtype: Dtype = DType.float32, precision: Passes = Precision.bf16, resolution: Resolution = None,
 ) -> None:
     """Pictures from prompts, with or without adapters.
 
@@ -411,31 +431,32 @@ def run_sample(
     sc = get_scale(scale); _finite(guidance=guidance)
     texts = _prompts(prompt, prompts, count); _new_folder(out)
     if not overwrite and ((out/"prompts.jsonl").exists() or (out/"00000.png").exists()): raise CpoError(f"--out {out}: there are pictures already", hint="give another folder, or --overwrite")
-    backbone = _backbone(base, device, dtype)
+    backbone = _backbone(base, device, dtype, precision, resolution)
     names, notes = _load_adapters(backbone, adapter)
     settings = dict(steps=steps or sc.sample_steps, guidance_scale=guidance or sc.guidance_scale)
     _write_pictures(backbone, texts, list(range(seed, seed + len(texts))), names, negative_prompt, settings, batch_size or sc.sample_batch, precision.value, out, dict(base=base, adapters=notes), grid)
-    typer.echo(f"{len(texts)} picture{'s'[:len(texts) > 1]}: {out}")
+    if processes().main: typer.echo(f"{len(texts)} picture{'s'[:len(texts) > 1]}: {out}")
 
 # %% ../nbs/11_cli.ipynb #385c4c1c
 def _write_pictures(backbone, texts: list[str], seeds: list[int], adapter, negative: str | None, settings: dict, batch: int, precision: str, out: Path, notes: dict, grid: bool) -> None:
-    "Sample batch by batch and write each picture as soon as it is there; prompts.jsonl last, so that it never names a missing one."
+    "Sample batch by batch, shared out between the processes, and write each picture as soon as it is there; prompts.jsonl last, so that it never names a missing one."
+    import numpy as np
     from PIL import Image
     from cpo_nb.sampling import image_grid, sample
+    who, table, name = processes(), out/"prompts.jsonl", lambda i: f"{i:05d}.png"
     def save(im, name):
         with atomic_path(out/name) as tmp: Image.fromarray(im).save(tmp, format="PNG")
-    if (table := out/"prompts.jsonl").exists(): # of what else is in the folder nothing is touched
-        for name in re.findall(r'"file_name": "(\d+\.png)"', table.read_text(encoding="utf-8")) + ["grid.png", table.name]: (out/name).unlink(missing_ok=True)
-    lines, seen, many = [], [], 4*batch
-    for i in range(0, len(texts), many):
-        part = texts[i:i + many]
-        images = sample(backbone, part, seeds[i:i + many], adapter=adapter, negative_prompts=None if negative is None else [negative]*len(part), batch_size=batch, precision=precision, **settings)
-        for k, im in enumerate(images):
-            save(im, f"{i + k:05d}.png")
-            lines.append(dict(file_name=f"{i + k:05d}.png", prompt=part[k], negative_prompt=negative, seed=seeds[i + k], **settings, precision=precision, **notes))
-        if grid: seen.extend(images)
-    import numpy as np
-    if grid: save(image_grid(np.stack(seen), min(8, len(seen))), "grid.png")
+    if who.main and table.exists(): # of what else is in the folder nothing is touched
+        for old in re.findall(r'"file_name": "(\d+\.png)"', table.read_text(encoding="utf-8")) + ["grid.png", table.name]: (out/old).unlink(missing_ok=True)
+    who.wait()
+    for i in range(0, len(texts), many := 4*batch):
+        rows = list(range(i, min(i + many, len(texts))))[who.rank::who.count]
+        images = sample(backbone, [texts[k] for k in rows], [seeds[k] for k in rows], adapter=adapter, negative_prompts=None if negative is None else [negative]*len(rows), batch_size=batch, precision=precision, **settings)
+        for k, im in zip(rows, images): save(im, name(k))
+    who.wait()
+    if not who.main: return
+    if grid: save(image_grid(np.stack([np.asarray(Image.open(out/name(k))) for k in range(len(texts))]), min(8, len(texts))), "grid.png")
+    lines = [dict(file_name=name(k), prompt=t, negative_prompt=negative, seed=seeds[k], **settings, precision=precision, **notes) for k, t in enumerate(texts)]
     with atomic_path(table) as tmp: tmp.write_text("".join(json.dumps(l, ensure_ascii=False) + "\n" for l in lines), encoding="utf-8")
 
 # %% ../nbs/11_cli.ipynb #c7b59141
@@ -490,7 +511,7 @@ def run_evaluate(
     sc = get_scale(scale); sc = replace(sc, eval_images=images or sc.eval_images); clock = _Clock()
     if not adapter: raise CpoError("there is nothing to evaluate", hint="give --adapter FOLDER")
     if out is not None and (out.is_dir() or not _new_folder(out.parent)): raise CpoError(f"--out {out}: is a folder", hint="give the name of a file")
-    judge, backbone = study.load_judge(), _backbone(base, "cpu", DType.float32)
+    judge, backbone = study.load_judge(), _backbone(base, "cpu", DType.float32, Precision.bf16)
     if backbone.resolution != 64: raise CpoError(f"--base {base}: gives pictures of {backbone.resolution} px, and the judge reads the atelier's, of 64", hint="evaluate adapters of the atelier's base")
     names, notes = _load_adapters(backbone, adapter)
     clock(f"{sc.eval_images} pictures of the base and of the adapter, {sc.sample_steps} steps each")

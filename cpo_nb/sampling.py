@@ -6,19 +6,21 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Sequence
+from pathlib import Path
+from typing import Callable, Sequence
 
 import numpy as np
 import torch
+from PIL import Image
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
 from .backbone import Adapter, Backbone, _lora_layers, _normalise
-from .core import CpoError, torch_rng
+from .core import CpoError, atomic_path, processes, torch_rng
 from .sft import autocast
 
 # %% auto #0
-__all__ = ['sample', 'image_grid']
+__all__ = ['sample', 'image_grid', 'labelled_grid', 'Previews']
 
 # %% ../nbs/09_sampling.ipynb #10ded0bd
 @patch
@@ -90,3 +92,35 @@ def image_grid(images: np.ndarray, columns: int = 8, gap: int = 2) -> np.ndarray
     out = np.full((rows*(h + gap) - gap, columns*(w + gap) - gap, 3), 255, np.uint8)
     for k, im in enumerate(images): out[(k//columns)*(h + gap):(k//columns)*(h + gap) + h, (k % columns)*(w + gap):(k % columns)*(w + gap) + w] = im
     return out
+
+# %% ../nbs/09_sampling.ipynb #a5953e3c
+def labelled_grid(images: np.ndarray, labels: Sequence[str], columns: int = 4, side: int = 160, title: str = "") -> np.ndarray:
+    "Pictures (N, H, W, 3) with a line of text under each; uint8."
+    from PIL import Image, ImageDraw, ImageFont
+    font, line, k = ImageFont.load_default(size=13), 20, max(1, -(-side//images.shape[2]))
+    cells = []
+    for im, text in zip(images, labels):
+        cell = Image.new("RGB", (im.shape[1]*k, im.shape[0]*k + line), "white"); cell.paste(Image.fromarray(im).resize((im.shape[1]*k, im.shape[0]*k), Image.NEAREST))
+        ImageDraw.Draw(cell).text((3, im.shape[0]*k + 2), text, fill="black", font=font); cells.append(np.asarray(cell))
+    grid = image_grid(np.stack(cells), min(columns, len(cells)), gap=6)
+    if not title: return grid
+    head = Image.new("RGB", (grid.shape[1], line + 4), "white"); ImageDraw.Draw(head).text((3, 3), title, fill="black", font=font)
+    return np.concatenate([np.asarray(head), grid])
+
+class Previews:
+    "Samples at fixed prompts and seeds, written as `folder/update-N.png`; to be called at checkpoints."
+    def __init__(self, backbone: Backbone, prompts: Sequence[str], adapter: Adapter, folder: str | Path,
+                 judge: Callable | None = None, # pictures -> one (positives, negatives) each
+                 track=None, # a `Tracking`
+                 seed: int = 0, **settings): # settings of `sample`
+        self.backbone, self.prompts, self.adapter, self.folder, self.judge, self.track, self.seed, self.settings = backbone, list(prompts), adapter, Path(folder), judge, track, seed, settings
+
+    def __call__(self, step: int) -> None:
+        images = sample(self.backbone, self.prompts, range(self.seed, self.seed + len(self.prompts)), adapter=self.adapter, **self.settings) # by every process: a divided base needs all of them
+        if not processes().main: return
+        counts = self.judge(images) if self.judge else None
+        labels = [f"+{p}  -{n}" for p, n in counts] if counts else self.prompts
+        title = f"update {step}" + (f": {np.mean([p for p, _ in counts]):.1f} positive, {np.mean([n for _, n in counts]):.1f} negative attributes a picture" if counts else "")
+        grid = labelled_grid(images, labels, title=title)
+        with atomic_path(self.folder/f"update-{step:07d}.png") as tmp: Image.fromarray(grid).save(tmp, format="PNG")
+        if self.track: self.track.image(step, "preview", grid)

@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from .backbone import Adapter, Backbone, on_top
-from .cache import StoredLatents, StoredPrompts, fit_pictures, store_latents
+from .cache import StoredLatents, StoredPrompts, encoding_batch, fit_pictures, store_latents
 from .core import CpoError, np_rng, sha256_json, torch_rng
 from .criteria import CriteriaTree
 from .dataset import attribute_prompt
-from .training import TrainConfig, TrainResult, averaged_weights, train
+from .training import TrainConfig, TrainResult, averaged_weights, read_metrics, train
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'TrainingSet', 'training_set', 'autocast', 'Draw', 'draw', 'drawn_once', 'SftConfig', 'sft_prompts',
@@ -55,13 +55,13 @@ class TrainingSet:
 def training_set(
     rows, # a `datasets.Dataset` with image, caption, positive, negative (see `load_paintings`), or a dict of these columns
     backbone: Backbone, # whose latents
-    batch_size: int = 64, # pictures encoded at once
+    batch_size: int | None = None, # pictures encoded at once; default: fewer, the larger they are
     folder: str | Path | None = None # keep latents there, and read them from there; default: in memory
 ) -> TrainingSet:
     "Encode every picture once, resized to the backbone's resolution (squares are kept, others are cropped in the middle)."
     columns = [list(rows[k]) for k in ("caption", "positive", "negative")]
     if folder is not None: return TrainingSet(store_latents(rows, backbone, folder), *columns)
-    latents = []
+    latents, batch_size = [], batch_size or encoding_batch(backbone.resolution)
     for i in tqdm(range(0, len(columns[0]), batch_size), desc="encode", mininterval=2, disable=None):
         ims = rows[i:i + batch_size]["image"] if not isinstance(rows, dict) else rows["image"][i:i + batch_size]
         latents.append(backbone.encode_images(fit_pictures(ims, backbone.resolution)).half().cpu())
@@ -160,7 +160,7 @@ def with_weights(backbone: Backbone, name: str, on_checkpoint: Callable | None) 
         with backbone.holding(name, weights): on_checkpoint(step)
     return call if on_checkpoint else None
 
-# %% ../nbs/06_sft.ipynb #f2928e44
+# %% ../nbs/06_sft.ipynb #38406be5
 def _sft_step(backbone: Backbone, data: TrainingSet, tree: CriteriaTree, cfg: SftConfig, used: Adapter) -> Callable:
     def make(step, rows):
         batch = data[rows]; d = draw(backbone, batch, cfg.train.seed, step, cfg.caption_dropout)
@@ -202,7 +202,8 @@ def sft(
 
 def finish(backbone: Backbone, name: str, run_dir: str | Path, res: TrainResult, cfg, data: TrainingSet, tree: CriteriaTree, info: dict) -> None:
     "Put the averaged weights into the adapter and save it as `run_dir/adapter`, with what a reader of it must know; the best checkpoint's, where it is another, as `run_dir/adapter-best`."
-    info = dict(info, steps=res.step, stopped=res.stopped, tree=tree.hash, criteria=f"{tree.name} ({len(tree)} pairs)", data=data.hash, pictures=len(data), settings=asdict(cfg), best=res.best)
+    last = (read_metrics(run_dir) or [{}])[-1]
+    info = dict(info, result={k: v for k, v in last.items() if k not in ("step", "lr", "seconds") and v is not None}, steps=res.step, stopped=res.stopped, tree=tree.hash, criteria=f"{tree.id} ({len(tree)} pairs)", data=data.hash, pictures=len(data), settings=asdict(cfg), best=res.best)
     backbone.set_adapter_state(name, res.ema)
     backbone.save_adapter(name, Path(run_dir)/"adapter", info)
     if res.best and res.best["step"] != res.step:

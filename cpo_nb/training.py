@@ -5,7 +5,7 @@
 # %% ../nbs/05a_training.ipynb #bacecab0
 from __future__ import annotations
 
-import contextlib, json, math, os, signal, time
+import contextlib, importlib.util, json, math, signal, time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Callable
@@ -17,11 +17,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from .core import CpoError, atomic_path, np_rng, processes, read_json, to_jsonable, torch_distributed, write_json
+from .core import CpoError, atomic_path, np_rng, processes, read_json, sha256_json, to_jsonable, torch_distributed, write_json
 
 # %% auto #0
-__all__ = ['OPTIMIZERS', 'TrainConfig', 'Machine', 'batch_indices', 'Interrupted', 'save_checkpoint', 'checkpoint_path',
-           'last_checkpoint', 'load_checkpoint', 'averaged_weights', 'open_run', 'read_metrics', 'TrainResult', 'train']
+__all__ = ['OPTIMIZERS', 'TRACKERS', 'TrainConfig', 'Machine', 'batch_indices', 'Interrupted', 'save_checkpoint',
+           'checkpoint_path', 'last_checkpoint', 'load_checkpoint', 'averaged_weights', 'open_run', 'read_metrics',
+           'TrainResult', 'train', 'Tracking']
 
 # %% ../nbs/05a_training.ipynb #65c95d7b
 @dataclass(frozen=True)
@@ -336,3 +337,30 @@ def _loop(run_dir: Path, params: dict, step_fn: Callable, n_rows: int, cfg: Trai
             if step % cfg.checkpoint_every == 0 or step == cfg.steps or asked or extra["stopped"]: save()
             if asked: raise Interrupted(f"{run_dir}: {flag[0] if flag else 'a signal'} received, saved after update {step}; run the same command again to go on")
     return TrainResult(step, extra["seconds"], extra["stopped"], result(), extra.get("best"))
+
+# %% ../nbs/05a_training.ipynb #68c5485a
+TRACKERS = ("auto", "tensorboard", "wandb", "none")
+
+class Tracking:
+    "Logged rows and pictures of a run, sent to a tracker; only the main process sends."
+    def __init__(self,
+                 kind: str, # one of TRACKERS; auto: tensorboard when it is installed, else none
+                 run_dir: str | Path, # TensorBoard's files go to `run_dir/tracking`; its name is the run's name
+                 ):
+        if kind not in TRACKERS: raise CpoError(f"tracker {kind!r} is unknown", hint=f"choose one of {', '.join(TRACKERS)}")
+        found, run_dir, self.tracker = importlib.util.find_spec("tensorboard" if kind == "auto" else kind) is not None, Path(run_dir), None
+        if not found and kind not in ("auto", "none"): raise CpoError(f"tracker {kind}: the package is not installed", hint=f"pip install {kind}, or choose another")
+        if kind == "none" or not found or not processes().main: return
+        from accelerate.tracking import TensorBoardTracker, WandBTracker
+        done = (last_checkpoint(run_dir) or (0,))[0] # what a killed run logged beyond it will be logged again
+        self.tracker = WandBTracker(run_dir.name, id=sha256_json(run_dir.absolute().as_posix())[:8], resume="allow") if kind == "wandb" else TensorBoardTracker("tracking", run_dir, purge_step=done + 1)
+        self.tracker.start()
+
+    def log(self, row: dict) -> None:
+        "One row of `metrics.jsonl`."
+        if self.tracker: self.tracker.log({k: v for k, v in row.items() if k != "step" and isinstance(v, (int, float))}, step=row["step"])
+    def image(self, step: int, name: str, image: np.ndarray) -> None: # image (H, W, 3), uint8
+        "A picture of an update."
+        if self.tracker: self.tracker.log_images({name: image[None]}, step=step, **(dict(dataformats="NHWC") if self.tracker.name == "tensorboard" else {}))
+    def close(self) -> None:
+        if self.tracker: self.tracker.finish()
