@@ -21,8 +21,9 @@ from .core import CpoError, atomic_path, data_dir, processes, read_json, seed_fo
 
 # %% auto #0
 __all__ = ['Adapter', 'LORA_TARGETS', 'ADDED_BELOW', 'FAMILIES', 'Conditioning', 'plain_attention', 'on_top', 'Backbone',
-           'model_card', 'DiffusionBackbone', 'FlowBackbone', 'clip_windows', 'StableDiffusionBackbone',
-           'PatchAutoencoder', 'load_backbone', 'byte_tokenizer', 'tiny_clip', 'tiny_t5', 'tiny_vae', 'tiny_pipeline']
+           'sharding_asked', 'model_card', 'DiffusionBackbone', 'FlowBackbone', 'clip_windows',
+           'StableDiffusionBackbone', 'PatchAutoencoder', 'load_backbone', 'byte_tokenizer', 'tiny_clip', 'tiny_t5',
+           'tiny_vae', 'tiny_pipeline']
 
 # %% ../nbs/05_backbone.ipynb #f5f53b0d
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Backbone:
     load_options: dict = {} # of this pipeline's `from_pretrained`
     embeds_guidance = False # does the model read the guidance scale as a number? Then `with_guidance` puts it into the conditioning
     name = "" # folder or hub id that it was loaded from
+    home: torch.device | None = None # where it works, when its weights still wait elsewhere to be divided
     encoded = None # where encoded prompts are looked up first: (prompts, adapter) -> list of `Conditioning`, or None; see 05f_cache
     sharded = False # are the base weights divided between processes?
     prompts_seen = prompts_long = 0 # how many prompts were encoded, and how many were longer than the encoder's window
@@ -102,7 +104,7 @@ class Backbone:
             raise CpoError(f"resolution {resolution!r}: the latent grid of {self.pipeline_class} cannot hold it", hint=f"give a multiple of {self.grid} pixels; the model was made for {self.native_resolution}")
 
     @property
-    def device(self) -> torch.device: return self.denoiser.device
+    def device(self) -> torch.device: return self.home or self.denoiser.device
     @property
     def dtype(self) -> torch.dtype: return self.denoiser.dtype
     @property
@@ -189,7 +191,7 @@ def sampler(self: Backbone, steps: int):
     sched = copy.deepcopy(self.pipe.scheduler); sched.set_timesteps(device=self.device, **self.sampler_steps(steps))
     return sched
 
-# %% ../nbs/05_backbone.ipynb #2ed32ba5
+# %% ../nbs/05_backbone.ipynb #df47a5ad
 @patch
 def park(self: Backbone, *names: str) -> None:
     "Let components wait in main memory; without names, the VAE and all text encoders. Raises `CpoError` for a name that the pipeline has not."
@@ -220,15 +222,20 @@ def shard(self: Backbone) -> None:
     from torch.distributed.fsdp import fully_shard
     if self.sharded: return
     whole = {p for n, p in self.denoiser.named_parameters() if ".lora_" in n}
+    for p in whole: p.data = p.data.to(self.device) # FSDP brings only what it divides
     how = dict(mesh=init_device_mesh(self.device.type, (processes().count,)), ignored_params=whole, reshard_after_forward=True)
     for m in [m for m in self.denoiser.modules() if type(m).__name__ in (self.denoiser._no_split_modules or ())]: fully_shard(m, **how)
     with warnings.catch_warnings(): warnings.simplefilter("ignore"); fully_shard(self.denoiser, **how)
     self.sharded = True
 
+def sharding_asked() -> bool:
+    "Does the configuration of `accelerate launch` ask for FSDP?"
+    return processes().count > 1 and os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")
+
 @patch
 def distribute(self: Backbone) -> None:
     "Lay the base out as the configuration of `accelerate launch` says: divided when that asks for FSDP, else a copy in each process."
-    if processes().count > 1 and os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true"): self.shard()
+    if sharding_asked(): self.shard()
 
 # %% ../nbs/05_backbone.ipynb #9be12221
 LORA_TARGETS = { # names of submodules, by what they are
@@ -671,7 +678,9 @@ def load_backbone(
         with _quiet(): pipe = getattr(diffusers, kind).from_pretrained(str(name_or_path), dtype=dtype, use_safetensors=True, **family.load_options)
     except (OSError, ValueError, TypeError, AttributeError) as e: raise CpoError(f"{name_or_path}: the pipeline does not load ({type(e).__name__}: {str(e)[:300]})", hint="check that all its components are there") from None
     pipe.set_progress_bar_config(disable=True)
-    found = family(pipe.to(device), resolution); found.name = name
+    waits = sharding_asked() # a base that is to be divided may be too large for one device: it stays in main memory until then
+    found = family(pipe if waits else pipe.to(device), resolution); found.name = name
+    if waits: found.home = torch.device(device); found.park()
     return found
 
 # %% ../nbs/05_backbone.ipynb #7bc9ea14

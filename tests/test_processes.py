@@ -72,3 +72,18 @@ def test_a_signal_to_one_process_saves_and_stops_all(folder):
     assert r.returncode != 0 and "saved after update" in r.stderr
     step = last_checkpoint(folder/"sd-cpo-stops-2")[0]
     assert step == 5 or step == 6 and len(read_metrics(folder/"sd-cpo-stops-2")) == step
+
+
+@pytest.mark.parametrize("path", sorted((HERE.parent/"configs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_configurations_are_read_by_accelerate_and_name_a_command_that_exists(path):
+    import shlex, typer
+    from accelerate.commands.config.config_args import load_config_from_file
+    from cpo_nb.cli import app
+    config = load_config_from_file(str(path))
+    assert config.num_processes == {"one-gpu": 1, "eight-gpus": 8}.get(path.stem, 2)
+    assert (str(config.distributed_type).endswith("FSDP")) == ("fsdp" in path.stem)
+    words = shlex.split(next(l[2:] for l in path.read_text().splitlines() if l.startswith("# accelerate launch")))
+    assert words[words.index("--config_file") + 1] == f"configs/{path.name}"
+    command = typer.main.get_command(app).commands[words[words.index("cpo_nb.cli") + 1]]
+    known = {o for p in command.params for o in p.opts}
+    assert [w for w in words[words.index("cpo_nb.cli") + 1:] if w.startswith("--") and w not in known] == []
