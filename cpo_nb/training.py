@@ -22,7 +22,7 @@ from .core import CpoError, atomic_path, np_rng, processes, read_json, sha256_js
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'TRACKERS', 'TrainConfig', 'Machine', 'batch_indices', 'Interrupted', 'save_checkpoint',
            'checkpoint_path', 'last_checkpoint', 'load_checkpoint', 'averaged_weights', 'open_run', 'read_metrics',
-           'TrainResult', 'train', 'Tracking']
+           'TrainResult', 'in_main', 'train', 'Tracking']
 
 # %% ../nbs/05a_training.ipynb #65c95d7b
 @dataclass(frozen=True)
@@ -269,13 +269,23 @@ class _Log:
     def close(self) -> None:
         if self.file: self.file.close()
 
-def _begin(run_dir: str | Path, params: dict, config: dict, accept_changes: bool) -> Path:
-    "The folder, opened by the main process before any other looks into it, and the same start in all."
-    if not params: raise CpoError(f"{run_dir}: no parameter is set to be trained", hint="add an adapter and make it trainable first")
-    who = processes()
-    if who.main: open_run(run_dir, config, accept_changes)
-    who.wait()
+def in_main(action: Callable[[], object]) -> None:
+    "Do something in the main process alone; when it raises, all processes do."
+    who, problem = processes(), None
+    if who.main:
+        try: action()
+        except Exception as e: problem = e
     if who.count > 1:
+        said = [problem is None]; torch_distributed().broadcast_object_list(said, 0)
+        if not said[0] and not who.main: raise CpoError(f"process {who.rank} stops with the main process, which says why")
+    if problem: raise problem
+
+def _begin(run_dir: str | Path, params: dict, config: dict, accept_changes: bool, stack: contextlib.ExitStack) -> Path:
+    "The folder, held and opened by the main process before any other looks into it, and the same start in all."
+    if not params: raise CpoError(f"{run_dir}: no parameter is set to be trained", hint="add an adapter and make it trainable first")
+    def take(): stack.enter_context(_alone(Path(run_dir))); open_run(run_dir, config, accept_changes)
+    in_main(take)
+    if processes().count > 1:
         for p in params.values(): torch_distributed().broadcast(p.data, 0)
     return Path(run_dir)
 
@@ -298,9 +308,9 @@ def train(
     accept_changes: bool = False # resume although settings or data differ
 ) -> TrainResult:
     "Train to `cfg.steps`, resuming from the newest checkpoint in the folder. Raises `Interrupted` after saving on SIGINT or SIGTERM."
-    with _alone(Path(run_dir)) if processes().main else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
         said = dict(optimizer=machine.optimizer) if machine.optimizer != "adamw" else {}
-        run_dir = _begin(run_dir, params, dict(train=asdict(cfg), n_rows=n_rows, **said, **(config or {})), accept_changes)
+        run_dir = _begin(run_dir, params, dict(train=asdict(cfg), n_rows=n_rows, **said, **(config or {})), accept_changes, stack)
         return _loop(run_dir, params, step_fn, n_rows, cfg, machine, scale_loss, dict(watch=watch, log=on_log, resume=on_resume, score=score, checkpoint=on_checkpoint), desc)
 
 def _loop(run_dir: Path, params: dict, step_fn: Callable, n_rows: int, cfg: TrainConfig, machine: Machine, scale_loss: bool, on: dict, desc: str) -> TrainResult:
