@@ -18,27 +18,28 @@ from torch.utils._pytree import tree_leaves
 
 from .align import METHODS
 from .backbone import Backbone, Conditioning, StableDiffusionBackbone, _family, _pipeline_class, _quiet, plain_attention
-from .core import CpoError, data_dir, read_json
+from .core import CpoError, data_dir, read_json, write_json
 from .sft import autocast
 from .training import TrainConfig
 
 # %% auto #0
-__all__ = ['DEVICES', 'UTILISATION', 'CONTEXT', 'bare_backbone', 'part_sizes', 'add_adapters', 'blank_conditioning', 'StepCost',
-           'frozen_passes', 'step_cost', 'fake_step', 'known_device', 'Plan', 'plan_run', 'fit', 'fit_report']
+__all__ = ['DEVICES', 'UTILISATION', 'CONTEXT', 'FULL_SIZE', 'bare_backbone', 'part_sizes', 'add_adapters', 'blank_conditioning',
+           'StepCost', 'frozen_passes', 'step_cost', 'fake_step', 'known_device', 'Plan', 'plan_run', 'fit',
+           'fit_report', 'write_configs']
 
 # %% ../nbs/10d_plan.ipynb #d2083c86
 @contextlib.contextmanager
-def _built_on_meta(dtype: torch.dtype):
-    "New parameters are shapes of this dtype, as `from_pretrained` would read them."
+def _built(dtype: torch.dtype, device: str | torch.device = "meta"):
+    "New parameters are of this dtype, as `from_pretrained` would read them; on `meta` they are shapes."
     before = torch.get_default_dtype()
     try:
         torch.set_default_dtype(dtype)
-        with torch.device("meta"), warnings.catch_warnings():
+        with torch.device(device), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally: torch.set_default_dtype(before)
 
-def _part(base: str, name: str, library: str, kind: str, dtype: torch.dtype):
+def _part(base: str, name: str, library: str, kind: str, dtype: torch.dtype, device: str | torch.device = "meta"):
     "One part of a pipeline from its config alone. Raises `CpoError` when the config is missing or of a class that is not known here."
     if library not in ("diffusers", "transformers", "cpo_nb.backbone"): raise CpoError(f"{base}: its part {name!r} is a class of {library!r}, which is not known here", hint="a part must come from diffusers or transformers")
     try:
@@ -46,7 +47,7 @@ def _part(base: str, name: str, library: str, kind: str, dtype: torch.dtype):
         if name == "scheduler": return cls.from_pretrained(base, subfolder=name)
         config = cls.config_class.from_pretrained(base, subfolder=name) if library == "transformers" else cls.load_config(base, subfolder=name)
         if library == "transformers": config.dtype = dtype # parts within the part are built in the config's
-        with _built_on_meta(dtype): model = cls(config) if library == "transformers" else cls.from_config(config)
+        with _built(dtype, device): model = cls(config) if library == "transformers" else cls.from_config(config)
         for m in model.modules():
             for n, b in m._buffers.items(): # those that are read from the file take its number format, others keep their own
                 if b is not None and b.is_floating_point() and n not in m._non_persistent_buffers_set: m._buffers[n] = b.to(dtype)
@@ -95,7 +96,7 @@ def add_adapters(
 ) -> None:
     "The adapters that training creates: `policy`, and `auxiliary` where the method has one. Raises `CpoError` for bad settings."
     for name in (("auxiliary",) if method in ("cpo", "distill") else ()) + ("policy",):
-        with _built_on_meta(backbone.denoiser.dtype): backbone.add_adapter(name, rank, targets=targets)
+        with _built(backbone.denoiser.dtype): backbone.add_adapter(name, rank, targets=targets)
     backbone.trainable_parameters("policy")
 
 def _nbytes(tensors) -> int: return sum(t.numel()*t.element_size() for t in tensors)
@@ -506,3 +507,47 @@ def fit_report(
     rows = [row("as asked", plan)] + [row(what, p) for what, p in steps if not what.startswith("nothing more")]
     end = [f"  {what}" for what, _ in steps if what.startswith("nothing more")]
     return "\n".join([f"To fit into {_size(plan.memory_limit)}, each change on top of the former:", *rows, *end])
+
+# %% ../nbs/10d_plan.ipynb #7d442f34
+_CLIP_L = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, projection_dim=768, vocab_size=49408)
+_CLIP_G = dict(hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=20, projection_dim=1280, vocab_size=49408, hidden_act="gelu")
+_T5_XXL = dict(vocab_size=32128, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
+def _vae(**own): return "AutoencoderKL", dict(block_out_channels=[128, 256, 512, 512], down_block_types=["DownEncoderBlock2D"]*4, up_block_types=["UpDecoderBlock2D"]*4, layers_per_block=2, norm_num_groups=32, latent_channels=4) | own
+_FLOW_VAE = _vae(latent_channels=16, use_quant_conv=False, use_post_quant_conv=False)
+
+# %% ../nbs/10d_plan.ipynb #67257d12
+_SD15 = dict(sample_size=64, block_out_channels=[320, 640, 1280, 1280], cross_attention_dim=768, attention_head_dim=8)
+_SDXL = dict(sample_size=128, block_out_channels=[320, 640, 1280], cross_attention_dim=2048, attention_head_dim=[5, 10, 20], transformer_layers_per_block=[1, 2, 10], use_linear_projection=True,
+             addition_embed_type="text_time", addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816,
+             down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"], up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"])
+_SD3 = dict(sample_size=128, patch_size=2, in_channels=16, out_channels=16, num_layers=24, attention_head_dim=64, num_attention_heads=24, joint_attention_dim=4096, caption_projection_dim=1536,
+            pooled_projection_dim=2048, pos_embed_max_size=192)
+_SD35 = _SD3 | dict(pos_embed_max_size=384, qk_norm="rms_norm", dual_attention_layers=list(range(13)))
+_FLUX = dict(in_channels=64, num_layers=19, num_single_layers=38, attention_head_dim=128, num_attention_heads=24, joint_attention_dim=4096, pooled_projection_dim=768, guidance_embeds=True, axes_dims_rope=[16, 56, 56])
+
+# %% ../nbs/10d_plan.ipynb #7456f4c0
+def _sd3_parts(transformer): return dict(transformer=("SD3Transformer2DModel", transformer), vae=_FLOW_VAE, text_encoder=("CLIPTextModelWithProjection", _CLIP_L), text_encoder_2=("CLIPTextModelWithProjection", _CLIP_G),
+                                         text_encoder_3=("T5EncoderModel", _T5_XXL), scheduler=("FlowMatchEulerDiscreteScheduler", dict(shift=3.)))
+FULL_SIZE = { # name -> (pipeline, its parts, millions of parameters of the denoiser)
+    "SD 1.5": ("StableDiffusionPipeline", dict(unet=("UNet2DConditionModel", _SD15), vae=_vae(), text_encoder=("CLIPTextModel", _CLIP_L), scheduler=("DDIMScheduler", dict(steps_offset=1, clip_sample=False))), 859.5),
+    "SDXL": ("StableDiffusionXLPipeline", dict(unet=("UNet2DConditionModel", _SDXL), vae=_vae(force_upcast=True), text_encoder=("CLIPTextModel", _CLIP_L), text_encoder_2=("CLIPTextModelWithProjection", _CLIP_G),
+                                               scheduler=("EulerDiscreteScheduler", {})), 2567),
+    "SD 3 medium": ("StableDiffusion3Pipeline", _sd3_parts(_SD3), 2030), "SD 3.5 medium": ("StableDiffusion3Pipeline", _sd3_parts(_SD35), 2240),
+    "FLUX.1-dev": ("FluxPipeline", dict(transformer=("FluxTransformer2DModel", _FLUX), vae=_FLOW_VAE, text_encoder=("CLIPTextModel", _CLIP_L), text_encoder_2=("T5EncoderModel", _T5_XXL),
+                                        scheduler=("FlowMatchEulerDiscreteScheduler", dict(use_dynamic_shifting=True))), 11_900)}
+
+def write_configs(
+    name: str, # key of FULL_SIZE
+    folder: str | Path, # where
+    **changes # of the denoiser's config, such as fewer layers for a test
+) -> Path: # the folder
+    "Write a pipeline folder that holds configs and nothing else. Raises `CpoError` for an unknown name."
+    from transformers import CLIPTextConfig, T5Config
+    if name not in FULL_SIZE: raise CpoError(f"model {name!r} is unknown", hint=f"choose one of {', '.join(FULL_SIZE)}")
+    folder, (kind, parts, _) = Path(folder), FULL_SIZE[name]; index = dict(_class_name=kind)
+    for part, (cls, config) in parts.items():
+        (folder/part).mkdir(parents=True, exist_ok=True); text = part.startswith("text"); index[part] = ["transformers" if text else "diffusers", cls]
+        if text: (T5Config if cls.startswith("T5") else CLIPTextConfig)(**config).save_pretrained(folder/part)
+        else: write_json(folder/part/("scheduler_config.json" if part == "scheduler" else "config.json"), dict(_class_name=cls) | config | (changes if part in ("unet", "transformer") else {}))
+    write_json(folder/"model_index.json", index)
+    return folder
