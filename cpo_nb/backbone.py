@@ -556,6 +556,9 @@ class StableDiffusionBackbone(DiffusionBackbone):
 
     def _rooms(self, prompts: list[str]) -> list[int]: return [n*self.pipe.tokenizer.model_max_length for n in clip_windows(self.pipe.tokenizer, prompts)[1]]
     def _fill(self, adapter: Adapter) -> torch.Tensor: return self._encode([""], adapter).tensors["prompt_embeds"] # empty windows
+    def blank_conditioning(self, n: int, device: str = "cpu") -> Conditioning:
+        "Zeros of the shapes and types that `encode_prompts` gives for `n` short prompts; no encoder is asked."
+        return Conditioning(dict(prompt_embeds=torch.zeros(n, self.pipe.text_encoder.config.max_position_embeddings, self.denoiser.config.cross_attention_dim, device=device, dtype=self.dtype)))
 
     def _encode(self, prompts: list[str], adapter: Adapter) -> Conditioning: # prompt_embeds (B, L, D), L a multiple of the encoder's window
         encoder = self.pipe.text_encoder

@@ -18,7 +18,7 @@ from .backbone import ADDED_BELOW, Backbone, Conditioning, load_backbone, tiny_p
 from .core import CpoError, results_dir, torch_rng, write_json
 from .criteria import CriteriaTree, parse_criteria
 from .flux import tiny_flux
-from .plan import FULL_SIZE, _Live, _nbytes, _part, bare_backbone, blank_conditioning, write_configs
+from .plan import FULL_SIZE, _Live, _nbytes, _part, bare_backbone, write_configs
 from .sdxl import tiny_sdxl
 from .sd3 import tiny_sd3
 from .sft import TrainingSet, settle
@@ -227,7 +227,7 @@ def random_backbone(
     kind, parts, _ = FULL_SIZE[LARGE[family]]; name = "unet" if "unet" in parts else "transformer"
     with tempfile.TemporaryDirectory() as tmp, torch.random.fork_rng():
         shapes = bare_backbone(write_configs(LARGE[family], tmp, **changes), dtype, resolution); torch.manual_seed(seed)
-        blank, pipe = blank_conditioning(shapes, 1), shapes.pipe
+        blank, pipe = shapes.blank_conditioning(1), shapes.pipe
         setattr(pipe, name, _part(tmp, name, "diffusers", parts[name][0], dtype, device).to(device)); _no_zeros(getattr(pipe, name))
     bb = type(type(shapes).__name__, (_DrawnText, type(shapes)), {})(pipe, resolution)
     bb.blank, bb.name = blank, f"{LARGE[family]}, random weights"

@@ -25,10 +25,10 @@ __all__ = ['app', 'criteria_app', 'Data', 'Criteria', 'Base', 'RunFolder', 'Step
            'Skip', 'ScaleName', 'Device', 'Dtype', 'Passes', 'Resolution', 'Micro', 'Checkpointing', 'OptimizerName',
            'Cache', 'NoCache', 'Tracker', 'PreviewCount', 'Accept', 'Adapters', 'Overwrite', 'atelier_app',
            'PartFolder', 'main', 'criteria_check', 'criteria_plot', 'DType', 'Precision', 'Optimizer', 'Track',
-           'run_sft', 'Method', 'Stabilize', 'Rows', 'run_align', 'run_plan', 'run_sample', 'attribute_changes',
-           'Prompt', 'run_evaluate', 'run_results', 'rebuild_figures', 'reproduce_atelier', 'run_reproduce',
-           'atelier_check', 'atelier_base', 'atelier_judge', 'atelier_auxiliary', 'atelier_policy', 'atelier_sweep',
-           'atelier_dataset_']
+           'run_sft', 'Method', 'Stabilize', 'Rows', 'run_align', 'run_plan', 'run_bench_', 'run_sample',
+           'attribute_changes', 'Prompt', 'run_evaluate', 'run_results', 'rebuild_figures', 'reproduce_atelier',
+           'run_reproduce', 'atelier_check', 'atelier_base', 'atelier_judge', 'atelier_auxiliary', 'atelier_policy',
+           'atelier_sweep', 'atelier_dataset_']
 
 # %% ../nbs/11_cli.ipynb #f796e7b3
 def _explain(e: BaseException) -> tuple[int, str] | None:
@@ -395,6 +395,26 @@ def run_plan(
                     dtype=dtype.value, precision=precision.value, micro_batch=micro_batch, checkpointing=checkpointing, optimizer=optimizer.value, cached=not no_cache, processes=count, sharded=sharded, device_name=gpu or here, memory_gib=memory)
     typer.echo(plan)
     if plan.fits is False: typer.echo(f"\n{fit_report(plan, fit(plan))}")
+
+# %% ../nbs/11_cli.ipynb #8d25baa0
+@app.command("bench")
+def run_bench_(
+    families: Annotated[Optional[str], typer.Option("--families", metavar="A,B,...", help="Of sd, sdxl, sd3, flux. [default: all small ones; with --full sdxl and flux]")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Denoisers of full size with random weights, 1024 px, bfloat16; needs a GPU.")] = False,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Timed updates of each method, taken in turn.")] = 5,
+    rank: Rank = 16,
+) -> None:
+    """Time and memory of an update of every method, beside plain fine-tuning; kept in data/results (or CPO_RESULTS).
+
+    \b
+    Example:
+      cpo bench --full
+    """
+    _study()
+    from cpo_nb.bench import SMALL, run_bench
+    names = [n.strip() for n in families.split(",")] if families else None
+    if bad := [n for n in names or [] if n not in SMALL]: raise CpoError(f"--families: unknown {', '.join(bad)}", hint=f"choose from {', '.join(SMALL)}")
+    run_bench(names, full, say=typer.echo, steps=rounds, rank=rank)
 
 # %% ../nbs/11_cli.ipynb #41a65eef
 def _prompts(prompt: list[str] | None, file: Path | None, count: int) -> list[str]:

@@ -38,6 +38,11 @@ class FluxBackbone(FlowBackbone):
 
     def _rooms(self, prompts: list[str]) -> list[int]: return self._t5_rooms(self.pipe.tokenizer_2, prompts, self.t5_length)
 
+    def blank_conditioning(self, n: int, device: str = "cpu") -> Conditioning:
+        "See `StableDiffusionBackbone.blank_conditioning`."
+        c, at = self.denoiser.config, dict(device=device, dtype=self.dtype)
+        return Conditioning(dict(prompt_embeds=torch.zeros(n, self.t5_length, c.joint_attention_dim, **at), pooled=torch.zeros(n, c.pooled_projection_dim, **at), guidance=torch.ones(n, device=device)))
+
     def _encode(self, prompts: list[str], adapter: Adapter) -> Conditioning: # prompt_embeds (B, L, D) of T5, pooled (B, D') of CLIP, guidance (B,)
         encoder, (ids, _) = self.pipe.text_encoder, clip_windows(self.pipe.tokenizer, prompts)
         with self._text(encoder, adapter): pooled = encoder(ids[:, 0].to(encoder.device)).pooler_output

@@ -23,9 +23,9 @@ from .sft import autocast
 from .training import TrainConfig
 
 # %% auto #0
-__all__ = ['DEVICES', 'UTILISATION', 'CONTEXT', 'FULL_SIZE', 'bare_backbone', 'part_sizes', 'add_adapters', 'blank_conditioning',
-           'StepCost', 'frozen_passes', 'step_cost', 'fake_step', 'known_device', 'Plan', 'plan_run', 'fit',
-           'fit_report', 'write_configs']
+__all__ = ['DEVICES', 'UTILISATION', 'CONTEXT', 'FULL_SIZE', 'bare_backbone', 'part_sizes', 'add_adapters', 'StepCost',
+           'frozen_passes', 'step_cost', 'fake_step', 'known_device', 'Plan', 'plan_run', 'fit', 'fit_report',
+           'write_configs']
 
 # %% ../nbs/10d_plan.ipynb #d2083c86
 @contextlib.contextmanager
@@ -100,22 +100,6 @@ def add_adapters(
     backbone.trainable_parameters("policy")
 
 def _nbytes(tensors) -> int: return sum(t.numel()*t.element_size() for t in tensors)
-
-# %% ../nbs/10d_plan.ipynb #0d3af3d3
-def blank_conditioning(
-    backbone: Backbone, # of any family
-    n: int, # prompts
-    device: str = "cpu" # where
-) -> Conditioning:
-    "Empty embeddings of the shapes and types that `encode_prompts` gives for short prompts."
-    c, pipe, kind = backbone.denoiser.config, backbone.pipe, backbone.pipeline_class
-    clip, t5 = pipe.text_encoder.config.max_position_embeddings, getattr(backbone, "t5_length", 0)
-    length = t5 if kind == "FluxPipeline" else clip + t5
-    width = c.get("joint_attention_dim") or c.cross_attention_dim
-    pooled = c.get("pooled_projection_dim") or (pipe.text_encoder_2.config.projection_dim if kind == "StableDiffusionXLPipeline" else 0)
-    at = dict(device=device, dtype=backbone.dtype)
-    tensors = dict(prompt_embeds=torch.zeros(n, length, width, **at)) | (dict(pooled=torch.zeros(n, pooled, **at)) if pooled else {})
-    return Conditioning(tensors | (dict(guidance=torch.ones(n, device=device)) if kind == "FluxPipeline" else {}))
 
 # %% ../nbs/10d_plan.ipynb #5d0f8625
 def _flop_formulas() -> dict: # of operators, from shapes: PyTorch's own, and for its fused attention on a CPU, which they leave out
@@ -217,7 +201,7 @@ def step_cost(
 ) -> StepCost:
     "Take one step and count. Leaves the weights as they are."
     params, m = backbone.trainable_parameters("policy"), 2*n if method == "dpo" else n
-    rows = lambda k: (torch.zeros(k, *backbone.latent_shape), backbone.sample_timesteps(k), blank_conditioning(backbone, k))
+    rows = lambda k: (torch.zeros(k, *backbone.latent_shape), backbone.sample_timesteps(k), backbone.blank_conditioning(k))
     frozen, policy = [(*rows(k), adapter) for k, adapter in frozen_passes(method, n)], rows(m)
     backbone.activate("policy")
     live, saved = _Live(), {}
@@ -308,7 +292,7 @@ def _measured(base, stamp, resolution, dtype, rank, targets, method, precision, 
     block = max((_nbytes(p for k, p in b.named_parameters() if ".lora_" not in k) for b in blocks), default=0)
     adapters = {a: (sum(p.numel() for p in ps), _nbytes(ps)) for a in bb.adapters for ps in [list(bb.adapter_parameters(a).values())]}
     cost = fake_step(bb, method, n, precision, checkpointing, gpu)
-    return _Measured(bb.pipeline_class, bb.resolution, parts, bb.denoiser_name, block, adapters, cost, math.prod(bb.latent_shape), _nbytes(blank_conditioning(bb, 1).tensors.values()), _encode_cost(bb), _text_flops(bb))
+    return _Measured(bb.pipeline_class, bb.resolution, parts, bb.denoiser_name, block, adapters, cost, math.prod(bb.latent_shape), _nbytes(bb.blank_conditioning(1).tensors.values()), _encode_cost(bb), _text_flops(bb))
 
 # %% ../nbs/10d_plan.ipynb #7d6ae809
 @dataclass(frozen=True)

@@ -38,6 +38,11 @@ class StableDiffusion3Backbone(FlowBackbone):
         clip = self.encode_clips([""], adapter)[0]
         return F.pad(clip, (0, self.denoiser.config.joint_attention_dim - clip.shape[-1]))
 
+    def blank_conditioning(self, n: int, device: str = "cpu") -> Conditioning:
+        "See `StableDiffusionBackbone.blank_conditioning`."
+        c, at = self.denoiser.config, dict(device=device, dtype=self.dtype)
+        return Conditioning(dict(prompt_embeds=torch.zeros(n, self.pipe.text_encoder.config.max_position_embeddings + self.t5_length, c.joint_attention_dim, **at), pooled=torch.zeros(n, c.pooled_projection_dim, **at)))
+
     def _encode(self, prompts: list[str], adapter: Adapter) -> Conditioning: # prompt_embeds (B, L, D): CLIP's tokens, then T5's; pooled (B, D1 + D2)
         p, (clip, pooled, lengths) = self.pipe, self.encode_clips(prompts, adapter)
         if p.text_encoder_3 is not None: t5 = self.encode_t5(p.tokenizer_3, p.text_encoder_3, prompts, self.t5_length)

@@ -30,6 +30,10 @@ class StableDiffusionXLBackbone(StableDiffusionBackbone):
     def _rooms(self, prompts: list[str]) -> list[int]: return self.clip_rooms(prompts)
     def _fill(self, adapter: Adapter) -> torch.Tensor: return self.encode_clips([""], adapter)[0] # of empty windows; never the zeros of an empty prompt
 
+    def blank_conditioning(self, n: int, device: str = "cpu") -> Conditioning:
+        "See the base class."
+        return Conditioning(super().blank_conditioning(n, device).tensors | dict(pooled=torch.zeros(n, self.pipe.text_encoder_2.config.projection_dim, device=device, dtype=self.dtype)))
+
     def _encode(self, prompts: list[str], adapter: Adapter) -> Conditioning: # prompt_embeds (B, L, D1 + D2), pooled (B, D2)
         embeds, (_, pooled), lengths = self.encode_clips(prompts, adapter); self._count(lengths)
         if self.pipe.config.get("force_zeros_for_empty_prompt"):
