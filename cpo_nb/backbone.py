@@ -5,7 +5,7 @@
 # %% ../nbs/05_backbone.ipynb #fa64b75c
 from __future__ import annotations
 
-import contextlib, copy, hashlib, importlib, json, math, os, warnings
+import contextlib, copy, hashlib, importlib, json, math, os, re, warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Sequence
@@ -21,9 +21,9 @@ from .core import CpoError, atomic_path, data_dir, processes, read_json, seed_fo
 
 # %% auto #0
 __all__ = ['Adapter', 'LORA_TARGETS', 'ADDED_BELOW', 'FAMILIES', 'Conditioning', 'plain_attention', 'on_top', 'Backbone',
-           'sharding_asked', 'model_card', 'DiffusionBackbone', 'FlowBackbone', 'clip_windows',
-           'StableDiffusionBackbone', 'PatchAutoencoder', 'load_backbone', 'byte_tokenizer', 'tiny_clip', 'tiny_t5',
-           'tiny_vae', 'tiny_pipeline']
+           'sharding_asked', 'model_card', 'adapter_file', 'DiffusionBackbone', 'FlowBackbone', 'clip_windows',
+           'StableDiffusionBackbone', 'PatchAutoencoder', 'check_pipeline', 'weights_problem', 'load_backbone',
+           'byte_tokenizer', 'tiny_clip', 'tiny_t5', 'tiny_vae', 'tiny_pipeline']
 
 # %% ../nbs/05_backbone.ipynb #f5f53b0d
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Backbone:
             raise CpoError(f"resolution {resolution!r}: the latent grid of {self.pipeline_class} cannot hold it", hint=f"give a multiple of {self.grid} pixels; the model was made for {self.native_resolution}")
 
     @property
-    def device(self) -> torch.device: return self.home or self.denoiser.device
+    def device(self) -> torch.device: return self.home or next(self.denoiser.parameters()).device # the model's own `device` looks for hooks in every module first
     @property
     def dtype(self) -> torch.dtype: return self.denoiser.dtype
     @property
@@ -350,6 +350,13 @@ def holding(self: Backbone, name: str, state: dict[str, torch.Tensor]):
     try: yield self
     finally: self.set_adapter_state(name, own)
 
+def _order_header(path: Path) -> None:
+    "Sort the notes in the header of a safetensors file, in place: safetensors writes them in an order of chance, and equal adapters would be unequal files."
+    with open(path, "r+b") as f:
+        size = int.from_bytes(f.read(8), "little"); head = json.loads(f.read(size))
+        text = json.dumps({"__metadata__": dict(sorted(head.pop("__metadata__", {}).items()))} | head, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+        if len(text) == size: f.seek(8); f.write(text)
+
 @patch
 def save_adapter(self: Backbone,
                  name: str, # which adapter
@@ -362,26 +369,38 @@ def save_adapter(self: Backbone,
     self._known(name)
     path = Path(path)
     if not processes().main: return path
-    meta = {f"{m}_lora_adapter_metadata": module.peft_config[name].to_dict() for m, module in self.modules_with_adapters.items() if name in getattr(module, "peft_config", {})}
+    ordered = lambda config: {k: sorted(v) if isinstance(v, set) or k == "target_modules" and isinstance(v, (list, tuple)) else v for k, v in config.items()} # a set's order differs between processes, and the file would too
+    meta = {f"{m}_lora_adapter_metadata": ordered(module.peft_config[name].to_dict()) for m, module in self.modules_with_adapters.items() if name in getattr(module, "peft_config", {})}
     own = lambda module: {k: p for k, p in module.named_parameters() if ".lora_" in k} # a divided base would be put together for a `state_dict`
     layers = {f"{m}_lora_layers": {k: v.detach().cpu().contiguous() for k, v in get_peft_model_state_dict(module, own(module), adapter_name=name).items()}
               for m, module in self.modules_with_adapters.items() if name in getattr(module, "peft_config", {})}
     with atomic_path(path) as tmp:
         type(self.pipe).save_lora_weights(tmp, safe_serialization=True, **layers, **meta)
+        _order_header(tmp/"pytorch_lora_weights.safetensors")
         note = to_jsonable(dict(**self.adapters[name], base=self.pipeline_class, base_model=self.name, info=info or {}))
         (tmp/"adapter.json").write_text(json.dumps(note, indent=1, sort_keys=True) + "\n")
         (tmp/"README.md").write_text(model_card(note), encoding="utf-8")
     return path
+
+def adapter_file(path: str | Path) -> Path:
+    "The safetensors file of a LoRA: the path itself, or the one in the folder. Raises `CpoError` when there is none, when there are several, or when it is damaged."
+    path = Path(path); own = "give the folder that `cpo sft` or `cpo align` wrote"
+    found = [path/"pytorch_lora_weights.safetensors"] if (path/"pytorch_lora_weights.safetensors").is_file() else sorted(path.glob("*.safetensors")) if path.is_dir() else [path] if path.is_file() and path.suffix == ".safetensors" else []
+    if not found: raise CpoError(f"{path}: holds no LoRA (.safetensors)" + ("" if path.exists() else ": there is nothing of that name"), hint=own)
+    if len(found) > 1: raise CpoError(f"{path}: holds several files, and only one can be the LoRA: {', '.join(p.name for p in found)}", hint="give the file itself")
+    if problem := weights_problem(found[0]): raise CpoError(f"{found[0]} {problem}", hint="copy it again, or run the command that made it again")
+    return found[0]
 
 @patch
 def load_adapter(self: Backbone, path: str | Path, name: str) -> None:
     "Load an adapter that `save_adapter` (or any LoRA that the pipeline reads) wrote. Raises `CpoError` when nothing of it fits this base."
     path = Path(path)
     if name in self.adapters: raise CpoError(f"there is already an adapter {name!r}", hint="choose another name")
-    if not any(path.glob("*.safetensors")) if path.is_dir() else not path.is_file(): raise CpoError(f"{path}: holds no LoRA (.safetensors)", hint="give the folder that `cpo sft` or `cpo align` wrote")
-    before = self._active
-    try: self.pipe.load_lora_weights(path, adapter_name=name, low_cpu_mem_usage=False)
-    except (ValueError, RuntimeError, KeyError, OSError) as e: raise CpoError(f"{path}: does not fit this base ({type(e).__name__}: {str(e)[:200]})", hint="use the base that the LoRA was trained on") from None
+    file = adapter_file(path); before = self._active
+    note = read_json(file.parent/"adapter.json") if path.is_dir() and (path/"adapter.json").is_file() else {}
+    if note.get("base") not in (None, self.pipeline_class): raise CpoError(f"{path}: was made for a {note['base']}, and this base is a {self.pipeline_class}", hint="use the base that the LoRA was trained on" + (f" ({note['base_model']})" if note.get("base_model") else ""))
+    try: self.pipe.load_lora_weights(file.parent, weight_name=file.name, adapter_name=name, use_safetensors=True, low_cpu_mem_usage=False)
+    except (ValueError, RuntimeError, KeyError, OSError) as e: raise CpoError(f"{path}: does not fit this base ({type(e).__name__}: {' '.join(str(e).split())[:200]})", hint="use the base that the LoRA was trained on") from None
     cfgs = [m.peft_config[name] for m in self.modules_with_adapters.values() if name in getattr(m, "peft_config", {})]
     if not cfgs: raise CpoError(f"{path}: no LoRA weight of it belongs to this base", hint="use the base that the LoRA was trained on")
     self.adapters[name] = dict(rank=cfgs[0].r, alpha=float(cfgs[0].lora_alpha), targets=["loaded"])
@@ -645,15 +664,72 @@ def _family(pipeline_class: str, where: str) -> type[Backbone]:
         module, name = family.split("."); family = getattr(importlib.import_module(f"cpo_nb.{module}"), name)
     return family
 
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*|\w[\w-]*") # owner/name, where names have dots (FLUX.1-dev), or an old one without owner
+
 def _pipeline_class(name_or_path: str) -> str:
-    path = Path(name_or_path)
+    path, whole = Path(name_or_path), "give the folder that `pipeline.save_pretrained` wrote"
     if path.is_dir():
-        if not (path/"model_index.json").is_file(): raise CpoError(f"{path}: is no diffusers pipeline (it has no model_index.json)", hint="give the folder that `pipeline.save_pretrained` wrote")
-        return read_json(path/"model_index.json").get("_class_name", "")
-    if path.suffix or path.is_absolute() or str(name_or_path).startswith("."): raise CpoError(f"{name_or_path}: no such folder", hint="give a pipeline folder, a hub id such as owner/name, or 'atelier'")
+        if not (path/"model_index.json").is_file(): raise CpoError(f"{path}: is no diffusers pipeline (it has no model_index.json)", hint=whole)
+        return _index(path).get("_class_name", "")
+    if path.is_file(): raise CpoError(f"{path}: is a file, and a pipeline is a folder", hint="open a single-file checkpoint by `from_single_file` of its pipeline class in diffusers, and give the folder that `save_pretrained` writes")
+    if not _HUB_ID.fullmatch(str(name_or_path)): raise CpoError(f"{name_or_path}: no such folder", hint="give a pipeline folder, a hub id such as owner/name, or 'atelier'")
     from diffusers import DiffusionPipeline
     try: return DiffusionPipeline.load_config(str(name_or_path)).get("_class_name", "")
     except Exception as e: raise CpoError(f"{name_or_path}: neither a folder here nor a pipeline that the hub gives ({type(e).__name__})", hint="check the spelling and the network, or give a local folder") from None
+
+def _index(path: Path) -> dict:
+    "model_index.json of a folder. Raises `CpoError` when it is broken."
+    index, again = path/"model_index.json", "copy it from the model's page again, or save the pipeline again by `pipeline.save_pretrained`"
+    try: found = read_json(index)
+    except CpoError as e: raise CpoError(str(e), hint=again) from None
+    if not isinstance(found, dict): raise CpoError(f"{index}: holds no object with the pipeline's components", hint=again)
+    return found
+
+def check_pipeline(name_or_path: str | Path) -> type[Backbone]: # its family
+    "What can be known of a pipeline before its weights are read. Raises `CpoError` for an unknown family, and names each component of a folder that is missing, damaged or pickled."
+    if str(name_or_path) == "atelier": name_or_path = data_dir()/"atelier"/"pipeline"
+    path = Path(name_or_path); family = _family(_pipeline_class(str(name_or_path)), str(name_or_path))
+    if not path.is_dir(): return family # the hub's own client checks what it gives
+    wanted = [n for n, v in _index(path).items() if isinstance(v, list) and v and v[0] is not None and n not in family.load_options]
+    needed = [n for n in ("vae", "scheduler", family.denoiser_name) if n not in wanted]
+    bad = [f"{n}: model_index.json does not name it" for n in needed] + [f"{n}: {p}" for n in wanted for p in _component_problems(path/n)]
+    if bad: raise CpoError(f"{path}: the pipeline is not whole:", bad, "copy what is missing from the model's page again, or save the pipeline again by `pipeline.save_pretrained`")
+    return family
+
+def _component_problems(folder: Path) -> list[str]:
+    "What is wrong with a component's folder; of weights only headers and lengths are read."
+    if not folder.is_dir(): return ["its folder is missing"]
+    bad = []
+    for p in sorted(folder.glob("*.json")):
+        try: read_json(p)
+        except CpoError as e: bad.append(str(e).removeprefix(f"{folder}/") if p.stat().st_size else f"{p.name} is empty")
+    if not (folder/"config.json").is_file():
+        if folder.name in ("vae", "unet", "transformer") or folder.name.startswith("text_encoder"): bad.append("its config.json is missing")
+        return bad or ([] if any(folder.iterdir()) else ["its folder is empty"])
+    return bad + _weight_problems(folder)
+
+def _weight_problems(folder: Path) -> list[str]:
+    whole = [n for n in ("diffusion_pytorch_model.safetensors", "model.safetensors") if (folder/n).is_file()]
+    parts = [n for i in folder.glob("*.safetensors.index.json") for n in sorted(set(_weight_map(i).values()))]
+    if whole or parts: return [f"{n} {p}" for n in whole or parts if (p := weights_problem(folder/n))]
+    variants = sorted(p.name for p in folder.glob("*.safetensors")); pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+    if variants: return [f"there is {variants[0]}, but no weights under the plain name (load the pipeline with that `variant` in diffusers, and save it again)"]
+    if pickles: return [f"its weights are pickled ({pickles[0]}), and opening such a file may run code (load the pipeline in diffusers where you trust it, and save it again with safe_serialization=True)"]
+    return ["its weights (.safetensors) are missing"]
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try: return dict(read_json(index)["weight_map"])
+    except (CpoError, KeyError, TypeError, ValueError): return {} # said elsewhere, or weights are missing
+
+def weights_problem(path: Path) -> str | None: # None: none
+    "What is wrong with a safetensors file, by its header and its length."
+    from safetensors import SafetensorError, safe_open
+    if not path.is_file(): return "is missing"
+    with open(path, "rb") as f: start = f.read(24)
+    if start.startswith(b"version https://git-lfs"): return "is not there itself, only its Git LFS pointer (git lfs pull)"
+    try:
+        with safe_open(path, "pt") as f: return None if len(f.keys()) else "holds no weights"
+    except SafetensorError as e: return f"is damaged or cut short, {path.stat().st_size:,} bytes ({str(e).removeprefix('Error while deserializing header: ')})"
 
 @contextlib.contextmanager
 def _quiet():
@@ -676,7 +752,7 @@ def load_backbone(
     import diffusers
     name = Path(name_or_path).name if Path(name_or_path).is_dir() else str(name_or_path)
     if str(name_or_path) == "atelier": name_or_path = data_dir()/"atelier"/"pipeline"
-    kind = _pipeline_class(str(name_or_path)); family = _family(kind, str(name_or_path))
+    family = check_pipeline(name_or_path); kind = family.pipeline_class
     try:
         with _quiet(): pipe = getattr(diffusers, kind).from_pretrained(str(name_or_path), dtype=dtype, use_safetensors=True, **family.load_options)
     except (OSError, ValueError, TypeError, AttributeError) as e: raise CpoError(f"{name_or_path}: the pipeline does not load ({type(e).__name__}: {str(e)[:300]})", hint="check that all its components are there") from None

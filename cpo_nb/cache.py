@@ -11,12 +11,12 @@ from typing import Callable, Sequence
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from .backbone import Adapter, Backbone, Conditioning, _lora_layers, _normalise
-from .core import atomic_path, processes, sha256_json
+from .core import atomic_path, check_room, processes, remove_leftovers, sha256_json
 
 # %% auto #0
 __all__ = ['Store', 'fingerprint', 'text_key', 'picture_key', 'StoredPrompts', 'row_hashes', 'encoding_batch', 'fit_pictures',
@@ -32,12 +32,13 @@ class Store:
         self.scan()
 
     def scan(self) -> None:
-        "Read the headers of all chunks; one that is damaged is removed, so that its records are made again."
+        "Read the headers of all chunks; one that is damaged is removed, so that its records are made again. Raises `OSError` for one that cannot be read."
         self.where, self._open = {}, {}
         for path in sorted(self.folder.glob("*.safetensors")):
             try:
                 with safe_open(path, "pt") as f: self.where |= {k: (path, i) for i, k in enumerate(json.loads(f.metadata()["keys"]))}
-            except Exception: path.unlink(missing_ok=True)
+            except FileNotFoundError: pass # another process has just removed it
+            except (SafetensorError, KeyError, TypeError, ValueError): path.unlink(missing_ok=True)
 
     def __contains__(self, key: str) -> bool: return key in self.where
     def __len__(self) -> int: return len(self.where)
@@ -69,12 +70,16 @@ def get(self: Store, key: str) -> dict[str, torch.Tensor]:
 
 @patch
 def fill(self: Store, keys: Sequence[str], make: Callable, chunk: int = 256, desc: str = "encode") -> "Store":
-    "Make every record that is missing, `make(keys) -> records` chunk by chunk, shared out between the processes; each chunk is kept as soon as it is there."
+    "Make every record that is missing, `make(keys) -> records` chunk by chunk, shared out between the processes; each chunk is kept as soon as it is there. Raises `CpoError` after the first when the disk has no room for all."
     who, missing = processes(), [k for k in dict.fromkeys(keys) if k not in self.where]
     parts = [missing[i:i + chunk] for i in range(0, len(missing), chunk)]
+    if who.main: remove_leftovers(self.folder) # of killed processes; others may be writing here now
     with tqdm(total=len(missing), desc=desc, mininterval=2, disable=None if who.main and missing else True) as bar:
         for n, part in enumerate(parts):
-            if n % who.count == who.rank: self.add(make(part))
+            if n % who.count == who.rank:
+                records = make(part)
+                if n < who.count: check_room(self.folder, sum(t.nbytes for r in records.values() for t in r.values())/len(part)*len(missing), f"{len(missing):,} records to be kept there ({desc})")
+                self.add(records)
             bar.update(len(part))
     who.wait()
     if parts and who.count > 1: self.scan()

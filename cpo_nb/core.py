@@ -5,7 +5,7 @@
 # %% ../nbs/00_core.ipynb #881f9c97
 from __future__ import annotations
 
-import contextlib, hashlib, importlib.metadata, importlib.util, inspect, json, os, random, shutil, tempfile
+import contextlib, hashlib, importlib.metadata, importlib.util, inspect, json, os, platform, random, re, shutil, tempfile, time
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterator
@@ -14,9 +14,9 @@ import numpy as np
 
 # %% auto #0
 __all__ = ['CpoError', 'Scale', 'get_scale', 'repo_root', 'data_dir', 'cache_dir', 'runs_dir', 'figures_dir', 'results_dir',
-           'seed_for', 'np_rng', 'torch_rng', 'seed_everything', 'atomic_path', 'write_json', 'read_json',
-           'to_jsonable', 'sha256_file', 'sha256_json', 'library_versions', 'cached', 'check', 'Processes', 'processes',
-           'torch_distributed', 'use_style', 'save_figure']
+           'seed_for', 'np_rng', 'torch_rng', 'seed_everything', 'atomic_path', 'remove_leftovers', 'write_json',
+           'read_json', 'to_jsonable', 'sha256_file', 'sha256_json', 'readable_size', 'check_room', 'library_versions',
+           'cached', 'check', 'Processes', 'processes', 'torch_distributed', 'use_style', 'save_figure']
 
 # %% ../nbs/00_core.ipynb #f1fab66e
 class CpoError(ValueError):
@@ -127,21 +127,61 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 # %% ../nbs/00_core.ipynb #08c4ff56
+def _this_machine() -> str: # four digits for the place where process numbers mean something
+    space = "/proc/self/ns/pid"
+    return hashlib.sha256(f"{platform.node()} {os.readlink(space) if os.path.islink(space) else ''}".encode()).hexdigest()[:4]
+
+_writing: set[Path] = set() # temporary folders that this process is filling
+
 @contextlib.contextmanager
 def atomic_path(
     path: str | Path # the final file or folder
-) -> Iterator[Path]: # a temporary path beside it, to be written by the caller
-    "Give a temporary path; rename it to `path` when the block ends well, remove it when it does not."
+) -> Iterator[Path]: # a temporary path of the same name in a folder beside it, to be written by the caller
+    "Give a temporary path; rename it to `path` when the block ends well, remove it when it does not. Raises `OSError` also for what safetensors calls an error of its own."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.parent/f".{path.name}.{os.getpid()}.{random.SystemRandom().randrange(16**6):06x}.tmp"
+    tmp = path.parent/f".{path.name}.{os.getpid()}.{_this_machine()}{random.SystemRandom().randrange(16**6):06x}.tmp"
+    new, old = tmp/path.name, tmp/f"{path.name}.old"
+    tmp.mkdir(); _writing.add(tmp)
     try:
-        yield tmp
-        if path.is_dir() and tmp.is_dir(): shutil.rmtree(path)
-        os.replace(tmp, path)
-    finally:
-        if tmp.is_dir(): shutil.rmtree(tmp, ignore_errors=True)
-        else: tmp.unlink(missing_ok=True)
+        yield new
+        _open_to_others(new, tmp.stat().st_mode)
+        if path.is_dir() and new.is_dir(): os.replace(path, old) # a folder cannot be replaced at once, and half of one must never be seen
+        try: os.replace(new, path)
+        except OSError:
+            if old.exists(): os.replace(old, path)
+            raise
+    except Exception as e:
+        if type(e).__name__ == "SafetensorError" and (found := re.search(r"os error (\d+)", str(e))): raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from e
+        raise
+    finally: shutil.rmtree(tmp, ignore_errors=True); _writing.discard(tmp)
+
+def _open_to_others(path: Path, mode: int) -> None: # safetensors keeps its files from everyone else, whatever the user's umask
+    for p in (path, *path.rglob("*")):
+        if p.is_file() and not p.is_symlink() and not p.stat().st_mode & 0o077: p.chmod(mode & 0o666)
+
+_LEFT = re.compile(r"\..+\.(\d+)\.([0-9a-f]{4})?[0-9a-f]{6}\.tmp|\.tmp\w{6}") # ours; ours of before; safetensors' own
+
+def remove_leftovers(
+    folder: str | Path, # where `atomic_path` wrote, not deeper
+    alone: bool = False # can nobody else be writing there?
+) -> None:
+    "Remove what killed processes left half-written. Unless `alone`, only where the writer has ended on this machine, or nothing has moved for a day."
+    for left in Path(folder).glob(".*"):
+        if not (m := _LEFT.fullmatch(left.name)) or not (alone or _abandoned(left, m[1], m[2])): continue
+        if left.is_dir(): shutil.rmtree(left, ignore_errors=True)
+        else: left.unlink(missing_ok=True)
+
+def _abandoned(left: Path, pid: str | None, machine: str | None) -> bool:
+    try:
+        if time.time() - left.stat().st_mtime > 86400: return True
+        if machine != _this_machine() or os.name == "nt": return False # there, asking for a process ends it
+        if int(pid) == os.getpid(): return left not in _writing
+        os.kill(int(pid), 0)
+    except FileNotFoundError: return False # whoever it was has finished
+    except ProcessLookupError: return True
+    except OSError: return False # a process of another user
+    return False
 
 def write_json(path: str | Path, obj: Any) -> Path:
     "Write `obj` as indented JSON, atomically, with sorted keys."
@@ -174,6 +214,25 @@ def sha256_json(obj: Any) -> str:
     "SHA-256 of `obj` as canonical JSON, as hex."
     return hashlib.sha256(json.dumps(to_jsonable(obj), sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
+# %% ../nbs/00_core.ipynb #e08e2c1c
+def readable_size(n: float) -> str: # of bytes
+    "A number of bytes with the unit that suits it."
+    for unit, by in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if abs(n) >= by: return f"{n/by:.1f} {unit}"
+    return f"{n:.0f} bytes"
+
+def check_room(
+    path: str | Path, # file or folder that will be written; it may be yet to be made
+    needed: float, # bytes
+    what: str # what they are for
+) -> None:
+    "Raises `CpoError` when the disk has too little room. A disk that does not say how large it is passes."
+    there = next((p for p in (Path(path), *Path(path).absolute().parents) if p.exists()), None)
+    try: disk = shutil.disk_usage(there)
+    except (OSError, TypeError): return
+    if disk.total and needed > disk.free:
+        raise CpoError(f"{path}: the disk is too small for {what}: they need {readable_size(needed)}, and {readable_size(disk.free)} are free", hint="free some, or give a folder on another disk")
+
 # %% ../nbs/00_core.ipynb #360a8ea0
 def library_versions() -> dict[str, str]:
     "Versions of the libraries that shape results."
@@ -195,6 +254,7 @@ def cached(
     path = cache_dir()/f"{name}-{key}"
     with FileLock(str(path) + ".lock"):
         if not path.is_dir():
+            remove_leftovers(path.parent)
             with atomic_path(path) as tmp:
                 tmp.mkdir()
                 build(tmp)

@@ -5,7 +5,7 @@
 # %% ../nbs/10c_job.ipynb #234ea7cc
 from __future__ import annotations
 
-import sys, time
+import os, sys, time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable
@@ -15,7 +15,7 @@ import torch
 
 from .align import AlignConfig, align
 from .annotate import MEASURES, Annotator
-from .backbone import Backbone, load_backbone
+from .backbone import Backbone, adapter_file, check_pipeline, load_backbone
 from .core import CpoError, Scale, cache_dir, get_scale, processes, read_json
 from .criteria import CriteriaTree, load_criteria
 from .dataset import load_paintings
@@ -86,6 +86,15 @@ class Job:
     @property
     def machine(self) -> Machine: return Machine(self.micro_batch, self.optimizer)
 
+    def check(self, auxiliary: str | Path | None = None) -> None:
+        "Mistakes that can be seen before data or weights are read. Raises `CpoError`."
+        self.machine; check_formats(the_device(self.device), self.dtype, self.precision); check_pipeline(self.base)
+        if auxiliary is not None: adapter_file(_auxiliary_folder(auxiliary))
+        if self.store is None: return
+        there = next(p for p in (self.store, *self.store.absolute().parents) if p.exists())
+        if not there.is_dir(): raise CpoError(f"--cache {self.store}: {there} is a file", hint="give a folder")
+        if not os.access(there, os.W_OK): raise CpoError(f"--cache {self.store}: {there} cannot be written to", hint="give another folder, or change its permissions")
+
     def backbone(self) -> Backbone:
         "The pipeline, ready to get adapters. Raises `CpoError` before anything long begins."
         device = the_device(self.device); check_formats(device, self.dtype, self.precision)
@@ -142,7 +151,7 @@ def _during(job: Job, cfg, backbone: Backbone, tree: CriteriaTree, found, data: 
 
 def run_stage1(job: Job, cfg: SftConfig, out: str | Path, say: Callable = print) -> tuple[Backbone, TrainResult]:
     "Teach a base the vocabulary of a tree; the adapter is kept as `out/adapter`."
-    tree = load_criteria(job.criteria); found = job.rows(tree, say) # mistakes are found where they cost least
+    tree = load_criteria(job.criteria); job.check(); found = job.rows(tree, say) # mistakes are found where they cost least
     bb = job.backbone(); data, held = job.sets(bb, found)
     if job.store is not None and cfg.prompt_variants is None: cfg = replace(cfg, prompt_variants=4) # prompts can be encoded before
     say(f"stage 1: {cfg.train.steps} updates of {cfg.train.batch_size} from {len(data):,} pictures, learning rate {cfg.train.lr:g}, rank {cfg.rank}, on {_where(bb)}")
@@ -153,9 +162,11 @@ def run_stage1(job: Job, cfg: SftConfig, out: str | Path, say: Callable = print)
 def _where(backbone: Backbone) -> str: return f"{backbone.device}" + (f" ({processes().count} processes)" if processes().count > 1 else "")
 
 # %% ../nbs/10c_job.ipynb #f18a81e1
+def _auxiliary_folder(name: str | Path) -> Path: return shipped_auxiliary() if str(name) == "atelier" and not Path(name).exists() else Path(name)
+
 def load_expert(job: Job, backbone: Backbone, auxiliary: str | Path, tree: CriteriaTree, say: Callable = print) -> None:
     "Load the auxiliary adapter, and say so when it was made for something else."
-    folder = shipped_auxiliary() if str(auxiliary) == "atelier" and not Path(auxiliary).exists() else Path(auxiliary)
+    folder = _auxiliary_folder(auxiliary)
     backbone.load_adapter(folder, "auxiliary")
     note = read_json(folder/"adapter.json") if (folder/"adapter.json").is_file() else {}
     if folder == shipped_auxiliary(): return
@@ -165,7 +176,7 @@ def load_expert(job: Job, backbone: Backbone, auxiliary: str | Path, tree: Crite
 def run_stage2(job: Job, cfg: AlignConfig, out: str | Path, auxiliary: str | Path | None = None, say: Callable = print, warn: Callable = print) -> tuple[Backbone, TrainResult]:
     "Align a policy by any method; the adapter is kept as `out/adapter`."
     if cfg.method in ("cpo", "distill") and auxiliary is None: raise CpoError(f"--method {cfg.method} needs --auxiliary", hint="give the adapter folder that `cpo sft` wrote, such as runs/aux/adapter")
-    tree = load_criteria(job.criteria); found = job.rows(tree, say)
+    tree = load_criteria(job.criteria); job.check(auxiliary if cfg.method in ("cpo", "distill") else None); found = job.rows(tree, say)
     bb = job.backbone()
     if cfg.method in ("cpo", "distill"): load_expert(job, bb, auxiliary, tree, warn)
     data, held = job.sets(bb, found)

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from .core import CpoError, atomic_path, np_rng, processes, read_json, sha256_json, to_jsonable, torch_distributed, write_json
+from .core import CpoError, atomic_path, check_room, np_rng, processes, read_json, remove_leftovers, sha256_json, to_jsonable, torch_distributed, write_json
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'TRACKERS', 'TrainConfig', 'Machine', 'batch_indices', 'Interrupted', 'save_checkpoint',
@@ -115,12 +115,16 @@ def _pack(params: dict, ema: dict, opt) -> dict[str, torch.Tensor]:
 
 def save_checkpoint(run_dir: Path, step: int, params: dict, ema: dict, opt, keep: int, extra: dict | None = None) -> Path:
     "Write `checkpoints/step-N.safetensors` after N updates, and remove all but the newest `keep` and the best, if `extra` names one."
-    path, best = checkpoint_path(run_dir, step), (extra or {}).get("best")
+    path = checkpoint_path(run_dir, step)
     with atomic_path(path) as tmp:
         save_file(_pack(params, ema, opt), tmp, metadata=dict(step=str(step), extra=json.dumps(to_jsonable(extra or {}))))
-    for old in sorted(path.parent.glob("step-*.safetensors"))[:-keep]:
-        if not best or old != checkpoint_path(run_dir, best["step"]): old.unlink()
+    _prune(run_dir, keep, extra or {})
     return path
+
+def _prune(run_dir: Path, keep: int, extra: dict) -> None: # the newest and the best stay
+    best = extra.get("best")
+    for old in sorted(Path(run_dir).glob("checkpoints/step-*.safetensors"))[:-keep]:
+        if not best or old != checkpoint_path(run_dir, best["step"]): old.unlink()
 
 def checkpoint_path(run_dir: str | Path, step: int) -> Path:
     "Where the checkpoint after `step` updates is kept."
@@ -133,15 +137,20 @@ def last_checkpoint(run_dir: Path) -> tuple[int, Path] | None:
             with safe_open(path, "pt") as f: return int(f.metadata()["step"]), path
     return None
 
+def _check_fit(path: Path, params: dict) -> None:
+    with safe_open(path, "pt") as f: there = {k.split("/", 1)[1]: tuple(f.get_slice(k).get_shape()) for k in f.keys() if k.startswith("param/")}
+    here = {k: tuple(p.shape) for k, p in params.items()}
+    bad = [f"{k}: there {there.get(k, 'missing')}, here {here.get(k, 'missing')}" for k in sorted(there.keys() | here.keys()) if there.get(k) != here.get(k)]
+    if bad: raise CpoError(f"{path}: holds other parameters than this run trains", bad[:8] + [f"and {len(bad) - 8} more"]*(len(bad) > 8), "give another run folder, or the adapter's former rank and targets")
+
 def load_checkpoint(path: Path, params: dict, ema: dict, opt) -> dict:
     "Put a checkpoint back into parameters, averages and optimiser; returns its `extra`. Raises `CpoError` when names or shapes differ."
+    _check_fit(path, params)
     with safe_open(path, "pt") as f:
-        names = {k.split("/", 1)[1] for k in f.keys() if k.startswith("param/")}
-        if names != set(params): raise CpoError(f"{path}: holds other parameters than this run trains", sorted(names ^ set(params))[:10])
         with torch.no_grad():
             for k, p in params.items():
                 p.copy_(f.get_tensor(f"param/{k}"))
-                if ema: ema[k].copy_(f.get_tensor(f"ema/{k}"))
+                if ema: ema[k].copy_(f.get_tensor(f"ema/{k}" if f"ema/{k}" in f.keys() else f"param/{k}")) # averaging may have been turned on since
         for k, p in params.items():
             states = [key for key in f.keys() if key[:4] in ("opt.", "int.") and key.split("/", 1)[1] == k]
             opt.state[p] = {key.split("/", 1)[0][4:]: f.get_tensor(key).to(p.device) if key[:4] == "opt." else int(f.get_tensor(key)) for key in states}
@@ -164,7 +173,7 @@ def open_run(
     run_dir, config = Path(run_dir), to_jsonable(config)
     path = run_dir/"config.json"
     (run_dir/"checkpoints").mkdir(parents=True, exist_ok=True)
-    for left in (*run_dir.glob(".*.tmp"), *run_dir.glob("checkpoints/.*.tmp")): left.unlink(missing_ok=True) if left.is_file() else None
+    for part in (run_dir, run_dir/"checkpoints", run_dir/"previews"): remove_leftovers(part, alone=True)
     if path.exists():
         old = read_json(path); history = old.pop("changes", [])
         if diff := _differences(old, config):
@@ -269,6 +278,13 @@ class _Log:
     def close(self) -> None:
         if self.file: self.file.close()
 
+def _room_for_checkpoints(run_dir: Path, params: dict, cfg: TrainConfig, scored: bool) -> None:
+    "Weights, their averages and two moments of each, as often as they stay on disk, the best one's and the one that is being written too, without those that are there."
+    if (last_checkpoint(run_dir) or (0,))[0] >= cfg.steps: return
+    one = sum(p.numel()*p.element_size() for p in params.values())*(4 if cfg.ema else 3)
+    there = sum(p.stat().st_size for p in run_dir.glob("checkpoints/step-*.safetensors"))
+    check_room(run_dir, one*(cfg.keep + scored + 1) - there, "the checkpoints of this run")
+
 def in_main(action: Callable[[], object]) -> None:
     "Do something in the main process alone; when it raises, all processes do."
     who, problem = processes(), None
@@ -280,10 +296,13 @@ def in_main(action: Callable[[], object]) -> None:
         if not said[0] and not who.main: raise CpoError(f"process {who.rank} stops with the main process, which says why")
     if problem: raise problem
 
-def _begin(run_dir: str | Path, params: dict, config: dict, accept_changes: bool, stack: contextlib.ExitStack) -> Path:
+def _begin(run_dir: str | Path, params: dict, config: dict, accept_changes: bool, stack: contextlib.ExitStack, room: Callable) -> Path:
     "The folder, held and opened by the main process before any other looks into it, and the same start in all."
     if not params: raise CpoError(f"{run_dir}: no parameter is set to be trained", hint="add an adapter and make it trainable first")
-    def take(): stack.enter_context(_alone(Path(run_dir))); open_run(run_dir, config, accept_changes)
+    def take():
+        room(); stack.enter_context(_alone(Path(run_dir)))
+        if accept_changes and (found := last_checkpoint(Path(run_dir))): _check_fit(found[1], params) # before the folder's settings are written anew
+        open_run(run_dir, config, accept_changes)
     in_main(take)
     if processes().count > 1:
         for p in params.values(): torch_distributed().broadcast(p.data, 0)
@@ -307,10 +326,10 @@ def train(
     on_checkpoint: Callable | None = None, # (step, weights), at every checkpoint
     accept_changes: bool = False # resume although settings or data differ
 ) -> TrainResult:
-    "Train to `cfg.steps`, resuming from the newest checkpoint in the folder. Raises `Interrupted` after saving on SIGINT or SIGTERM."
+    "Train to `cfg.steps`, resuming from the newest checkpoint in the folder. Raises `Interrupted` after saving on SIGINT or SIGTERM, and `CpoError` at once when the disk cannot hold the checkpoints."
     with contextlib.ExitStack() as stack:
         said = dict(optimizer=machine.optimizer) if machine.optimizer != "adamw" else {}
-        run_dir = _begin(run_dir, params, dict(train=asdict(cfg), n_rows=n_rows, **said, **(config or {})), accept_changes, stack)
+        run_dir = _begin(run_dir, params, dict(train=asdict(cfg), n_rows=n_rows, **said, **(config or {})), accept_changes, stack, lambda: _room_for_checkpoints(Path(run_dir), params, cfg, score is not None))
         return _loop(run_dir, params, step_fn, n_rows, cfg, machine, scale_loss, dict(watch=watch, log=on_log, resume=on_resume, score=score, checkpoint=on_checkpoint), desc)
 
 def _loop(run_dir: Path, params: dict, step_fn: Callable, n_rows: int, cfg: TrainConfig, machine: Machine, scale_loss: bool, on: dict, desc: str) -> TrainResult:
@@ -322,7 +341,7 @@ def _loop(run_dir: Path, params: dict, step_fn: Callable, n_rows: int, cfg: Trai
     if found := last_checkpoint(run_dir):
         extra = load_checkpoint(found[1], params, ema, opt); step = found[0]
         if scaler and "scaler" in extra: scaler.load_state_dict(extra["scaler"])
-    if who.main: _trim_metrics(run_dir, step)
+    if who.main: _trim_metrics(run_dir, step); _prune(run_dir, cfg.keep, extra)
     who.wait()
     if on["resume"]: on["resume"](step)
     def save():
@@ -359,18 +378,24 @@ class Tracking:
                  ):
         if kind not in TRACKERS: raise CpoError(f"tracker {kind!r} is unknown", hint=f"choose one of {', '.join(TRACKERS)}")
         found, run_dir, self.tracker = importlib.util.find_spec("tensorboard" if kind == "auto" else kind) is not None, Path(run_dir), None
+        self._start = None
         if not found and kind not in ("auto", "none"): raise CpoError(f"tracker {kind}: the package is not installed", hint=f"pip install {kind}, or choose another")
         if kind == "none" or not found or not processes().main: return
         from accelerate.tracking import TensorBoardTracker, WandBTracker
         done = (last_checkpoint(run_dir) or (0,))[0] # what a killed run logged beyond it will be logged again
-        self.tracker = WandBTracker(run_dir.name, id=sha256_json(run_dir.absolute().as_posix())[:8], resume="allow") if kind == "wandb" else TensorBoardTracker("tracking", run_dir, purge_step=done + 1)
-        self.tracker.start()
+        def start():
+            self.tracker = WandBTracker(run_dir.name, id=sha256_json(run_dir.absolute().as_posix())[:8], resume="allow") if kind == "wandb" else TensorBoardTracker("tracking", run_dir, purge_step=done + 1)
+            self.tracker.start()
+        self._start = start # at the first row: a mistake that is found before leaves nothing
 
+    def _started(self) -> bool:
+        if self._start: start, self._start = self._start, None; start()
+        return self.tracker is not None
     def log(self, row: dict) -> None:
         "One row of `metrics.jsonl`."
-        if self.tracker: self.tracker.log({k: v for k, v in row.items() if k != "step" and isinstance(v, (int, float))}, step=row["step"])
+        if self._started(): self.tracker.log({k: v for k, v in row.items() if k != "step" and isinstance(v, (int, float))}, step=row["step"])
     def image(self, step: int, name: str, image: np.ndarray) -> None: # image (H, W, 3), uint8
         "A picture of an update."
-        if self.tracker: self.tracker.log_images({name: image[None]}, step=step, **(dict(dataformats="NHWC") if self.tracker.name == "tensorboard" else {}))
+        if self._started(): self.tracker.log_images({name: image[None]}, step=step, **(dict(dataformats="NHWC") if self.tracker.name == "tensorboard" else {}))
     def close(self) -> None:
         if self.tracker: self.tracker.finish()
