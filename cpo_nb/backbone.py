@@ -172,12 +172,18 @@ def encode_prompts(self: Backbone, prompts: Sequence[str], adapter: Adapter = No
     "Named tensors of whole prompts, batch first; each is encoded as if it were alone, and then filled up to the longest, or to `tokens`. No gradient."
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     if self.encoded is not None and (found := self.encoded(prompts, adapter)) is not None: return Conditioning.cat(*found, tokens)
-    rooms, parts = self._rooms(prompts), [None]*len(prompts)
+    rooms = self._rooms(prompts)
     if len(set(rooms)) == 1 and self._tokens(rooms[0]) >= tokens: return self._encode(prompts, adapter)
+    return Conditioning.cat(self.encode_each(prompts, adapter), self._fill(adapter), tokens)
+
+@patch
+def encode_each(self: Backbone, prompts: list[str], adapter: Adapter = None) -> list[Conditioning]:
+    "Each prompt's conditioning at its own length, by the encoders; prompts of equal room are encoded together."
+    rooms, parts = self._rooms(prompts), [None]*len(prompts)
     for room in sorted(set(rooms)):
         rows = [i for i, r in enumerate(rooms) if r == room]; c = self._encode([prompts[i] for i in rows], adapter)
         for k, i in enumerate(rows): parts[i] = c[k:k + 1]
-    return Conditioning.cat(parts, self._fill(adapter), tokens)
+    return parts
 
 @patch
 def prompt_tokens(self: Backbone, prompts: Sequence[str]) -> list[int]:

@@ -116,14 +116,8 @@ class StoredPrompts:
         "Encode what is missing."
         texts, bb = {_prompt_hash(p): p for p in prompts}, self.backbone
         def make(keys):
-            out = {}
-            for i in range(0, len(keys), batch_size):
-                part = keys[i:i + batch_size]
-                rooms = bb._rooms([texts[k] for k in part])
-                for room in set(rooms):
-                    same = [k for k, r in zip(part, rooms) if r == room]; c = bb._encode([texts[k] for k in same], None)
-                    out |= {k: {n: t[j:j + 1] for n, t in c.tensors.items()} for j, k in enumerate(same)}
-            return out
+            batches = [keys[i:i + batch_size] for i in range(0, len(keys), batch_size)]
+            return {k: c.tensors for part in batches for k, c in zip(part, bb.encode_each([texts[k] for k in part]))}
         self.store.fill(sorted(texts), make, desc="encode prompts")
         def filling(keys): return {"fill": dict(fill=f)} if (f := bb._fill(None)) is not None else {"fill": {}}
         self.store.fill(["fill"], filling)

@@ -225,8 +225,6 @@ def _backbone(base: str, device: str | None, dtype: DType, precision: Precision,
     "The pipeline on the device asked for."
     return _job().Job(base=base, device=device, dtype=dtype.value, precision=precision.value, resolution=resolution).backbone()
 
-def _adapter_path(text: str | Path) -> Path: return _study().shipped_auxiliary() if str(text) == "atelier" and not Path(text).exists() else Path(text)
-
 def _load_adapters(backbone, wanted: list[str] | None) -> tuple[list[tuple[str, float]] | None, list[dict]]:
     "Load FOLDER[:WEIGHT] as adapters: how the backbone calls them, and what to note of them."
     names, notes = [], []
@@ -237,7 +235,7 @@ def _load_adapters(backbone, wanted: list[str] | None) -> tuple[list[tuple[str, 
             try: weight = float(tail)
             except ValueError: raise CpoError(f"--adapter {text!r}: {tail!r} is no weight", hint="write FOLDER or FOLDER:0.5") from None
             if not math.isfinite(weight): raise CpoError(f"--adapter {text!r}: the weight must be finite", hint="write FOLDER:0.5")
-        backbone.load_adapter(_adapter_path(folder), f"adapter{i}")
+        backbone.load_adapter(_study().adapter_folder(folder), f"adapter{i}")
         names.append((f"adapter{i}", weight)); notes.append(dict(folder=folder, weight=weight))
     return names or None, notes
 

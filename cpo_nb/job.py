@@ -21,7 +21,7 @@ from .criteria import CriteriaTree, load_criteria
 from .dataset import load_paintings
 from .sampling import Previews
 from .sft import PRECISIONS, SftConfig, TrainingSet, sft, training_set
-from .study import atelier_training_set, judge_images, load_judge, shipped_auxiliary
+from .study import adapter_folder, atelier_training_set, judge_images, load_judge, shipped_auxiliary
 from .training import Machine, Tracking, TrainResult
 
 # %% auto #0
@@ -89,7 +89,7 @@ class Job:
     def check(self, auxiliary: str | Path | None = None) -> None:
         "Mistakes that can be seen before data or weights are read. Raises `CpoError`."
         self.machine; check_formats(the_device(self.device), self.dtype, self.precision); check_pipeline(self.base)
-        if auxiliary is not None: adapter_file(_auxiliary_folder(auxiliary))
+        if auxiliary is not None: adapter_file(adapter_folder(auxiliary))
         if self.store is None: return
         there = next(p for p in (self.store, *self.store.absolute().parents) if p.exists())
         if not there.is_dir(): raise CpoError(f"--cache {self.store}: {there} is a file", hint="give a folder")
@@ -162,11 +162,9 @@ def run_stage1(job: Job, cfg: SftConfig, out: str | Path, say: Callable = print)
 def _where(backbone: Backbone) -> str: return f"{backbone.device}" + (f" ({processes().count} processes)" if processes().count > 1 else "")
 
 # %% ../nbs/10c_job.ipynb #f18a81e1
-def _auxiliary_folder(name: str | Path) -> Path: return shipped_auxiliary() if str(name) == "atelier" and not Path(name).exists() else Path(name)
-
 def load_expert(job: Job, backbone: Backbone, auxiliary: str | Path, tree: CriteriaTree, say: Callable = print) -> None:
     "Load the auxiliary adapter, and say so when it was made for something else."
-    folder = _auxiliary_folder(auxiliary)
+    folder = adapter_folder(auxiliary)
     backbone.load_adapter(folder, "auxiliary")
     note = read_json(folder/"adapter.json") if (folder/"adapter.json").is_file() else {}
     if folder == shipped_auxiliary(): return

@@ -96,7 +96,7 @@ def image_grid(images: np.ndarray, columns: int = 8, gap: int = 2) -> np.ndarray
 # %% ../nbs/09_sampling.ipynb #a5953e3c
 def labelled_grid(images: np.ndarray, labels: Sequence[str], columns: int = 4, side: int = 160, title: str = "") -> np.ndarray:
     "Pictures (N, H, W, 3) with a line of text under each; uint8."
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import ImageDraw, ImageFont
     font, line, k = ImageFont.load_default(size=13), 20, max(1, -(-side//images.shape[2]))
     cells = []
     for im, text in zip(images, labels):

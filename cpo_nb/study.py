@@ -30,9 +30,10 @@ from .training import TrainConfig, TrainResult, read_metrics
 # %% auto #0
 __all__ = ['DATA_SEED', 'EVAL_SEED', 'IDEAL_SEED', 'HELD_SEED', 'SWEPT', 'SEARCH_SEED', 'LEARNING_RATES', 'BEYOND', 'SEARCHED',
            'GAMMAS', 'SCALES', 'CLOCKED', 'atelier_training_set', 'atelier_tree', 'ideal_features', 'auxiliary_config',
-           'shipped_auxiliary', 'sweep_path', 'sweep_auxiliary', 'Row', 'searched', 'chosen', 'train_policy', 'search',
-           'seconds_per_update', 'rows', 'eval_prompts', 'row_images', 'pixel_rates', 'stored_result', 'run_row',
-           'load_results', 'provenance', 'summarise', 'results_table', 'text_table', 'judge_agreement']
+           'shipped_auxiliary', 'adapter_folder', 'sweep_path', 'sweep_auxiliary', 'Row', 'searched', 'chosen',
+           'train_policy', 'search', 'seconds_per_update', 'rows', 'eval_prompts', 'row_images', 'pixel_rates',
+           'stored_result', 'run_row', 'load_results', 'provenance', 'summarise', 'results_table', 'text_table',
+           'judge_agreement']
 
 # %% ../nbs/10a_study.ipynb #863750b8
 DATA_SEED, EVAL_SEED, IDEAL_SEED = 0, 400, 401
@@ -69,6 +70,10 @@ def auxiliary_config(scale: Scale, seed: int = 0) -> SftConfig:
 def shipped_auxiliary() -> Path:
     "Folder of the auxiliary adapter that ships."
     return data_dir()/"atelier"/"auxiliary"
+
+def adapter_folder(name: str | Path) -> Path: # a folder, or "atelier" for the auxiliary that ships
+    "Where an adapter is that a user named."
+    return shipped_auxiliary() if str(name) == "atelier" and not Path(name).exists() else Path(name)
 
 # %% ../nbs/10a_study.ipynb #460639d4
 HELD_SEED = 901 # pictures that the sweep is judged on

@@ -163,7 +163,8 @@ def test_two_processes_of_which_one_is_killed(work, whole):
     folder, config = fresh(work, "two"), HERE.parent/"configs"/"cpu-two.yaml"
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "--main_process_port", "0", str(HERE/"killed_program.py"), "sft-fp32", str(folder)]
     done = subprocess.run(command, env=environment() | dict(FAULT=json.dumps(["half", "step-0000009", 1])), capture_output=True, text=True, timeout=300)
-    assert done.returncode != 0 and last_checkpoint(folder/"run")[0] == 6 and leftovers(folder)
+    last = last_checkpoint(folder/"run")
+    assert done.returncode != 0 and last and last[0] == 6 and leftovers(folder), done.stderr[-3000:]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert [r["step"] for r in read_metrics(folder/"run")] == list(range(1, 13)) and leftovers(folder) == []
