@@ -14,17 +14,17 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from .backbone import Adapter, Backbone, Conditioning, on_top
+from .backbone import Adapter, Backbone, on_top
+from .bank import Bank, BankConfig, frozen_predictions, planned_draws, preference_prompts, bank_draws
 from .core import CpoError, atomic_path, processes
 from .criteria import CriteriaTree
-from .dataset import attribute_prompt, preference_pairs, top_quartile
+from .dataset import preference_pairs, top_quartile
 from .loss import cpo_loss, dpo_loss, guidance_distillation_loss, sft_loss
-from .sft import Draw, TrainingSet, autocast, draw, drawn_once, finish, held_out_score, settle, with_weights
-from .training import TrainConfig, TrainResult, read_metrics, train
+from .sft import TrainingSet, autocast, draw, drawn_once, finish, held_out_score, settle, with_weights
+from .training import TrainConfig, TrainResult, last_checkpoint, read_metrics, train
 
 # %% auto #0
-__all__ = ['METHODS', 'AlignConfig', 'Frozen', 'preference_prompts', 'frozen_predictions', 'preference_rows',
-           'every_align_prompt', 'align']
+__all__ = ['METHODS', 'AlignConfig', 'preference_rows', 'every_align_prompt', 'align']
 
 # %% ../nbs/08_align.ipynb #8887f254
 METHODS = ("cpo", "distill", "dpo", "sft")
@@ -62,35 +62,6 @@ class AlignConfig:
         if self.collapse is not None and not self.collapse > 0: bad.append(f"collapse={self.collapse!r}: must be positive, or None")
         if bad: raise CpoError("alignment settings are not usable:", bad, "correct these settings")
 
-# %% ../nbs/08_align.ipynb #727fd2d8
-@dataclass
-class Frozen:
-    "What the frozen models say of a batch."
-    target_w: torch.Tensor # z_w, like the latents
-    target_l: torch.Tensor # z_l
-    ref: torch.Tensor | None # the reference's prediction; None when not asked for
-    mask_l: torch.Tensor # (B,), False where there is nothing to move away from
-
-def preference_prompts(captions: list[str], batch: TrainingSet, tree: CriteriaTree, paired: bool) -> tuple[list[str], list[str], torch.Tensor]:
-    "Winner's prompts, loser's prompts, and where the loser has something to name."
-    w = [attribute_prompt(c, p, n, tree, use="positive", paired=paired) for c, p, n in zip(captions, batch.positive, batch.negative)]
-    l = [attribute_prompt(c, p, n, tree, use="negative", paired=paired) for c, p, n in zip(captions, batch.positive, batch.negative)]
-    return w, l, torch.tensor([bool(n) or (paired and bool(p)) for p, n in zip(batch.positive, batch.negative)])
-
-@torch.no_grad()
-def frozen_predictions(
-    backbone: Backbone, batch: TrainingSet, d: Draw, tree: CriteriaTree, cond: Conditioning, # cond: the captions, encoded
-    auxiliary: Adapter, reference: Adapter, cfg: AlignConfig, need_ref: bool = True, tokens: int = 0 # tokens: length that the winner's and loser's prompts are filled up to
-) -> Frozen:
-    "z_w, z_l and the reference's prediction for one batch, without gradient."
-    w, l, mask = preference_prompts(d.captions, batch, tree, cfg.paired)
-    both = backbone.encode_prompts(w + l, auxiliary, tokens)
-    with autocast(backbone.device, cfg.precision):
-        z = backbone.predict(torch.cat([d.noisy, d.noisy]), torch.cat([d.timesteps, d.timesteps]), both, auxiliary).float()
-        ref = backbone.predict(d.noisy, d.timesteps, cond, reference).float() if need_ref else None
-    z_w, z_l = z.chunk(2)
-    return Frozen(z_w, z_l, ref, mask.to(z.device))
-
 # %% ../nbs/08_align.ipynb #084269d0
 def _drawn(backbone, data, tree, cfg): # (step, rows, part) -> rows of the data, their draws, lengths of the captions and of the others' prompts
     def make(step, rows):
@@ -99,18 +70,30 @@ def _drawn(backbone, data, tree, cfg): # (step, rows, part) -> rows of the data,
         return batch, d, max(backbone.prompt_tokens(d.captions)), max(backbone.prompt_tokens(w + l))
     return drawn_once(make)
 
-def _cpo_step(backbone, data, tree, cfg, policy, auxiliary, reference):
+def _frozen_step(backbone, data, tree, cfg, auxiliary, reference, bank: Bank | None): # (step, rows, part) -> noisy latents, timesteps, captions' conditioning, what the frozen models say
+    if bank is not None:
+        def banked(step, rows, part):
+            ks = bank_draws(step, rows, len(data), bank.cfg.draws, cfg.train.seed)[part]; rows = rows[part]
+            d = bank.draw(rows, ks)
+            return d.noisy, d.timesteps, backbone.encode_prompts(d.captions, tokens=bank.captions_to), bank.read(rows, ks)
+        return banked
     cut = _drawn(backbone, data, tree, cfg)
-    def step_fn(step, rows, part):
+    def live(step, rows, part):
         batch, d, short, long = cut(step, rows, part)
         cond = backbone.encode_prompts(d.captions, tokens=short)
-        fz = frozen_predictions(backbone, batch, d, tree, cond, auxiliary, reference, cfg, tokens=long)
-        with autocast(backbone.device, cfg.precision): pred = backbone.predict(d.noisy, d.timesteps, cond, policy).float()
+        return d.noisy, d.timesteps, cond, frozen_predictions(backbone, batch, d, tree, cond, auxiliary, reference, cfg.paired, cfg.precision, tokens=long)
+    return live
+
+def _cpo_step(backbone, data, tree, cfg, policy, auxiliary, reference, bank=None):
+    frozen = _frozen_step(backbone, data, tree, cfg, auxiliary, reference, bank)
+    def step_fn(step, rows, part):
+        noisy, timesteps, cond, fz = frozen(step, rows, part)
+        with autocast(backbone.device, cfg.precision): pred = backbone.predict(noisy, timesteps, cond, policy).float()
         if cfg.method == "distill":
-            out = guidance_distillation_loss(pred, fz.target_w, fz.target_l, scale=cfg.scale, mask_l=fz.mask_l)
-            with torch.no_grad(): stats = cpo_loss(pred, fz.ref, fz.target_w, fz.target_l, beta=cfg.beta, mask_l=fz.mask_l).stats
+            out = guidance_distillation_loss(pred, fz.target_w, fz.target_l, scale=cfg.scale, mask_l=fz.mask_l.to(pred.device))
+            with torch.no_grad(): stats = cpo_loss(pred, fz.ref, fz.target_w, fz.target_l, beta=cfg.beta, mask_l=fz.mask_l.to(pred.device)).stats
         else:
-            out = cpo_loss(pred, fz.ref, fz.target_w, fz.target_l, beta=cfg.beta, mask_l=fz.mask_l, stabilize=cfg.stabilize, gamma=cfg.gamma, mu=cfg.mu); stats = out.stats
+            out = cpo_loss(pred, fz.ref, fz.target_w, fz.target_l, beta=cfg.beta, mask_l=fz.mask_l.to(pred.device), stabilize=cfg.stabilize, gamma=cfg.gamma, mu=cfg.mu); stats = out.stats
         return out.loss, _means(stats, fz.mask_l) | dict(variance=fz.target_w.var())
     return step_fn
 
@@ -143,13 +126,10 @@ def _sft_step(backbone, data, tree, cfg, policy):
         return sft_loss(pred, backbone.target(batch.latents.float().to(backbone.device), d.noise, d.timesteps)).loss, {}
     return step_fn
 
-def _means(stats: dict, mask: torch.Tensor | None = None) -> dict[str, float]:
+def _means(stats: dict, mask: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
     "Batch means of per-sample statistics; those of the losing term over the rows that have one."
-    out = {}
-    for k, v in stats.items():
-        v = v.float()
-        out[k] = float(v[mask].mean()) if mask is not None and k in ("lam", "cosine", "d_l") and bool(mask.any()) else float(v.mean())
-    return out
+    has = np.flatnonzero(mask.numpy()) if mask is not None else []
+    return {k: (v[torch.as_tensor(has, device=v.device)] if len(has) and k in ("lam", "cosine", "d_l") else v).float().mean() for k, v in stats.items()}
 
 # %% ../nbs/08_align.ipynb #460b9192
 class _Watch:
@@ -204,8 +184,10 @@ def align(
     reference: Adapter = None, # the frozen start of the policy, which rides on it: adapters off, or the adapters that brought the base to the data
     name: str = "policy", # the adapter that is trained
     prompts_folder: str | Path | None = None, # encode all prompts into it before, and let VAE and text encoders leave the device
+    bank: BankConfig | None = None, # cpo, distill: compute the frozen predictions of a set number of draws once, and read them in every update; default: live, with new draws in every update
     validation: TrainingSet | None = None, # held-out rows; the best checkpoint by their loss is kept
     on_checkpoint: Callable | None = None, # called with the number of updates, while the adapter holds the averaged weights
+    say: Callable | None = None, # told what filling the bank will take
     **loop # of `train`: machine, on_log, accept_changes
 ) -> TrainResult:
     "Train a policy; afterwards the adapter `name` holds the averaged weights (after a collapse: the last good ones), also saved as `run_dir/adapter`."
@@ -213,11 +195,16 @@ def align(
     backbone.add_adapter(name, cfg.rank, cfg.alpha, cfg.targets, seed=cfg.train.seed)
     params, policy = backbone.trainable_parameters(name), on_top(reference, name)
     def steps(rows: TrainingSet, pairs: np.ndarray | None) -> Callable:
-        if cfg.method in ("cpo", "distill"): return _cpo_step(backbone, rows, tree, cfg, policy, auxiliary, reference)
+        if cfg.method in ("cpo", "distill"): return _cpo_step(backbone, rows, tree, cfg, policy, auxiliary, reference, made if rows is use else None)
         return _dpo_step(backbone, rows, cfg, policy, reference, pairs) if cfg.method == "dpo" else _sft_step(backbone, rows, tree, cfg, policy)
     held = _training_rows(validation, cfg) if validation else (TrainingSet(torch.zeros(0), [], [], []), None, {})
     known = [r for r in (use, held[0]) if len(r)]
-    settle(backbone, lambda: (p for r in known for p in every_align_prompt(r, tree, cfg)), prompts_folder)
+    if bank is not None and cfg.method not in ("cpo", "distill"): raise CpoError(f"a bank serves cpo and distill; {cfg.method} asks no auxiliary", hint="leave the bank out")
+    made = Bank(backbone, use, tree, auxiliary, reference, bank, cfg.paired, cfg.caption_dropout, cfg.precision) if bank is not None else None # before the base is divided
+    settle(backbone, lambda: (p for r in known for p in every_align_prompt(r, tree, cfg)), prompts_folder, [p for r in known for p in ("", *r.captions)])
+    if made is not None:
+        report |= dict(bank=dict(draws=bank.draws, seed=bank.seed))
+        if (last_checkpoint(Path(run_dir)) or (0,))[0] < cfg.train.steps: made.fill(*planned_draws(cfg.train.steps, cfg.train.batch_size, len(use), bank.draws, cfg.train.seed), say)
     n, held_n = [len(r) if p is None else len(p) for r, p in ((use, pairs), held[:2])]
     score = held_out_score(backbone, name, steps(*held[:2]), held_n, cfg.train.batch_size) if held_n else None
     watch = _Watch(run_dir, cfg.collapse, params, max(1, cfg.train.steps//15))

@@ -5,7 +5,7 @@
 # %% ../nbs/05_backbone.ipynb #fa64b75c
 from __future__ import annotations
 
-import contextlib, copy, hashlib, importlib, json, math, os, re, warnings
+import contextlib, copy, hashlib, importlib, json, math, os, re, warnings, weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Sequence
@@ -52,9 +52,18 @@ def _repeated(x: torch.Tensor, n: int) -> torch.Tensor: # (B, L, D) to (B, n, D)
 Adapter = None | str | Sequence[tuple[str, float]] # off, one by name, or several with weights
 
 # %% ../nbs/05_backbone.ipynb #366c340d
+_seen_layers = weakref.WeakKeyDictionary() # module -> names of its adapters, its LoRA layers by path, their parameters by name; to walk through a module takes longer than to switch it
+
+def _lora_parts(module: torch.nn.Module) -> tuple[dict[str, torch.nn.Module], dict[str, torch.nn.Parameter]]:
+    names = tuple(getattr(module, "peft_config", ()))
+    if module not in _seen_layers or _seen_layers[module][0] != names:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+        layers = {n: m for n, m in module.named_modules() if isinstance(m, BaseTunerLayer)}
+        _seen_layers[module] = names, layers, {f"{n}.{k}": p for n, l in layers.items() for k, p in l.named_parameters() if ".lora_" in f".{k}"}
+    return _seen_layers[module][1:]
+
 def _lora_layers(module: torch.nn.Module) -> dict[str, torch.nn.Module]: # by their paths
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    return {n: m for n, m in module.named_modules() if isinstance(m, BaseTunerLayer)}
+    return _lora_parts(module)[0]
 
 def _normalise(adapter: Adapter) -> tuple[tuple[str, float], ...]:
     if adapter is None: return ()
@@ -84,6 +93,7 @@ class Backbone:
     home: torch.device | None = None # where it works, when its weights still wait elsewhere to be divided
     encoded = None # where encoded prompts are looked up first: (prompts, adapter) -> list of `Conditioning`, or None; see 05f_cache
     sharded = False # are the base weights divided between processes?
+    _room_of: dict | None = None # prompts whose length was asked for
     prompts_seen = prompts_long = 0 # how many prompts were encoded, and how many were longer than the encoder's window
 
     def __init__(self, pipe, resolution: int | None = None): # a loaded diffusers pipeline; pixels on a side, default: what the model was made for
@@ -106,7 +116,7 @@ class Backbone:
     @property
     def device(self) -> torch.device: return self.home or next(self.denoiser.parameters()).device # the model's own `device` looks for hooks in every module first
     @property
-    def dtype(self) -> torch.dtype: return self.denoiser.dtype
+    def dtype(self) -> torch.dtype: return next(self.denoiser.parameters()).dtype # the model's own asks every parameter
     @property
     def active(self) -> tuple: return self._active
     @property
@@ -144,8 +154,7 @@ def _apply(self: Backbone, wanted: tuple) -> None: # switch layers to `wanted`, 
                 for n, w in wanted:
                     if n in layer.scaling: layer.set_scale(n, w)
             layer.enable_adapters(bool(here))
-        for name, p in module.named_parameters():
-            if ".lora_" in name: p.requires_grad_(any(f".{t}." in name for t in self._trainable))
+        for name, p in _lora_parts(module)[1].items(): p.requires_grad_(any(f".{t}." in name for t in self._trainable))
     self._active = wanted
 
 @patch
@@ -172,14 +181,14 @@ def encode_prompts(self: Backbone, prompts: Sequence[str], adapter: Adapter = No
     "Named tensors of whole prompts, batch first; each is encoded as if it were alone, and then filled up to the longest, or to `tokens`. No gradient."
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     if self.encoded is not None and (found := self.encoded(prompts, adapter)) is not None: return Conditioning.cat(*found, tokens)
-    rooms = self._rooms(prompts)
+    rooms = self.prompt_rooms(prompts)
     if len(set(rooms)) == 1 and self._tokens(rooms[0]) >= tokens: return self._encode(prompts, adapter)
     return Conditioning.cat(self.encode_each(prompts, adapter), self._fill(adapter), tokens)
 
 @patch
 def encode_each(self: Backbone, prompts: list[str], adapter: Adapter = None) -> list[Conditioning]:
     "Each prompt's conditioning at its own length, by the encoders; prompts of equal room are encoded together."
-    rooms, parts = self._rooms(prompts), [None]*len(prompts)
+    rooms, parts = self.prompt_rooms(prompts), [None]*len(prompts)
     for room in sorted(set(rooms)):
         rows = [i for i, r in enumerate(rooms) if r == room]; c = self._encode([prompts[i] for i in rows], adapter)
         for k, i in enumerate(rows): parts[i] = c[k:k + 1]
@@ -188,7 +197,15 @@ def encode_each(self: Backbone, prompts: list[str], adapter: Adapter = None) -> 
 @patch
 def prompt_tokens(self: Backbone, prompts: Sequence[str]) -> list[int]:
     "Length of each prompt's embedding."
-    return [self._tokens(r) for r in self._rooms(list(prompts))]
+    return [self._tokens(r) for r in self.prompt_rooms(list(prompts))]
+
+@patch
+def prompt_rooms(self: Backbone, prompts: list[str]) -> list:
+    "What each prompt needs, as the family counts it; a prompt is tokenised for it once."
+    if self._room_of is None or len(self._room_of) > 100_000: self._room_of = {}
+    at = [(getattr(self, "t5_length", None), p) for p in prompts]
+    if new := [k for k in dict.fromkeys(at) if k not in self._room_of]: self._room_of.update(zip(new, self._rooms([p for _, p in new])))
+    return [self._room_of[k] for k in at]
 
 # %% ../nbs/05_backbone.ipynb #f5b2b61a
 @patch
@@ -272,6 +289,7 @@ def add_adapter(self: Backbone,
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "lora"))
         self.denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=modules, exclude_modules=self.not_adapted, init_lora_weights=True), adapter_name=name)
+    _seen_layers.pop(self.denoiser, None)
     self.adapters[name] = dict(rank=rank, alpha=alpha, targets=list(targets))
     self._apply(before)
 
@@ -407,6 +425,7 @@ def load_adapter(self: Backbone, path: str | Path, name: str) -> None:
     if note.get("base") not in (None, self.pipeline_class): raise CpoError(f"{path}: was made for a {note['base']}, and this base is a {self.pipeline_class}", hint="use the base that the LoRA was trained on" + (f" ({note['base_model']})" if note.get("base_model") else ""))
     try: self.pipe.load_lora_weights(file.parent, weight_name=file.name, adapter_name=name, use_safetensors=True, low_cpu_mem_usage=False)
     except (ValueError, RuntimeError, KeyError, OSError) as e: raise CpoError(f"{path}: does not fit this base ({type(e).__name__}: {' '.join(str(e).split())[:200]})", hint="use the base that the LoRA was trained on") from None
+    for m in self.modules_with_adapters.values(): _seen_layers.pop(m, None)
     cfgs = [m.peft_config[name] for m in self.modules_with_adapters.values() if name in getattr(m, "peft_config", {})]
     if not cfgs: raise CpoError(f"{path}: no LoRA weight of it belongs to this base", hint="use the base that the LoRA was trained on")
     self.adapters[name] = dict(rank=cfgs[0].r, alpha=float(cfgs[0].lora_alpha), targets=["loaded"])
@@ -438,6 +457,8 @@ def _bare(layers):
 def denoise(self: Backbone, adapter: Adapter, *args, **kwargs):
     "Call the denoiser through an adapter; a small one with the adapter added to its weights."
     lora = _lora_layers(self.denoiser)
+    if not adapter and self._fused is None:
+        with _bare(lora.values()): return self.denoiser(*args, **kwargs)
     if not (layers := self._addable(adapter, lora)):
         with self.using(adapter): return self.denoiser(*args, **kwargs)
     weights, active = {}, dict(self._active)
@@ -448,7 +469,7 @@ def denoise(self: Backbone, adapter: Adapter, *args, **kwargs):
                 layer.set_scale(n, w); weight = weight + layer.get_delta_weight(n).to(weight.dtype)
                 if n in active: layer.set_scale(n, active[n])
             weights[f"{path}.base_layer.weight"] = weight
-    with _bare(lora.values()): return torch.func.functional_call(self.denoiser, weights, args, kwargs)
+    with _bare(lora.values()): return torch.func.functional_call(self.denoiser, weights, args, kwargs, tie_weights=False)
 
 # %% ../nbs/05_backbone.ipynb #bfdd8bd7
 class DiffusionBackbone(Backbone):
@@ -465,6 +486,10 @@ class DiffusionBackbone(Backbone):
     def sample_timesteps(self, n: int, generator: torch.Generator | None = None) -> torch.Tensor:
         "Uniform timesteps, (n,), int64."
         return torch.randint(0, self.num_train_timesteps, (n,), generator=generator).to(self.device)
+
+    def timesteps_at(self, share: torch.Tensor) -> torch.Tensor:
+        "Quantiles of what `sample_timesteps` draws: `share` (n,) in [0, 1) to timesteps (n,)."
+        return (share.double()*self.num_train_timesteps).long().clamp(max=self.num_train_timesteps - 1).to(self.device)
 
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         "x_t from clean latents, like `latents`."
@@ -505,9 +530,16 @@ class FlowBackbone(Backbone):
     def sample_timesteps(self, n: int, generator: torch.Generator | None = None) -> torch.Tensor:
         "Shifted timesteps in (0, 1000), (n,), float32. Source: SD 3 (arXiv 2403.03206), section 3.1."
         if self.density not in ("logit_normal", "uniform"): raise CpoError(f"density of timesteps {self.density!r} is unknown", hint="choose logit_normal or uniform")
-        s = torch.sigmoid(torch.randn(n, generator=generator)) if self.density == "logit_normal" else torch.rand(n, generator=generator)
+        return self._shifted(torch.sigmoid(torch.randn(n, generator=generator)) if self.density == "logit_normal" else torch.rand(n, generator=generator))
+
+    def timesteps_at(self, share: torch.Tensor) -> torch.Tensor:
+        "Quantiles of what `sample_timesteps` draws: `share` (n,) in [0, 1) to timesteps (n,), float32."
+        share = share.double().clamp(1e-6, 1 - 1e-6)
+        return self._shifted(torch.sigmoid(torch.special.ndtri(share)) if self.density == "logit_normal" else share).float()
+
+    def _shifted(self, sigma: torch.Tensor) -> torch.Tensor: # timesteps
         k = self.shift
-        return (self.num_train_timesteps*k*s/(1 + (k - 1)*s)).to(self.device)
+        return (self.num_train_timesteps*k*sigma/(1 + (k - 1)*sigma)).to(self.device)
 
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         "x_t from clean latents, like `latents`."

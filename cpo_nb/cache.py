@@ -5,7 +5,7 @@
 # %% ../nbs/05f_cache.ipynb #b2d91eb1
 from __future__ import annotations
 
-import hashlib, json
+import hashlib, json, zlib
 from pathlib import Path
 from typing import Callable, Sequence
 
@@ -16,23 +16,27 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from .backbone import Adapter, Backbone, Conditioning, _lora_layers, _normalise
-from .core import atomic_path, check_room, processes, remove_leftovers, sha256_json
+from .core import CpoError, atomic_path, check_room, processes, remove_leftovers, sha256_json
 
 # %% auto #0
-__all__ = ['Store', 'fingerprint', 'text_key', 'picture_key', 'StoredPrompts', 'row_hashes', 'encoding_batch', 'fit_pictures',
-           'StoredLatents', 'store_latents']
+__all__ = ['Damaged', 'Store', 'fingerprint', 'text_key', 'picture_key', 'StoredPrompts', 'row_hashes', 'encoding_batch',
+           'fit_pictures', 'StoredLatents', 'store_latents']
 
 # %% ../nbs/05f_cache.ipynb #5791d7d3
-class Store:
-    "Records of named tensors under content keys, in memory-mapped chunks of safetensors."
-    OPEN = 64 # chunks kept open at once
+class Damaged(CpoError):
+    "A record's bytes are not those that were written; its chunk has been removed."
 
-    def __init__(self, folder: str | Path): # made when the first record is added
-        self.folder, self.where, self._open = Path(folder), {}, {}
+class Store:
+    "Records of named tensors under content keys, in memory-mapped chunks of safetensors, or in memory."
+    OPEN = 256 # chunks kept open at once
+
+    def __init__(self, folder: str | Path | None): # made when the first record is added; None: in memory
+        self.folder, self.where, self._open, self._sound = None if folder is None else Path(folder), {}, {}, set()
         self.scan()
 
     def scan(self) -> None:
         "Read the headers of all chunks; one that is damaged is removed, so that its records are made again. Raises `OSError` for one that cannot be read."
+        if self.folder is None: return
         self.where, self._open = {}, {}
         for path in sorted(self.folder.glob("*.safetensors")):
             try:
@@ -43,44 +47,66 @@ class Store:
     def __contains__(self, key: str) -> bool: return key in self.where
     def __len__(self) -> int: return len(self.where)
     @property
-    def bytes(self) -> int: return sum(p.stat().st_size for p in {p for p, _ in self.where.values()})
+    def bytes(self) -> int: return sum(p.stat().st_size for p in {p for p, _ in self.where.values()}) if self.folder else sum(t.nbytes for r in self.where.values() for t in r.values())
 
 # %% ../nbs/05f_cache.ipynb #a423d891
 from fastcore.basics import patch
 
+def _checksum(record: dict[str, torch.Tensor]) -> int:
+    found = 0
+    for _, t in sorted(record.items()): found = zlib.crc32(t.reshape(-1).view(torch.uint8).numpy(), found)
+    return found
+
 @patch
 def add(self: Store, records: dict[str, dict[str, torch.Tensor]]) -> None:
     "Write records as one chunk."
+    records = {k: {n: t.detach().cpu().contiguous() for n, t in r.items()} for k, r in records.items()}
+    if self.folder is None: self.where |= records; return
     path = self.folder/f"{sha256_json(list(records))[:24]}.safetensors"
-    flat = {f"{i}.{name}": t.detach().cpu().contiguous() for i, r in enumerate(records.values()) for name, t in r.items()}
-    with atomic_path(path) as tmp: save_file(flat, tmp, metadata=dict(keys=json.dumps(list(records))))
+    flat = {f"{i}.{name}": t for i, r in enumerate(records.values()) for name, t in r.items()}
+    with atomic_path(path) as tmp: save_file(flat, tmp, metadata=dict(keys=json.dumps(list(records)), crc32=json.dumps([_checksum(r) for r in records.values()])))
+    self._open.pop(path, None)
     self.where |= {k: (path, i) for i, k in enumerate(records)}
 
 @patch
 def get(self: Store, key: str) -> dict[str, torch.Tensor]:
-    "One record. Raises `KeyError` for one that is not there."
+    "One record; what is read for the first time is checked. Raises `KeyError` for one that is not there, and `Damaged` for one whose bytes have changed."
+    if self.folder is None: return self.where[key]
     path, i = self.where[key]
-    if path not in self._open:
-        if len(self._open) >= self.OPEN: self._open.pop(next(iter(self._open)))
-        f = safe_open(path, "pt"); names = {}
-        for n in f.keys(): names.setdefault(int(n.split(".", 1)[0]), []).append(n)
-        self._open[path] = f, names
-    f, names = self._open[path]
-    return {n.split(".", 1)[1]: f.get_tensor(n) for n in names.get(i, ())}
+    if path not in self._open: self._open_chunk(path)
+    f, names, sums = self._open[path]
+    record = {n.split(".", 1)[1]: f.get_tensor(n) for n in names.get(i, ())}
+    if sums and key not in self._sound:
+        if _checksum(record) != sums[i]: self._drop(path); raise Damaged(f"{path}: its bytes are not those that were written", hint="the file was removed; give the same command again, and it is made again")
+        self._sound.add(key)
+    return record
 
 @patch
-def fill(self: Store, keys: Sequence[str], make: Callable, chunk: int = 256, desc: str = "encode") -> "Store":
-    "Make every record that is missing, `make(keys) -> records` chunk by chunk, shared out between the processes; each chunk is kept as soon as it is there. Raises `CpoError` after the first when the disk has no room for all."
+def _open_chunk(self: Store, path: Path) -> None:
+    if len(self._open) >= self.OPEN: self._open.pop(next(iter(self._open)))
+    f, names = safe_open(path, "pt"), {}
+    for n in f.keys(): names.setdefault(int(n.split(".", 1)[0]), []).append(n)
+    self._open[path] = f, names, json.loads(f.metadata().get("crc32", "[]"))
+
+@patch
+def _drop(self: Store, path: Path) -> None:
+    path.unlink(missing_ok=True); self._open.pop(path, None)
+    self.where = {k: v for k, v in self.where.items() if v[0] != path}
+
+@patch
+def fill(self: Store, keys: Sequence[str], make: Callable, chunk: int = 256, desc: str = "encode", together: bool = False) -> "Store":
+    "Make every record that is missing, `make(keys) -> records` chunk by chunk, shared out between the processes; each chunk is kept as soon as it is there. With `together` all processes make equally many chunks of one size, as a divided model asks for. Raises `CpoError` after the first when the disk has no room for all."
     who, missing = processes(), [k for k in dict.fromkeys(keys) if k not in self.where]
     parts = [missing[i:i + chunk] for i in range(0, len(missing), chunk)]
-    if who.main: remove_leftovers(self.folder) # of killed processes; others may be writing here now
+    if who.main and self.folder: remove_leftovers(self.folder) # of killed processes; others may be writing here now
+    mine = parts if self.folder is None else parts[who.rank::who.count]
     with tqdm(total=len(missing), desc=desc, mininterval=2, disable=None if who.main and missing else True) as bar:
-        for n, part in enumerate(parts):
-            if n % who.count == who.rank:
-                records = make(part)
-                if n < who.count: check_room(self.folder, sum(t.nbytes for r in records.values() for t in r.values())/len(part)*len(missing), f"{len(missing):,} records to be kept there ({desc})")
-                self.add(records)
-            bar.update(len(part))
+        for n in range(-(-len(parts)//who.count) if together and self.folder else len(mine)):
+            part = mine[n] if n < len(mine) else parts[0]
+            records = make((part*chunk)[:chunk] if together else part)
+            if n == 0 and self.folder: check_room(self.folder, sum(t.nbytes for k in part for t in records[k].values())/len(part)*len(missing), f"{len(missing):,} records to be kept there ({desc})")
+            if n < len(mine): self.add({k: records[k] for k in part})
+            bar.update(min(len(part)*(1 if self.folder is None else who.count), len(missing) - bar.n))
     who.wait()
     if parts and who.count > 1: self.scan()
     return self
@@ -109,8 +135,8 @@ def _prompt_hash(prompt: str) -> str: return hashlib.sha256(prompt.encode()).hex
 
 class StoredPrompts:
     "Encoded prompts of one pipeline: what `Backbone.encoded` is set to."
-    def __init__(self, backbone: Backbone, folder: str | Path): # a subfolder is named by `text_key`
-        self.backbone, self.store = backbone, Store(Path(folder)/f"prompts-{text_key(backbone)}")
+    def __init__(self, backbone: Backbone, folder: str | Path | None): # a subfolder is named by `text_key`; None: in memory
+        self.backbone, self.store = backbone, Store(folder and Path(folder)/f"prompts-{text_key(backbone)}")
 
     def encode(self, prompts: Sequence[str], batch_size: int = 32) -> "StoredPrompts":
         "Encode what is missing."

@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 # nothing else up here: `cpo --help` must not wait for torch
-from .core import CpoError, Scale, atomic_path, data_dir, get_scale, library_versions, processes, read_json, repo_root, results_dir, runs_dir, sha256_file, to_jsonable, use_style, write_json
+from .core import CpoError, Scale, atomic_path, data_dir, get_scale, library_versions, processes, read_json, readable_time, repo_root, results_dir, runs_dir, sha256_file, to_jsonable, use_style, write_json
 
 # %% auto #0
 __all__ = ['app', 'criteria_app', 'Data', 'Criteria', 'Base', 'RunFolder', 'Steps', 'Batch', 'Every', 'Rank', 'Alpha', 'Seed',
@@ -185,8 +185,6 @@ class _Clock:
         s = int(time.monotonic() - self.start)
         typer.echo(f"[{s//60:3d}:{s % 60:02d}] {text}")
 
-def _minutes(seconds: float) -> str: return f"{seconds:.0f} s" if seconds < 90 else f"{seconds/60:.0f} min" if seconds < 5400 else f"{seconds/3600:.1f} h"
-
 def _finite(**options: float | None) -> None:
     "Refuse options that are no finite numbers; the rest is for whoever uses them to judge."
     bad = [f"--{k.replace('_', '-')} {v}: no finite number" for k, v in options.items() if v is not None and not math.isfinite(v)]
@@ -274,7 +272,7 @@ def run_sft(
     _new_folder(out)
     job = _job().Job(data, criteria, base, sc.name, skip_bad, device, dtype.value, precision.value, resolution, checkpointing, micro_batch, optimizer.value, "" if no_cache else cache, track.value, previews, accept_changes=accept_changes)
     _, res = _job().run_stage1(job, cfg, out, clock)
-    clock(f"done: {res.step} updates, {_minutes(res.seconds)} of training")
+    clock(f"done: {res.step} updates, {readable_time(res.seconds)} of training")
     _done(out, base)
 
 # %% ../nbs/11_cli.ipynb #a0dc1f1b
@@ -353,7 +351,7 @@ def run_align(
     job = _job().Job(data, criteria, base, sc.name, skip_bad, device, dtype.value, precision.value, resolution, checkpointing, micro_batch, optimizer.value, "" if no_cache else cache, track.value, previews, accept_changes=accept_changes)
     clock = _Clock()
     _, res = _job().run_stage2(job, cfg, out, auxiliary, clock, lambda text: typer.echo(text, err=True))
-    clock(f"{'stopped' if res.stopped else 'done'}: {res.step} updates, {_minutes(res.seconds)} of training")
+    clock(f"{'stopped' if res.stopped else 'done'}: {res.step} updates, {readable_time(res.seconds)} of training")
     _done(out, base)
     if res.stopped:
         typer.echo(f"cpo: {res.stopped}\n  The adapter holds {_kept(out)}.", err=True)
@@ -581,7 +579,7 @@ def _cost(missing: list[tuple], stored: dict[str, list[dict]]) -> str:
     train = [row.name for row, _ in missing if row.align is not None]
     known = [sum(times[n])/len(times[n]) for n in train if times.get(n)]
     text = f"{len(missing)} to compute, {len(train)} of them with training"
-    if known: text += f"; training took {_minutes(sum(known))} for {len(known)} such rows when they were last computed"
+    if known: text += f"; training took {readable_time(sum(known))} for {len(known)} such rows when they were last computed"
     return text + ("; of the others no time is known yet" if len(known) < len(train) else "")
 
 def _ordered(results: dict[str, list[dict]], sc: Scale) -> dict[str, list[dict]]:
@@ -675,7 +673,7 @@ def _search_one(method: str, sc: Scale, clock: _Clock) -> None:
 def _compute_one(row, seed: int, sc: Scale, clock: _Clock, which: str) -> None:
     clock(f"{which}: {row.label}, seed {seed}")
     r = _study().run_row(row, sc, seed, _training_set(sc) if row.align is not None else None)
-    clock(f"    {row.label}, seed {seed}: #A_pos {sum(r['n_pos'])/len(r['n_pos']):.2f}, #A_neg {sum(r['n_neg'])/len(r['n_neg']):.2f}, {_minutes(r['seconds'])} of training" + (f"; {r['stopped']}" if r["stopped"] else ""))
+    clock(f"    {row.label}, seed {seed}: #A_pos {sum(r['n_pos'])/len(r['n_pos']):.2f}, #A_neg {sum(r['n_neg'])/len(r['n_neg']):.2f}, {readable_time(r['seconds'])} of training" + (f"; {r['stopped']}" if r["stopped"] else ""))
 
 def _compute(missing: list[tuple], sc: Scale, clock: _Clock, jobs: int) -> None:
     "Compute rows, saying before and after what each costs."
@@ -720,8 +718,8 @@ def _short_stage1(sc: Scale, data, clock: _Clock) -> None:
     recipe = study.shipped_auxiliary()/"recipe.json"
     shipped = dict(map(tuple, read_json(recipe)["recipe"].get("losses", []))) if recipe.is_file() else {}
     both = [(mine[s], shipped[s]) for s in mine if s in shipped]
-    if both: clock(f"    loss {sum(m for m, _ in both)/len(both):.4f} now, {sum(s for _, s in both)/len(both):.4f} when the shipped one was trained (mean of {len(both)} logged updates); {_minutes(res.seconds)} of training")
-    else: clock(f"    loss {mine[max(mine)]:.4f}; {_minutes(res.seconds)} of training. No log of the shipped one at scale {sc.name} to compare with")
+    if both: clock(f"    loss {sum(m for m, _ in both)/len(both):.4f} now, {sum(s for _, s in both)/len(both):.4f} when the shipped one was trained (mean of {len(both)} logged updates); {readable_time(res.seconds)} of training")
+    else: clock(f"    loss {mine[max(mine)]:.4f}; {readable_time(res.seconds)} of training. No log of the shipped one at scale {sc.name} to compare with")
     clock("    from here on the shipped auxiliary is used")
 
 # %% ../nbs/11_cli.ipynb #76ddfd2f
@@ -831,7 +829,7 @@ def atelier_base(out: PartFolder = None, overwrite: Overwrite = False, scale: Sc
     pipe, res = made.train_base(run, **small)
     log = _study().read_metrics(run)
     made.save_base(pipe, goal, dict(command="cpo atelier base", scale=sc.name, steps=res.step, seconds=round(res.seconds), curve={k: [r[k] for r in log] for k in ("step", "loss")}))
-    clock(f"done: {goal}, {res.step} updates, {_minutes(res.seconds)} of training")
+    clock(f"done: {goal}, {res.step} updates, {readable_time(res.seconds)} of training")
 
 @atelier_app.command("judge")
 def atelier_judge(out: PartFolder = None, overwrite: Overwrite = False, scale: ScaleName = None) -> None:
@@ -858,7 +856,7 @@ def atelier_auxiliary(out: PartFolder = None, seed: Seed = 0, overwrite: Overwri
     with atomic_path(goal) as tmp:
         shutil.copytree(run/"adapter", tmp)
         _write_recipe(tmp, dict(command="cpo atelier auxiliary", scale=sc.name, seed=seed, settings=asdict(cfg), seconds=round(res.seconds), losses=losses))
-    clock(f"done: {goal}, {_minutes(res.seconds)} of training")
+    clock(f"done: {goal}, {readable_time(res.seconds)} of training")
 
 @atelier_app.command("policy")
 def atelier_policy(out: PartFolder = None, seed: Seed = 0, overwrite: Overwrite = False, scale: ScaleName = None) -> None:
@@ -872,7 +870,7 @@ def atelier_policy(out: PartFolder = None, seed: Seed = 0, overwrite: Overwrite 
     with atomic_path(goal) as tmp:
         shutil.copytree(run/"adapter", tmp)
         _write_recipe(tmp, dict(command="cpo atelier policy", scale=sc.name, seed=seed, settings=asdict(row.align), seconds=round(res.seconds), stopped=res.stopped, ingredients=study._ingredients()))
-    clock(f"done: {goal}, {_minutes(res.seconds)} of training")
+    clock(f"done: {goal}, {readable_time(res.seconds)} of training")
 
 @atelier_app.command("sweep")
 def atelier_sweep(scale: ScaleName = None) -> None:

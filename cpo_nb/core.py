@@ -15,8 +15,9 @@ import numpy as np
 # %% auto #0
 __all__ = ['CpoError', 'Scale', 'get_scale', 'repo_root', 'data_dir', 'cache_dir', 'runs_dir', 'figures_dir', 'results_dir',
            'seed_for', 'np_rng', 'torch_rng', 'seed_everything', 'atomic_path', 'remove_leftovers', 'write_json',
-           'read_json', 'to_jsonable', 'sha256_file', 'sha256_json', 'readable_size', 'check_room', 'library_versions',
-           'cached', 'check', 'Processes', 'processes', 'torch_distributed', 'use_style', 'save_figure']
+           'read_json', 'to_jsonable', 'sha256_file', 'sha256_json', 'readable_size', 'readable_time', 'check_room',
+           'library_versions', 'cached', 'check', 'Processes', 'processes', 'torch_distributed', 'use_style',
+           'save_figure']
 
 # %% ../nbs/00_core.ipynb #f1fab66e
 class CpoError(ValueError):
@@ -220,6 +221,10 @@ def readable_size(n: float) -> str: # of bytes
     for unit, by in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if abs(n) >= by: return f"{n/by:.1f} {unit}"
     return f"{n:.0f} bytes"
+
+def readable_time(seconds: float) -> str:
+    "A duration in the unit that suits it."
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds/60:.0f} min" if seconds < 5400 else f"{seconds/3600:.1f} h" if seconds < 172800 else f"{seconds/86400:.1f} days"
 
 def check_room(
     path: str | Path, # file or folder that will be written; it may be yet to be made

@@ -24,8 +24,9 @@ from .dataset import attribute_prompt
 from .training import TrainConfig, TrainResult, averaged_weights, read_metrics, train
 
 # %% auto #0
-__all__ = ['PRECISIONS', 'TrainingSet', 'training_set', 'autocast', 'Draw', 'draw', 'drawn_once', 'SftConfig', 'sft_prompts',
-           'every_sft_prompt', 'settle', 'held_out_score', 'with_weights', 'sft', 'finish', 'attribute_gain']
+__all__ = ['PRECISIONS', 'IN_MEMORY', 'TrainingSet', 'training_set', 'autocast', 'Draw', 'draw', 'drawn_once', 'SftConfig',
+           'sft_prompts', 'every_sft_prompt', 'settle', 'held_out_score', 'with_weights', 'sft', 'finish',
+           'attribute_gain']
 
 # %% ../nbs/06_sft.ipynb #b96f4e17
 @dataclass
@@ -135,11 +136,14 @@ def every_sft_prompt(data: TrainingSet, tree: CriteriaTree, cfg: SftConfig) -> I
             yield from (_attributed(data, tree, cfg, r, k, c) for k in range(cfg.prompt_variants)) if cfg.attributes else (c,)
 
 # %% ../nbs/06_sft.ipynb #15964952
-def settle(backbone: Backbone, prompts: Callable[[], Iterator[str]], folder: str | Path | None) -> None:
-    "Encode all prompts into `folder`, park VAE and text encoders, and divide the base if that was asked for. Without a folder, prompts are encoded as they come."
+IN_MEMORY = 4096 # captions that are held in memory when nothing is stored
+
+def settle(backbone: Backbone, prompts: Callable[[], Iterator[str]], folder: str | Path | None, captions: Sequence[str] = ()) -> None:
+    "Encode all prompts into `folder`, park VAE and text encoders, and divide the base if that was asked for. Without a folder, prompts are encoded as they come, but for `captions`, if they are few: these are encoded once and held."
     if folder is not None:
         backbone.encoded = StoredPrompts(backbone, folder).encode(list(dict.fromkeys(prompts())))
         backbone.park()
+    elif 0 < len(few := dict.fromkeys(captions)) <= IN_MEMORY: backbone.encoded = StoredPrompts(backbone, None).encode(list(few))
     backbone.distribute()
 
 def held_out_score(backbone: Backbone, name: str, step_fn: Callable, n_rows: int, batch_size: int, draws: int = 2) -> Callable: # weights -> score

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib, importlib.util, json, math, signal, time
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Callable
 
@@ -100,8 +101,12 @@ def batch_indices(
     "Rows of update `step`: consecutive places in a sequence of seeded permutations, one per epoch. Raises `CpoError` when there are no rows."
     if n < 1: raise CpoError("there are no rows to train on", hint="check the filters: no row was left")
     places = np.arange(step*batch_size, (step + 1)*batch_size)
-    epochs = {e: np_rng(seed, "epoch", int(e)).permutation(n) for e in np.unique(places//n)}
-    return np.array([epochs[p//n][p % n] for p in places])
+    out = np.empty(batch_size, np.int64)
+    for e in np.unique(places//n): at = places//n == e; out[at] = _epoch(int(e), n, seed)[places[at] % n]
+    return out
+
+@lru_cache(maxsize=4)
+def _epoch(e: int, n: int, seed: int) -> np.ndarray: return np_rng(seed, "epoch", e).permutation(n) # many updates ask for the same one
 
 # %% ../nbs/05a_training.ipynb #4a05ef5c
 class Interrupted(RuntimeError):
@@ -238,7 +243,8 @@ def _gradients(step_fn, step: int, rows: np.ndarray, shares: list, scaler) -> di
     for part, weight in shares:
         loss, said = step_fn(step, rows, part)
         (scaler.scale(loss*weight) if scaler else loss*weight).backward()
-        for k, v in dict(loss=loss.detach(), **said).items(): stats[k] = stats.get(k, 0.) + weight*float(v)
+        said = {k: torch.as_tensor(v, dtype=torch.float32, device=loss.device) for k, v in dict(loss=loss.detach(), **said).items()}
+        for k, v in zip(said, torch.stack(list(said.values())).tolist()): stats[k] = stats.get(k, 0.) + weight*v # one wait for the device, not one a number
     return stats
 
 def _exchange(plist: list, stats: dict[str, float], asked: bool) -> tuple[dict[str, float], bool]:
