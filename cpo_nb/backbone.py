@@ -93,6 +93,7 @@ class Backbone:
     home: torch.device | None = None # where it works, when its weights still wait elsewhere to be divided
     encoded = None # where encoded prompts are looked up first: (prompts, adapter) -> list of `Conditioning`, or None; see 05f_cache
     sharded = False # are the base weights divided between processes?
+    _gates: list | None = None # modules that can make their activations again
     _room_of: dict | None = None # prompts whose length was asked for
     prompts_seen = prompts_long = 0 # how many prompts were encoded, and how many were longer than the encoder's window
 
@@ -119,6 +120,10 @@ class Backbone:
     def dtype(self) -> torch.dtype: return next(self.denoiser.parameters()).dtype # the model's own asks every parameter
     @property
     def active(self) -> tuple: return self._active
+    @property
+    def checkpointing(self) -> bool: # the model's own asks every module
+        if self._gates is None: self._gates = [m for m in self.denoiser.modules() if hasattr(m, "gradient_checkpointing")]
+        return any(m.gradient_checkpointing for m in self._gates)
     @property
     def modules_with_adapters(self) -> dict[str, torch.nn.Module]: return {self.denoiser_name: self.denoiser} | {n: getattr(self.pipe, n) for n in self.text_encoder_names if getattr(self.pipe, n, None) is not None}
     @property
@@ -437,7 +442,7 @@ ADDED_BELOW = 20_000_000 # parameters of a denoiser, up to which adapters are ad
 @patch
 def _addable(self: Backbone, adapter: Adapter, lora: dict[str, torch.nn.Module]) -> list[tuple]: # (path, layer, adapters with weights here); empty: run them beside the weights
     wanted = _normalise(adapter)
-    if not wanted or self._fused is not None or self.sharded or self.size >= ADDED_BELOW or getattr(self.denoiser, "is_gradient_checkpointing", False): return []
+    if not wanted or self._fused is not None or self.sharded or self.size >= ADDED_BELOW or self.checkpointing: return []
     for n, _ in wanted: self._known(n)
     found = [(path, l, here) for path, l in lora.items() if (here := [(n, w) for n, w in wanted if n in l.scaling])]
     special = lambda l, n: l.merged or l.use_dora.get(n) or l.lora_bias.get(n)

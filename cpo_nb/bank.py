@@ -204,9 +204,10 @@ def fill(self: Bank, rows: np.ndarray, ks: np.ndarray, say: Callable | None = No
     self.planned = dict(zip(self.keys(rows, ks), zip(map(int, rows), map(int, ks))))
     missing = [k for k in self.planned if k not in self.store]; together = self.backbone.sharded
     if missing and say:
-        began = time.perf_counter(); some = missing[:self.cfg.batch_size]
-        if len(missing) > 8*len(some): self._make(some); pace = readable_time((time.perf_counter() - began)/len(some)*len(missing)/(1 if together else processes().count))
-        else: pace = "a moment"
+        some, pace = missing[:self.cfg.batch_size], "a moment"
+        if len(missing) > 16*len(some):
+            self._make(some); began = time.perf_counter(); self._make(some) # the first call takes longer
+            pace = readable_time((time.perf_counter() - began)/len(some)*len(missing)/(1 if together else processes().count))
         say(f"bank: {len(self.planned) - len(missing):,} of {len(self.planned):,} frozen predictions are there; the others take about {pace} and {readable_size(len(missing)*self.record_bytes)} in {self.folder}")
     self.store.fill(list(self.planned), self._make, chunk=max(self.cfg.batch_size, min(256, 2**26//self.record_bytes)), desc="bank", together=together)
     return self

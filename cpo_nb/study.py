@@ -19,6 +19,7 @@ from .align import AlignConfig, align
 from .annotate import atelier_annotator
 from .atelier import PAIRS, draw_scenes, ideal, paint
 from .backbone import LORA_TARGETS, Adapter, Backbone, load_backbone
+from .bank import BankConfig
 from .core import CpoError, Scale, cached, data_dir, library_versions, read_json, repo_root, results_dir, runs_dir, sha256_file, sha256_json, to_jsonable, write_json
 from .criteria import CriteriaTree, load_criteria
 from .dataset import attribute_prompt
@@ -29,11 +30,11 @@ from .training import TrainConfig, TrainResult, read_metrics
 
 # %% auto #0
 __all__ = ['DATA_SEED', 'EVAL_SEED', 'IDEAL_SEED', 'HELD_SEED', 'SWEPT', 'SEARCH_SEED', 'LEARNING_RATES', 'BEYOND', 'SEARCHED',
-           'GAMMAS', 'SCALES', 'CLOCKED', 'atelier_training_set', 'atelier_tree', 'ideal_features', 'auxiliary_config',
-           'shipped_auxiliary', 'adapter_folder', 'sweep_path', 'sweep_auxiliary', 'Row', 'searched', 'chosen',
-           'train_policy', 'search', 'seconds_per_update', 'rows', 'eval_prompts', 'row_images', 'pixel_rates',
-           'stored_result', 'run_row', 'load_results', 'provenance', 'summarise', 'results_table', 'text_table',
-           'judge_agreement']
+           'GAMMAS', 'SCALES', 'CLOCKED', 'BANK_DRAWS', 'BANK_SEED', 'atelier_training_set', 'atelier_tree',
+           'ideal_features', 'auxiliary_config', 'shipped_auxiliary', 'adapter_folder', 'sweep_path', 'sweep_auxiliary',
+           'Row', 'searched', 'chosen', 'train_policy', 'search', 'seconds_per_update', 'rows', 'eval_prompts',
+           'row_images', 'pixel_rates', 'stored_result', 'run_row', 'load_results', 'provenance', 'summarise',
+           'results_table', 'text_table', 'bank_path', 'bank_cases', 'study_bank', 'judge_agreement']
 
 # %% ../nbs/10a_study.ipynb #863750b8
 DATA_SEED, EVAL_SEED, IDEAL_SEED = 0, 400, 401
@@ -191,12 +192,14 @@ def _descend(try_one, fields: dict) -> dict:
     return _best(tried)
 
 # %% ../nbs/10a_study.ipynb #6b44b262
-def train_policy(backbone: Backbone, cfg: AlignConfig, scale: Scale, data: TrainingSet | None = None) -> tuple[TrainResult, Path]:
+def train_policy(backbone: Backbone, cfg: AlignConfig, scale: Scale, data: TrainingSet | None = None, bank: BankConfig | None = None) -> tuple[TrainResult, Path]:
     "Stage 2 on the atelier: the policy, on a backbone, and its run's folder. Runs go by what is trained on what, so a finished one is read, not repeated, whoever asks for it."
     if cfg.method in ("cpo", "distill"): backbone.load_adapter(shipped_auxiliary(), "auxiliary")
-    key = sha256_json(to_jsonable(dict(cfg=asdict(cfg), pictures=scale.pictures, ingredients=_ingredients())))[:12]
+    data = data if data is not None else atelier_training_set(scale, backbone)
+    more = (dict(bank=[bank.draws, bank.seed]) if bank else {}) | (dict(rows=len(data)) if len(data) < scale.pictures//2 else {})
+    key = sha256_json(to_jsonable(dict(cfg=asdict(cfg), pictures=scale.pictures, ingredients=_ingredients(), **more)))[:12]
     run = runs_dir()/scale.name/"policies"/f"{'-'.join(filter(None, (cfg.method, cfg.stabilize)))}-seed{cfg.train.seed}-{key}"
-    return align(backbone, data if data is not None else atelier_training_set(scale, backbone), atelier_tree(), run, cfg), run
+    return align(backbone, data, atelier_tree(), run, cfg, bank=bank), run
 
 class _Candidates:
     "One method's search: trains and judges candidates, and keeps every one as soon as it is known."
@@ -435,6 +438,37 @@ def text_table(
     if not markdown: return "\n".join("  ".join(line(r)).rstrip() for r in (head, *body))
     rule = ["-"*w if i in text else "-"*(w - 1) + ":" for i, w in enumerate(wide)]
     return "\n".join("| " + " | ".join(r) + " |" for r in (line(head), rule, *map(line, body)))
+
+# %% ../nbs/10a_study.ipynb #2df55c30
+BANK_DRAWS = (1, 2, 4, 8, 16, None) # None: live
+BANK_SEED = 403 # captions and noises of its pictures
+
+def bank_path(scale: Scale) -> Path:
+    "Where the study of the bank is kept."
+    return results_dir()/"bank"/f"{scale.name}.json"
+
+def bank_cases(scale: Scale) -> list[dict]:
+    "Pictures (None: all), updates, draws and seed of every run."
+    few = dict(pictures=min(512, scale.pictures//2), steps=2*scale.align_steps)
+    return [dict(case, draws=k, seed=s) for case, which in ((few, BANK_DRAWS), (dict(pictures=None, steps=scale.align_steps), (4, None))) for s in scale.seeds for k in which]
+
+def study_bank(scale: Scale, data: TrainingSet, say=print) -> list[dict]:
+    "Train, sample and judge every case, and keep what came out. Cases that are stored are not run again."
+    path, shared = bank_path(scale), rows(scale)["cpo-norm"].align
+    key = sha256_json(to_jsonable(dict(cfg=asdict(replace(shared, train=_loop(scale, shared.train.lr, 0))), scale=asdict(scale), ingredients=_ingredients())))[:16]
+    done = [r for r in (read_json(path)["runs"] if path.is_file() else []) if r["key"] == key]
+    scenes, judge = draw_scenes(_search_pictures(scale), BANK_SEED), load_judge(); caps = scenes.captions()
+    for case in bank_cases(scale):
+        if any(all(r[k] == v for k, v in case.items()) for r in done): continue
+        backbone = load_backbone("atelier")
+        cfg = replace(shared, train=_loop(scale, shared.train.lr, case["seed"], case["steps"]))
+        res, run = train_policy(backbone, cfg, scale, data if case["pictures"] is None else data[np.arange(case["pictures"])], BankConfig(case["draws"]) if case["draws"] else None)
+        v = judge_images(judge, sample(backbone, caps, list(range(len(caps))), scale.sample_steps, scale.guidance_scale, "policy", None, scale.sample_batch))
+        last = read_metrics(run)[-1]
+        done.append(dict(case, key=key, seconds=round(res.seconds, 1), stopped=res.stopped, n_pos=v.n_pos, n_neg=v.n_neg, subject=float((v.subject == scenes.subject).mean()), **{k: last[k] for k in ("loss", "d_w", "margin", "lam")}))
+        write_json(path, dict(scale=scale.name, device="cpu", versions=library_versions(), settings=asdict(shared), runs=done))
+        say(f"    {case['pictures'] or len(data)} pictures, {case['steps']} updates, {case['draws'] or 'new'} draws, seed {case['seed']}: #A_pos {v.n_pos.mean():.2f}, #A_neg {v.n_neg.mean():.2f}, {res.seconds:.0f} s")
+    return done
 
 # %% ../nbs/10a_study.ipynb #d7e841ed
 def judge_agreement(scale: Scale, judge: AtelierJudge, workers: int = 1) -> dict[str, float]: # pair id -> share of pictures read as painted
