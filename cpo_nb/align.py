@@ -167,11 +167,11 @@ def _training_rows(data: TrainingSet, cfg: AlignConfig) -> tuple[TrainingSet, np
     pairs = np.asarray(preference_pairs(data.annotations(), margin=cfg.margin, seed=cfg.train.seed)[0]).reshape(-1, 2)
     return data, pairs, dict(pairs=len(pairs))
 
-def every_align_prompt(data: TrainingSet, tree: CriteriaTree, cfg: AlignConfig) -> Iterator[str]:
-    "All prompts that a run may ask for: captions, and with an auxiliary those of winner and loser, each with and without its caption where captions are dropped."
+def every_align_prompt(data: TrainingSet, tree: CriteriaTree, cfg: AlignConfig, live: bool = True) -> Iterator[str]:
+    "All prompts that the updates of a run may ask for: captions, and, where an auxiliary is asked live, those of winner and loser, each with and without its caption where captions are dropped."
     for captions in (data.captions, [""]*len(data)) if cfg.caption_dropout else (data.captions,):
         yield from captions
-        if cfg.method in ("cpo", "distill"):
+        if live and cfg.method in ("cpo", "distill"):
             w, l, _ = preference_prompts(captions, data, tree, cfg.paired); yield from w; yield from l
 
 def align(
@@ -201,7 +201,7 @@ def align(
     known = [r for r in (use, held[0]) if len(r)]
     if bank is not None and cfg.method not in ("cpo", "distill"): raise CpoError(f"a bank serves cpo and distill; {cfg.method} asks no auxiliary", hint="leave the bank out")
     made = Bank(backbone, use, tree, auxiliary, reference, bank, cfg.paired, cfg.caption_dropout, cfg.precision) if bank is not None else None # before the base is divided
-    settle(backbone, lambda: (p for r in known for p in every_align_prompt(r, tree, cfg)), prompts_folder, [p for r in known for p in ("", *r.captions)])
+    settle(backbone, lambda: (p for r in known for p in every_align_prompt(r, tree, cfg, made is None or r is not use)), prompts_folder, [p for r in known for p in ("", *r.captions)])
     if made is not None:
         report |= dict(bank=dict(draws=bank.draws, seed=bank.seed))
         if (last_checkpoint(Path(run_dir)) or (0,))[0] < cfg.train.steps: made.fill(*planned_draws(cfg.train.steps, cfg.train.batch_size, len(use), bank.draws, cfg.train.seed), say)

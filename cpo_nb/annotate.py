@@ -19,7 +19,7 @@ from skimage.color import lab2lch, rgb2lab
 
 import cpo_nb.atelier as _atelier
 from .atelier import PAIRS, draw_scenes, paint
-from .core import CpoError, cached, get_scale, read_json, seed_for, sha256_json, write_json
+from .core import CpoError, cached, get_scale, read_json, seed_for, sha256_json, shared_out, write_json
 
 # %% auto #0
 __all__ = ['MEASURES', 'ROLES', 'FLOOR', 'rasters', 'View', 'position_by_saliency', 'position_by_ridge', 'height_by_cut',
@@ -425,12 +425,13 @@ def _chunk_values(job: tuple[np.ndarray, str]) -> np.ndarray:
 def measure(
     images, # (N, H, W, 3) uint8 array, or a sequence of PIL images and uint8 arrays of any sizes
     which: str = "labeller", # "labeller" or "judge": one formula a pair; "fitted": all features that a fitted judge combines
-    workers: int = 1, # processes
+    workers: int | str = 1, # processes of its own; "launched": shared out between those that `accelerate launch` started, all of which call this
     size: int = 64 # working size, pixels
 ) -> np.ndarray: # scalars, (N, len(MEASURES)) in the order of MEASURES, growing from negative to positive; (N, F) for "fitted"
     "Measure images. Raises `CpoError` for images it cannot use and for an unknown role. (ours)"
     if which not in ROLES: raise CpoError(f"measure: which={which!r}", hint=f"choose one of {', '.join(ROLES)}")
     x = rasters(images, size)
+    if workers == "launched": return shared_out(x, lambda part: measure(part, which, 1, size))
     jobs = [(x[i:i + _CHUNK], which) for i in range(0, len(x), _CHUNK)] or [(np.zeros((1, size, size, 3), np.uint8), which)]
     if workers <= 1 or len(jobs) == 1: parts = [_chunk_values(j) for j in jobs]
     else:
@@ -516,19 +517,19 @@ class Annotator:
         "SHA-256 over the reference pictures' hashes."
         return sha256_json(self.reference)
 
-    def values(self, images, workers: int = 1) -> np.ndarray: # (N, P)
+    def values(self, images, workers: int | str = 1) -> np.ndarray: # (N, P)
         "The scalars behind the labels; `images` may also be what `measure` gave for this role."
         v = images if _is_values(images) else measure(images, self.which, workers, self.size)
         return self.ridge(v) if self.ridge else v[:, [list(MEASURES).index(p) for p in self.pairs]]
 
-    def signs(self, images, workers: int = 1) -> np.ndarray: # -1, 0 or +1, (N, P), int8
+    def signs(self, images, workers: int | str = 1) -> np.ndarray: # -1, 0 or +1, (N, P), int8
         "Labels as signs, one column a pair."
         v = self.values(images, workers)
         return ((v > np.array(self.high)).astype(np.int8) - (v < np.array(self.low)).astype(np.int8))
 
     def annotate(self,
                  images, # as for `measure`
-                 workers: int = 1, # processes
+                 workers: int | str = 1, # as for `measure`
                  only_measured: bool = False # leave out pairs that did not pass the test
     ) -> tuple[list[list[str]], list[list[str]]]:
         "Positive and negative pair ids of each image: the dataset's columns `positive` and `negative`."
@@ -549,7 +550,7 @@ def _fit(
     which: str = "labeller", # labeller, judge, or fitted (needs labels)
     rates: tuple[float, float] = (0.34, 0.32), # shares of the reference that become positive, negative; without labels
     labels: np.ndarray | None = None, # known signs of the reference, (N, len(pairs)) in -1, 0, +1: thresholds then maximise kappa
-    workers: int = 1, # processes
+    workers: int | str = 1, # as for `measure`
     size: int = 64 # working size, pixels
 ) -> "Annotator":
     "Fit thresholds by quantiles of a reference set, or to its labels. Raises `CpoError` that lists every problem with what was given. (ours)"

@@ -24,7 +24,7 @@ from .training import _differences, batch_indices, in_main
 
 # %% auto #0
 __all__ = ['Frozen', 'loser_mask', 'preference_prompts', 'frozen_predictions', 'BankConfig', 'bank_draws', 'planned_draws',
-           'row_ids', 'bank_facts', 'Bank']
+           'row_ids', 'bank_facts', 'Bank', 'check_bank']
 
 # %% ../nbs/07a_bank.ipynb #4351b8be
 @dataclass
@@ -73,7 +73,8 @@ class BankConfig:
     "Settings of a bank."
     draws: int = 4 # K, draws of noise and timestep for each picture
     seed: int = 0 # of the draws
-    folder: str | Path | None = None # where it is kept; default: a folder named by its contents in the cache
+    folder: str | Path | None = None # where it is kept; default: a folder named by its contents, in `within`
+    within: str | Path | None = None # folder of such banks; default: banks in the cache
     batch_size: int = 32 # pictures at once when it is filled
 
     def __post_init__(self):
@@ -154,7 +155,7 @@ class Bank:
         self.backbone, self.data, self.tree, self.auxiliary, self.reference, self.cfg = backbone, data, tree, auxiliary, reference, cfg
         self.paired, self.caption_dropout, self.precision = paired, caption_dropout, precision
         self.facts = bank_facts(backbone, data, tree, auxiliary, reference, cfg, paired, caption_dropout, precision)
-        self.folder = Path(cfg.folder) if cfg.folder is not None else cache_dir()/"banks"/sha256_json(self.facts)[:24]
+        self.folder = Path(cfg.folder) if cfg.folder is not None else Path(cfg.within or cache_dir()/"banks")/sha256_json(self.facts)[:24]
         in_main(self._claim)
         self.ids, self.mask_l, self.store, self.planned = row_ids(data), loser_mask(data, paired), Store(self.folder/"records"), {}
         self.captions_to, self.prompts_to = self.facts["tokens"]
@@ -208,8 +209,8 @@ def fill(self: Bank, rows: np.ndarray, ks: np.ndarray, say: Callable | None = No
         if len(missing) > 16*len(some):
             self._make(some); began = time.perf_counter(); self._make(some) # the first call takes longer
             pace = readable_time((time.perf_counter() - began)/len(some)*len(missing)/(1 if together else processes().count))
-        say(f"bank: {len(self.planned) - len(missing):,} of {len(self.planned):,} frozen predictions are there; the others take about {pace} and {readable_size(len(missing)*self.record_bytes)} in {self.folder}")
-    self.store.fill(list(self.planned), self._make, chunk=max(self.cfg.batch_size, min(256, 2**26//self.record_bytes)), desc="bank", together=together)
+        say(f"bank {self.folder.name}: {len(self.planned) - len(missing):,} of {len(self.planned):,} frozen predictions are there; the others take about {pace} and {readable_size(len(missing)*self.record_bytes)}")
+    self.store.fill(list(self.planned), self._make, chunk=max(self.cfg.batch_size, min(256, 2**26//self.record_bytes, -(-len(missing)//processes().count))), desc="bank", together=together)
     return self
 
 @patch
@@ -224,3 +225,16 @@ def read(self: Bank, rows: np.ndarray, ks: np.ndarray) -> Frozen:
         return self.read(rows, ks)
     z_w, z_l, ref = z.to(self.backbone.device, non_blocking=True).float().unbind(1)
     return Frozen(z_w, z_l, ref, self.mask_l[torch.as_tensor(rows)])
+
+# %% ../nbs/07a_bank.ipynb #92bd4aff
+def check_bank(folder: str | Path) -> dict: # facts, records, bytes, damaged
+    "Read every record of a bank; chunks whose bytes have changed are removed, and counted. Raises `CpoError` for a folder that is no bank."
+    folder = Path(folder)
+    if not (folder/"bank.json").is_file(): raise CpoError(f"{folder}: is no bank (it has no bank.json)", hint="give the folder that `cpo bank build` or `cpo align` named")
+    facts, chunks = read_json(folder/"bank.json"), {p for p in (folder/"records").glob("*.safetensors")}
+    store = Store(folder/"records")
+    for key in list(store.where):
+        if key in store:
+            try: store.get(key)
+            except Damaged: pass
+    return dict(facts=facts, records=len(store), bytes=store.bytes, damaged=len(chunks - {p for p, _ in store.where.values()}))

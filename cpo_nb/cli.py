@@ -18,17 +18,17 @@ import typer
 from typer.core import TyperGroup
 
 # nothing else up here: `cpo --help` must not wait for torch
-from .core import CpoError, Scale, atomic_path, data_dir, get_scale, library_versions, processes, read_json, readable_time, repo_root, results_dir, runs_dir, sha256_file, to_jsonable, use_style, write_json
+from .core import CpoError, Scale, atomic_path, data_dir, get_scale, library_versions, processes, read_json, readable_size, readable_time, repo_root, results_dir, runs_dir, sha256_file, to_jsonable, use_style, write_json
 
 # %% auto #0
 __all__ = ['app', 'criteria_app', 'Data', 'Criteria', 'Base', 'RunFolder', 'Steps', 'Batch', 'Every', 'Rank', 'Alpha', 'Seed',
            'Skip', 'ScaleName', 'Device', 'Dtype', 'Passes', 'Resolution', 'Micro', 'Checkpointing', 'OptimizerName',
-           'Cache', 'NoCache', 'Tracker', 'PreviewCount', 'Accept', 'Adapters', 'Overwrite', 'atelier_app',
-           'PartFolder', 'main', 'criteria_check', 'criteria_plot', 'DType', 'Precision', 'Optimizer', 'Track',
-           'run_sft', 'Method', 'Stabilize', 'Rows', 'run_align', 'run_plan', 'run_bench_', 'run_sample',
-           'attribute_changes', 'Prompt', 'run_evaluate', 'run_results', 'rebuild_figures', 'reproduce_atelier',
-           'run_reproduce', 'atelier_check', 'atelier_base', 'atelier_judge', 'atelier_auxiliary', 'atelier_policy',
-           'atelier_sweep', 'atelier_dataset_']
+           'Cache', 'NoCache', 'Tracker', 'PreviewCount', 'Live', 'Draws', 'BankFolder', 'Accept', 'Adapters',
+           'Overwrite', 'bank_app', 'atelier_app', 'PartFolder', 'main', 'criteria_check', 'criteria_plot', 'DType',
+           'Precision', 'Optimizer', 'Track', 'run_sft', 'Method', 'Stabilize', 'Rows', 'run_align', 'bank_build',
+           'bank_check', 'bank_study', 'run_plan', 'run_bench_', 'run_sample', 'attribute_changes', 'Prompt',
+           'run_evaluate', 'run_results', 'rebuild_figures', 'reproduce_atelier', 'run_reproduce', 'atelier_check',
+           'atelier_base', 'atelier_judge', 'atelier_auxiliary', 'atelier_policy', 'atelier_sweep', 'atelier_dataset_']
 
 # %% ../nbs/11_cli.ipynb #f796e7b3
 def _explain(e: BaseException) -> tuple[int, str] | None:
@@ -172,6 +172,9 @@ Cache = Annotated[Optional[Path], typer.Option("--cache", metavar="FOLDER", help
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Encode prompts at every update, keep latents in memory.")]
 Tracker = Annotated[Track, typer.Option("--track", help="Send logged rows and previews to TensorBoard (auto: when it is installed) or W&B.")]
 PreviewCount = Annotated[int, typer.Option("--previews", min=0, help="Pictures sampled at every checkpoint, always of the same prompts and seeds, in RUN/previews.")]
+Live = Annotated[bool, typer.Option("--live", help="cpo, distill: new noise and timesteps, and three frozen passes, in every update, instead of a bank of predictions that are computed once.")]
+Draws = Annotated[Optional[int], typer.Option("--draws", min=1, help="Draws of noise and timestep that a bank holds for each picture. [default: 4]")]
+BankFolder = Annotated[Optional[Path], typer.Option("--bank", metavar="FOLDER", help="The bank; one that was made for something else is refused. [default: one that goes by its contents, in the cache]")]
 Accept = Annotated[bool, typer.Option("--accept-changes", help="Resume although settings or data differ from those that the run began with; the run's folder keeps a note of it.")]
 Adapters = Annotated[Optional[list[str]], typer.Option("--adapter", metavar="FOLDER[:WEIGHT]", help="Adapter that `cpo sft` or `cpo align` wrote, with a weight (1); 'atelier' is the shipped auxiliary. Repeat to mix several. [default: none]")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
@@ -303,6 +306,15 @@ def _align_config(loop: dict, method: str, stabilize: str | None, base: str, lr:
     train = study.TrainConfig(lr=rate if lr is None else lr, ema=.98, log_every=1, **loop)
     return study.AlignConfig(train, method, **{**chosen, **options, **common, "stabilize": None if stabilize == "none" else stabilize})
 
+# %% ../nbs/11_cli.ipynb #6be7b316
+def _bank_config(method: str, live: bool, draws: int | None, folder: Path | None):
+    "The bank that a method reads; None for one that asks no auxiliary, and for the live path."
+    if method not in ("cpo", "distill") or live:
+        if draws or folder: typer.echo(f"note: --draws and --bank are not used {'with --live' if live else f'by --method {method}'}", err=True)
+        return None
+    from cpo_nb.bank import BankConfig
+    return BankConfig(draws or BankConfig.draws, folder=folder)
+
 # %% ../nbs/11_cli.ipynb #fa365428
 def _kept(out: Path) -> str:
     "Which weights the adapter of a stopped run holds."
@@ -326,6 +338,7 @@ def run_align(
     margin: Annotated[Optional[int], typer.Option("--margin", min=1, help="dpo: smallest difference of positives minus negatives within a pair. [default: 2]")] = None,
     steps: Steps = None, batch_size: Batch = None,
     lr: Annotated[Optional[float], typer.Option("--lr", help=f"Learning rate of AdamW. [default: chosen per method on the atelier's base, {_LR['align']:g} on others]")] = None,
+    live: Live = False, draws: Draws = None, bank: BankFolder = None,
     collapse: Annotated[float, typer.Option("--collapse", min=0, help="Stop when the winning error has grown by this share of the targets' variance; 0 watches nothing.")] = 0.5,
     rank: Rank = 32, alpha: Alpha = None, seed: Seed = 0, checkpoint_every: Every = None, precision: Passes = Precision.bf16,
     skip_bad: Skip = False, scale: ScaleName = None, device: Device = None, dtype: Dtype = DType.float32, resolution: Resolution = None, micro_batch: Micro = None, checkpointing: Checkpointing = False,
@@ -350,12 +363,55 @@ def run_align(
     _new_folder(out)
     job = _job().Job(data, criteria, base, sc.name, skip_bad, device, dtype.value, precision.value, resolution, checkpointing, micro_batch, optimizer.value, "" if no_cache else cache, track.value, previews, accept_changes=accept_changes)
     clock = _Clock()
-    _, res = _job().run_stage2(job, cfg, out, auxiliary, clock, lambda text: typer.echo(text, err=True))
+    _, res = _job().run_stage2(job, cfg, out, auxiliary, clock, lambda text: typer.echo(text, err=True), _bank_config(method.value, live, draws, bank))
     clock(f"{'stopped' if res.stopped else 'done'}: {res.step} updates, {readable_time(res.seconds)} of training")
     _done(out, base)
     if res.stopped:
         typer.echo(f"cpo: {res.stopped}\n  The adapter holds {_kept(out)}.", err=True)
         raise typer.Exit(3)
+
+# %% ../nbs/11_cli.ipynb #6c6de59e
+bank_app = typer.Typer(help="Banks of frozen predictions: build, check.", **_PLAIN)
+app.add_typer(bank_app, name="bank")
+
+@bank_app.command("build")
+def bank_build(
+    data: Data, auxiliary: Annotated[str, typer.Option("--auxiliary", metavar="ADAPTER", show_default=False, help="Adapter folder that `cpo sft` wrote (RUN/adapter), or 'atelier' for the shipped one.")],
+    criteria: Criteria = "painting", base: Base = "atelier", draws: Draws = None, bank: BankFolder = None,
+    paired: Annotated[bool, typer.Option("--paired", help="For runs with --paired.")] = False,
+
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Pictures at once.")] = 32, precision: Passes = Precision.bf16,
+    skip_bad: Skip = False, scale: ScaleName = None, device: Device = None, dtype: Dtype = DType.float32, resolution: Resolution = None, cache: Cache = None, no_cache: NoCache = False,
+) -> None:
+    """Compute what the frozen models say of every draw of every picture, so that `cpo align` computes nothing of it.
+
+    Under `accelerate launch` the work is shared out. Give the same command again after an interruption.
+
+    \b
+    Example:
+      cpo bank build --data pictures --criteria tree.yaml --base PIPELINE \\
+          --auxiliary runs/aux/adapter --draws 4
+    """
+    _study()
+    from cpo_nb.bank import BankConfig
+    job = _job().Job(data, criteria, base, get_scale(scale).name, skip_bad, device, dtype.value, precision.value, resolution, cache="" if no_cache else cache, held_out=0); clock = _Clock()
+    made = _job().build_bank(job, auxiliary, BankConfig(draws or BankConfig.draws, folder=bank, batch_size=batch_size), paired, say=clock, warn=lambda text: typer.echo(text, err=True))
+    clock(f"bank: {len(made.store):,} predictions, {readable_size(made.store.bytes)}: {made.folder}")
+
+@bank_app.command("check")
+def bank_check(folder: Annotated[Path, typer.Argument(metavar="FOLDER", show_default=False, help="The bank.")]) -> None:
+    """Read every record of a bank; what is damaged is removed, so that the next run computes it again."""
+    from cpo_nb.bank import check_bank
+    found = check_bank(folder); f = found["facts"]
+    typer.echo(f"{folder}: {found['records']:,} predictions, {readable_size(found['bytes'])}, sound" + (f"; {found['damaged']} damaged chunk{'s'[:found['damaged'] > 1]} removed" if found["damaged"] else ""))
+    typer.echo(f"{f['family']}, latents {tuple(f['latents'])}, {f['draws']} draws a picture of seed {f['seed']}, passes in {f['precision']}")
+
+@bank_app.command("study")
+def bank_study(scale: ScaleName = None) -> None:
+    "On the atelier, what K draws of each picture cost in quality beside new ones; kept in data/results/bank; resumable."
+    study = _study(); sc, clock = get_scale(scale), _Clock()
+    clock(f"{len(study.bank_cases(sc))} runs"); study.study_bank(sc, _training_set(sc), clock)
+    clock(f"done: {study.bank_path(sc)}")
 
 # %% ../nbs/11_cli.ipynb #5440e6c1
 @app.command("plan")

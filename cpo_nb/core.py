@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib, hashlib, importlib.metadata, importlib.util, inspect, json, os, platform, random, re, shutil, tempfile, time
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -16,8 +16,8 @@ import numpy as np
 __all__ = ['CpoError', 'Scale', 'get_scale', 'repo_root', 'data_dir', 'cache_dir', 'runs_dir', 'figures_dir', 'results_dir',
            'seed_for', 'np_rng', 'torch_rng', 'seed_everything', 'atomic_path', 'remove_leftovers', 'write_json',
            'read_json', 'to_jsonable', 'sha256_file', 'sha256_json', 'readable_size', 'readable_time', 'check_room',
-           'library_versions', 'cached', 'check', 'Processes', 'processes', 'torch_distributed', 'use_style',
-           'save_figure']
+           'library_versions', 'cached', 'check', 'Processes', 'processes', 'torch_distributed', 'shared_out',
+           'use_style', 'save_figure']
 
 # %% ../nbs/00_core.ipynb #f1fab66e
 class CpoError(ValueError):
@@ -306,6 +306,23 @@ def torch_distributed():
     "`torch.distributed`, imported late."
     import torch.distributed
     return torch.distributed
+
+# %% ../nbs/00_core.ipynb #2409c057
+def shared_out(
+    items: Sequence, # N things that can be sliced
+    make: Callable[[Sequence], np.ndarray] # k of them to (k, ...), also for k = 0
+) -> np.ndarray: # (N, ...)
+    "`make(items)`, each process doing its share; all of them call this and get the same."
+    who, parts = processes(), [None]
+    if who.count == 1: return make(items)
+    cut = [len(items)*r//who.count for r in range(who.count + 1)]; parts *= who.count
+    mine, problem = None, None
+    try: mine = make(items[cut[who.rank]:cut[who.rank + 1]])
+    except CpoError as e: problem = e # the others wait for an answer
+    torch_distributed().all_gather_object(parts, mine)
+    if problem: raise problem
+    if any(p is None for p in parts): raise CpoError(f"process {who.rank} stops with another one, which says why")
+    return np.concatenate(parts)
 
 # %% ../nbs/00_core.ipynb #a4f91c14
 def use_style() -> None:

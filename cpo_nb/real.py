@@ -15,7 +15,7 @@ from PIL import Image
 from .align import align
 from .annotate import MEASURES, Annotator, cohen_kappa
 from .backbone import LORA_TARGETS, Adapter, Backbone, load_backbone
-from .core import CpoError, Scale, library_versions, read_json, runs_dir, to_jsonable, write_json
+from .core import CpoError, Scale, library_versions, processes, read_json, runs_dir, shared_out, to_jsonable, write_json
 from .criteria import CriteriaTree, load_criteria
 from .dataset import attribute_prompt, load_paintings
 from .metrics import bootstrap_interval, frechet_distance, recall
@@ -68,7 +68,7 @@ class PaintingAnnotator:
     composed: Annotator | None # pairs of composition; None where too few pictures have their true aspect
 
     @classmethod
-    def fit(cls, ds, which: str, workers: int = 1) -> "PaintingAnnotator":
+    def fit(cls, ds, which: str, workers: int | str = 1) -> "PaintingAnnotator":
         "Quantile thresholds from a split; `which` is labeller or judge."
         ims, true = _images(ds), _true_aspect(ds)
         split = [[p for p in MEASURES if p.startswith("composition/") == c] for c in (False, True)]
@@ -77,16 +77,16 @@ class PaintingAnnotator:
 
     @property
     def pairs(self) -> tuple[str, ...]: return self.anywhere.pairs + (self.composed.pairs if self.composed else ())
-    def signs(self, images, true_aspect: np.ndarray | None = None, workers: int = 1) -> np.ndarray: # (N, P)
+    def signs(self, images, true_aspect: np.ndarray | None = None, workers: int | str = 1) -> np.ndarray: # (N, P)
         "-1, 0 or +1 for every pair; composition is 0 (does not apply) where the aspect is not true."
         parts = [self.anywhere.signs(images, workers)]
         if self.composed: parts.append(self.composed.signs(images, workers)*(1 if true_aspect is None else true_aspect[:, None].astype(np.int8)))
         return np.concatenate(parts, 1)
-    def values(self, images, workers: int = 1) -> np.ndarray: # (N, P)
+    def values(self, images, workers: int | str = 1) -> np.ndarray: # (N, P)
         "The scalars behind the signs."
         return np.concatenate([a.values(images, workers) for a in (self.anywhere, self.composed) if a], 1)
 
-def agreement_of_measures(labeller: PaintingAnnotator, judge: PaintingAnnotator, ds, workers: int = 1) -> dict[str, float]: # pair id -> kappa
+def agreement_of_measures(labeller: PaintingAnnotator, judge: PaintingAnnotator, ds, workers: int | str = 1) -> dict[str, float]: # pair id -> kappa
     "Cohen's kappa between labeller and judge on pictures that served neither; NaN where it is not defined."
     pairs, ims, true = [p for p in labeller.pairs if p in judge.pairs], _images(ds), _true_aspect(ds)
     a, b = ({p: s[:, list(x.pairs).index(p)] for p in pairs} for x in (labeller, judge) for s in [x.signs(ims, workers=workers)])
@@ -105,7 +105,7 @@ class Labelled:
     ideal: np.ndarray # the judge's values of the best quarter of validation and test pictures, (M, P)
     share: dict[str, tuple[float, float]] # pair in use -> share of training pictures labelled positive, negative
 
-def label_catalogue(dataset, tree: CriteriaTree, backbone: Backbone, workers: int = 2, agree: float = AGREE) -> Labelled:
+def label_catalogue(dataset, tree: CriteriaTree, backbone: Backbone, workers: int | str = 2, agree: float = AGREE) -> Labelled:
     "Fit labeller and judge, choose the pairs on which they agree, label and encode the training pictures. Raises `CpoError` when no pair is left."
     labeller, judge = PaintingAnnotator.fit(dataset["train"], "labeller", workers), PaintingAnnotator.fit(dataset["test"], "judge", workers)
     kappa = agreement_of_measures(labeller, judge, dataset["validation"], workers)
@@ -132,7 +132,7 @@ def _stage1(scale: Scale, seed: int) -> SftConfig:
     cfg = auxiliary_config(scale, seed)
     return replace(cfg, train=replace(cfg.train, steps=max(2, cfg.train.steps//4)))
 
-def judged(lab: Labelled, images: np.ndarray, workers: int = 2) -> dict:
+def judged(lab: Labelled, images: np.ndarray, workers: int | str = 2) -> dict:
     "Attribute counts per picture, rates per pair, distance and recall to the best real pictures (in the judge's measures, each in units of its spread there)."
     at = [lab.judge.pairs.index(p.id) for p in lab.tree.pairs]
     s, v = lab.judge.signs(images, workers=workers)[:, at], lab.judge.values(images, workers)[:, at]
@@ -149,10 +149,11 @@ def reproduce_paintings(
     run_dir: str | Path | None = None # where checkpoints, pictures and the result go; default: runs/reproduce/SCALE/paintings
 ) -> dict: # the result, also written to run_dir/result.json
     "Annotate, fine-tune base and auxiliary, align, sample, judge, and print the table. Every part resumes. Raises `CpoError` for a bad catalogue."
-    run = Path(run_dir or runs_dir()/"reproduce"/scale.name/"paintings")
+    run, who = Path(run_dir or runs_dir()/"reproduce"/scale.name/"paintings"), processes()
+    workers = 2 if who.count == 1 else "launched"
     backbone, dataset = load_backbone(base), load_catalogue(data, criteria)
     say(f"{data}: {dataset.report}")
-    lab = label_catalogue(dataset, load_criteria(criteria), backbone)
+    lab = label_catalogue(dataset, load_criteria(criteria), backbone, workers)
     say(f"pairs on which labeller and judge agree: {len(lab.tree.pairs)} of {len(lab.kappa)} measured (kappa >= {AGREE} on {len(dataset['validation'])} pictures that served neither)")
     one = _stage1(scale, seed)
     for name, cfg, start in ((PAINTINGS, replace(one, attributes=False, rank=32, targets=tuple(LORA_TARGETS)), None), ("auxiliary", one, PAINTINGS)):
@@ -169,9 +170,10 @@ def reproduce_paintings(
     for name, (label, adapter, seconds) in table.items():
         say(f"pictures: {label}")
         images = _pictures(backbone, lab, scale, adapter, name == "aux-positives")
-        out["rows"][name] = dict(label=label, seconds=round(seconds, 1), **judged(lab, images))
-        run.mkdir(parents=True, exist_ok=True); Image.fromarray(image_grid(images[:16], 8)).save(run/f"{name}.jpg", quality=88, optimize=True)
-    write_json(run/"result.json", out)
+        out["rows"][name] = dict(label=label, seconds=round(seconds, 1), **judged(lab, images, workers))
+        if who.main: Image.fromarray(image_grid(images[:16], 8)).save(run/f"{name}.jpg", quality=88, optimize=True)
+    if who.main: write_json(run/"result.json", out)
+    who.wait()
     say("table\n\n" + paintings_table(read_json(run/"result.json")) + f"\n\n{run/'result.json'}")
     return out
 
@@ -179,7 +181,8 @@ def _pictures(backbone: Backbone, lab: Labelled, scale: Scale, adapter: Adapter,
     n = max(8, scale.eval_images//2)
     caps = [lab.captions[i % len(lab.captions)] for i in range(n)]
     if positives: caps = [attribute_prompt(c, [p.id for p in lab.tree.pairs], [], lab.tree, use="positive") for c in caps]
-    return sample(backbone, caps, list(range(n)), scale.sample_steps, scale.guidance_scale, adapter, None, scale.sample_batch)
+    make = lambda seeds: sample(backbone, [caps[i] for i in seeds], list(seeds), scale.sample_steps, scale.guidance_scale, adapter, None, scale.sample_batch)
+    return make(range(n)) if backbone.sharded else shared_out(range(n), make) # a divided base needs all processes
 
 def paintings_table(result: dict, markdown: bool = False) -> str:
     "The table of a result."

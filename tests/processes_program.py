@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from cpo_nb.align import AlignConfig, align
 from cpo_nb.atelier import draw_scenes, paint
 from cpo_nb.backbone import load_backbone
-from cpo_nb.core import processes, torch_rng
+from cpo_nb.bank import BankConfig
+from cpo_nb.core import CpoError, processes, torch_rng
 from cpo_nb.criteria import load_criteria
 from cpo_nb.sampling import sample
 from cpo_nb.sft import SftConfig, sft, training_set
@@ -20,6 +21,7 @@ from cpo_nb.training import Machine, TrainConfig
 def main(what: str, folder: Path) -> None:
     torch.set_num_threads(1)
     family, method = what.split("-")[:2]
+    if method == "annotate": return annotated(what, folder)
     bb = load_backbone(folder/family, resolution=64)
     sc = draw_scenes(24, 0); pos, neg = sc.attributes()
     rows = dict(image=paint(sc), caption=sc.captions(), positive=pos, negative=neg)
@@ -44,12 +46,26 @@ def main(what: str, folder: Path) -> None:
         name = "policy"
         bb.add_adapter("auxiliary", rank=2, seed=1)
         for i, p in enumerate(bb.adapter_parameters("auxiliary").values()): p.data += .05*torch.randn(p.shape, generator=torch_rng(i, "aux"))
-        align(bb, data, tree, out, AlignConfig(loop, method, rank=2, precision="fp32"), **kw)
+        bank = BankConfig(2, folder=folder/f"bank-{what}-{processes().count}", batch_size=4) if "bank" in what else None
+        align(bb, data, tree, out, AlignConfig(loop, method, rank=2, precision="fp32"), bank=bank, **kw)
     kept = {k: p.detach().contiguous() for k, p in bb.adapter_parameters(name).items()}
     save_file(kept, folder/f"{what}-of-{processes().count}-rank{processes().rank}.safetensors")
     image = sample(bb, ["a red boat"], [0], steps=2, adapter=name, precision="fp32")
     local = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for n, p in bb.denoiser.named_parameters() if ".lora_" not in n)
     (folder/f"{what}-of-{processes().count}-rank{processes().rank}.json").write_text(json.dumps(dict(count=processes().count, logged=len(seen), sharded=bb.sharded, local=local, image=int(image.astype(int).sum()))))
+
+
+def annotated(what: str, folder: Path) -> None:
+    "Fit an annotator to pictures, label others, and say how many pictures this process measured."
+    from cpo_nb import annotate
+    seen, own = [], annotate._chunk_values
+    def counted(job): seen.append(len(job[0])); return own(job)
+    annotate._chunk_values = counted
+    fitted = annotate.Annotator.fit(list(paint(draw_scenes(25, 0))), workers="launched")
+    values = fitted.values(paint(draw_scenes(11, 1)), workers="launched")
+    try: annotate.measure([np.zeros((4, 4, 3), np.uint8)]*3, workers="launched"); problem = ""
+    except CpoError as e: problem = str(e)
+    (folder/f"{what}-of-{processes().count}-rank{processes().rank}.json").write_text(json.dumps(dict(low=fitted.low, values=values.tolist(), reference=len(fitted.reference), measured=sum(seen), problem=problem)))
 
 
 if __name__ == "__main__": main(sys.argv[1], Path(sys.argv[2]))

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from cpo_nb.flux import tiny_flux
 from cpo_nb.backbone import load_backbone, tiny_pipeline
+from cpo_nb.cache import Store
 from cpo_nb.training import last_checkpoint, read_metrics
 
 HERE = Path(__file__).resolve().parent
@@ -41,7 +42,15 @@ def start(folder: Path, family: str, name: str) -> dict[str, torch.Tensor]:
 def update(kept: dict, began: dict) -> torch.Tensor: return torch.cat([(kept[k] - began[k]).flatten() for k in sorted(began)])
 
 
-@pytest.mark.parametrize("what, sharded", [("sd-cpo", False), ("sd-sft-passes", False), ("sd-dpo", False), ("flux-cpo-checkpointing", True)])
+def same_bank(one: Path, two: Path):
+    "Two processes, each with its share, fill a bank with what one computes."
+    assert (one/"bank.json").read_bytes() == (two/"bank.json").read_bytes()
+    a, b = (Store(f/"records") for f in (one, two))
+    assert set(a.where) == set(b.where) and len({p for p, _ in b.where.values()}) > 1
+    for k in a.where: torch.testing.assert_close(b.get(k)["z"], a.get(k)["z"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("what, sharded", [("sd-cpo", False), ("sd-sft-passes", False), ("sd-dpo", False), ("sd-cpo-bank", False), ("flux-cpo-checkpointing", True), ("flux-cpo-bank", True)])
 def test_two_processes_make_the_adapter_of_one(folder, what, sharded):
     runs = {n: launch(what, folder, n, sharded) for n in (1, 2)}
     for n, r in runs.items(): assert r.returncode == 0, f"{n} processes:\n{r.stderr[-3000:]}"
@@ -56,8 +65,16 @@ def test_two_processes_make_the_adapter_of_one(folder, what, sharded):
     assert abs(said[0]["image"] - said[1]["image"]) <= .001*said[0]["image"]
     assert said[1]["sharded"] == sharded
     if sharded: assert said[1]["local"] < .75*said[0]["local"] and said[1]["local"] + said[2]["local"] == said[0]["local"]  # the base is divided
+    if "bank" in what: same_bank(*(folder/f"bank-{what}-{n}" for n in (1, 2)))
     losses = [[r["loss"] for r in read_metrics(folder/f"{what}-{n}")] for n in (1, 2)]
     assert torch.allclose(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-3)
+
+
+def test_two_processes_measure_each_picture_once_and_annotate_as_one(folder):
+    for n in (1, 2): assert (r := launch("sd-annotate", folder, n)).returncode == 0, r.stderr[-3000:]
+    one, two, other = (json.loads((folder/f"sd-annotate-of-{n}-rank{r}.json").read_text()) for n, r in ((1, 0), (2, 0), (2, 1)))
+    assert [x["measured"] for x in (one, two, other)] == [36, 12 + 5, 13 + 6]
+    for x in (two, other): assert x["low"] == one["low"] and x["values"] == one["values"] and x["reference"] == 25 and "image 0: 4x4 pixels" in x["problem"]
 
 
 @pytest.mark.parametrize("what, message", [("sd-cpo-dies", "this process has died"), ("sd-cpo-second", "the second process has died")])
