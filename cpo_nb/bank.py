@@ -16,7 +16,7 @@ import torch
 
 from .backbone import Adapter, Backbone, Conditioning, _normalise
 from .cache import Damaged, Store, StoredLatents, fingerprint, text_key
-from .core import CpoError, cache_dir, np_rng, processes, read_json, readable_size, readable_time, sha256_json, to_jsonable, torch_rng, write_json
+from .core import CpoError, cache_dir, np_rng, processes, read_json, readable_size, readable_time, remove_leftovers, sha256_json, to_jsonable, torch_rng, write_json
 from .criteria import CriteriaTree
 from .dataset import attribute_prompt
 from .sft import PRECISIONS, Draw, TrainingSet, autocast
@@ -163,6 +163,7 @@ class Bank:
     def _claim(self):
         path = self.folder/"bank.json"
         if not path.exists():
+            remove_leftovers(self.folder)
             if self.folder.is_dir() and any(self.folder.iterdir()): raise CpoError(f"{self.folder}: is no bank, and not empty", hint="give an empty or a new folder")
             write_json(path, self.facts)
         if diff := _differences(read_json(path), self.facts): raise CpoError(f"{self.folder}: this bank was made for something else", diff, "give another folder, or remove this one")
@@ -171,6 +172,9 @@ class Bank:
     def kept_as(self) -> torch.dtype: return PRECISIONS[self.precision] or torch.float32
     @property
     def record_bytes(self) -> int: return 3*self.kept_as.itemsize*int(np.prod(self.backbone.latent_shape))
+    @property
+    def _chunk(self) -> int: # records of a chunk: the same when the rest is made after an interruption, for predictions differ in the last bit with their company
+        return max(self.cfg.batch_size, min(256, 2**26//self.record_bytes, -(-len(self.planned)//processes().count)))
     def keys(self, rows: Sequence[int], ks: Sequence[int]) -> list[str]: return [f"{self.ids[r]}-{k}" for r, k in zip(rows, ks)]
 
     def draw(self, rows: np.ndarray, ks: np.ndarray) -> Draw:
@@ -203,14 +207,14 @@ def _make(self: Bank, keys: Sequence[str]) -> dict[str, dict[str, torch.Tensor]]
 def fill(self: Bank, rows: np.ndarray, ks: np.ndarray, say: Callable | None = None) -> "Bank":
     "Compute what is missing of these draws, shared out between the processes; resumes. Says before how much it will take. Raises `CpoError` when the disk has no room."
     self.planned = dict(zip(self.keys(rows, ks), zip(map(int, rows), map(int, ks))))
-    missing = [k for k in self.planned if k not in self.store]; together = self.backbone.sharded
+    self.store.agree(); missing = [k for k in self.planned if k not in self.store]; together = self.backbone.sharded
     if missing and say:
         some, pace = missing[:self.cfg.batch_size], "a moment"
         if len(missing) > 16*len(some):
             self._make(some); began = time.perf_counter(); self._make(some) # the first call takes longer
             pace = readable_time((time.perf_counter() - began)/len(some)*len(missing)/(1 if together else processes().count))
         say(f"bank {self.folder.name}: {len(self.planned) - len(missing):,} of {len(self.planned):,} frozen predictions are there; the others take about {pace} and {readable_size(len(missing)*self.record_bytes)}")
-    self.store.fill(list(self.planned), self._make, chunk=max(self.cfg.batch_size, min(256, 2**26//self.record_bytes, -(-len(missing)//processes().count))), desc="bank", together=together)
+    self.store.fill(list(self.planned), self._make, chunk=self._chunk, desc="bank", together=together)
     return self
 
 @patch
@@ -221,7 +225,7 @@ def read(self: Bank, rows: np.ndarray, ks: np.ndarray) -> Frozen:
     except Damaged:
         if self.backbone.sharded: raise
         lost = [k for k in self.planned if k not in self.store]
-        for i in range(0, len(lost), 256): self.store.add(self._make(lost[i:i + 256]))
+        for i in range(0, len(lost), self._chunk): self.store.add(self._make(lost[i:i + self._chunk]))
         return self.read(rows, ks)
     z_w, z_l, ref = z.to(self.backbone.device, non_blocking=True).float().unbind(1)
     return Frozen(z_w, z_l, ref, self.mask_l[torch.as_tensor(rows)])

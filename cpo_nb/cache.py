@@ -44,6 +44,10 @@ class Store:
             except FileNotFoundError: pass # another process has just removed it
             except (SafetensorError, KeyError, TypeError, ValueError): path.unlink(missing_ok=True)
 
+    def agree(self) -> None:
+        "Look at the folder again while no process writes: all of them see the same, and share out the same work."
+        if processes().count > 1 and self.folder: processes().wait(); self.scan(); processes().wait()
+
     def __contains__(self, key: str) -> bool: return key in self.where
     def __len__(self) -> int: return len(self.where)
     @property
@@ -96,6 +100,7 @@ def _drop(self: Store, path: Path) -> None:
 @patch
 def fill(self: Store, keys: Sequence[str], make: Callable, chunk: int = 256, desc: str = "encode", together: bool = False) -> "Store":
     "Make every record that is missing, `make(keys) -> records` chunk by chunk, shared out between the processes; each chunk is kept as soon as it is there. With `together` all processes make equally many chunks of one size, as a divided model asks for. Raises `CpoError` after the first when the disk has no room for all."
+    self.agree()
     who, missing = processes(), [k for k in dict.fromkeys(keys) if k not in self.where]
     parts = [missing[i:i + chunk] for i in range(0, len(missing), chunk)]
     if who.main and self.folder: remove_leftovers(self.folder) # of killed processes; others may be writing here now

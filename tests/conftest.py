@@ -2,6 +2,9 @@
 import atexit, os, shutil, sys, tempfile
 from pathlib import Path
 
+import pytest
+from filelock import FileLock
+
 ROOT = Path(__file__).resolve().parent.parent
 _tmp = Path(tempfile.mkdtemp(prefix="cpo-tests-"))
 atexit.register(shutil.rmtree, _tmp, ignore_errors=True)
@@ -15,3 +18,9 @@ sys.path.insert(0, str(ROOT)) # the checkout is what is tested, whatever else is
 
 # this process has started already: the guard that its children get by PYTHONPATH is put in place by hand
 exec(compile((ROOT/"tools"/"offline"/"sitecustomize.py").read_text(), "sitecustomize.py", "exec"), {"__name__": "sitecustomize"})
+
+
+@pytest.fixture
+def one_launch():
+    "Only one test at a time starts several processes: four of them on two cores wait for each other."
+    with FileLock(Path(tempfile.gettempdir())/"cpo-tests-launch.lock"): yield

@@ -16,6 +16,7 @@ from cpo_nb import align as align_module, cache, training
 from cpo_nb.align import AlignConfig, align
 from cpo_nb.atelier import draw_scenes, paint
 from cpo_nb.backbone import load_backbone
+from cpo_nb.bank import BankConfig
 from cpo_nb.core import processes, torch_rng
 from cpo_nb.criteria import load_criteria
 from cpo_nb.sft import SftConfig, sft, training_set
@@ -23,7 +24,7 @@ from cpo_nb.training import TrainConfig
 
 
 def train_tiny(kind: str, folder: Path) -> None:
-    "Train as `kind` says, sft or cpo with fp32 or bf16, with everything stored that can be; `folder` holds the pipeline `sd`, gets `run` and `stores`."
+    "Train as `kind` says, sft or cpo, live or with a bank, with fp32 or bf16, with everything stored that can be; `folder` holds the pipeline `sd`, gets `run` and `stores`."
     torch.set_num_threads(1)
     method, precision = kind.split("-")
     bb = load_backbone(folder/"sd", resolution=64)
@@ -36,7 +37,7 @@ def train_tiny(kind: str, folder: Path) -> None:
     else:
         bb.add_adapter("auxiliary", rank=2, seed=1)
         for i, p in enumerate(bb.adapter_parameters("auxiliary").values()): p.data += .05*torch.randn(p.shape, generator=torch_rng(i, "aux"))
-        align(bb, data, load_criteria("painting"), folder/"run", AlignConfig(loop, "cpo", rank=2, precision=precision), **kw)
+        align(bb, data, load_criteria("painting"), folder/"run", AlignConfig(loop, "cpo", rank=2, precision=precision), bank=BankConfig(2, within=stores/"banks", batch_size=4) if method == "bank" else None, **kw)
 
 
 def die() -> None: os.kill(os.getpid(), signal.SIGKILL)
@@ -79,7 +80,7 @@ def install(action: str, pattern: str, n: int) -> None:
 
 def small_chunks() -> None: # so that a dozen pictures make several
     fill = cache.Store.fill
-    cache.Store.fill = lambda self, keys, make, chunk=8, desc="encode": fill(self, keys, make, chunk, desc)
+    cache.Store.fill = lambda self, keys, make, chunk=8, desc="encode", together=False: fill(self, keys, make, min(chunk, 8), desc, together)
 
 
 def obey(what: str, args: list[str]) -> int:

@@ -20,7 +20,7 @@ from cpo_nb.sd3 import tiny_sd3
 from cpo_nb.training import last_checkpoint, read_metrics
 
 HERE = Path(__file__).resolve().parent
-KINDS = ("sft-fp32", "sft-bf16", "cpo-fp32", "cpo-bf16")
+KINDS = ("sft-fp32", "sft-bf16", "cpo-fp32", "cpo-bf16", "bank-bf16")
 ADAPTER = "adapter/pytorch_lora_weights.safetensors"
 
 
@@ -125,6 +125,7 @@ CHAINS = { # what each start of a run is killed in the middle of, one after the 
     "sft-bf16": [["half", r"prompts-\w+/\.", 3], ["line", "", 5], ["after", r"step-0000009", 1], ["after", r"step-0000012", 1]],
     "cpo-fp32": [["half", r"last_good", 4], ["half", r"step-0000009", 1], ["before", r"metrics\.jsonl$", 1], ["after", r"run/adapter$", 1]],
     "cpo-bf16": [["after", r"prompts-\w+/", 5], ["line", "", 8], ["after", r"step-0000009", 1], ["before", r"run/adapter$", 1]],
+    "bank-bf16": [["before", r"bank\.json$", 1], ["half", r"records/\.", 2], ["after", r"records/", 2], ["half", r"step-0000006", 1], ["line", "", 4]],
 }
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -159,7 +160,7 @@ def test_another_process_makes_the_same_bytes(work, whole):
     sound(folder, whole("cpo-bf16")[0])
 
 
-def test_two_processes_of_which_one_is_killed(work, whole):
+def test_two_processes_of_which_one_is_killed(work, whole, one_launch):
     folder, config = fresh(work, "two"), HERE.parent/"configs"/"cpu-two.yaml"
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "--main_process_port", "0", str(HERE/"killed_program.py"), "sft-fp32", str(folder)]
     done = subprocess.run(command, env=environment() | dict(FAULT=json.dumps(["half", "step-0000009", 1])), capture_output=True, text=True, timeout=300)

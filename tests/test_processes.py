@@ -51,7 +51,7 @@ def same_bank(one: Path, two: Path):
 
 
 @pytest.mark.parametrize("what, sharded", [("sd-cpo", False), ("sd-sft-passes", False), ("sd-dpo", False), ("sd-cpo-bank", False), ("flux-cpo-checkpointing", True), ("flux-cpo-bank", True)])
-def test_two_processes_make_the_adapter_of_one(folder, what, sharded):
+def test_two_processes_make_the_adapter_of_one(folder, one_launch, what, sharded):
     runs = {n: launch(what, folder, n, sharded) for n in (1, 2)}
     for n, r in runs.items(): assert r.returncode == 0, f"{n} processes:\n{r.stderr[-3000:]}"
     family, method = what.split("-")[:2]
@@ -70,7 +70,7 @@ def test_two_processes_make_the_adapter_of_one(folder, what, sharded):
     assert torch.allclose(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-3)
 
 
-def test_two_processes_measure_each_picture_once_and_annotate_as_one(folder):
+def test_two_processes_measure_each_picture_once_and_annotate_as_one(folder, one_launch):
     for n in (1, 2): assert (r := launch("sd-annotate", folder, n)).returncode == 0, r.stderr[-3000:]
     one, two, other = (json.loads((folder/f"sd-annotate-of-{n}-rank{r}.json").read_text()) for n, r in ((1, 0), (2, 0), (2, 1)))
     assert [x["measured"] for x in (one, two, other)] == [36, 12 + 5, 13 + 6]
@@ -78,13 +78,13 @@ def test_two_processes_measure_each_picture_once_and_annotate_as_one(folder):
 
 
 @pytest.mark.parametrize("what, message", [("sd-cpo-dies", "this process has died"), ("sd-cpo-second", "the second process has died")])
-def test_a_process_that_dies_stops_the_run(folder, what, message):
+def test_a_process_that_dies_stops_the_run(folder, one_launch, what, message):
     r = launch(what, folder, 2)
     assert r.returncode != 0 and message in r.stderr
     assert last_checkpoint(folder/f"{what}-2")[0] == 4                                                    # what was saved is sound
 
 
-def test_a_signal_to_one_process_saves_and_stops_all(folder):
+def test_a_signal_to_one_process_saves_and_stops_all(folder, one_launch):
     r = launch("sd-cpo-stops", folder, 2)
     assert r.returncode != 0 and "saved after update" in r.stderr
     step = last_checkpoint(folder/"sd-cpo-stops-2")[0]
