@@ -390,7 +390,9 @@ class Tracking:
         from accelerate.tracking import TensorBoardTracker, WandBTracker
         done = (last_checkpoint(run_dir) or (0,))[0] # what a killed run logged beyond it will be logged again
         def start():
-            self.tracker = WandBTracker(run_dir.name, id=sha256_json(run_dir.absolute().as_posix())[:8], resume="allow") if kind == "wandb" else TensorBoardTracker("tracking", run_dir, purge_step=done + 1)
+            from accelerate import PartialState
+            PartialState(cpu=not torch.cuda.is_available()) # accelerate's trackers write to a log that asks for it
+            self.tracker = WandBTracker(run_dir.name, id=sha256_json(run_dir.absolute().as_posix())[:8], resume="allow", dir=run_dir) if kind == "wandb" else TensorBoardTracker("tracking", run_dir, purge_step=done + 1)
             self.tracker.start()
         self._start = start # at the first row: a mistake that is found before leaves nothing
 
