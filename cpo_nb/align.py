@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from .backbone import Adapter, Backbone, on_top
+from .backbone import Adapter, Backbone, Conditioning, on_top
 from .bank import Bank, BankConfig, frozen_predictions, planned_draws, preference_prompts, bank_draws
 from .core import CpoError, atomic_path, processes
 from .criteria import CriteriaTree
@@ -108,7 +108,7 @@ def _dpo_step(backbone, data, cfg, policy, reference, pairs):
         lat = torch.cat([w.latents.float(), l.latents.float()]).to(backbone.device)
         noise, t = torch.cat([d.noise]*2), torch.cat([d.timesteps]*2)
         noisy, target = backbone.add_noise(lat, noise, t), backbone.target(lat, noise, t)
-        cond = backbone.encode_prompts(d.captions*2, tokens=tokens)
+        cond = backbone.encode_prompts(d.captions, tokens=tokens); cond = Conditioning.cat([cond, cond])  # both of a pair have one caption
         with autocast(backbone.device, cfg.precision):
             with torch.no_grad(): ref = backbone.predict(noisy, t, cond, reference).float()
             pred = backbone.predict(noisy, t, cond, policy).float()

@@ -71,7 +71,7 @@ def frozen_predictions(
 @dataclass(frozen=True)
 class BankConfig:
     "Settings of a bank."
-    draws: int = 4 # K, draws of noise and timestep for each picture
+    draws: int = 8 # K, draws of noise and timestep for each picture
     seed: int = 0 # of the draws
     folder: str | Path | None = None # where it is kept; default: a folder named by its contents, in `within`
     within: str | Path | None = None # folder of such banks; default: banks in the cache

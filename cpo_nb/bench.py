@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib, gc, importlib.metadata, tempfile, time
+from dataclasses import replace
 from pathlib import Path
 from typing import Callable, Sequence
 
@@ -14,7 +15,8 @@ import torch
 from tqdm.auto import tqdm
 
 from .align import METHODS, AlignConfig, _cpo_step, _dpo_step, _sft_step, _training_rows, every_align_prompt
-from .backbone import ADDED_BELOW, Backbone, Conditioning, load_backbone, tiny_pipeline
+from .backbone import ADDED_BELOW, Backbone, Conditioning, load_backbone, tiny_pipeline, tiny_vae
+from .bank import Bank, BankConfig, planned_draws
 from .core import CpoError, results_dir, torch_rng, write_json
 from .criteria import CriteriaTree, parse_criteria
 from .flux import tiny_flux
@@ -25,11 +27,16 @@ from .sft import TrainingSet, settle
 from .training import Machine, TrainConfig, _gradients, _update, batch_indices
 
 # %% auto #0
-__all__ = ['TARGETS', 'SMALL', 'LARGE', 'random_rows', 'measure_update', 'in_turn', 'summary', 'step_costs', 'small_backbone',
-           'random_backbone', 'bench_families', 'verdicts', 'bench_table', 'write_bench', 'run_bench']
+__all__ = ['TARGETS', 'BENCHED', 'SMALL', 'SMALL_VAE', 'LARGE', 'random_rows', 'measure_update', 'in_turn', 'summary',
+           'step_costs', 'small_backbone', 'random_backbone', 'bench_families', 'verdicts', 'bench_table',
+           'write_bench', 'run_bench']
 
 # %% ../nbs/10e_bench.ipynb #d4f6e9af
-TARGETS = dict(time={False: 2.5, True: 2.0}, memory=1.25) # of CPO against SFT: with gradient checkpointing or not; peak memory
+TARGETS = dict(time={False: 2.5, True: 2.0}, memory=1.25, # of live CPO against SFT: with gradient checkpointing or not; peak memory
+               atelier=1.8, # of live CPO on the atelier
+               bank_time=1.05, bank_memory=1.05, # of CPO with a bank against SFT
+               scripts=3.0) # at least, of DPO as the public scripts do it against CPO with a bank
+BENCHED = METHODS + ("bank", "scripts") # bank: cpo with a bank; scripts: dpo with VAE and text encoders in every update
 
 # %% ../nbs/10e_bench.ipynb #394ad036
 _TREE = "id: bench\nname: Bench\nchildren:\n" + "".join(f"  - {{id: p{i}, name: P{i}, positive: good {n}, negative: bad {n}, definition: Look at the {n}.}}\n" for i, n in enumerate(("line", "light", "depth", "color")))
@@ -46,11 +53,26 @@ def random_rows(
     return TrainingSet(latents, [("a tower", "a pine")[i//2 % 2] for i in range(n)], *([kinds[i % 2][k] for i in range(n)] for k in (0, 1))), tree
 
 # %% ../nbs/10e_bench.ipynb #c2298f0b
-def _step_fn(backbone: Backbone, data: TrainingSet, tree: CriteriaTree, cfg: AlignConfig) -> tuple[Callable, int]: # the library's step function of a method, and its number of rows or pairs
+class _EncodedAgain:
+    "Latents that are encoded whenever they are asked for."
+    def __init__(self, backbone: Backbone, n: int, seed: int): self.backbone, self.pictures = backbone, (255*torch.rand(n, backbone.resolution, backbone.resolution, 3, generator=torch_rng(seed, "pictures"))).to(torch.uint8).numpy()
+    def __getitem__(self, rows) -> torch.Tensor: return self.backbone.encode_images(self.pictures[rows])
+
+def _as_scripts(backbone: Backbone, data: TrainingSet, cfg: AlignConfig, pairs: np.ndarray) -> Callable: # an update of DPO with nothing encoded before
+    again = _dpo_step(backbone, replace(data, latents=_EncodedAgain(backbone, len(data), cfg.train.seed)), cfg, "policy", None, pairs)
+    def step_fn(step, rows, part):
+        kept, backbone.encoded = backbone.encoded, None
+        try: return again(step, rows, part)
+        finally: backbone.encoded = kept
+    return step_fn
+
+def _step_fn(backbone: Backbone, data: TrainingSet, tree: CriteriaTree, cfg: AlignConfig, bank_folder: Path | None = None, scripts: bool = False) -> tuple[Callable, int]: # the library's step function of a method, and its number of rows or pairs
     use, pairs, _ = _training_rows(data, cfg)
     if cfg.method == "sft": return _sft_step(backbone, use, tree, cfg, "policy"), len(use)
-    if cfg.method == "dpo": return _dpo_step(backbone, use, cfg, "policy", None, pairs), len(pairs)
-    return _cpo_step(backbone, use, tree, cfg, "policy", "auxiliary", None), len(use)
+    if cfg.method == "dpo": return _as_scripts(backbone, use, cfg, pairs) if scripts else _dpo_step(backbone, use, cfg, "policy", None, pairs), len(pairs)
+    bank = bank_folder and Bank(backbone, use, tree, "auxiliary", None, BankConfig(2, folder=bank_folder, batch_size=cfg.train.batch_size), cfg.paired, cfg.caption_dropout, cfg.precision)
+    if bank: bank.fill(*planned_draws(cfg.train.steps, cfg.train.batch_size, len(use), 2, cfg.train.seed))
+    return _cpo_step(backbone, use, tree, cfg, "policy", "auxiliary", None, bank), len(use)
 
 class _Policy:
     "What an update moves: the policy adapter, Adam's moments, averaged weights."
@@ -58,8 +80,8 @@ class _Policy:
         self.backbone, self.params = backbone, list(backbone.trainable_parameters("policy").values())
         self.opt, self.ema = Machine().make_optimizer(self.params, cfg), {i: p.detach().clone() for i, p in enumerate(self.params)}
 
-    def updater(self, data: TrainingSet, tree: CriteriaTree, cfg: AlignConfig) -> Callable: # step -> None
-        step_fn, n = _step_fn(self.backbone, data, tree, cfg); loop = cfg.train
+    def updater(self, data: TrainingSet, tree: CriteriaTree, cfg: AlignConfig, **how) -> Callable: # step -> None; how: of `_step_fn`
+        step_fn, n = _step_fn(self.backbone, data, tree, cfg, **how); loop = cfg.train
         def update(step):
             rows = batch_indices(step, loop.batch_size, n, loop.seed)
             stats = _gradients(step_fn, step, rows, Machine().shares(len(rows)), None)
@@ -68,7 +90,7 @@ class _Policy:
         return update
 
     def resident(self, method: str) -> int: # bytes that lie there between two updates: weights, adapters that the method has, moments, averages
-        bb, unused = self.backbone, [] if method in ("cpo", "distill") else list(self.backbone.adapter_parameters("auxiliary").values())
+        bb, unused = self.backbone, [] if method in ("cpo", "distill", "bank") else list(self.backbone.adapter_parameters("auxiliary").values())
         state = [v for s in self.opt.state.values() for v in s.values() if torch.is_tensor(v)]
         return _nbytes([*bb.denoiser.parameters(), *bb.denoiser.buffers(), *state, *self.ema.values()]) - _nbytes(unused)
 
@@ -135,7 +157,7 @@ def step_costs(
     *,
     steps: int = 7, # rounds that are measured; 0: memory and work alone
     batch_size: int = 4, # pictures of an update; pairs for dpo
-    methods: Sequence[str] = ("sft", "cpo", "dpo", "distill"), # of METHODS
+    methods: Sequence[str] = ("sft", "cpo", "bank", "dpo", "distill"), # of BENCHED
     checkpointing: Sequence[bool] = (False, True), # without, with gradient checkpointing
     warmup: int = 2, # rounds before
     rank: int = 16, # of both LoRAs
@@ -146,16 +168,18 @@ def step_costs(
     clock: Callable = time.perf_counter # in seconds
 ) -> list[dict]: # see `summary`
     "Time, memory and work of one update of each method, with latents and, unless asked otherwise, prompts stored. Raises `CpoError` for settings that cannot be used."
-    if bad := [m for m in methods if m not in METHODS]: raise CpoError(f"method {bad[0]!r} is unknown", hint=f"choose from {', '.join(METHODS)}")
+    if bad := [m for m in methods if m not in BENCHED]: raise CpoError(f"method {bad[0]!r} is unknown", hint=f"choose from {', '.join(BENCHED)}")
     if precision not in ("bf16", "fp32"): raise CpoError(f"precision {precision!r} cannot be measured here", hint="choose bf16 or fp32")
     bb = make(); data, tree = random_rows(bb, max(16, 2*batch_size), seed); _prepared(bb, rank, targets, seed)
     loop = TrainConfig(steps=2*(warmup + steps) + 4, batch_size=batch_size, lr=1e-6, seed=seed)
-    cfgs = {m: AlignConfig(loop, m, rows="all", stabilize="norm" if m == "cpo" else None, rank=rank, precision=precision) for m in methods}
+    plain = dict(bank="cpo", scripts="dpo")
+    cfgs = {m: AlignConfig(loop, plain.get(m, m), rows="all", stabilize="norm" if m in ("cpo", "bank") else None, rank=rank, precision=precision) for m in methods}
     wait = (lambda: torch.cuda.synchronize(bb.device)) if bb.device.type == "cuda" else (lambda: None)
     with tempfile.TemporaryDirectory() as stored:
         settle(bb, lambda: (p for c in cfgs.values() for p in every_align_prompt(data, tree, c)), None if live_prompts else stored)
         policy, memory = _Policy(bb, loop), {}; bb.activate("policy")
-        updates = {(m, c): policy.updater(data, tree, cfg) for c in checkpointing for m, cfg in cfgs.items()}
+        how = dict(bank=dict(bank_folder=Path(stored)/"bank"), scripts=dict(scripts=True))
+        updates = {(m, c): policy.updater(data, tree, cfg, **how.get(m, {})) for c in checkpointing for m, cfg in cfgs.items()}
         for (m, c), update in updates.items():
             bb.checkpoint_activations(c)
             found = _fits(lambda: (update(0), measure_update(lambda: update(1), bb.device))[1]); policy.opt.zero_grad(set_to_none=True)
@@ -177,27 +201,31 @@ SMALL = { # family -> (tiny pipeline, class of the denoiser, its config)
     "flux": (tiny_flux, "FluxTransformer2DModel", dict(patch_size=1, in_channels=16, num_layers=2, num_single_layers=4, attention_head_dim=32, num_attention_heads=6, joint_attention_dim=32, pooled_projection_dim=16,
                                                        guidance_embeds=True, axes_dims_rope=(8, 12, 12)))}
 
+SMALL_VAE = dict(sd=(64,)*3, sdxl=(56,)*3) # widths of the VAE, so that encoding a picture has the share of work that it has at full size
+
 def _no_zeros(denoiser: torch.nn.Module) -> None: # matrices that start at zero would stop every gradient behind them
     for p in denoiser.parameters():
         if p.dim() > 1 and not p.any(): p.data.normal_(std=.02)
 
 def small_backbone(
-    family: str, # key of SMALL
+    family: str, # key of SMALL, or "atelier" for the pipeline that ships
     dtype: torch.dtype = torch.float32, # of the frozen weights
     device: str | torch.device = "cpu", # where
-    resolution: int | None = None, # pixels on a side; default: 128, 32x32 latents
+    resolution: int | None = None, # pixels on a side; default: 128, 32x32 latents; the atelier's 64
     seed: int = 0, # of the weights
     as_large: bool = True, # compute as a large model does, with the LoRA beside the weights
     **changes # of the denoiser's config
 ) -> Backbone:
     "A random pipeline of a family, large enough to be measured on a CPU. Raises `CpoError` for an unknown family."
     import diffusers
-    if family not in SMALL: raise CpoError(f"family {family!r} is unknown", hint=f"choose one of {', '.join(SMALL)}")
+    if family == "atelier": return load_backbone("atelier", dtype, device, resolution)
+    if family not in SMALL: raise CpoError(f"family {family!r} is unknown", hint=f"choose one of atelier, {', '.join(SMALL)}")
     build, cls, config = SMALL[family]
     with tempfile.TemporaryDirectory() as tmp, torch.random.fork_rng():
         build(tmp, seed=seed); torch.manual_seed(seed)
         denoiser = getattr(diffusers, cls)(**config | changes); _no_zeros(denoiser)
         denoiser.save_pretrained(Path(tmp)/("unet" if cls.startswith("UNet") else "transformer"))
+        if family in SMALL_VAE: tiny_vae(block_out_channels=SMALL_VAE[family]).save_pretrained(Path(tmp)/"vae")
         bb = load_backbone(tmp, dtype, device, resolution or 128)
     bb.name = f"small {family}"
     if as_large: bb.size = max(bb.size, ADDED_BELOW)
@@ -241,13 +269,13 @@ def _where(device: torch.device) -> str: # in general terms
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {n} thread{'s'[:n != 1]}"
 
 def bench_families(
-    which: Sequence[str] = ("sd", "sdxl", "sd3", "flux"), # keys of SMALL
+    which: Sequence[str] = ("sd", "sdxl", "sd3", "flux"), # keys of SMALL, or "atelier"
     tiny: bool = True, # small random pipelines; else denoisers of full size with random weights
     resolution: int | None = None, # pixels on a side; default: 128 for small ones, else what the model was made for
     dtype: torch.dtype | None = None, # of the frozen weights; default: float32 for small ones, else bfloat16
-    batch_size: int = 4, # pictures of an update; pairs for dpo
+    batch_size: int | None = None, # pictures of an update; pairs for dpo; default: 4, on the atelier 32
     device: str | torch.device | None = None, # default: a GPU where there is one
-    precision: str | None = None, # of the passes; default: fp32 for float32 on a CPU, else bf16
+    precision: str | None = None, # of the passes; default: fp32 for float32 on a CPU, else bf16, and on the atelier bf16
     changes: dict | None = None, # family -> changes of its denoiser's config
     seed: int = 0, # of everything that is drawn
     say: Callable = lambda line: None, # is told what begins
@@ -256,31 +284,38 @@ def bench_families(
     "Costs of an update, family by family. Raises `CpoError` for settings that cannot be used."
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype or (torch.float32 if tiny else torch.bfloat16)
-    precision = precision or ("fp32" if dtype == torch.float32 and device.type == "cpu" else "bf16")
-    if unknown := [f for f in which if f not in SMALL]: raise CpoError(f"family {unknown[0]!r} is unknown", hint=f"choose from {', '.join(SMALL)}")
+    usual = lambda family: dict(batch_size=batch_size or (32 if family == "atelier" else 4), precision=precision or ("fp32" if dtype == torch.float32 and device.type == "cpu" and family != "atelier" else "bf16"))
+    if unknown := [f for f in which if f not in SMALL and (f != "atelier" or not tiny)]: raise CpoError(f"family {unknown[0]!r} is unknown", hint=f"choose from {', '.join(SMALL)}")
     if not tiny and costs.get("live_prompts"): raise CpoError("models of full size are built without text encoders, so prompts cannot be encoded live", hint="leave live_prompts off")
     found = {}
     for family in which:
         made = [(small_backbone if tiny else random_backbone)(family, dtype, device, resolution, seed, **(changes or {}).get(family, {}))]; bb = made[0]
         about = dict(model=bb.name, parameters=sum(p.numel() for p in bb.denoiser.parameters()), resolution=bb.resolution, latents=bb.latent_shape)
-        say(f"{about['model']}: {about['parameters']/1e6:,.1f} M parameters, {batch_size} pictures of {bb.resolution} px, latents {bb.latent_shape}"); del bb
-        found[family] = dict(about, cases=step_costs(made.pop, batch_size=batch_size, precision=precision, seed=seed, **costs))
+        about |= usual(family)
+        say(f"{about['model']}: {about['parameters']/1e6:,.1f} M parameters, {about['batch_size']} pictures of {bb.resolution} px, latents {bb.latent_shape}"); del bb
+        found[family] = dict(about, cases=step_costs(made.pop, seed=seed, **usual(family), **costs))
         gc.collect()
         if device.type == "cuda": torch.cuda.empty_cache()
-    settings = dict(tiny=tiny, batch_size=batch_size, dtype=str(dtype)[6:], precision=precision, seed=seed, changes=changes, **costs)
+    settings = dict(tiny=tiny, dtype=str(dtype)[6:], seed=seed, changes=changes, **costs)
     return dict(device=_where(device), versions={n: importlib.metadata.version(n) for n in ("torch", "diffusers", "peft")}, settings=settings, families=found)
 
 # %% ../nbs/10e_bench.ipynb #15ba3d2a
 def verdicts(
     result: dict # of `bench_families`
-) -> list[dict]: # family, checkpointing, what, measured, target, met; rounds: quartiles of the ratio over the rounds, of times
+) -> list[dict]: # family, method, checkpointing, what, measured, target, met; least: is the target a lower bound; rounds: quartiles of the ratio over the rounds, of times
     "Measured ratios of CPO beside their targets."
     out = []
     for family, found in result["families"].items():
-        for c in found["cases"]:
-            if c["method"] != "cpo": continue
-            for what, target in (("time", TARGETS["time"][c["checkpointing"]]), ("peak", TARGETS["memory"])):
-                if (ratio := c.get(f"ratio_{what}")) is not None: out.append(dict(family=family, checkpointing=c["checkpointing"], what=what, measured=ratio, target=target, met=ratio <= target, rounds=[c["ratio_q1"], c["ratio_q3"]] if what == "time" and "ratio_q1" in c else None))
+        cases = {(c["method"], c["checkpointing"]): c for c in found["cases"]}
+        def add(method, ckpt, what, measured, target, rounds=None, least=False):
+            if measured is not None: out.append(dict(family=family, method=method, checkpointing=ckpt, what=what, measured=measured, target=target, met=measured >= target if least else measured <= target, least=least, rounds=rounds))
+        for (m, k), c in cases.items():
+            if m not in ("cpo", "bank"): continue
+            time = TARGETS["bank_time"] if m == "bank" else TARGETS["atelier"] if family == "atelier" and not k else TARGETS["time"][k]
+            add(m, k, "time", c.get("ratio_time"), time, [c["ratio_q1"], c["ratio_q3"]] if "ratio_q1" in c else None)
+            add(m, k, "peak", c.get("ratio_peak"), TARGETS["bank_memory" if m == "bank" else "memory"])
+            other = cases.get(("scripts", k), {})
+            if m == "bank" and family in SMALL_VAE and "median" in c and "median" in other: add("scripts", k, "time of one preference", other["median"]/c["median"], TARGETS["scripts"], least=True)
     return out
 
 def bench_table(
@@ -288,12 +323,12 @@ def bench_table(
 ) -> str:
     "A report: one line for each family, method and use of checkpointing, then the targets."
     s, mib = result["settings"], lambda v: f"{v/2**20:,.1f}"
-    lines = [f"{result['device']}; {', '.join(f'{k} {v}' for k, v in sorted(result['versions'].items()))}; weights {s['dtype']}, passes {s['precision']}, prompts {'live' if s.get('live_prompts') else 'stored'}",
-             f"an update: {s['batch_size']} pictures, for dpo {s['batch_size']} pairs of them", "",
-             f"{'family':6} {'method':8} {'ckpt':4} {'ms':>9} {'quartiles':>19} {'x SFT':>6} {'work':>6} {'peak MiB':>10} {'x SFT':>6} {'update MiB':>11} {'x SFT':>6}"]
+    lines = [f"{result['device']}; {', '.join(f'{k} {v}' for k, v in sorted(result['versions'].items()))}; weights {s['dtype']}, prompts {'live' if s.get('live_prompts') else 'stored'}",
+             "an update: " + "; ".join(f"{k} {f['batch_size']} pictures in {f['precision']}" for k, f in result["families"].items()) + "; for dpo as many pairs; bank: cpo with a bank; scripts: dpo, everything encoded in every update", "",
+             f"{'family':7} {'method':8} {'ckpt':4} {'ms':>9} {'quartiles':>19} {'x SFT':>6} {'work':>6} {'peak MiB':>10} {'x SFT':>6} {'update MiB':>11} {'x SFT':>6}"]
     for family, found in result["families"].items():
         for c in found["cases"]:
-            head = f"{family:6} {c['method']:8} {'on' if c['checkpointing'] else 'off':4} "
+            head = f"{family:7} {c['method']:8} {'on' if c['checkpointing'] else 'off':4} "
             if c.get("out_of_memory"): lines.append(head + "does not fit into the memory"); continue
             between = f"[{c['q1']*1e3:,.1f}, {c['q3']*1e3:,.1f}]" if "median" in c else ""
             t = (f"{c['median']*1e3:9,.1f}" if between else f"{'-':>9}") + f" {between:>19}"
@@ -302,7 +337,8 @@ def bench_table(
     lines += ["", "work: FLOPs; peak: weights, adapters, moments, averages and the update; update: what comes into being during it", ""]
     for v in verdicts(result):
         spread = f" ({v['rounds'][0]:.2f} to {v['rounds'][1]:.2f} over the rounds)" if v["rounds"] else ""
-        lines.append(f"CPO on {v['family']:5} {'with' if v['checkpointing'] else 'without':7} checkpointing: {v['what']} x{v['measured']:.2f} of SFT's{spread}, target at most x{v['target']:.2f}: {'met' if v['met'] else 'MISSED'}")
+        who = dict(cpo="CPO, live,", bank="CPO, bank,", scripts="DPO as in the scripts")[v["method"]]; whose = "that of CPO with a bank" if v["least"] else "SFT's"
+        lines.append(f"{who} on {v['family']:7} {'with' if v['checkpointing'] else 'without':7} checkpointing: {v['what']} x{v['measured']:.2f} of {whose}{spread}, target at {'least' if v['least'] else 'most'} x{v['target']:.2f}: {'met' if v['met'] else 'MISSED'}")
     return "\n".join(lines)
 
 # %% ../nbs/10e_bench.ipynb #54467ab2
@@ -322,9 +358,9 @@ def run_bench(
     **settings # of `bench_families`
 ) -> dict:
     "Measure, keep and report. Raises `CpoError` when a full-size model is asked for without a GPU."
-    which = which.split(",") if isinstance(which, str) else which or (("sdxl", "flux") if full else tuple(SMALL))
+    which = which.split(",") if isinstance(which, str) else which or (("sdxl", "flux") if full else ("atelier", *SMALL))
     if full and not torch.cuda.is_available() and not settings.get("changes"): raise CpoError("models of full size need a GPU, and torch sees none", hint="leave full off to measure the small ones")
-    defaults = dict(batch_size=1, methods=("sft", "cpo")) if full else {}
+    defaults = dict(batch_size=1, methods=("sft", "cpo", "bank")) if full else dict(methods=("sft", "cpo", "bank", "dpo", "scripts"))
     result = bench_families(tuple(w.strip() for w in which), tiny=not full, say=say, **defaults | settings)
     path = write_bench(result, name or ("full" if full else "small"))
     say(bench_table(result)); say(f"kept as {path.name}")

@@ -173,7 +173,7 @@ NoCache = Annotated[bool, typer.Option("--no-cache", help="Encode prompts at eve
 Tracker = Annotated[Track, typer.Option("--track", help="Send logged rows and previews to TensorBoard (auto: when it is installed) or W&B.")]
 PreviewCount = Annotated[int, typer.Option("--previews", min=0, help="Pictures sampled at every checkpoint, always of the same prompts and seeds, in RUN/previews.")]
 Live = Annotated[bool, typer.Option("--live", help="cpo, distill: new noise and timesteps, and three frozen passes, in every update, instead of a bank of predictions that are computed once.")]
-Draws = Annotated[Optional[int], typer.Option("--draws", min=1, help="Draws of noise and timestep that a bank holds for each picture. [default: 4]")]
+Draws = Annotated[Optional[int], typer.Option("--draws", min=1, help="Draws of noise and timestep that a bank holds for each picture. [default: 8]")]
 BankFolder = Annotated[Optional[Path], typer.Option("--bank", metavar="FOLDER", help="The bank; one that was made for something else is refused. [default: one that goes by its contents, in the cache]")]
 Accept = Annotated[bool, typer.Option("--accept-changes", help="Resume although settings or data differ from those that the run began with; the run's folder keeps a note of it.")]
 Adapters = Annotated[Optional[list[str]], typer.Option("--adapter", metavar="FOLDER[:WEIGHT]", help="Adapter that `cpo sft` or `cpo align` wrote, with a weight (1); 'atelier' is the shipped auxiliary. Repeat to mix several. [default: none]")]
@@ -390,7 +390,7 @@ def bank_build(
     \b
     Example:
       cpo bank build --data pictures --criteria tree.yaml --base PIPELINE \\
-          --auxiliary runs/aux/adapter --draws 4
+          --auxiliary runs/aux/adapter --draws 8
     """
     _study()
     from cpo_nb.bank import BankConfig
@@ -451,7 +451,7 @@ def run_plan(
 # %% ../nbs/11_cli.ipynb #8d25baa0
 @app.command("bench")
 def run_bench_(
-    families: Annotated[Optional[str], typer.Option("--families", metavar="A,B,...", help="Of sd, sdxl, sd3, flux. [default: all small ones; with --full sdxl and flux]")] = None,
+    families: Annotated[Optional[str], typer.Option("--families", metavar="A,B,...", help="Of atelier, sd, sdxl, sd3, flux. [default: all; with --full sdxl and flux]")] = None,
     full: Annotated[bool, typer.Option("--full", help="Denoisers of full size with random weights, 1024 px, bfloat16; needs a GPU.")] = False,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Timed updates of each method, taken in turn.")] = 5,
     rank: Rank = 16,
@@ -465,7 +465,7 @@ def run_bench_(
     _study()
     from cpo_nb.bench import SMALL, run_bench
     names = [n.strip() for n in families.split(",")] if families else None
-    if bad := [n for n in names or [] if n not in SMALL]: raise CpoError(f"--families: unknown {', '.join(bad)}", hint=f"choose from {', '.join(SMALL)}")
+    if bad := [n for n in names or [] if n not in ("atelier", *SMALL)]: raise CpoError(f"--families: unknown {', '.join(bad)}", hint=f"choose from atelier, {', '.join(SMALL)}")
     run_bench(names, full, say=typer.echo, steps=rounds, rank=rank)
 
 # %% ../nbs/11_cli.ipynb #41a65eef
