@@ -26,7 +26,7 @@ __all__ = ['app', 'criteria_app', 'Data', 'Criteria', 'Base', 'RunFolder', 'Step
            'Cache', 'NoCache', 'Tracker', 'PreviewCount', 'Live', 'Draws', 'BankFolder', 'Accept', 'Adapters',
            'Overwrite', 'bank_app', 'atelier_app', 'PartFolder', 'main', 'criteria_check', 'criteria_plot', 'DType',
            'Precision', 'Optimizer', 'Track', 'run_sft', 'Method', 'Stabilize', 'Rows', 'run_align', 'bank_build',
-           'bank_check', 'bank_study', 'run_plan', 'run_bench_', 'run_sample', 'attribute_changes', 'Prompt',
+           'bank_check', 'bank_study', 'run_plan', 'Part', 'run_bench_', 'run_sample', 'attribute_changes', 'Prompt',
            'run_evaluate', 'run_results', 'rebuild_figures', 'reproduce_atelier', 'run_reproduce', 'atelier_check',
            'atelier_base', 'atelier_judge', 'atelier_auxiliary', 'atelier_policy', 'atelier_sweep', 'atelier_dataset_']
 
@@ -449,10 +449,15 @@ def run_plan(
     if plan.fits is False: typer.echo(f"\n{fit_report(plan, fit(plan))}")
 
 # %% ../nbs/11_cli.ipynb #8d25baa0
+class Part(str, Enum):
+    "What is measured."
+    updates = "updates"; waits = "waits"; growth = "growth"
+
 @app.command("bench")
 def run_bench_(
     families: Annotated[Optional[str], typer.Option("--families", metavar="A,B,...", help="Of atelier, sd, sdxl, sd3, flux. [default: all; with --full sdxl and flux]")] = None,
     full: Annotated[bool, typer.Option("--full", help="Denoisers of full size with random weights, 1024 px, bfloat16; needs a GPU.")] = False,
+    part: Annotated[Part, typer.Option("--part", help="updates; waits: painter, measures, start-up, sampling beside the pipeline's own call; growth: costs against pictures, pairs, batch, resolution, processes.")] = Part.updates,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Timed updates of each method, taken in turn.")] = 5,
     rank: Rank = 16,
 ) -> None:
@@ -463,6 +468,10 @@ def run_bench_(
       cpo bench --full
     """
     _study()
+    if part is not Part.updates:
+        from cpo_nb import scaling
+        found = scaling.measure_waits(say=typer.echo) if part is Part.waits else scaling.measure_growth(say=typer.echo)
+        return typer.echo(f"kept as {scaling.write_scaling(part.value, {part.value: found}).name}")
     from cpo_nb.bench import SMALL, run_bench
     names = [n.strip() for n in families.split(",")] if families else None
     if bad := [n for n in names or [] if n not in ("atelier", *SMALL)]: raise CpoError(f"--families: unknown {', '.join(bad)}", hint=f"choose from atelier, {', '.join(SMALL)}")
