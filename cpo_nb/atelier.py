@@ -8,10 +8,11 @@ from __future__ import annotations
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, sparse
 from skimage.color import lab2rgb
 
 from .core import CpoError, cached, np_rng
@@ -152,16 +153,16 @@ def _subject_fields(kind: str, x: np.ndarray, y: np.ndarray):
     raise CpoError(f"the painter has no subject {kind!r}", hint=f"choose one of {', '.join(SUBJECTS)}")
 
 # %% ../nbs/03_atelier.ipynb #8326f47d
-def _grid():
-    y, x = np.mgrid[0:SIZE, 0:SIZE]
-    return ((x + .5)/SIZE)[None].astype(np.float32), ((y + .5)/SIZE)[None].astype(np.float32)
+def _grid(): # x of the columns (1, 1, W), y of the rows (1, H, 1): what hangs on one of them is computed once a line, not once a pixel
+    t = ((np.arange(SIZE) + .5)/SIZE).astype(np.float32); return t[None, None], t[None, :, None]
 
 def _soft(field, px=1.0): # a signed field in units of the picture's width -> coverage in [0, 1]
-    return np.clip(field*SIZE/px + .5, 0, 1)
+    return np.clip((field*SIZE if px == 1 else field*SIZE/px) + .5, 0, 1)
 
-def _over(lab, mask, color): # paint `color` (B, 3) or (B, H, W, 3) where mask
-    color = color[:, None, None] if color.ndim == 2 else color
-    return lab + mask[..., None]*(color - lab)
+def _planes(color): return color[:, :, None, None] # (B, 3) as planes of one pixel
+
+def _over(lab, mask, color): # paint `color` (B, 3) or (B, 3, H, W) where mask
+    return lab + mask[:, None]*((_planes(color) if color.ndim == 2 else color) - lab)
 
 def _lch(L, c, h): # arrays (B,) -> Lab (B, 3)
     h = np.deg2rad(h); return np.stack([L, c*np.cos(h), c*np.sin(h)], -1)
@@ -190,43 +191,50 @@ def _layout(sc: Scenes) -> dict:
     return g
 
 # %% ../nbs/03_atelier.ipynb #0a800295
-def _landscape(sc: Scenes, g: dict) -> tuple[np.ndarray, np.ndarray]:
-    "Sky, two rows of far hills, ground, path or barrier, masses. Returns Lab (B, H, W, 3) and a mask of edges' owners (B, H, W)."
-    a, u = g["a"], sc.nuisance.T[:, :, None, None]
-    X, Y = _grid(); B = len(sc)
-    hz = g["horizon"][:, None, None]
-    lab = np.broadcast_to(g["sky"][:, None, None], (B, SIZE, SIZE, 3)).copy()
-    lab[..., 0] += 8*(Y - hz)/.5*np.ones_like(X)                        # brighter towards the horizon
-    r = a["recession"]
+def _landscape(sc: Scenes, g: dict) -> np.ndarray:
+    "Sky, two rows of far hills and ground: Lab (B, 3, H, W)."
+    u = sc.nuisance.T[:, :, None, None]
+    X, Y = _grid(); hz = g["horizon"][:, None, None]
+    lab = _planes(g["sky"]).repeat(SIZE, 2)
+    lab[:, 0] += 8*(Y - hz)/.5                                          # brighter towards the horizon
+    r = g["a"]["recession"]
     hill = _lch(_pick(r, 77., 57., 37.), _pick(r, 9., 18., 34.), _pick(r, 262., sc.nuisance[:, 15]*40 + 130, 140.))
     for k, (amp, lift, depth) in enumerate(((.055, .085, .35), (.04, .03, 0.))):
         ridge = hz - lift - amp*(np.sin(X*(5 + 3*u[16 + k]) + 7*u[18 + k]) + .5*np.sin(X*(13 + 4*u[20 + k]) + 9*u[22 + k]))
-        tint = hill + depth*(g["sky"] - hill)*(r >= 0)[:, None]
-        lab = _over(lab, _soft(Y - ridge), tint)
-    ground = np.broadcast_to(g["ground"][:, None, None], lab.shape).copy()
-    ground[..., 0] -= 10*(Y - hz)/(1 - hz)
-    lab = _over(lab, _soft(Y - hz), ground)
-    # a path narrows towards the subject; a barrier runs across the foreground
-    depth = np.clip((Y - hz)/(1 - hz), 0, 1)
-    centre = g["x"][:, None, None] + (.5 - g["x"][:, None, None])*depth**1.5 + .03*np.sin(9*depth + 6*u[24])*depth
-    path = _soft(.015 + .17*depth**1.6 - abs(X - centre), 1.5)*_soft(Y - hz)*(a["entry"] > 0)[:, None, None]
-    lab = _over(lab, .85*path, g["ground"] + np.array([26., -4, 4]))
-    top = .885 + .01*np.sin(20*X + 6*u[25])
-    bar = (_soft(Y - top)*_soft(top + .05 - Y) + _soft(.02 - abs((X*6 + u[26]) % 1 - .5)/6)*_soft(Y - .84)*_soft(.99 - Y)).clip(0, 1)*(a["entry"] < 0)[:, None, None]
-    # masses: a smaller one opposite the subject, or a heavy bank on its own side
-    c, s = a["counterweight"], g["side"][:, None, None]
-    away = .5 - s*(.34 + .03*u[27])
-    small = np.maximum(_soft(_disc(X, Y, away, .78, .12, .15)), _soft(_disc(X, Y, away + .05*s, .72, .08, .12)))*(c > 0)[:, None, None]
-    edge = .5 + s*.52
-    bank = np.maximum(_soft(_disc(X, Y, edge, .5, .17 + .02*u[28], .62)), _soft(_disc(X, Y, edge, .82, .25, .2)))*(c < 0)[:, None, None]
-    dark = .55*g["ground"] + .45*g["subject"]; dark[:, 0] = 34
-    lab = _over(lab, .95*np.maximum(small, bank), dark)
-    lab = _over(lab, bar, np.stack([np.full(B, 27.), .4*g["ground"][:, 1], .4*g["ground"][:, 2]], -1))
-    return lab, np.maximum(np.maximum(small, bank), bar)
+        lab = _over(lab, _soft(Y - ridge), hill + depth*(g["sky"] - hill)*(r >= 0)[:, None])
+    ground = _planes(g["ground"]).repeat(SIZE, 2)
+    ground[:, 0] -= 10*(Y - hz)/(1 - hz)
+    return _over(lab, _soft(Y - hz), ground)
+
+def _furnish(sc: Scenes, g: dict, lab: np.ndarray) -> np.ndarray:
+    "Add path or barrier and masses to Lab (B, 3, H, W), each to the pictures that have it; returns the mask of edges' owners (B, H, W)."
+    a, u, s = g["a"], sc.nuisance.T[:, :, None, None], g["side"][:, None, None]
+    X, Y = _grid(); hz, x = g["horizon"][:, None, None], g["x"][:, None, None]
+    edges = np.zeros((len(sc), SIZE, SIZE))
+    i = np.flatnonzero(a["entry"] > 0) # a path narrows towards the subject
+    depth = np.clip((Y - hz[i])/(1 - hz[i]), 0, 1)
+    centre = x[i] + (.5 - x[i])*depth**1.5 + .03*np.sin(9*depth + 6*u[24, i])*depth
+    path = _soft(.015 + .17*depth**1.6 - abs(X - centre), 1.5)*_soft(Y - hz[i])
+    lab[i] = _over(lab[i], .85*path, g["ground"][i] + np.array([26., -4, 4]))
+    i = np.flatnonzero(a["counterweight"] > 0) # a smaller mass opposite the subject
+    away = .5 - s[i]*(.34 + .03*u[27, i])
+    edges[i] = _soft(np.maximum(_disc(X, Y, away, .78, .12, .15), _disc(X, Y, away + .05*s[i], .72, .08, .12)))
+    i = np.flatnonzero(a["counterweight"] < 0) # or a heavy bank on its own side
+    edge = .5 + s[i]*.52
+    edges[i] = _soft(np.maximum(_disc(X, Y, edge, .5, .17 + .02*u[28, i], .62), _disc(X, Y, edge, .82, .25, .2)))
+    i = np.flatnonzero(a["counterweight"])
+    dark = .55*g["ground"][i] + .45*g["subject"][i]; dark[:, 0] = 34
+    lab[i] = _over(lab[i], .95*edges[i], dark)
+    i = np.flatnonzero(a["entry"] < 0) # a barrier runs across the foreground
+    top = .885 + .01*np.sin(20*X + 6*u[25, i])
+    bar = (_soft(Y - top)*_soft(top + .05 - Y) + _soft(.02 - abs((X*6 + u[26, i]) % 1 - .5)/6)*_soft(Y - .84)*_soft(.99 - Y)).clip(0, 1)
+    lab[i] = _over(lab[i], bar, g["ground"][i]*[0, .4, .4] + [27., 0, 0])
+    edges[i] = np.maximum(edges[i], bar)
+    return edges
 
 # %% ../nbs/03_atelier.ipynb #5d61a122
 def _subject(sc: Scenes, g: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    "The subject's coverage (B, H, W), its Lab colours with modelling, and the mask of its shadow on the ground."
+    "The subject's coverage (B, H, W), its Lab colours with modelling (B, 3, H, W), and the mask of its shadow on the ground."
     a, B = g["a"], len(sc)
     X, Y = _grid()
     mask, part, n = (np.zeros((B, SIZE, SIZE), np.float32) for _ in range(3))
@@ -238,12 +246,12 @@ def _subject(sc: Scenes, g: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if len(i):
             inside, p, nn = _subject_fields(kind, x[i], v[i])
             mask[i], part[i], n[i] = _soft(inside*.5*h[i]), _soft(p*.5*h[i]), np.clip(nn, -1, 1)
-    color = np.broadcast_to(g["subject"][:, None, None], (B, SIZE, SIZE, 3)).copy()
-    color[..., 0] += part*np.where(g["subject"][:, 0] > 45, -9, 11)[:, None, None]
-    color[..., 1:] *= (1 - .35*part)[..., None]
+    color = np.broadcast_to(_planes(g["subject"]), (B, 3, SIZE, SIZE)).copy()
+    color[:, 0] += part*np.where(g["subject"][:, 0] > 45, -9, 11)[:, None, None]
+    color[:, 1:] *= (1 - .35*part)[:, None]
     turn = _pick(a["turning"], 30., 12., 0.)[:, None, None]
     lit = n*g["light"][:, None, None]
-    color[..., 0] += turn*(lit - .15*lit**2) + .45*turn*np.clip(v - .5, -.5, .5)
+    color[:, 0] += turn*(lit - .15*lit**2) + .45*turn*np.clip(v - .5, -.5, .5)
     # the shadow: a contact pool under the subject, thrown to the side when light has a direction
     reach = _pick(a["unity"], .30, .15, .05)[:, None, None]
     side = -g["light"][:, None, None]
@@ -253,122 +261,120 @@ def _subject(sc: Scenes, g: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 # %% ../nbs/03_atelier.ipynb #af206a40
 def _tune(sc: Scenes, g: dict, lab: np.ndarray, shadow: np.ndarray) -> np.ndarray:
-    "Apply the settings that act on the whole picture to Lab (B, H, W, 3)."
+    "Apply the settings that act on the whole picture to Lab (B, 3, H, W), in place."
     a, u = g["a"], sc.nuisance.T[:, :, None, None]
     X, Y = _grid()
     four = lambda v: np.asarray(v, np.float32)[:, None, None]
     slope = four(_pick(a["unity"], 17., 5., 0.))*g["light"][:, None, None]
-    lab[..., 0] += slope*(X - .5)*2*(.75 + .5*(Y - .5)) + four(_pick(a["unity"], 0., 0., 5.))
+    lab[:, 0] += slope*(X - .5)*2*(.75 + .5*(Y - .5)) + four(_pick(a["unity"], 0., 0., 5.))
     # warm against cool: by where the picture is light and where it is dark
-    m = np.tanh((lab[..., 0] - lab[..., 0].mean((1, 2), keepdims=True))/14)
-    t = four(_pick(a["relation"], 1., 0., -1.))
-    lab[..., 2] += 15*t*m; lab[..., 1] += 4*t*m; lab[..., 0] += np.where(t < 0, 4*np.clip(m, 0, 1), 0)
+    i = np.flatnonzero(a["relation"]); t = four(a["relation"][i]); L = lab[i, 0]
+    m = np.tanh((L - L.mean((1, 2), keepdims=True))/14)
+    lab[i, 2] += 15*t*m; lab[i, 1] += 4*t*m; lab[i, 0] += np.where(t < 0, 4*np.clip(m, 0, 1), 0)
     # accord: pull hues together, or let stray ones in
-    acc = a["accord"]
-    mean = lab[..., 1:].mean((1, 2), keepdims=True)
-    lab[..., 1:] += .5*(mean - lab[..., 1:])*(acc > 0)[:, None, None, None]
+    i = np.flatnonzero(a["accord"] > 0); ab = lab[i, 1:]
+    mean = ab.reshape(len(i), 2, SIZE**2).cumsum(-1)[..., -1, None, None]/SIZE**2 # pixel after pixel: another order of summing moves the last bit
+    lab[i, 1:] += .5*(mean - ab)
+    i = np.flatnonzero(a["accord"] < 0)
     for k in range(4):
-        blob = _soft(_disc(X, Y, .12 + .76*u[29 + k], .12 + .8*u[33 + k], .075, .055), 2)*(acc < 0)[:, None, None]
-        stray = _lch(58 + 0*u[0, :, 0, 0], 60 + 0*u[0, :, 0, 0], g["hue"] + (140, 220, 180, 100)[k] + 20*sc.nuisance[:, 37])
-        lab = _over(lab, .85*blob, stray)
+        blob = _soft(_disc(X, Y, .12 + .76*u[29 + k, i], .12 + .8*u[33 + k, i], .075, .055), 2)
+        hue = g["hue"][i] + (140, 220, 180, 100)[k] + 20*sc.nuisance[i, 37]
+        lab[i] = _over(lab[i], .85*blob, _lch(np.full(len(i), 58.), np.full(len(i), 60.), hue))
     # mixtures: luminous or muddy
-    mud = a["cleanliness"]
-    lab[..., 1:] *= _pick(mud, 1.2, .9, .42)[:, None, None, None]
-    lab += (mud < 0)[:, None, None, None]*(np.array([46., 3, 9]) - lab)*np.array([.3, .25, .25])
+    lab[:, 1:] *= _pick(a["cleanliness"], 1.2, .9, .42)[:, None, None, None]
+    i = np.flatnonzero(a["cleanliness"] < 0)
+    lab[i] += (_planes(np.array([[46., 3, 9]])) - lab[i])*_planes(np.array([[.3, .25, .25]]))
     # values: the full span, or washed out
-    span = a["span"]
-    lab[..., 0] = four(_pick(span, 52., 55., 66.)) + four(_pick(span, 1.3, .95, .55))*(lab[..., 0] - 56)
+    lab[:, 0] = four(_pick(a["span"], 52., 55., 66.)) + four(_pick(a["span"], 1.3, .95, .55))*(lab[:, 0] - 56)
     # shadows: coloured and transparent, or dead black
-    q = a["transparency"]
-    under = lab.copy()
-    tone = np.concatenate([(lab[..., :1]*.62 + 4), lab[..., 1:]*.8], -1)
-    cool = np.stack([lab[..., 0]*.72, lab[..., 1]*.5 + 14, lab[..., 2]*.3 - 30], -1)
-    black = np.stack([0*lab[..., 0] + 5, 0*lab[..., 1], 0*lab[..., 2]], -1)
-    pick = np.where((q > 0)[:, None, None, None], cool, np.where((q < 0)[:, None, None, None], black, tone))
-    return under + (shadow*.92)[..., None]*(pick - under)
+    q = a["transparency"][:, None]
+    scale = _pick(q, [.72, .5, .3], [.62, .8, .8], [0., 0, 0]); shift = _pick(q, [0., 14, -30], [4., 0, 0], [5., 0, 0])
+    return _over(lab, shadow*.92, lab*_planes(scale) + _planes(shift))
 
 # %% ../nbs/03_atelier.ipynb #f4e383a8
 _STROKES = {1: (13., 4.2, 180), 0: (9., 2.8, 330), -1: (4.6, 1.7, 640)} # size setting: length, width (px), count
 
-def _stamps(length: float, width: float) -> tuple[np.ndarray, np.ndarray]:
-    "Coverage and bristle relief of the stamp bank, each (24, 3, P, P)."
+@cache
+def _stamps(length: float, width: float) -> tuple[np.ndarray, ...]:
+    "The stamp bank, as the K pixels that a stamp can touch: rows and columns from its centre, coverage (24, K), bristle relief (24, 3, K)."
     half = int(np.ceil(length/2 + 1))
     y, x = np.mgrid[-half:half + 1, -half:half + 1].astype(np.float32)
     cover, relief = [], []
     for k in range(24):
         th = np.pi*k/24
         t, s = x*np.cos(th) + y*np.sin(th), -x*np.sin(th) + y*np.cos(th)
-        c = np.clip((length/2 - abs(t))/1.5 + .5, 0, 1)*np.clip(width/2 - abs(s) + .5, 0, 1)
-        rows = [np.sin(2*np.pi*s/max(width*.62, 1.6) + 2.1*j) + .35*np.sin(1.3*t + j) for j in range(3)]
-        cover.append([c]*3); relief.append(rows)
-    return np.array(cover, np.float32), np.array(relief, np.float32)
+        cover.append(np.clip((length/2 - abs(t))/1.5 + .5, 0, 1)*np.clip(width/2 - abs(s) + .5, 0, 1))
+        relief.append([np.sin(2*np.pi*s/max(width*.62, 1.6) + 2.1*j) + .35*np.sin(1.3*t + j) for j in range(3)])
+    cover, relief = np.array(cover, np.float32).reshape(24, -1), np.array(relief, np.float32).reshape(24, 3, -1)
+    touched = np.argsort(cover == 0, axis=1, kind="stable")[:, :(cover > 0).sum(1).max()]
+    dy, dx = np.divmod(touched, 2*half + 1)
+    return dy - half, dx - half, np.take_along_axis(cover, touched, 1), np.take_along_axis(relief, touched[:, None], 2)
 
 def _directions(sc: Scenes, g: dict, mask: np.ndarray) -> np.ndarray:
     "Angle of the form at each pixel (B, H, W), radians: sky sweeps, ground lies flat, the subject's strokes follow its axis."
     X, Y = _grid(); u = sc.nuisance.T[:, :, None, None]
     sky = .35*np.sin(3*X + 6*u[38]) + .5*(u[39] - .5)
-    ground = .22*np.sin(4*X + 6*u[40])*np.ones_like(Y)
+    ground = .22*np.sin(4*X + 6*u[40])
     axis = np.pi/2 + .9*(X - g["x"][:, None, None])/.2 + g["lean"][:, None, None]
     land = np.where(Y < g["horizon"][:, None, None], sky, ground)
     return np.where(mask > .5, np.clip(axis, .6, 2.5), land)
 
 # %% ../nbs/03_atelier.ipynb #1920fac4
-def _lay(canvas, mask, pos, colour, angle, bristle, bank, relief_gain, opacity):
-    "Lay stroke i of every picture: canvas (B, H+2P, W+2P, 3) and mask are padded; pos (B, 2) are centres in pixels."
-    cover, relief = bank
-    P = cover.shape[-1]; half = P//2; pad = (canvas.shape[1] - SIZE)//2
-    B = len(canvas); b = np.arange(B)[:, None, None]
-    k, j = np.round(angle/np.pi*24).astype(int) % 24, bristle
-    iy = (pos[:, 0] + pad - half)[:, None, None] + np.arange(P)[None, :, None]
-    ix = (pos[:, 1] + pad - half)[:, None, None] + np.arange(P)[None, None, :]
-    own = mask[b[..., 0, 0], pos[:, 0] + pad, pos[:, 1] + pad] > .5
-    m = mask[b, iy, ix]
-    alpha = (opacity*cover[k, j]*np.where(own[:, None, None], m, 1 - m))[..., None]
-    old = canvas[b, iy, ix]
-    new = np.repeat(colour[:, None, None], P, 1).repeat(P, 2)
-    new[..., 0] += relief_gain[:, None, None]*relief[k, j]
-    canvas[b, iy, ix] = old + alpha*(new - old)
+def _lay(canvas, mask, pos, colour, stamp, bristle, gain, bank, opacity):
+    "Lay strokes on canvas (3, B, H, W), in place: pos (2, B, S) are their centres in pixels, colour (3, B, S), stamp and bristle (B, S), gain (B, 1)."
+    dy, dx, cover, relief = bank
+    pad = int(dy.max()); N = SIZE + 2*pad; B, S = stamp.shape; b = np.arange(B)[:, None]; y, x = pos
+    side = np.zeros((B, 2, N, N), np.float32) # what a stroke may touch: outside or inside the subject, as its centre is; never beyond the picture
+    side[:, :, pad:-pad, pad:-pad] = np.stack([1 - mask, mask], 1)
+    own = mask[b, y, x] > .5
+    alpha = (opacity*cover)[stamp]*side.take((((2*b + own)*N + y + pad)*N + x + pad)[..., None] + (N*dy + dx)[stamp])
+    light = colour[0][..., None] + gain[..., None]*relief[stamp, bristle]
+    touch = np.flatnonzero(alpha)
+    pixel = (((b*SIZE + y)*SIZE + x)[..., None] + (SIZE*dy + dx)[stamp]).take(touch)
+    # turned from strokes to pixels, the sparse matrix lists what touches each pixel, in the order of the strokes
+    first = np.searchsorted(touch, np.arange(B*S + 1)*alpha.shape[-1])
+    table = sparse.csr_array((touch, pixel, first), shape=(B*S, B*SIZE**2)).tocsc()
+    return _blend(canvas, alpha, light, colour, table)
 
-def _draws(seeds: np.ndarray, name: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    "Each picture's own random numbers: uniform (B, count, 7), and an order of lattice cells (B, cells)."
-    cells = int(np.ceil(np.sqrt(count)))**2
-    rngs = [np_rng(int(s), name) for s in seeds]
-    return np.stack([r.random((count, 7), np.float32) for r in rngs]), np.stack([r.permutation(cells) for r in rngs])
+def _blend(canvas, alpha, light, colour, table):
+    "Round r lays the r-th touch of every pixel that has one; pixels do not wait for each other."
+    count = np.diff(table.indptr).astype(np.int16); order = np.argsort(-count, kind="stable"); first = table.indptr[order]
+    planes = [c.reshape(-1)[order] for c in canvas]
+    for r, n in enumerate(np.searchsorted(-count[order], -np.arange(count.max()))):
+        at = first[:n] + r; touch, stroke = table.data.take(at), table.indices.take(at); weight = alpha.take(touch)
+        for c, new in zip(planes, (light.take(touch), colour[1].take(stroke), colour[2].take(stroke))): c[:n] += weight*(new - c[:n])
+    for c, p in zip(canvas, planes): c.reshape(-1)[order] = p
 
 def _strokes(sc: Scenes, g: dict, ref: np.ndarray, mask: np.ndarray, size: int) -> np.ndarray:
-    "Paint pictures whose stroke-size setting is `size`: Lab (B, H, W, 3)."
-    a, B = g["a"], len(sc)
+    "Paint pictures whose stroke-size setting is `size`: Lab (B, 3, H, W)."
+    a = {k: v[:, None] for k, v in g["a"].items()}
     length, width, count = _STROKES[size]
-    bank = _stamps(length, width); pad = bank[0].shape[-1]
-    draws, order = _draws(sc.seeds, "strokes", count)
-    canvas = np.pad(ndimage.gaussian_filter(ref, (0, .7, .7, 0)), ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="edge").astype(np.float32)
-    pmask = np.pad(mask, ((0, 0), (pad, pad), (pad, pad)), mode="edge").astype(np.float32)
-    field = _directions(sc, g, mask)
-    hue = _pick(a["vibration"], 11., 4., .3); value = _pick(a["vibration"], 3., 2.6, .6)
-    gain = _pick(a["vibration"], 3.6, 3.4, 2.4)
-    b = np.arange(B)
     side = int(np.ceil(np.sqrt(count))) # a jittered lattice, visited in random order, covers evenly
-    for i in range(count):
-        cell, r = order[:, i], draws[:, i]
-        pos = ((np.stack([cell//side, cell % side], 1) + r[:, :2])*SIZE/side).astype(int).clip(0, SIZE - 1)
-        z = 3.46*(r[:, 2:6] - .5)                                       # uniform, of unit variance
-        angle = field[b, pos[:, 0], pos[:, 1]] + _pick(a["purpose"], .08*z[:, 3], .42*z[:, 3], np.pi*r[:, 5])
-        colour = ref[b, pos[:, 0], pos[:, 1]] + np.stack([value*z[:, 0], hue*z[:, 1], hue*z[:, 2]], -1)
-        _lay(canvas, pmask, pos, colour, angle, (3*r[:, 6]).astype(int), bank, gain, .88)
-    return canvas[:, pad:-pad, pad:-pad]
+    rngs = [np_rng(int(s), "strokes") for s in sc.seeds]
+    r = np.stack([rng.random((count, 7), np.float32) for rng in rngs]).transpose(2, 0, 1)
+    cell = np.stack([rng.permutation(side**2)[:count] for rng in rngs])
+    pos = ((np.stack([cell//side, cell % side]) + r[:2])*SIZE/side).astype(int).clip(0, SIZE - 1)
+    z = 3.46*(r[2:6] - .5)                                              # uniform, of unit variance
+    b, y, x = np.arange(len(sc))[:, None], *pos
+    angle = _directions(sc, g, mask)[b, y, x] + _pick(a["purpose"], .08*z[3], .42*z[3], np.pi*r[5])
+    hue = _pick(a["vibration"], 11., 4., .3); value = _pick(a["vibration"], 3., 2.6, .6)
+    colour = ref.swapaxes(0, 1)[:, b, y, x] + np.stack([value*z[0], hue*z[1], hue*z[2]])
+    canvas = ndimage.gaussian_filter(ref, (0, 0, .7, .7)).astype(np.float32).swapaxes(0, 1).copy()
+    _lay(canvas, mask, pos, colour, np.round(angle/np.pi*24).astype(int) % 24, (3*r[6]).astype(int), _pick(a["vibration"], 3.6, 3.4, 2.4),
+         _stamps(length, width), .88)
+    return canvas.swapaxes(0, 1)
 
 # %% ../nbs/03_atelier.ipynb #32bf3e1d
 def _finish(sc: Scenes, g: dict, lab: np.ndarray, mask: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    "Edges (lost and found, or a wiry outline) and fussy detail."
-    a, B = g["a"], len(sc)
-    e = a["variety"]
+    "Edges (lost and found, or a wiry outline) and fussy detail on Lab (B, 3, H, W), in place."
+    e = g["a"]["variety"]
     i = np.flatnonzero(e > 0)
     if len(i): # half of the contour, the side away from the light, dissolves
-        soft = ndimage.gaussian_filter(lab[i], (0, 1.7, 1.7, 0))
+        soft = ndimage.gaussian_filter(lab[i], (0, 0, 1.7, 1.7))
         rim = ndimage.gaussian_filter(mask[i]*(1 - mask[i]) + abs(ndimage.gaussian_gradient_magnitude(mask[i], (0, 1, 1))), (0, 1.6, 1.6))
         X, _ = _grid()
         away = np.clip(.6 - (X - g["x"][i, None, None])*g["light"][i, None, None]*6, 0, 1)
-        lab[i] += (np.clip(rim*2.8, 0, 1)*away)[..., None]*(soft - lab[i])
+        lab[i] += (np.clip(rim*2.8, 0, 1)*away)[:, None]*(soft - lab[i])
     i = np.flatnonzero(e < 0)
     if len(i):
         both = np.maximum(mask[i], edges[i])
@@ -376,32 +382,42 @@ def _finish(sc: Scenes, g: dict, lab: np.ndarray, mask: np.ndarray, edges: np.nd
         Y = _grid()[1]
         line = _soft(.008 - abs(Y - g["horizon"][i, None, None]))*(1 - both)
         lab[i] = _over(lab[i], .8*np.maximum(ring, .7*line), np.tile([14., 0, 0], (len(i), 1)))
-    n = _pick(a["breath"], 0, 7, 34)
-    draws, _ = _draws(sc.seeds, "detail", 34)
-    bank = _stamps(3.4, 1.7); pad = bank[0].shape[-1]
-    canvas = np.pad(lab, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="edge"); none = np.zeros(canvas.shape[:3], np.float32)
+    return _details(sc, g, lab)
+
+def _details(sc: Scenes, g: dict, lab: np.ndarray) -> np.ndarray:
+    "Fussy touches, each lighter or darker than what it falls on, so they are laid one after another; in place."
+    n = _pick(g["a"]["breath"], 0, 7, 34); i = np.argsort(-n, kind="stable")[:np.count_nonzero(n)] # the pictures that have any, the fussiest first
+    if not len(i): return lab
+    r = np.stack([np_rng(int(s), "detail").random((34, 7), np.float32) for s in sc.seeds[i]], 1).transpose(2, 0, 1)
+    dy, dx, cover, _ = _stamps(3.4, 1.7); pad = int(dy.max()); N = SIZE + 2*pad
+    canvas = np.pad(lab[i], ((0, 0), (0, 0), (pad, pad), (pad, pad))); flat = canvas.reshape(-1)
+    y, x = (r[:2]*SIZE).astype(int) + pad; z = 3.46*(r[2:4] - .5)
+    stamp = np.round(np.pi*r[5]/np.pi*24).astype(int) % 24; alpha = .9*cover.astype(float)[stamp][:, :, None]
+    centre = (((np.arange(len(i))*3)[:, None] + np.arange(3))*N + y[..., None])*N + x[..., None] # of touch and picture, per channel
+    pixel = centre[..., None] + (N*dy + dx)[stamp][:, :, None]
     for k in range(34):
-        i, r = np.arange(B), draws[:, k]
-        pos, z = (r[:, :2]*SIZE).astype(int), 3.46*(r[:, 2:4] - .5)
-        here = canvas[i, pos[:, 0] + pad, pos[:, 1] + pad]
-        colour = np.stack([np.where(here[:, 0] > 55, here[:, 0] - 32, here[:, 0] + 32), here[:, 1] + 12*z[:, 0], here[:, 2] + 12*z[:, 1]], -1)
-        _lay(canvas, none, pos, colour, np.pi*r[:, 5], np.zeros(B, int), bank, np.zeros(B), .9*(k < n)[:, None, None])
-    return canvas[:, pad:-pad, pad:-pad]
+        m = np.count_nonzero(n > k); here = flat.take(centre[k, :m])
+        colour = np.stack([np.where(here[:, 0] > 55, here[:, 0] - 32, here[:, 0] + 32), here[:, 1] + 12*z[0, k, :m], here[:, 2] + 12*z[1, k, :m]], -1)
+        old = flat.take(pixel[k, :m]); flat[pixel[k, :m]] = old + alpha[k, :m]*(colour[..., None] - old)
+    lab[i] = canvas[:, :, pad:-pad, pad:-pad]
+    return lab
 
 # %% ../nbs/03_atelier.ipynb #b985ce66
 def _paint_batch(sc: Scenes) -> np.ndarray:
     g = _layout(sc)
-    lab, edges = _landscape(sc, g)
+    lab = _landscape(sc, g)
+    edges = _furnish(sc, g, lab)
     mask, color, shadow = _subject(sc, g)
     lab = _tune(sc, g, _over(lab, mask, color), shadow)
-    out = np.empty_like(lab)
+    out = np.empty(lab.shape, np.float32)
     for size in (1, 0, -1):
         i = np.flatnonzero(g["a"]["decision"] == size)
         if len(i):
             part = sc[i]
             out[i] = _strokes(part, _layout(part), lab[i], mask[i], size)
-    out = _finish(sc, g, out.astype(np.float32), mask, edges)
-    out[..., 0] = out[..., 0].clip(1, 99)
+    out = _finish(sc, g, out, mask, edges)
+    out[:, 0] = out[:, 0].clip(1, 99)
+    out = np.ascontiguousarray(np.moveaxis(out, 1, -1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore") # colours outside sRGB are clipped on purpose
         return (lab2rgb(out).clip(0, 1)*255 + .5).astype(np.uint8)
@@ -412,7 +428,7 @@ def paint(
 ) -> np.ndarray: # RGB, (N, 64, 64, 3), uint8
     "Paint the scenes. A scene gives the same pixels whatever stands beside it in the batch."
     if not len(scenes): return np.zeros((0, SIZE, SIZE, 3), np.uint8)
-    chunks = [scenes[i:i + 64] for i in range(0, len(scenes), 64)]
+    chunks = [scenes[i:i + 16] for i in range(0, len(scenes), 16)]
     if workers <= 1: return np.concatenate([_paint_batch(c) for c in chunks])
     with ProcessPoolExecutor(workers) as pool: return np.concatenate(list(pool.map(_paint_batch, chunks)))
 
