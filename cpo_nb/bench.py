@@ -5,7 +5,7 @@
 # %% ../nbs/10e_bench.ipynb #735479ef
 from __future__ import annotations
 
-import contextlib, gc, importlib.metadata, tempfile, time
+import contextlib, copy, gc, importlib.metadata, tempfile, time
 from dataclasses import replace
 from pathlib import Path
 from typing import Callable, Sequence
@@ -15,8 +15,8 @@ import torch
 from tqdm.auto import tqdm
 
 from .align import METHODS, AlignConfig, _cpo_step, _dpo_step, _sft_step, _training_rows, every_align_prompt
-from .backbone import ADDED_BELOW, Backbone, Conditioning, load_backbone, tiny_pipeline, tiny_vae
-from .bank import Bank, BankConfig, planned_draws
+from .backbone import ADDED_BELOW, Backbone, Conditioning, _lora_layers, load_backbone, tiny_pipeline, tiny_vae
+from .bank import Bank, BankConfig, bank_draws, planned_draws
 from .core import CpoError, results_dir, torch_rng, write_json
 from .criteria import CriteriaTree, parse_criteria
 from .flux import tiny_flux
@@ -29,7 +29,7 @@ from .training import Machine, TrainConfig, _gradients, _update, batch_indices
 # %% auto #0
 __all__ = ['TARGETS', 'BENCHED', 'SMALL', 'SMALL_VAE', 'LARGE', 'random_rows', 'measure_update', 'in_turn', 'summary',
            'step_costs', 'small_backbone', 'random_backbone', 'bench_families', 'verdicts', 'bench_table',
-           'write_bench', 'run_bench']
+           'write_bench', 'run_bench', 'measure_variants', 'machine_peaks', 'measure_roofline', 'draw_roofline']
 
 # %% ../nbs/10e_bench.ipynb #d4f6e9af
 TARGETS = dict(time={False: 2.5, True: 2.0}, memory=1.25, # of live CPO against SFT: with gradient checkpointing or not; peak memory
@@ -98,13 +98,13 @@ class _Policy:
 def measure_update(
     update: Callable, # called without arguments
     device: torch.device # where it computes
-) -> tuple[int, int]: # bytes at the worst moment, above what was there before; FLOPs
+) -> tuple[int, int, int]: # bytes at the worst moment, above what was there before; FLOPs; bytes that operations read and write
     "Memory and work of a call. On a GPU it is made twice."
     with _Live() as live: update()
-    if device.type != "cuda": return live.peak(), live.flops
+    if device.type != "cuda": return live.peak(), live.flops, live.moved
     torch.cuda.synchronize(device); torch.cuda.reset_peak_memory_stats(device); before = torch.cuda.memory_allocated(device)
     update(); torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device) - before, live.flops
+    return torch.cuda.max_memory_allocated(device) - before, live.flops, live.moved
 
 # %% ../nbs/10e_bench.ipynb #1596c3b1
 def in_turn(
@@ -183,7 +183,7 @@ def step_costs(
         for (m, c), update in updates.items():
             bb.checkpoint_activations(c)
             found = _fits(lambda: (update(0), measure_update(lambda: update(1), bb.device))[1]); policy.opt.zero_grad(set_to_none=True)
-            memory[m, c] = found and dict(resident=policy.resident(m), update=found[0], flops=found[1])
+            memory[m, c] = found and dict(resident=policy.resident(m), update=found[0], flops=found[1], moved=found[2])
         fitting = {k: (lambda r, f=updates[k]: f(2 + r)) for k, m in memory.items() if m}
         times = in_turn(fitting, steps, warmup, before=lambda k: bb.checkpoint_activations(k[1]), after=wait, clock=clock) if steps and fitting else {}
         bb.activate(None)
@@ -365,3 +365,91 @@ def run_bench(
     path = write_bench(result, name or ("full" if full else "small"))
     say(bench_table(result)); say(f"kept as {path.name}")
     return result
+
+# %% ../nbs/10e_bench.ipynb #ffb25d72
+def _frozen_variants(rows: int = 32, seed: int = 0) -> dict[str, Callable]: # what -> a frozen pass of the atelier over 3 x `rows` pictures
+    from diffusers.models.attention_processor import AttnProcessor2_0
+    bb, plain = load_backbone("atelier"), torch.autocast("cpu", torch.bfloat16)
+    g = torch_rng(seed, "variants"); x, t = torch.randn(3*rows, *bb.latent_shape, generator=g), torch.randint(0, 1000, (3*rows,), generator=g)
+    cond = bb.encode_prompts(["a tower"]*(3*rows)).tensors["prompt_embeds"]
+    def run(net, how=torch.no_grad, x=x, cond=cond, cast=plain):
+        def call():
+            with how(), cast: net(x, t, encoder_hidden_states=cond)
+        return call
+    def parts():
+        with torch.no_grad(), plain:
+            for k in range(3): net = bb.denoiser; net(x[k*rows:(k + 1)*rows], t[:rows], encoder_hidden_states=cond[:rows])
+    def copy_of(change): net = copy.deepcopy(bb.denoiser); change(net); return net
+    fused, last, half = copy_of(lambda m: m.set_attn_processor(AttnProcessor2_0())), copy_of(lambda m: m.to(memory_format=torch.channels_last)), copy_of(lambda m: m.bfloat16())
+    return {"as it is": run(bb.denoiser), "three passes of a third": parts, "inference mode": run(bb.denoiser, torch.inference_mode), "fused attention": run(fused), "channels last": run(last, x=x.contiguous(memory_format=torch.channels_last)),
+            "weights in bfloat16": run(half, x=x.bfloat16(), cond=cond.bfloat16(), cast=contextlib.nullcontext())}
+
+def _update_variants(seed: int = 0) -> dict[str, Callable]: # what -> the optimiser and the averages of the atelier's policy
+    bb = load_backbone("atelier"); bb.add_adapter("policy", 32, seed=seed); params = list(bb.trainable_parameters("policy").values()); made = {}
+    for p in params: p.grad = torch.zeros_like(p)
+    for name, kw in dict(fused=dict(fused=True), foreach=dict(foreach=True), single=dict(foreach=False)).items(): made[f"AdamW, {name}"] = torch.optim.AdamW(params, lr=1e-9, **kw).step
+    ema = [p.detach().clone() for p in params]
+    def loop():
+        with torch.no_grad():
+            for e, p in zip(ema, params): e.mul_(.98).add_(p.detach()*.02)
+    return made | {"averages, one by one": loop, "averages, together": lambda: torch._foreach_lerp_(ema, [p.detach() for p in params], .02)}
+
+def _adapter_variants(rows: int = 4, rank: int = 16, seed: int = 0) -> dict[str, Callable]: # two passes against one with an adapter a sample, on the small SDXL
+    bb = small_backbone("sdxl"); _prepared(bb, rank, None, seed); g = torch_rng(seed, "variants")
+    x, t, cond = torch.randn(3*rows, *bb.latent_shape, generator=g), bb.sample_timesteps(3*rows, g), bb.encode_prompts(["a tower"]*(3*rows))
+    def two():
+        with torch.no_grad(): bb.predict(x[:2*rows], t[:2*rows], cond[:2*rows], "auxiliary"); bb.predict(x[2*rows:], t[2*rows:], cond[2*rows:], None)
+    names = ["auxiliary"]*(2*rows) + ["__base__"]*rows
+    def one():
+        hooks = [l.register_forward_pre_hook(lambda m, a, kw: (a, kw | dict(adapter_names=names)), with_kwargs=True) for l in _lora_layers(bb.denoiser).values()]
+        try:
+            with torch.no_grad(): bb.predict(x, t, cond, "auxiliary")
+        finally:
+            for h in hooks: h.remove()
+    return {"auxiliary, then reference": two, "one pass, an adapter a sample": one}
+
+def _batch_variants(family: str = "atelier", batch: int = 32, seed: int = 0) -> dict[str, Callable]: # an update with a bank, and what of it could be prepared beside the one before
+    bb = small_backbone(family); _prepared(bb, 16, None, seed); data, tree = random_rows(bb, 2*batch, seed); loop = TrainConfig(steps=4, batch_size=batch, lr=1e-6); tmp = tempfile.mkdtemp()
+    settle(bb, None, None, ("", *data.captions)); policy = _Policy(bb, loop); bb.activate("policy"); cfg = AlignConfig(loop, "cpo", precision="bf16")
+    update = policy.updater(data, tree, cfg, bank_folder=Path(tmp)/"bank")
+    bank = Bank(bb, data, tree, "auxiliary", None, BankConfig(2, folder=Path(tmp)/"bank"), precision="bf16"); rows = batch_indices(0, batch, len(data), seed); ks = bank_draws(0, rows, len(data), 2, seed)
+    bank.fill(rows, ks)
+    def prepare(): d = bank.draw(rows, ks); bb.encode_prompts(d.captions, tokens=bank.captions_to); bank.read(rows, ks)
+    return {"an update with a bank": lambda: update(0), "its draws, prompts and records alone": prepare}
+
+def measure_variants(rounds: int = 5, say: Callable = lambda line: None, only: Sequence[str] | None = None) -> dict[str, dict[str, dict]]: # group -> variant -> median, quartiles, ratio to the group's first
+    "Changes that were tried, each beside what it was tried against."
+    groups = {"frozen passes": _frozen_variants, "optimiser and averages": _update_variants, "adapters of the live path": _adapter_variants, "preparing a batch": _batch_variants}; found = {}
+    for group, make in groups.items():
+        if only and group not in only: continue
+        times = in_turn({k: (lambda r, f=f: f()) for k, f in make().items()}, rounds, 2); first = np.median(next(iter(times.values())))
+        found[group] = {k: dict(zip(("q1", "median", "q3"), map(float, np.percentile(v, (25, 50, 75)))), ratio=float(np.median(v)/first)) for k, v in times.items()}
+        for k, v in found[group].items(): say(f"{group}: {k}: {1e3*v['median']:.1f} ms, x{v['ratio']:.2f}")
+    return found
+
+# %% ../nbs/10e_bench.ipynb #7a324816
+def machine_peaks(device: str | torch.device = "cpu", rounds: int = 5, size: int = 2048) -> dict[str, float]: # FLOP/s by number format; bytes a second
+    "What the device does at best: square matrix products, and copying 256 MiB."
+    device, found = torch.device(device), {}
+    wait = (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
+    def best(f): return min(in_turn({"": lambda r: f()}, rounds, 2, after=wait)[""])
+    for name, kind in dict(fp32=torch.float32, bf16=torch.bfloat16).items(): a = torch.randn(size, size, device=device).to(kind); found[name] = 2*size**3/best(lambda: a @ a)
+    a = torch.empty(2**26, device=device); b = torch.empty_like(a)
+    return found | dict(bandwidth=2*a.nbytes/best(lambda: b.copy_(a)))
+
+def measure_roofline(which: Sequence[str] = ("atelier", "sdxl", "flux"), rounds: int = 3, say: Callable = lambda line: None) -> dict: # peaks, and cases of each family
+    "Peaks of the machine, and work, bytes and time of an update of each method."
+    found = bench_families(which, steps=rounds, checkpointing=(False,), methods=("sft", "bank", "cpo", "dpo"), say=say)
+    return dict(peaks=machine_peaks("cuda" if torch.cuda.is_available() else "cpu"), families=found["families"])
+
+def draw_roofline(result: dict, ax) -> None:
+    "Roof and points on matplotlib axes."
+    p, marks = result["peaks"], dict(sft="o", bank="D", cpo="s", dpo="^"); colours = dict(zip(result["families"], ("#1b6ca8", "#d1495b", "#6a8d3a")))
+    cases = [(f, c, c["flops"]/c["moved"], c["flops"]/c["median"]) for f, found in result["families"].items() for c in found["cases"]]
+    x = np.geomspace(min(a for *_, a, _ in cases)/4, max(a for *_, a, _ in cases)*8, 200)
+    for name, style in (("fp32", "-"), ("bf16", "--")): ax.plot(x, np.minimum(p[name], x*p["bandwidth"])/1e9, style, color="#333333", lw=1.2, label=f"roof, {name} ({p[name]/1e9:,.0f} GFLOP/s)")
+    for f, c, at, speed in cases: ax.scatter(at, speed/1e9, marker=marks[c["method"]], s=34, facecolors="none" if c["method"] != "bank" else colours[f], edgecolors=colours[f], lw=1.3)
+    names = dict(sft="SFT", bank="CPO, bank", cpo="CPO, live", dpo="Diffusion-DPO")
+    for f, k in colours.items(): ax.plot([], [], color=k, lw=4, label=f"{f}, {result['families'][f]['precision']}")
+    for m, mark in marks.items(): ax.plot([], [], mark, color="#333333", mfc="none" if m != "bank" else "#333333", ms=5, label=names[m])
+    ax.set(xscale="log", yscale="log", xlabel="FLOPs a byte", ylabel="GFLOP/s"); ax.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1.01, .5), frameon=False)

@@ -28,7 +28,7 @@ class Damaged(CpoError):
 
 class Store:
     "Records of named tensors under content keys, in memory-mapped chunks of safetensors, or in memory."
-    OPEN = 256 # chunks kept open at once
+    OPEN = 4096 # chunks kept open at once: a memory map each, no file handle
 
     def __init__(self, folder: str | Path | None): # made when the first record is added; None: in memory
         self.folder, self.where, self._open, self._sound = None if folder is None else Path(folder), {}, {}, set()

@@ -425,7 +425,7 @@ def run_plan(
     count: Annotated[int, typer.Option("--processes", min=1, help="GPUs that share a batch.")] = 1,
     sharded: Annotated[bool, typer.Option("--sharded", help="They share the base's weights too (FSDP).")] = False,
     prompt_variants: Annotated[int, typer.Option("--prompt-variants", min=1, help="sft: prompts drawn for each picture.")] = 4,
-    steps: Steps = None, batch_size: Batch = None, rank: Rank = 32, criteria: Criteria = "painting", skip_bad: Skip = False, scale: ScaleName = None, dtype: Dtype = DType.float32, precision: Passes = Precision.bf16,
+    live: Live = False, draws: Draws = None, steps: Steps = None, batch_size: Batch = None, rank: Rank = 32, criteria: Criteria = "painting", skip_bad: Skip = False, scale: ScaleName = None, dtype: Dtype = DType.float32, precision: Passes = Precision.bf16,
     resolution: Resolution = None, micro_batch: Micro = None, checkpointing: Checkpointing = False, optimizer: OptimizerName = Optimizer.adamw, no_cache: NoCache = False,
 ) -> None:
     """What a run will cost before it starts: parameters, memory, time, disk; and what to change until it fits.
@@ -442,22 +442,24 @@ def run_plan(
         from cpo_nb.criteria import load_criteria
         found = _job().Job(data, skip_bad=skip_bad).rows(load_criteria(criteria), typer.echo); pictures = len(found["train"]) if found is not None else None
     here = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu" if base == "atelier" and memory is None else None
-    prompts = dict(cpo=6, distill=6, sft=2*prompt_variants).get(method.value, 1) # with and without the caption, which is dropped now and then
+    from cpo_nb.bank import BankConfig
+    draws = None if live or method.value not in ("cpo", "distill") else draws or BankConfig.draws
+    prompts = 1 if draws else dict(cpo=6, distill=6, sft=2*prompt_variants).get(method.value, 1) # with and without the caption, which is dropped now and then
     plan = plan_run(base, method=method.value, resolution=resolution, batch_size=batch_size or sc.batch_size, steps=steps or (sc.sft_steps if method.value == "sft" else sc.align_steps), pictures=pictures or sc.pictures, prompts_per_picture=prompts, rank=rank,
-                    dtype=dtype.value, precision=precision.value, micro_batch=micro_batch, checkpointing=checkpointing, optimizer=optimizer.value, cached=not no_cache, processes=count, sharded=sharded, device_name=gpu or here, memory_gib=memory)
+                    dtype=dtype.value, precision=precision.value, micro_batch=micro_batch, checkpointing=checkpointing, optimizer=optimizer.value, cached=not no_cache, draws=draws, processes=count, sharded=sharded, device_name=gpu or here, memory_gib=memory)
     typer.echo(plan)
     if plan.fits is False: typer.echo(f"\n{fit_report(plan, fit(plan))}")
 
 # %% ../nbs/11_cli.ipynb #8d25baa0
 class Part(str, Enum):
     "What is measured."
-    updates = "updates"; waits = "waits"; growth = "growth"
+    updates = "updates"; waits = "waits"; growth = "growth"; variants = "variants"; roofline = "roofline"
 
 @app.command("bench")
 def run_bench_(
     families: Annotated[Optional[str], typer.Option("--families", metavar="A,B,...", help="Of atelier, sd, sdxl, sd3, flux. [default: all; with --full sdxl and flux]")] = None,
     full: Annotated[bool, typer.Option("--full", help="Denoisers of full size with random weights, 1024 px, bfloat16; needs a GPU.")] = False,
-    part: Annotated[Part, typer.Option("--part", help="updates; waits: painter, measures, start-up, sampling beside the pipeline's own call; growth: costs against pictures, pairs, batch, resolution, processes.")] = Part.updates,
+    part: Annotated[Part, typer.Option("--part", help="updates; waits: painter, measures, start-up, sampling beside the pipeline's own call; growth: costs against pictures, pairs, batch, resolution, processes; variants: what was tried, beside what it was tried against; roofline.")] = Part.updates,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Timed updates of each method, taken in turn.")] = 5,
     rank: Rank = 16,
 ) -> None:
@@ -470,7 +472,8 @@ def run_bench_(
     _study()
     if part is not Part.updates:
         from cpo_nb import scaling
-        found = scaling.measure_waits(say=typer.echo) if part is Part.waits else scaling.measure_growth(say=typer.echo)
+        from cpo_nb.bench import measure_roofline, measure_variants
+        found = dict(waits=scaling.measure_waits, growth=scaling.measure_growth, variants=measure_variants, roofline=measure_roofline)[part.value](say=typer.echo)
         return typer.echo(f"kept as {scaling.write_scaling(part.value, {part.value: found}).name}")
     from cpo_nb.bench import SMALL, run_bench
     names = [n.strip() for n in families.split(",")] if families else None

@@ -110,10 +110,10 @@ def _flop_formulas() -> dict: # of operators, from shapes: PyTorch's own, and fo
 
 # %% ../nbs/10d_plan.ipynb #fa49e629
 class _Live(TorchDispatchMode):
-    "Counts FLOPs, and bytes of storages that come into being under it, until they die."
+    "Counts FLOPs, bytes that operations read and write, and bytes of storages that come into being under it, until they die."
     def __init__(self):
         super().__init__()
-        self.flops, self.formulas = 0, _flop_formulas()
+        self.flops, self.moved, self.formulas = 0, 0, _flop_formulas()
         self.events, self.alive = [], {} # (number of the storage, bytes or minus bytes); address -> (number, bytes)
 
     def _see(self, tensor: torch.Tensor, new: bool):
@@ -130,6 +130,7 @@ class _Live(TorchDispatchMode):
         for t in tree_leaves((args, kwargs)):
             if isinstance(t, torch.Tensor): self._see(t, False)
         out = func(*args, **(kwargs or {}))
+        if not func.is_view: self.moved += _nbytes(t for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor))
         if formula := self.formulas.get(func._overloadpacket): self.flops += formula(*args, **(kwargs or {}), out_val=out)
         for t in tree_leaves(out):
             if isinstance(t, torch.Tensor): self._see(t, func is not torch.ops.aten.lift_fresh.default) # a constant's first sight
@@ -315,6 +316,7 @@ class Plan:
     seconds: float | None # of all updates
     encode_seconds: float | None # of the encoding of pictures and prompts, once
     no_time: str # why there is no time; empty when there is one
+    bank_seconds: float | None = None # of filling the bank, once
 
     @property
     def total(self) -> int:
@@ -335,6 +337,8 @@ def _check_settings(s: dict) -> None:
         if s[k] not in known: bad.append(f"{k}={s[k]!r}: choose one of {', '.join(known)}")
     if s["memory_gib"] is not None and not number(s["memory_gib"]): bad.append(f"memory_gib={s['memory_gib']!r}: must be positive")
     if not number(s["utilisation"]) or s["utilisation"] > 1: bad.append(f"utilisation={s['utilisation']!r}: must be in (0, 1]")
+    if s["draws"] is not None and not whole(s["draws"]): bad.append(f"draws={s['draws']!r}: must be a whole number of at least 1, or None")
+    elif s["draws"] is not None and s["method"] not in ("cpo", "distill"): bad.append(f"draws={s['draws']!r}: {s['method']} asks no auxiliary and reads no bank")
     if s["sharded"] and s["processes"] == 1: bad.append("sharded=True: one process alone has nobody to share with; give processes")
     name = s["device_name"]
     if name is not None and name.lower() != "cpu" and not known_device(name) and s["memory_gib"] is None:
@@ -354,11 +358,12 @@ def _memory(m: _Measured, s: dict, gpu: bool) -> dict[str, int]:
     out |= {"policy adapter": nbytes, "its gradients": nbytes, "its average (EMA)": nbytes, "optimizer": moments, "passes": max(m.step.peak, m.step.frozen_peak)}
     return out | ({"CUDA itself (assumed)": CONTEXT} if gpu else {})
 
-def _disk(m: _Measured, s: dict) -> dict[str, int]:
+def _disk(m: _Measured, s: dict, records: int = 0) -> dict[str, int]:
     parameters = m.adapters["policy"][0]
     checkpoint = parameters*(8 + (2 if s["optimizer"] == "adamw8bit" else 8)) # weights, average, two moments
     prompts = {"prompt embeddings": s["pictures"]*s["prompts_per_picture"]*m.embedding} if s["cached"] else {}
-    return {"latents": s["pictures"]*m.latent*2} | prompts | {f"checkpoints ({s['keep']} kept)": s["keep"]*checkpoint, "adapter": 4*parameters}
+    bank = {f"bank, {s['draws']} draws a picture": records*3*m.latent*(2 if s["precision"] == "bf16" else 4)} if records else {}
+    return {"latents": s["pictures"]*m.latent*2} | prompts | bank | {f"checkpoints ({s['keep']} kept)": s["keep"]*checkpoint, "adapter": 4*parameters}
 
 # %% ../nbs/10d_plan.ipynb #939ef0d8
 def plan_run(
@@ -378,6 +383,7 @@ def plan_run(
     checkpointing: bool = False, # gradient checkpointing: less memory, one more forward
     optimizer: str = "adamw", # or "adamw8bit"
     cached: bool = True, # latents and embeddings are cached, so VAE and text encoders leave the device
+    draws: int | None = None, # cpo, distill: a bank of so many draws of each picture; None: live
     processes: int = 1, # that share a batch, each on a device of its own
     sharded: bool = False, # FSDP: they share the denoiser's weights too
     device_name: str | None = None, # see DEVICES, or "cpu"; default: some GPU
@@ -387,19 +393,22 @@ def plan_run(
 ) -> Plan:
     "Plan a run: seconds of work and no weights read. Raises `CpoError` naming everything that is wrong with the settings, or what is wrong with the pipeline."
     s = dict(locals()) | dict(base=str(base), targets=tuple(targets))
-    if prompts_per_picture is None: s["prompts_per_picture"] = 3 if method in ("cpo", "distill") else 1
+    if prompts_per_picture is None: s["prompts_per_picture"] = 3 if method in ("cpo", "distill") and draws is None else 1
     _check_settings(s)
     gpu, known = (device_name or "").lower() != "cpu", known_device(device_name or "")
     share = -(-batch_size//processes); n = min(micro_batch or share, share)
     m = _measured(s["base"], _stamp(s["base"]), resolution, dtype, rank, s["targets"], method, precision, n, checkpointing, gpu)
     row = dict(forward=m.step.forward/n, backward=m.step.backward/n, frozen=m.step.frozen/n, text=0. if cached else float(m.text*s["prompts_per_picture"]))
-    flops = row | dict(update=share*sum(row.values()), encode=float(pictures*m.encode[0] + (pictures*s["prompts_per_picture"]*m.text if cached else 0)))
+    records = min(steps*batch_size, pictures*draws) if draws else 0 # what a run does not use is not computed
+    bank = records*(row["frozen"] + 2*m.text)
+    if draws: row["frozen"] = 0.
+    flops = row | dict(bank=float(bank), update=share*sum(row.values()), encode=float(pictures*m.encode[0] + (pictures*s["prompts_per_picture"]*m.text if cached else 0)))
     no_time = ("a CPU's speed is not in the table" if not gpu else "no device was named" if device_name is None else f"{device_name} is not in the table" if not known else
                "the table holds bf16 speeds, and the passes are in float32" if precision != "bf16" else "")
     speed = None if no_time else DEVICES[known][0]*1e12*utilisation
     limit = memory_gib if memory_gib is not None else DEVICES[known][1] if known else None
-    return Plan(s, m.pipeline, m.resolution, {k: v for k, (v, _) in m.parts.items()}, m.denoiser, m.adapters["policy"][0], n, -(-share//n), m.step, _memory(m, s, gpu), m.encode[1], flops, _disk(m, s),
-                None if limit is None else int(limit*2**30), steps*flops["update"]/speed if speed else None, flops["encode"]/speed if speed and dtype != "float32" else None, no_time)
+    return Plan(s, m.pipeline, m.resolution, {k: v for k, (v, _) in m.parts.items()}, m.denoiser, m.adapters["policy"][0], n, -(-share//n), m.step, _memory(m, s, gpu), m.encode[1], flops, _disk(m, s, records),
+                None if limit is None else int(limit*2**30), steps*flops["update"]/speed if speed else None, flops["encode"]/speed if speed and dtype != "float32" else None, no_time, bank/speed/processes if speed and draws else None)
 
 # %% ../nbs/10d_plan.ipynb #e2869fcc
 def _size(n: float) -> str:
@@ -437,9 +446,10 @@ def _time_lines(p: Plan) -> list[str]:
     rows = [("one row, forward", _flop(f["forward"]), ""),
             ("one row, all of its passes", f"{sum(f[k] for k in ('forward', 'backward', 'frozen', 'text'))/f['forward']:,.1f} forwards", f"1 forward, {f['backward']/f['forward']:.1f} backward{' (with a second forward)' if s['checkpointing'] else ''}, {f['frozen']/f['forward']:.1f} frozen" + (f", {f['text']/f['forward']:.1f} text" if f["text"] else "")),
             ("one update of one process", _flop(f["update"]), ""), ("pictures and prompts, encoded once", _flop(f["encode"]), f"{_size(p.encode_bytes)} for every picture that the VAE encodes at once")]
+    if f["bank"]: rows.append(("filling the bank, once", _flop(f["bank"]), "other runs on the same pictures and auxiliary find it filled"))
     if p.seconds is None: return _lines("Work", rows) + [f"  Time is left out: {p.no_time}."]
     rows += [(f"{s['steps']:,} updates", _duration(p.seconds), f"on {known_device(s['device_name'])}, if {s['utilisation']:.0%} of its {DEVICES[known_device(s['device_name'])][0]} TFLOP/s is reached, which is assumed")]
-    return _lines("Work and time", rows + ([("encoding before", _duration(p.encode_seconds), "")] if p.encode_seconds is not None else []))
+    return _lines("Work and time", rows + [(name, _duration(v), "") for name, v in (("encoding before", p.encode_seconds), ("filling the bank before", p.bank_seconds)) if v is not None])
 
 @patch
 def __str__(self: Plan) -> str:

@@ -97,7 +97,9 @@ def _records(n: int, reads: int = 50) -> dict:
     from cpo_nb.cache import Store
     with tempfile.TemporaryDirectory() as tmp:
         z = torch.zeros(256, 3, 4, 16, 16, dtype=torch.bfloat16); Store(tmp).fill([str(i) for i in range(n)], lambda keys: {k: dict(z=x) for k, x in zip(keys, z)})
-        began = time.perf_counter(); store = Store(tmp); opened = time.perf_counter() - began
+        began = time.perf_counter(); store = Store(tmp)
+        for key in {p: k for k, (p, _) in store.where.items()}.values(): store.get(key) # a record of every chunk, as the first updates do
+        opened = time.perf_counter() - began
         rng, found = np.random.default_rng(0), []
         for _ in range(reads): began = time.perf_counter(); torch.stack([store.get(str(i))["z"] for i in rng.integers(0, n, 32)]); found.append(time.perf_counter() - began)
         return dict(seconds=float(np.median(found)), opened=opened, bytes=store.bytes)
@@ -123,25 +125,28 @@ def _shared(batch: int = 8, rounds: int = 6) -> dict: # an update of SFT, its ba
     from cpo_nb.align import AlignConfig, _sft_step
     from cpo_nb.bench import _Policy, random_rows, small_backbone
     from cpo_nb.training import Machine, TrainConfig, _exchange, _gradients, _update, batch_indices
-    torch.set_num_threads(1); who = processes(); bb = small_backbone("sdxl"); bb.add_adapter("auxiliary", 16); bb.add_adapter("policy", 16); data, tree = random_rows(bb, 2*batch)
+    torch.set_num_threads(1); bb = small_backbone("sdxl"); who = processes(); bb.add_adapter("auxiliary", 16); bb.add_adapter("policy", 16); data, tree = random_rows(bb, 2*batch)
     loop = TrainConfig(steps=rounds + 2, batch_size=batch, lr=1e-6); policy = _Policy(bb, loop); bb.activate("policy"); found = []
     step_fn = _sft_step(bb, data, tree, AlignConfig(loop, "sft", rows="all", precision="fp32"), "policy")
     for step in range(rounds + 2):
         who.wait(); began = time.perf_counter()
         stats, _ = _exchange(policy.params, _gradients(step_fn, step, batch_indices(step, batch, len(data), 0), Machine().shares(batch, who.rank, who.count), None), False)
         _update(policy.params, policy.opt, policy.ema, loop, step, stats["loss"], None); policy.opt.zero_grad(set_to_none=True); found.append(time.perf_counter() - began)
-    return dict(seconds=float(np.median(found[2:])))
+    return dict(seconds=float(np.median(found[2:])), processes=who.count)
 
 def launched(count: int, **settings) -> dict:
     "`_shared` in so many processes. Raises `CpoError` when they fail."
     with tempfile.TemporaryDirectory() as tmp:
         file = Path(tmp)/"shared.py"; file.write_text(f"import json\nfrom cpo_nb.core import processes\nfrom cpo_nb.scaling import _shared\nr = _shared(**{settings!r})\nif processes().main: open({str(Path(tmp)/'out')!r}, 'w').write(json.dumps(r))\n")
-        how = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(count), "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"] if count > 1 else []
+        (Path(tmp)/"how.yaml").write_text(f"compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\nuse_cpu: true\nnum_machines: 1\nnum_processes: {count}\nmachine_rank: 0\nmixed_precision: 'no'\nrdzv_backend: static\nsame_network: true\n") # as configs/cpu-two.yaml
+        how = ["-m", "accelerate.commands.launch", "--config_file", f"{tmp}/how.yaml", "--main_process_port", "0"] if count > 1 else []
         env = {k: v for k, v in os.environ.items() if not k.startswith("ACCELERATE")} | dict(OMP_NUM_THREADS="1", TQDM_DISABLE="1")
         if root := repo_root(): env["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [env.get("PYTHONPATH")])])
         r = subprocess.run([sys.executable, *how, str(file)], capture_output=True, text=True, env=env)
-        if r.returncode: raise CpoError(f"{count} processes failed", r.stderr.strip().splitlines()[-3:])
-        return json.loads((Path(tmp)/"out").read_text())
+        if r.returncode: raise CpoError(f"{count} processes failed", [l for l in r.stderr.splitlines() if "Error" in l][-3:] or r.stderr.splitlines()[-3:])
+        found = json.loads((Path(tmp)/"out").read_text())
+        if found["processes"] != count: raise CpoError(f"{count} processes were asked for, and {found['processes']} came together")
+        return found
 
 GROWTH = dict(images=(1000, 10_000, 100_000), records=(1000, 10_000, 100_000), pairs=(30, 100, 300, 1000, 2000), batch=(1, 2, 4, 8, 16), resolution=(64, 96, 128, 192, 256), processes=(1, 2))
 
