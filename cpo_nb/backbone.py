@@ -120,10 +120,7 @@ class Backbone:
     def dtype(self) -> torch.dtype: return next(self.denoiser.parameters()).dtype # the model's own asks every parameter
     @property
     def active(self) -> tuple: return self._active
-    @property
-    def checkpointing(self) -> bool: # the model's own asks every module
-        if self._gates is None: self._gates = [m for m in self.denoiser.modules() if hasattr(m, "gradient_checkpointing")]
-        return any(m.gradient_checkpointing for m in self._gates)
+
     @property
     def modules_with_adapters(self) -> dict[str, torch.nn.Module]: return {self.denoiser_name: self.denoiser} | {n: getattr(self.pipe, n) for n in self.text_encoder_names if getattr(self.pipe, n, None) is not None}
     @property
@@ -242,6 +239,12 @@ def at_work(self: Backbone, module: torch.nn.Module):
 def checkpoint_activations(self: Backbone, on: bool = True) -> None:
     "Make activations of the denoiser again in the backward pass (less memory, about a third more time), or keep them."
     self.denoiser.enable_gradient_checkpointing() if on else self.denoiser.disable_gradient_checkpointing()
+
+@patch(as_prop=True)
+def checkpointing(self: Backbone) -> bool:
+    "Are activations made again? The model's own answer asks every module."
+    if self._gates is None: self._gates = [m for m in self.denoiser.modules() if hasattr(m, "gradient_checkpointing")]
+    return any(m.gradient_checkpointing for m in self._gates)
 
 @patch
 def shard(self: Backbone) -> None:

@@ -87,9 +87,6 @@ class Job:
         return None if self.base == "atelier" else cache_dir()/"encoded"
     @property
     def machine(self) -> Machine: return Machine(self.micro_batch, self.optimizer)
-    def bank_at(self, bank: BankConfig | None) -> BankConfig | None:
-        "The bank beside the other stores, and filled in passes of the size that the device holds."
-        return bank and replace(bank, within=bank.within or (self.store and self.store/"banks"), batch_size=min(bank.batch_size, self.micro_batch or bank.batch_size))
 
     def check(self, auxiliary: str | Path | None = None) -> None:
         "Mistakes that can be seen before data or weights are read. Raises `CpoError`."
@@ -176,6 +173,9 @@ def load_expert(job: Job, backbone: Backbone, auxiliary: str | Path, tree: Crite
     if note.get("info", {}).get("tree") not in (None, tree.hash): say(f"note: {folder} was trained on another criteria tree than {job.criteria}")
     if note.get("base_model") not in (None, "", backbone.name): say(f"note: {folder} was trained on the base {note['base_model']}, not on {backbone.name}")
 
+def _bank_of(job: Job, bank: BankConfig | None) -> BankConfig | None: # beside the other stores, and filled in passes of the size that the device holds
+    return bank and replace(bank, within=bank.within or (job.store and job.store/"banks"), batch_size=min(bank.batch_size, job.micro_batch or bank.batch_size))
+
 def run_stage2(job: Job, cfg: AlignConfig, out: str | Path, auxiliary: str | Path | None = None, say: Callable = print, warn: Callable = print, bank: BankConfig | None = None) -> tuple[Backbone, TrainResult]:
     "Align a policy by any method; the adapter is kept as `out/adapter`. With `bank`, cpo and distill read the frozen predictions of a set number of draws."
     if cfg.method in ("cpo", "distill") and auxiliary is None: raise CpoError(f"--method {cfg.method} needs --auxiliary", hint="give the adapter folder that `cpo sft` wrote, such as runs/aux/adapter")
@@ -186,7 +186,7 @@ def run_stage2(job: Job, cfg: AlignConfig, out: str | Path, auxiliary: str | Pat
     how = f", stabilised by {cfg.stabilize}" if cfg.stabilize and cfg.method in ("cpo", "dpo") else ""
     say(f"stage 2: {cfg.method}{how}, {cfg.train.steps} updates of {cfg.train.batch_size} from {len(data):,} pictures, learning rate {cfg.train.lr:g}, on {_where(bb)}")
     kw, track = _during(job, cfg, bb, tree, found, data, held, Path(out), "policy", say)
-    try: return bb, align(bb, data, tree, out, cfg, bank=job.bank_at(bank), say=say, **kw)
+    try: return bb, align(bb, data, tree, out, cfg, bank=_bank_of(job, bank), say=say, **kw)
     finally: track.close()
 
 def build_bank(job: Job, auxiliary: str | Path, bank: BankConfig, paired: bool = False, caption_dropout: float = .1, say: Callable = print, warn: Callable = print) -> Bank:
@@ -194,6 +194,6 @@ def build_bank(job: Job, auxiliary: str | Path, bank: BankConfig, paired: bool =
     tree = load_criteria(job.criteria); job.check(auxiliary); found = job.rows(tree, say)
     bb = job.backbone(); load_expert(job, bb, auxiliary, tree, warn)
     data = job.sets(bb, found)[0]; data = data[preference_rows(data)[0]]
-    made = Bank(bb, data, tree, "auxiliary", None, job.bank_at(bank), paired, caption_dropout, job.precision)
+    made = Bank(bb, data, tree, "auxiliary", None, _bank_of(job, bank), paired, caption_dropout, job.precision)
     settle(bb, lambda: iter(("", *data.captions)), job.store, ("", *data.captions))
     n = len(data); return made.fill(np.repeat(np.arange(n), bank.draws), np.tile(np.arange(bank.draws), n), say)
