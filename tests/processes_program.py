@@ -66,6 +66,7 @@ def annotated(what: str, folder: Path) -> None:
     try: annotate.measure([np.zeros((4, 4, 3), np.uint8)]*3, workers="launched"); problem = ""
     except CpoError as e: problem = str(e)
     (folder/f"{what}-of-{processes().count}-rank{processes().rank}.json").write_text(json.dumps(dict(low=fitted.low, values=values.tolist(), reference=len(fitted.reference), measured=sum(seen), problem=problem)))
+    if processes().count > 1: processes().wait(); torch.distributed.destroy_process_group() # an interpreter that ends while gloo's threads live may abort
 
 
 if __name__ == "__main__": main(sys.argv[1], Path(sys.argv[2]))
