@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from .align import METHODS
 from .backbone import Backbone, Conditioning, StableDiffusionBackbone, _family, _pipeline_class, _quiet, plain_attention
-from .core import CpoError, data_dir, read_json, write_json
+from .core import CpoError, data_dir, read_json, write_json, readable_time
 from .sft import autocast
 from .training import TrainConfig
 
@@ -423,11 +423,6 @@ def _count(n: float, units=("k", "M", "B", "T")) -> str:
 
 def _flop(n: float) -> str: return _count(n, ("kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"))
 
-def _duration(s: float) -> str:
-    if s < 90: return f"{s:.0f} s"
-    if s < 90*60: return f"{s/60:.0f} min"
-    return f"{s/3600:.1f} h" if s < 48*3600 else f"{s/86400:.1f} days"
-
 def _lines(title: str, rows) -> list[str]: # rows: (name, value, remark)
     return ["", title, *(f"  {name:36} {value:>13}{'   ' + remark if remark else ''}" for name, value, remark in rows)]
 
@@ -448,8 +443,8 @@ def _time_lines(p: Plan) -> list[str]:
             ("one update of one process", _flop(f["update"]), ""), ("pictures and prompts, encoded once", _flop(f["encode"]), f"{_size(p.encode_bytes)} for every picture that the VAE encodes at once")]
     if f["bank"]: rows.append(("filling the bank, once", _flop(f["bank"]), "other runs on the same pictures and auxiliary find it filled"))
     if p.seconds is None: return _lines("Work", rows) + [f"  Time is left out: {p.no_time}."]
-    rows += [(f"{s['steps']:,} updates", _duration(p.seconds), f"on {known_device(s['device_name'])}, if {s['utilisation']:.0%} of its {DEVICES[known_device(s['device_name'])][0]} TFLOP/s is reached, which is assumed")]
-    return _lines("Work and time", rows + [(name, _duration(v), "") for name, v in (("encoding before", p.encode_seconds), ("filling the bank before", p.bank_seconds)) if v is not None])
+    rows += [(f"{s['steps']:,} updates", readable_time(p.seconds), f"on {known_device(s['device_name'])}, if {s['utilisation']:.0%} of its {DEVICES[known_device(s['device_name'])][0]} TFLOP/s is reached, which is assumed")]
+    return _lines("Work and time", rows + [(name, readable_time(v), "") for name, v in (("encoding before", p.encode_seconds), ("filling the bank before", p.bank_seconds)) if v is not None])
 
 @patch
 def __str__(self: Plan) -> str:
@@ -497,7 +492,7 @@ def fit_report(
     steps: list[tuple[str, Plan]] # what `fit` said
 ) -> str:
     "The changes as a table: memory after each, and time where it is known."
-    row = lambda what, p: f"  {what:76} {_size(p.total):>12}{'' if p.seconds is None else f'{_duration(p.seconds):>10}'}{'   fits' if p.fits else ''}"
+    row = lambda what, p: f"  {what:76} {_size(p.total):>12}{'' if p.seconds is None else f'{readable_time(p.seconds):>10}'}{'   fits' if p.fits else ''}"
     rows = [row("as asked", plan)] + [row(what, p) for what, p in steps if not what.startswith("nothing more")]
     end = [f"  {what}" for what, _ in steps if what.startswith("nothing more")]
     return "\n".join([f"To fit into {_size(plan.memory_limit)}, each change on top of the former:", *rows, *end])
