@@ -210,7 +210,9 @@ def align(
     watch = _Watch(run_dir, cfg.collapse, params, max(1, cfg.train.steps//15))
     settings = dict(stage="align", tree=tree.hash, data=data.hash, reference=reference, **report) | {k: v for k, v in asdict(cfg).items() if k != "train"}
     backbone.activate(policy)
-    try: res = train(run_dir, params, steps(use, pairs), n, cfg.train, settings, watch=watch, desc=f"align {cfg.method}", on_resume=watch.restore, score=score, on_checkpoint=with_weights(backbone, name, on_checkpoint), scale_loss=cfg.precision == "fp16", **loop)
+    try:
+        with backbone.keeping(auxiliary if made is None and cfg.method in ("cpo", "distill") else None):
+            res = train(run_dir, params, steps(use, pairs), n, cfg.train, settings, watch=watch, desc=f"align {cfg.method}", on_resume=watch.restore, score=score, on_checkpoint=with_weights(backbone, name, on_checkpoint), scale_loss=cfg.precision == "fp16", **loop)
     finally: backbone.activate(None)
     if res.stopped and watch.last_good() is not None: res.ema = watch.last_good()
     finish(backbone, name, run_dir, res, cfg, data, tree, dict(stage="align", method=cfg.method, reference=reference, **report))

@@ -93,6 +93,7 @@ class Backbone:
     home: torch.device | None = None # where it works, when its weights still wait elsewhere to be divided
     encoded = None # where encoded prompts are looked up first: (prompts, adapter) -> list of `Conditioning`, or None; see 05f_cache
     sharded = False # are the base weights divided between processes?
+    _kept: tuple | None = None # what `keeping` has added up: the adapter, weights by name
     _gates: list | None = None # modules that can make their activations again
     _room_of: dict | None = None # prompts whose length was asked for
     prompts_seen = prompts_long = 0 # how many prompts were encoded, and how many were longer than the encoder's window
@@ -137,6 +138,11 @@ class Backbone:
     def _encode(self, prompts: list[str], adapter: Adapter) -> Conditioning: raise NotImplementedError # *family*
     def _fill(self, adapter: Adapter) -> torch.Tensor | None: # *family*: tokens (1, L, D) that fill up shorter prompts; None: their last token
         return None
+
+    def predict_prompts(self, noisy: torch.Tensor, timesteps: torch.Tensor, cond: Conditioning, adapter: Adapter = None) -> torch.Tensor:
+        "Predictions (nB, C, H, W) for x_t (B, C, H, W) under n prompts each: `cond` holds the first prompt of all, then the second of all, and so on."
+        n = len(cond)//len(noisy)
+        return self.predict(torch.cat([noisy]*n), torch.cat([timesteps]*n), cond, adapter)
 
     def sampler_steps(self, steps: int) -> dict:
         "What the pipeline tells its scheduler for a number of steps."
@@ -445,7 +451,7 @@ ADDED_BELOW = 20_000_000 # parameters of a denoiser, up to which adapters are ad
 @patch
 def _addable(self: Backbone, adapter: Adapter, lora: dict[str, torch.nn.Module]) -> list[tuple]: # (path, layer, adapters with weights here); empty: run them beside the weights
     wanted = _normalise(adapter)
-    if not wanted or self._fused is not None or self.sharded or self.size >= ADDED_BELOW or self.checkpointing: return []
+    if not wanted or self._fused is not None or self.sharded or self.size >= ADDED_BELOW or (self.checkpointing and torch.is_grad_enabled()): return []
     for n, _ in wanted: self._known(n)
     found = [(path, l, here) for path, l in lora.items() if (here := [(n, w) for n, w in wanted if n in l.scaling])]
     special = lambda l, n: l.merged or l.use_dora.get(n) or l.lora_bias.get(n)
@@ -469,6 +475,12 @@ def denoise(self: Backbone, adapter: Adapter, *args, **kwargs):
         with _bare(lora.values()): return self.denoiser(*args, **kwargs)
     if not (layers := self._addable(adapter, lora)):
         with self.using(adapter): return self.denoiser(*args, **kwargs)
+    kept, sums = self._kept or (None, None)
+    weights = sums if kept == _normalise(adapter) and not torch.is_grad_enabled() else self._added(layers)
+    with _bare(lora.values()): return torch.func.functional_call(self.denoiser, weights, args, kwargs, tie_weights=False)
+
+@patch
+def _added(self: Backbone, layers: list[tuple]) -> dict[str, torch.Tensor]: # weights with the adapters added, by name
     weights, active = {}, dict(self._active)
     with torch.autocast(self.device.type, enabled=False): # the sum is as precise as the weights
         for path, layer, here in layers:
@@ -477,7 +489,16 @@ def denoise(self: Backbone, adapter: Adapter, *args, **kwargs):
                 layer.set_scale(n, w); weight = weight + layer.get_delta_weight(n).to(weight.dtype)
                 if n in active: layer.set_scale(n, active[n])
             weights[f"{path}.base_layer.weight"] = weight
-    with _bare(lora.values()): return torch.func.functional_call(self.denoiser, weights, args, kwargs, tie_weights=False)
+    return weights
+
+@patch
+@contextlib.contextmanager
+def keeping(self: Backbone, adapter: Adapter):
+    "For the length of a block in which a frozen adapter does not change, add it to a small denoiser's weights once, and not in every pass without gradient."
+    before = self._kept
+    with torch.no_grad(): self._kept = (_normalise(adapter), self._added(layers)) if (layers := self._addable(adapter, _lora_layers(self.denoiser))) else None
+    try: yield self
+    finally: self._kept = before
 
 # %% ../nbs/05_backbone.ipynb #bfdd8bd7
 class DiffusionBackbone(Backbone):
@@ -635,6 +656,23 @@ class StableDiffusionBackbone(DiffusionBackbone):
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, cond: Conditioning, adapter: Adapter = None) -> torch.Tensor:
         "The network's native prediction for x_t (B, C, H, W), like `noisy`, through `adapter`."
         return self.denoise(adapter, noisy.to(self.dtype), timesteps, encoder_hidden_states=cond.tensors["prompt_embeds"]).sample
+
+    def predict_prompts(self, noisy: torch.Tensor, timesteps: torch.Tensor, cond: Conditioning, adapter: Adapter = None) -> torch.Tensor:
+        with self._once(len(cond)//len(noisy)): return super().predict_prompts(noisy, timesteps, cond, adapter)
+
+    @contextlib.contextmanager
+    def _once(self, n: int): # the part of the UNet that no prompt reaches sees one picture in n, and its answer goes to all n
+        unet, blocks = self.denoiser, list(self.denoiser.down_blocks)
+        first = next((k for k, b in enumerate(blocks) if getattr(b, "has_cross_attention", False)), None)
+        if n == 1 or torch.is_grad_enabled() or self.sharded or first is None or unet.config.addition_embed_type: yield; return
+        cut = lambda v: v[:len(v)//n] if torch.is_tensor(v) and v.dim() > 1 else v
+        spread = lambda v: tuple(map(spread, v)) if isinstance(v, tuple) else v.repeat(n, *[1]*(v.dim() - 1))
+        before = blocks[first].attentions[0]; layer = before.transformer_blocks[0]
+        stages = [unet.conv_in, *blocks[:first], blocks[first].resnets[0], before.norm, before.proj_in, layer.norm1, *([layer.attn1] if not layer.only_cross_attention else [])]
+        hooks = [h for m in stages for h in (m.register_forward_pre_hook(lambda m, a, kw: (tuple(map(cut, a)), {k: cut(v) for k, v in kw.items()}), with_kwargs=True), m.register_forward_hook(lambda m, a, out: spread(out)))]
+        try: yield
+        finally:
+            for h in hooks: h.remove()
 
 # %% ../nbs/05_backbone.ipynb #30900198
 @patch

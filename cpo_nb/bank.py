@@ -62,7 +62,7 @@ def frozen_predictions(
     w, l, mask = preference_prompts(d.captions, batch, tree, paired)
     both = backbone.encode_prompts(w + l, auxiliary, tokens)
     with autocast(backbone.device, precision):
-        z = backbone.predict(torch.cat([d.noisy, d.noisy]), torch.cat([d.timesteps, d.timesteps]), both, auxiliary).float()
+        z = backbone.predict_prompts(d.noisy, d.timesteps, both, auxiliary).float()
         ref = backbone.predict(d.noisy, d.timesteps, cond, reference).float() if need_ref else None
     z_w, z_l = z.chunk(2)
     return Frozen(z_w, z_l, ref, mask.to(z.device))
@@ -208,13 +208,14 @@ def fill(self: Bank, rows: np.ndarray, ks: np.ndarray, say: Callable | None = No
     "Compute what is missing of these draws, shared out between the processes; resumes. Says before how much it will take. Raises `CpoError` when the disk has no room."
     self.planned = dict(zip(self.keys(rows, ks), zip(map(int, rows), map(int, ks))))
     self.store.agree(); missing = [k for k in self.planned if k not in self.store]; together = self.backbone.sharded
-    if missing and say:
-        some, pace = missing[:self.cfg.batch_size], "a moment"
-        if len(missing) > 16*len(some):
-            self._make(some); began = time.perf_counter(); self._make(some) # the first call takes longer
-            pace = readable_time((time.perf_counter() - began)/len(some)*len(missing)/(1 if together else processes().count))
-        say(f"bank {self.folder.name}: {len(self.planned) - len(missing):,} of {len(self.planned):,} frozen predictions are there; the others take about {pace} and {readable_size(len(missing)*self.record_bytes)}")
-    self.store.fill(list(self.planned), self._make, chunk=self._chunk, desc="bank", together=together)
+    with self.backbone.keeping(self.auxiliary):
+        if missing and say:
+            some, pace = missing[:self.cfg.batch_size], "a moment"
+            if len(missing) > 16*len(some):
+                self._make(some); began = time.perf_counter(); self._make(some) # the first call takes longer
+                pace = readable_time((time.perf_counter() - began)/len(some)*len(missing)/(1 if together else processes().count))
+            say(f"bank {self.folder.name}: {len(self.planned) - len(missing):,} of {len(self.planned):,} frozen predictions are there; the others take about {pace} and {readable_size(len(missing)*self.record_bytes)}")
+        self.store.fill(list(self.planned), self._make, chunk=self._chunk, desc="bank", together=together)
     return self
 
 @patch

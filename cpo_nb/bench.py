@@ -91,8 +91,9 @@ class _Policy:
 
     def resident(self, method: str) -> int: # bytes that lie there between two updates: weights, adapters that the method has, moments, averages
         bb, unused = self.backbone, [] if method in ("cpo", "distill", "bank") else list(self.backbone.adapter_parameters("auxiliary").values())
+        kept = list(bb._kept[1].values()) if bb._kept and method in ("cpo", "distill") else []
         state = [v for s in self.opt.state.values() for v in s.values() if torch.is_tensor(v)]
-        return _nbytes([*bb.denoiser.parameters(), *bb.denoiser.buffers(), *state, *self.ema.values()]) - _nbytes(unused)
+        return _nbytes([*bb.denoiser.parameters(), *bb.denoiser.buffers(), *state, *kept, *self.ema.values()]) - _nbytes(unused)
 
 # %% ../nbs/10e_bench.ipynb #ca8aeef5
 def measure_update(
@@ -175,7 +176,7 @@ def step_costs(
     plain = dict(bank="cpo", scripts="dpo")
     cfgs = {m: AlignConfig(loop, plain.get(m, m), rows="all", stabilize="norm" if m in ("cpo", "bank") else None, rank=rank, precision=precision) for m in methods}
     wait = (lambda: torch.cuda.synchronize(bb.device)) if bb.device.type == "cuda" else (lambda: None)
-    with tempfile.TemporaryDirectory() as stored:
+    with tempfile.TemporaryDirectory() as stored, bb.keeping("auxiliary"):
         settle(bb, lambda: (p for c in cfgs.values() for p in every_align_prompt(data, tree, c)), None if live_prompts else stored)
         policy, memory = _Policy(bb, loop), {}; bb.activate("policy")
         how = dict(bank=dict(bank_folder=Path(stored)/"bank"), scripts=dict(scripts=True))

@@ -5,7 +5,7 @@
 # %% ../nbs/00_core.ipynb #881f9c97
 from __future__ import annotations
 
-import contextlib, hashlib, importlib.metadata, importlib.util, inspect, json, os, platform, random, re, shutil, tempfile, time
+import atexit, contextlib, hashlib, importlib.metadata, importlib.util, inspect, json, os, platform, random, re, shutil, tempfile, time
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
@@ -299,6 +299,7 @@ def processes() -> Processes:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1: return Processes()
     from accelerate import PartialState
     import torch
+    if not PartialState._shared_state: atexit.register(_part)
     state = PartialState(cpu=not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true")
     return Processes(state.process_index, state.num_processes)
 
@@ -306,6 +307,10 @@ def torch_distributed():
     "`torch.distributed`, imported late."
     import torch.distributed
     return torch.distributed
+
+def _part() -> None: # an interpreter that ends while gloo's threads live may abort
+    dist = torch_distributed()
+    if dist.is_initialized() and dist.get_backend() == "gloo": dist.destroy_process_group()
 
 # %% ../nbs/00_core.ipynb #2409c057
 def shared_out(

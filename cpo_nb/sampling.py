@@ -80,7 +80,7 @@ def _sample_batch(backbone, prompts, seeds, steps, g, adapter, negative, precisi
     for t in sched.timesteps:
         inp = sched.scale_model_input(x, t) if hasattr(sched, "scale_model_input") else x
         with autocast(backbone.device, precision):
-            f = backbone.predict(torch.cat([inp]*2) if guided else inp, t.expand(2*n if guided else n), cond, adapter).float()
+            f = backbone.predict_prompts(inp, t.expand(n), cond, adapter).float()
         if guided: f = f[n:] + g*(f[:n] - f[n:])
         x = sched.step(f, t, x, return_dict=False)[0]
     return x

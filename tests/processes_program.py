@@ -1,5 +1,5 @@
 """What the tests of several processes start: `accelerate launch ... processes_program.py WHAT FOLDER`. Trains a tiny random pipeline and writes where its adapter began and ended."""
-import json, os, signal, sys
+import atexit, json, os, signal, sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +58,8 @@ def main(what: str, folder: Path) -> None:
 def annotated(what: str, folder: Path) -> None:
     "Fit an annotator to pictures, label others, and say how many pictures this process measured."
     from cpo_nb import annotate
+    at_end = lambda: (folder/f"{what}-of-{os.environ.get('WORLD_SIZE', 1)}-rank{os.environ.get('RANK', 0)}-end.json").write_text(json.dumps(torch.distributed.is_initialized()))
+    atexit.register(at_end)                                                   # called after what is registered later
     seen, own = [], annotate._chunk_values
     def counted(job): seen.append(len(job[0])); return own(job)
     annotate._chunk_values = counted
@@ -66,7 +68,6 @@ def annotated(what: str, folder: Path) -> None:
     try: annotate.measure([np.zeros((4, 4, 3), np.uint8)]*3, workers="launched"); problem = ""
     except CpoError as e: problem = str(e)
     (folder/f"{what}-of-{processes().count}-rank{processes().rank}.json").write_text(json.dumps(dict(low=fitted.low, values=values.tolist(), reference=len(fitted.reference), measured=sum(seen), problem=problem)))
-    if processes().count > 1: processes().wait(); torch.distributed.destroy_process_group() # an interpreter that ends while gloo's threads live may abort
 
 
 if __name__ == "__main__": main(sys.argv[1], Path(sys.argv[2]))

@@ -74,6 +74,7 @@ def test_two_processes_measure_each_picture_once_and_annotate_as_one(folder, one
     for n in (1, 2): assert (r := launch("sd-annotate", folder, n)).returncode == 0, r.stderr[-3000:]
     one, two, other = (json.loads((folder/f"sd-annotate-of-{n}-rank{r}.json").read_text()) for n, r in ((1, 0), (2, 0), (2, 1)))
     assert [x["measured"] for x in (one, two, other)] == [36, 12 + 5, 13 + 6]
+    assert [json.loads((folder/f"sd-annotate-of-2-rank{r}-end.json").read_text()) for r in (0, 1)] == [False, False]   # the group has ended before the interpreter does
     for x in (two, other): assert x["low"] == one["low"] and x["values"] == one["values"] and x["reference"] == 25 and "image 0: 4x4 pixels" in x["problem"]
 
 
