@@ -16,12 +16,13 @@ from safetensors.torch import load_file, save_file
 
 from .backbone import Adapter, Backbone, Conditioning, on_top
 from .bank import Bank, BankConfig, frozen_predictions, planned_draws, preference_prompts, bank_draws
+from .cache import Damaged
 from .core import CpoError, atomic_path, processes
 from .criteria import CriteriaTree
 from .dataset import preference_pairs, top_quartile
 from .loss import cpo_loss, dpo_loss, guidance_distillation_loss, sft_loss
 from .sft import TrainingSet, autocast, draw, drawn_once, finish, held_out_score, settle, with_weights
-from .training import TrainConfig, TrainResult, last_checkpoint, read_metrics, train
+from .training import Ahead, TrainConfig, TrainResult, last_checkpoint, read_metrics, train
 
 # %% auto #0
 __all__ = ['METHODS', 'AlignConfig', 'preference_rows', 'every_align_prompt', 'align']
@@ -72,10 +73,15 @@ def _drawn(backbone, data, tree, cfg): # (step, rows, part) -> rows of the data,
 
 def _frozen_step(backbone, data, tree, cfg, auxiliary, reference, bank: Bank | None): # (step, rows, part) -> noisy latents, timesteps, captions' conditioning, what the frozen models say
     if bank is not None:
+        def make(step, rows, part):
+            at = rows[part], bank_draws(step, rows, len(data), bank.cfg.draws, cfg.train.seed)[part]
+            try: return at, bank.draw(*at), bank.records(*at)
+            except (Damaged, KeyError): return at, bank.draw(*at), None # computed again by `read`, where the model may be asked
+        ahead = Ahead(make)
         def banked(step, rows, part):
-            ks = bank_draws(step, rows, len(data), bank.cfg.draws, cfg.train.seed)[part]; rows = rows[part]
-            d = bank.draw(rows, ks)
-            return d.noisy, d.timesteps, backbone.encode_prompts(d.captions, tokens=bank.captions_to), bank.read(rows, ks)
+            at, d, z = ahead(step, rows, part)
+            return d.noisy, d.timesteps, backbone.encode_prompts(d.captions, tokens=bank.captions_to), bank.read(*at, z)
+        banked.ahead = ahead if backbone.device.type == "cuda" else None # on a CPU the thread takes the cores that the update needs
         return banked
     cut = _drawn(backbone, data, tree, cfg)
     def live(step, rows, part):
@@ -95,6 +101,7 @@ def _cpo_step(backbone, data, tree, cfg, policy, auxiliary, reference, bank=None
         else:
             out = cpo_loss(pred, fz.ref, fz.target_w, fz.target_l, beta=cfg.beta, mask_l=fz.mask_l.to(pred.device), stabilize=cfg.stabilize, gamma=cfg.gamma, mu=cfg.mu); stats = out.stats
         return out.loss, _means(stats, fz.mask_l) | dict(variance=fz.target_w.var())
+    step_fn.ahead = getattr(frozen, "ahead", None)
     return step_fn
 
 def _dpo_step(backbone, data, cfg, policy, reference, pairs):

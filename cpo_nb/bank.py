@@ -219,12 +219,16 @@ def fill(self: Bank, rows: np.ndarray, ks: np.ndarray, say: Callable | None = No
     return self
 
 @patch
-def read(self: Bank, rows: np.ndarray, ks: np.ndarray) -> Frozen:
+def records(self: Bank, rows: np.ndarray, ks: np.ndarray) -> torch.Tensor: # (B, 3, C, h, w): z_w, z_l, reference
+    "What is kept of draws. Raises `KeyError` for what is not there, and `Damaged` for what is no longer what was written."
+    return torch.stack([self.store.get(k)["z"] for k in self.keys(rows, ks)])
+
+@patch
+def read(self: Bank, rows: np.ndarray, ks: np.ndarray, z: torch.Tensor | None = None) -> Frozen: # z: of `records`, when it is there already
     "The predictions of draws, from the bank; damaged ones are computed again first. Raises `KeyError` for draws that `fill` was not asked for, and `Damaged` where a divided base cannot be asked by one process."
-    keys = self.keys(rows, ks)
-    try: z = torch.stack([self.store.get(k)["z"] for k in keys])
-    except Damaged:
-        if self.backbone.sharded: raise
+    try: z = self.records(rows, ks) if z is None else z
+    except (Damaged, KeyError):
+        if self.backbone.sharded or any(k not in self.planned for k in self.keys(rows, ks)): raise
         lost = [k for k in self.planned if k not in self.store]
         for i in range(0, len(lost), self._chunk): self.store.add(self._make(lost[i:i + self._chunk]))
         return self.read(rows, ks)

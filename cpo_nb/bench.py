@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib, copy, gc, importlib.metadata, tempfile, time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Callable, Sequence
@@ -29,7 +30,8 @@ from .training import Machine, TrainConfig, _gradients, _update, batch_indices
 # %% auto #0
 __all__ = ['TARGETS', 'BENCHED', 'SMALL', 'SMALL_VAE', 'LARGE', 'random_rows', 'measure_update', 'in_turn', 'summary',
            'step_costs', 'small_backbone', 'random_backbone', 'bench_families', 'verdicts', 'bench_table',
-           'write_bench', 'run_bench', 'measure_variants', 'machine_peaks', 'measure_roofline', 'draw_roofline']
+           'write_bench', 'run_bench', 'measure_variants', 'measure_preferences', 'preferences', 'draw_preferences',
+           'machine_peaks', 'measure_roofline', 'draw_roofline']
 
 # %% ../nbs/10e_bench.ipynb #d4f6e9af
 TARGETS = dict(time={False: 2.5, True: 2.0}, memory=1.25, # of live CPO against SFT: with gradient checkpointing or not; peak memory
@@ -56,7 +58,7 @@ def random_rows(
 class _EncodedAgain:
     "Latents that are encoded whenever they are asked for."
     def __init__(self, backbone: Backbone, n: int, seed: int): self.backbone, self.pictures = backbone, (255*torch.rand(n, backbone.resolution, backbone.resolution, 3, generator=torch_rng(seed, "pictures"))).to(torch.uint8).numpy()
-    def __getitem__(self, rows) -> torch.Tensor: return self.backbone.encode_images(self.pictures[rows])
+    def __getitem__(self, rows) -> torch.Tensor: return self.backbone.encode_images(self.pictures[np.asarray(rows)])
 
 def _as_scripts(backbone: Backbone, data: TrainingSet, cfg: AlignConfig, pairs: np.ndarray) -> Callable: # an update of DPO with nothing encoded before
     again = _dpo_step(backbone, replace(data, latents=_EncodedAgain(backbone, len(data), cfg.train.seed)), cfg, "policy", None, pairs)
@@ -414,19 +416,65 @@ def _batch_variants(family: str = "atelier", batch: int = 32, seed: int = 0) -> 
     settle(bb, None, None, ("", *data.captions)); policy = _Policy(bb, loop); bb.activate("policy"); cfg = AlignConfig(loop, "cpo", precision="bf16")
     update = policy.updater(data, tree, cfg, bank_folder=Path(tmp)/"bank")
     bank = Bank(bb, data, tree, "auxiliary", None, BankConfig(2, folder=Path(tmp)/"bank"), precision="bf16"); rows = batch_indices(0, batch, len(data), seed); ks = bank_draws(0, rows, len(data), 2, seed)
-    bank.fill(rows, ks)
+    bank.fill(rows, ks); pool = ThreadPoolExecutor(1)
     def prepare(): d = bank.draw(rows, ks); bb.encode_prompts(d.captions, tokens=bank.captions_to); bank.read(rows, ks)
-    return {"an update with a bank": lambda: update(0), "its draws, prompts and records alone": prepare}
+    def beside(): made = pool.submit(lambda: (bank.draw(rows, ks), bank.records(rows, ks))); update(0); made.result()
+    return {"an update with a bank": lambda: update(0), "its draws, prompts and records alone": prepare, "the next one's made in a thread meanwhile": beside}
+
+def _prompt_variants(rows: int = 32, seed: int = 0) -> dict[str, Callable]: # what -> the auxiliary's pass of the atelier over one batch under two prompts
+    bb = small_backbone("atelier"); _prepared(bb, 16, None, seed); g = torch_rng(seed, "variants")
+    x, t, cond = torch.randn(rows, *bb.latent_shape, generator=g), bb.sample_timesteps(rows, g), bb.encode_prompts(["a tower"]*(2*rows))
+    def run(ask, keep):
+        def call():
+            with keep(), torch.no_grad(), torch.autocast("cpu", torch.bfloat16): ask(x, t, cond, "auxiliary")
+        return call
+    with bb.keeping("auxiliary"): sums = bb._kept
+    @contextlib.contextmanager
+    def kept():
+        bb._kept = sums
+        try: yield
+        finally: bb._kept = None
+    apart = lambda x, t, cond, a: bb.predict(torch.cat([x, x]), torch.cat([t, t]), cond, a)
+    return {"adapter added in every pass": run(apart, contextlib.nullcontext), "added once": run(apart, kept), "and layers before the prompt once": run(bb.predict_prompts, kept)}
 
 def measure_variants(rounds: int = 5, say: Callable = lambda line: None, only: Sequence[str] | None = None) -> dict[str, dict[str, dict]]: # group -> variant -> median, quartiles, ratio to the group's first
     "Changes that were tried, each beside what it was tried against."
-    groups = {"frozen passes": _frozen_variants, "optimiser and averages": _update_variants, "adapters of the live path": _adapter_variants, "preparing a batch": _batch_variants}; found = {}
+    groups = {"frozen passes": _frozen_variants, "optimiser and averages": _update_variants, "two prompts": _prompt_variants, "adapters of the live path": _adapter_variants, "preparing a batch": _batch_variants}; found = {}
     for group, make in groups.items():
         if only and group not in only: continue
         times = in_turn({k: (lambda r, f=f: f()) for k, f in make().items()}, rounds, 2); first = np.median(next(iter(times.values())))
         found[group] = {k: dict(zip(("q1", "median", "q3"), map(float, np.percentile(v, (25, 50, 75)))), ratio=float(np.median(v)/first)) for k, v in times.items()}
         for k, v in found[group].items(): say(f"{group}: {k}: {1e3*v['median']:.1f} ms, x{v['ratio']:.2f}")
     return found
+
+# %% ../nbs/10e_bench.ipynb #2a90feba
+def measure_preferences(which: Sequence[str] = ("sd", "sdxl"), batches: Sequence[int] = (1, 4, 16), rounds: int = 3, say: Callable = lambda line: None, **costs) -> list[dict]: # results of `bench_families`, batch by batch
+    "Updates of CPO with a bank and of DPO, with and without caches, at several sizes of a batch."
+    return [bench_families(which, batch_size=b, steps=rounds, methods=("sft", "bank", "dpo", "scripts"), say=say, **costs) for b in batches]
+
+def preferences(
+    found: list[dict] # of `measure_preferences`
+) -> list[dict]: # family, checkpointing, batch; preferences a second of bank, dpo and scripts; ratio and ratio_flops of scripts to bank
+    "Preferences a second, and how many times as many CPO learns from."
+    out = []
+    for result in found:
+        for family, f in result["families"].items():
+            cases = {(c["method"], c["checkpointing"]): c for c in f["cases"]}
+            for k in result["settings"].get("checkpointing", (False, True)):
+                bank, other = cases["bank", k], cases["scripts", k]
+                out.append(dict(family=family, checkpointing=k, batch=f["batch_size"], **{m: f["batch_size"]/cases[m, k]["median"] for m in ("bank", "dpo", "scripts")}, ratio=other["median"]/bank["median"], ratio_flops=other["flops"]/bank["flops"]))
+    return out
+
+def draw_preferences(rows: list[dict], axes) -> None: # of `preferences`; one matplotlib axes for each family
+    "CPO's preferences a second over DPO's as in the scripts against the batch, and the ratio of the operations."
+    for family, ax in zip(dict.fromkeys(r["family"] for r in rows), axes):
+        for k, colour in ((False, "#1b6ca8"), (True, "#d1495b")):
+            mine = [r for r in rows if r["family"] == family and r["checkpointing"] == k]
+            if not mine: continue
+            label = "with gradient checkpointing" if k else "without"; x = [r["batch"] for r in mine]
+            ax.plot(x, [r["ratio"] for r in mine], "o-", color=colour, lw=1.4, ms=4, label=label); ax.axhline(mine[-1]["ratio_flops"], color=colour, ls=":", lw=1.1)
+        ax.set(xscale="log", xticks=x, xticklabels=x, xlabel="preferences in an update", title=dict(sd="SD", sdxl="SDXL").get(family, family), ylim=(0, None)); ax.minorticks_off()
+    axes[0].set_ylabel("preferences a second,\nCPO with a bank / DPO as in the scripts"); axes[-1].plot([], [], ":", color="#333333", lw=1.1, label="operations"); axes[-1].legend(fontsize=8, loc="lower right", frameon=False)
 
 # %% ../nbs/10e_bench.ipynb #7a324816
 def machine_peaks(device: str | torch.device = "cpu", rounds: int = 5, size: int = 2048) -> dict[str, float]: # FLOP/s by number format; bytes a second

@@ -95,7 +95,7 @@ def _open_chunk(self: Store, path: Path) -> None:
 @patch
 def _drop(self: Store, path: Path) -> None:
     path.unlink(missing_ok=True); self._open.pop(path, None)
-    self.where = {k: v for k, v in self.where.items() if v[0] != path}
+    self.where = {k: v for k, v in list(self.where.items()) if v[0] != path}
 
 @patch
 def fill(self: Store, keys: Sequence[str], make: Callable, chunk: int = 256, desc: str = "encode", together: bool = False) -> "Store":

@@ -453,13 +453,13 @@ def run_plan(
 # %% ../nbs/11_cli.ipynb #8d25baa0
 class Part(str, Enum):
     "What is measured."
-    updates = "updates"; waits = "waits"; growth = "growth"; variants = "variants"; roofline = "roofline"
+    updates = "updates"; waits = "waits"; growth = "growth"; preferences = "preferences"; variants = "variants"; roofline = "roofline"
 
 @app.command("bench")
 def run_bench_(
     families: Annotated[Optional[str], typer.Option("--families", metavar="A,B,...", help="Of atelier, sd, sdxl, sd3, flux. [default: all; with --full sdxl and flux]")] = None,
     full: Annotated[bool, typer.Option("--full", help="Denoisers of full size with random weights, 1024 px, bfloat16; needs a GPU.")] = False,
-    part: Annotated[Part, typer.Option("--part", help="updates; waits: painter, measures, start-up, sampling beside the pipeline's own call; growth: costs against pictures, pairs, batch, resolution, processes; variants: what was tried, beside what it was tried against; roofline.")] = Part.updates,
+    part: Annotated[Part, typer.Option("--part", help="updates; waits: painter, measures, start-up, sampling beside the pipeline's own call; growth: costs against pictures, pairs, batch, resolution, processes; preferences: CPO with a bank beside DPO, with and without caches, by size of batch; variants: what was tried, beside what it was tried against; roofline.")] = Part.updates,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Timed updates of each method, taken in turn.")] = 5,
     rank: Rank = 16,
 ) -> None:
@@ -472,8 +472,8 @@ def run_bench_(
     _study()
     if part is not Part.updates:
         from cpo_nb import scaling
-        from cpo_nb.bench import measure_roofline, measure_variants
-        found = dict(waits=scaling.measure_waits, growth=scaling.measure_growth, variants=measure_variants, roofline=measure_roofline)[part.value](say=typer.echo)
+        from cpo_nb.bench import measure_preferences, measure_roofline, measure_variants
+        found = dict(waits=scaling.measure_waits, growth=scaling.measure_growth, preferences=measure_preferences, variants=measure_variants, roofline=measure_roofline)[part.value](say=typer.echo)
         return typer.echo(f"kept as {scaling.write_scaling(part.value, {part.value: found}).name}")
     from cpo_nb.bench import SMALL, run_bench
     names = [n.strip() for n in families.split(",")] if families else None

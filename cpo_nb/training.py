@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import contextlib, importlib.util, json, math, signal, time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Sequence
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from .core import CpoError, atomic_path, check_room, np_rng, processes, read_jso
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'TRACKERS', 'TrainConfig', 'Machine', 'batch_indices', 'Interrupted', 'save_checkpoint',
            'checkpoint_path', 'last_checkpoint', 'load_checkpoint', 'averaged_weights', 'open_run', 'read_metrics',
-           'TrainResult', 'in_main', 'train', 'Tracking']
+           'Ahead', 'TrainResult', 'in_main', 'train', 'Tracking']
 
 # %% ../nbs/05a_training.ipynb #65c95d7b
 @dataclass(frozen=True)
@@ -217,6 +218,20 @@ def _trim_metrics(run_dir: Path, step: int) -> None: # a resumed run must neithe
     rows = [r for r in read_metrics(run_dir) if r["step"] <= step]
     with atomic_path(run_dir/"metrics.jsonl") as tmp: tmp.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
 
+# %% ../nbs/05a_training.ipynb #4ea5fd20
+class Ahead:
+    "What the passes of an update need, made in a thread while the update before it computes. A step function that has one, as its `ahead`, is told by the loop what comes next."
+    def __init__(self, make: Callable): # (step, rows, part) -> things; asks no model, and gives the same in any thread
+        self.make, self.pool, self.waiting = make, None, {}
+    def begin(self, step: int, rows: np.ndarray, parts: Sequence[slice]) -> None:
+        "Start on the parts of an update."
+        self.pool = self.pool or ThreadPoolExecutor(1, "ahead")
+        self.waiting = {k: f for k, f in self.waiting.items() if k[0] >= step - 1} | {(step, p.start, p.stop): self.pool.submit(self.make, step, rows, p) for p in parts}
+    def __call__(self, step: int, rows: np.ndarray, part: slice):
+        "What was made, or is made now. Raises what `make` raises."
+        made = self.waiting.pop((step, part.start, part.stop), None)
+        return made.result() if made else self.make(step, rows, part)
+
 # %% ../nbs/05a_training.ipynb #44a94a83
 @dataclass
 class TrainResult:
@@ -343,7 +358,7 @@ def _loop(run_dir: Path, params: dict, step_fn: Callable, n_rows: int, cfg: Trai
     ema = {k: p.detach().clone() for k, p in params.items()} if cfg.ema else {}
     result = lambda: ema or {k: p.detach().clone() for k, p in params.items()}
     opt, scaler = machine.make_optimizer(plist, cfg), torch.amp.GradScaler(plist[0].device.type, init_scale=2.**14) if scale_loss else None
-    step, extra, flag, stats = 0, dict(seconds=0.0, stopped=None), [], {}
+    step, extra, flag, stats, ahead = 0, dict(seconds=0.0, stopped=None), [], {}, getattr(step_fn, "ahead", None)
     if found := last_checkpoint(run_dir):
         extra = load_checkpoint(found[1], params, ema, opt); step = found[0]
         if scaler and "scaler" in extra: scaler.load_state_dict(extra["scaler"])
@@ -361,8 +376,9 @@ def _loop(run_dir: Path, params: dict, step_fn: Callable, n_rows: int, cfg: Trai
         while step < cfg.steps and not extra["stopped"]:
             t0 = time.perf_counter()
             rows = batch_indices(step, cfg.batch_size, n_rows, cfg.seed)
-            opt.zero_grad(set_to_none=True)
-            stats = _gradients(step_fn, step, rows, machine.shares(len(rows), who.rank, who.count), scaler)
+            opt.zero_grad(set_to_none=True); shares = machine.shares(len(rows), who.rank, who.count)
+            if ahead and step + 1 < cfg.steps: ahead.begin(step + 1, batch_indices(step + 1, cfg.batch_size, n_rows, cfg.seed), [part for part, _ in shares])
+            stats = _gradients(step_fn, step, rows, shares, scaler)
             stats, asked = _exchange(plist, stats, bool(flag))
             stats["grad_norm"] = _update(plist, opt, ema, cfg, step, stats["loss"], scaler)
             step += 1; extra["seconds"] += (took := time.perf_counter() - t0)
