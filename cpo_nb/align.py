@@ -25,7 +25,7 @@ from .sft import TrainingSet, autocast, draw, drawn_once, finish, held_out_score
 from .training import Ahead, TrainConfig, TrainResult, last_checkpoint, read_metrics, train
 
 # %% auto #0
-__all__ = ['METHODS', 'AlignConfig', 'preference_rows', 'every_align_prompt', 'align']
+__all__ = ['METHODS', 'AHEAD_ON', 'AlignConfig', 'preference_rows', 'every_align_prompt', 'align']
 
 # %% ../nbs/08_align.ipynb #8887f254
 METHODS = ("cpo", "distill", "dpo", "sft")
@@ -71,6 +71,8 @@ def _drawn(backbone, data, tree, cfg): # (step, rows, part) -> rows of the data,
         return batch, d, max(backbone.prompt_tokens(d.captions)), max(backbone.prompt_tokens(w + l))
     return drawn_once(make)
 
+AHEAD_ON = ("cuda",) # devices for which a thread makes the next update's batch; on a CPU it takes the cores that the update needs
+
 def _frozen_step(backbone, data, tree, cfg, auxiliary, reference, bank: Bank | None): # (step, rows, part) -> noisy latents, timesteps, captions' conditioning, what the frozen models say
     if bank is not None:
         def make(step, rows, part):
@@ -81,7 +83,7 @@ def _frozen_step(backbone, data, tree, cfg, auxiliary, reference, bank: Bank | N
         def banked(step, rows, part):
             at, d, z = ahead(step, rows, part)
             return d.noisy, d.timesteps, backbone.encode_prompts(d.captions, tokens=bank.captions_to), bank.read(*at, z)
-        banked.ahead = ahead if backbone.device.type == "cuda" else None # on a CPU the thread takes the cores that the update needs
+        banked.ahead = ahead if backbone.device.type in AHEAD_ON else None
         return banked
     cut = _drawn(backbone, data, tree, cfg)
     def live(step, rows, part):

@@ -476,7 +476,7 @@ def denoise(self: Backbone, adapter: Adapter, *args, **kwargs):
     if not (layers := self._addable(adapter, lora)):
         with self.using(adapter): return self.denoiser(*args, **kwargs)
     kept, sums = self._kept or (None, None)
-    weights = sums if kept == _normalise(adapter) and not torch.is_grad_enabled() else self._added(layers)
+    weights = sums if kept == _normalise(adapter) and not torch.is_grad_enabled() and not self.checkpointing else self._added(layers)
     with _bare(lora.values()): return torch.func.functional_call(self.denoiser, weights, args, kwargs, tie_weights=False)
 
 @patch
@@ -495,8 +495,8 @@ def _added(self: Backbone, layers: list[tuple]) -> dict[str, torch.Tensor]: # we
 @contextlib.contextmanager
 def keeping(self: Backbone, adapter: Adapter):
     "For the length of a block in which a frozen adapter does not change, add it to a small denoiser's weights once, and not in every pass without gradient."
-    before = self._kept
-    with torch.no_grad(): self._kept = (_normalise(adapter), self._added(layers)) if (layers := self._addable(adapter, _lora_layers(self.denoiser))) else None
+    before, layers = self._kept, [] if self.checkpointing else self._addable(adapter, _lora_layers(self.denoiser)) # who makes activations again has no memory to spare
+    with torch.no_grad(): self._kept = (_normalise(adapter), self._added(layers)) if layers else None
     try: yield self
     finally: self._kept = before
 

@@ -93,7 +93,7 @@ class _Policy:
 
     def resident(self, method: str) -> int: # bytes that lie there between two updates: weights, adapters that the method has, moments, averages
         bb, unused = self.backbone, [] if method in ("cpo", "distill", "bank") else list(self.backbone.adapter_parameters("auxiliary").values())
-        kept = list(bb._kept[1].values()) if bb._kept and method in ("cpo", "distill") else []
+        kept = list(bb._kept[1].values()) if bb._kept and not bb.checkpointing and method in ("cpo", "distill") else []
         state = [v for s in self.opt.state.values() for v in s.values() if torch.is_tensor(v)]
         return _nbytes([*bb.denoiser.parameters(), *bb.denoiser.buffers(), *state, *kept, *self.ema.values()]) - _nbytes(unused)
 
@@ -416,9 +416,10 @@ def _batch_variants(family: str = "atelier", batch: int = 32, seed: int = 0) -> 
     settle(bb, None, None, ("", *data.captions)); policy = _Policy(bb, loop); bb.activate("policy"); cfg = AlignConfig(loop, "cpo", precision="bf16")
     update = policy.updater(data, tree, cfg, bank_folder=Path(tmp)/"bank")
     bank = Bank(bb, data, tree, "auxiliary", None, BankConfig(2, folder=Path(tmp)/"bank"), precision="bf16"); rows = batch_indices(0, batch, len(data), seed); ks = bank_draws(0, rows, len(data), 2, seed)
-    bank.fill(rows, ks); pool = ThreadPoolExecutor(1)
+    bank.fill(rows, ks)
     def prepare(): d = bank.draw(rows, ks); bb.encode_prompts(d.captions, tokens=bank.captions_to); bank.read(rows, ks)
-    def beside(): made = pool.submit(lambda: (bank.draw(rows, ks), bank.records(rows, ks))); update(0); made.result()
+    def beside():
+        with ThreadPoolExecutor(1) as pool: pool.submit(lambda: (bank.draw(rows, ks), bank.records(rows, ks))); update(0) # a thread that lived on would slow the others down, too
     return {"an update with a bank": lambda: update(0), "its draws, prompts and records alone": prepare, "the next one's made in a thread meanwhile": beside}
 
 def _prompt_variants(rows: int = 32, seed: int = 0) -> dict[str, Callable]: # what -> the auxiliary's pass of the atelier over one batch under two prompts
