@@ -16,7 +16,7 @@ import torch
 
 from .backbone import Adapter, Backbone, Conditioning, _normalise
 from .cache import Damaged, Store, StoredLatents, fingerprint, text_key
-from .core import CpoError, cache_dir, np_rng, processes, read_json, readable_size, readable_time, remove_leftovers, sha256_json, to_jsonable, torch_rng, write_json
+from .core import CpoError, cache_dir, keep_freed_memory, np_rng, processes, read_json, readable_size, readable_time, remove_leftovers, sha256_json, to_jsonable, torch_rng, write_json
 from .criteria import CriteriaTree
 from .dataset import attribute_prompt
 from .sft import PRECISIONS, Draw, TrainingSet, autocast
@@ -208,6 +208,7 @@ def fill(self: Bank, rows: np.ndarray, ks: np.ndarray, say: Callable | None = No
     "Compute what is missing of these draws, shared out between the processes; resumes. Says before how much it will take. Raises `CpoError` when the disk has no room."
     self.planned = dict(zip(self.keys(rows, ks), zip(map(int, rows), map(int, ks))))
     self.store.agree(); missing = [k for k in self.planned if k not in self.store]; together = self.backbone.sharded
+    keep_freed_memory()
     with self.backbone.keeping(self.auxiliary):
         if missing and say:
             some, pace = missing[:self.cfg.batch_size], "a moment"

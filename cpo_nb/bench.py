@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from .align import METHODS, AlignConfig, _cpo_step, _dpo_step, _sft_step, _training_rows, every_align_prompt
 from .backbone import ADDED_BELOW, Backbone, Conditioning, _lora_layers, load_backbone, tiny_pipeline, tiny_vae
 from .bank import Bank, BankConfig, bank_draws, planned_draws
-from .core import CpoError, results_dir, torch_rng, write_json
+from .core import CpoError, keep_freed_memory, results_dir, torch_rng, write_json
 from .criteria import CriteriaTree, parse_criteria
 from .flux import tiny_flux
 from .plan import FULL_SIZE, _Live, _nbytes, _part, bare_backbone, write_configs
@@ -173,6 +173,7 @@ def step_costs(
     "Time, memory and work of one update of each method, with latents and, unless asked otherwise, prompts stored. Raises `CpoError` for settings that cannot be used."
     if bad := [m for m in methods if m not in BENCHED]: raise CpoError(f"method {bad[0]!r} is unknown", hint=f"choose from {', '.join(BENCHED)}")
     if precision not in ("bf16", "fp32"): raise CpoError(f"precision {precision!r} cannot be measured here", hint="choose bf16 or fp32")
+    keep_freed_memory() # as training does
     bb = make(); data, tree = random_rows(bb, max(16, 2*batch_size), seed); _prepared(bb, rank, targets, seed)
     loop = TrainConfig(steps=2*(warmup + steps) + 4, batch_size=batch_size, lr=1e-6, seed=seed)
     plain = dict(bank="cpo", scripts="dpo")
@@ -440,7 +441,7 @@ def _prompt_variants(rows: int = 32, seed: int = 0) -> dict[str, Callable]: # wh
 
 def measure_variants(rounds: int = 5, say: Callable = lambda line: None, only: Sequence[str] | None = None) -> dict[str, dict[str, dict]]: # group -> variant -> median, quartiles, ratio to the group's first
     "Changes that were tried, each beside what it was tried against."
-    groups = {"frozen passes": _frozen_variants, "optimiser and averages": _update_variants, "two prompts": _prompt_variants, "adapters of the live path": _adapter_variants, "preparing a batch": _batch_variants}; found = {}
+    keep_freed_memory(); groups = {"frozen passes": _frozen_variants, "optimiser and averages": _update_variants, "two prompts": _prompt_variants, "adapters of the live path": _adapter_variants, "preparing a batch": _batch_variants}; found = {}
     for group, make in groups.items():
         if only and group not in only: continue
         times = in_turn({k: (lambda r, f=f: f()) for k, f in make().items()}, rounds, 2); first = np.median(next(iter(times.values())))
@@ -472,7 +473,7 @@ def draw_preferences(rows: list[dict], axes) -> None: # of `preferences`; one ma
         for k, colour in ((False, "#1b6ca8"), (True, "#d1495b")):
             mine = [r for r in rows if r["family"] == family and r["checkpointing"] == k]
             if not mine: continue
-            label = "with gradient checkpointing" if k else "without"; x = [r["batch"] for r in mine]
+            label = f"with{'' if k else 'out'} gradient checkpointing"; x = [r["batch"] for r in mine]
             ax.plot(x, [r["ratio"] for r in mine], "o-", color=colour, lw=1.4, ms=4, label=label); ax.axhline(mine[-1]["ratio_flops"], color=colour, ls=":", lw=1.1)
         ax.set(xscale="log", xticks=x, xticklabels=x, xlabel="preferences in an update", title=dict(sd="SD", sdxl="SDXL").get(family, family), ylim=(0, None)); ax.minorticks_off()
     axes[0].set_ylabel("preferences a second,\nCPO with a bank / DPO as in the scripts"); axes[-1].plot([], [], ":", color="#333333", lw=1.1, label="operations"); axes[-1].legend(fontsize=8, loc="lower right", frameon=False)

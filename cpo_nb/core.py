@@ -5,8 +5,9 @@
 # %% ../nbs/00_core.ipynb #881f9c97
 from __future__ import annotations
 
-import atexit, contextlib, hashlib, importlib.metadata, importlib.util, inspect, json, os, platform, random, re, shutil, tempfile, time
+import atexit, contextlib, ctypes, hashlib, importlib.metadata, importlib.util, inspect, json, os, platform, random, re, shutil, sys, tempfile, time
 from dataclasses import asdict, dataclass, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
 
@@ -17,7 +18,7 @@ __all__ = ['CpoError', 'Scale', 'get_scale', 'repo_root', 'data_dir', 'cache_dir
            'seed_for', 'np_rng', 'torch_rng', 'seed_everything', 'atomic_path', 'remove_leftovers', 'write_json',
            'read_json', 'to_jsonable', 'sha256_file', 'sha256_json', 'readable_size', 'readable_time', 'check_room',
            'library_versions', 'cached', 'check', 'Processes', 'processes', 'torch_distributed', 'shared_out',
-           'use_style', 'save_figure']
+           'keep_freed_memory', 'use_style', 'save_figure']
 
 # %% ../nbs/00_core.ipynb #f1fab66e
 class CpoError(ValueError):
@@ -328,6 +329,15 @@ def shared_out(
     if problem: raise problem
     if any(p is None for p in parts): raise CpoError(f"process {who.rank} stops with another one, which says why")
     return np.concatenate(parts)
+
+# %% ../nbs/00_core.ipynb #581e909a
+@cache
+def keep_freed_memory() -> bool: # is it kept?
+    "Let this process keep up to 1 GiB of memory that it frees, for what it asks for next: with glibc, and unless a variable of the environment sets the allocator already."
+    if sys.platform != "linux" or any(k.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")) for k in os.environ): return False
+    try: libc = ctypes.CDLL(None); libc.gnu_get_libc_version
+    except (OSError, AttributeError): return False
+    return bool(libc.mallopt(-3, 2**28) and libc.mallopt(-1, 2**30)) # M_MMAP_THRESHOLD: blocks above it are given back; M_TRIM_THRESHOLD
 
 # %% ../nbs/00_core.ipynb #a4f91c14
 def use_style() -> None:

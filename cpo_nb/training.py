@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from .core import CpoError, atomic_path, check_room, np_rng, processes, read_json, remove_leftovers, sha256_json, to_jsonable, torch_distributed, write_json
+from .core import CpoError, atomic_path, check_room, keep_freed_memory, np_rng, processes, read_json, remove_leftovers, sha256_json, to_jsonable, torch_distributed, write_json
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'TRACKERS', 'TrainConfig', 'Machine', 'batch_indices', 'Interrupted', 'save_checkpoint',
@@ -354,7 +354,7 @@ def train(
         return _loop(run_dir, params, step_fn, n_rows, cfg, machine, scale_loss, dict(watch=watch, log=on_log, resume=on_resume, score=score, checkpoint=on_checkpoint), desc)
 
 def _loop(run_dir: Path, params: dict, step_fn: Callable, n_rows: int, cfg: TrainConfig, machine: Machine, scale_loss: bool, on: dict, desc: str) -> TrainResult:
-    plist, who = list(params.values()), processes()
+    plist, who = list(params.values()), processes(); keep_freed_memory()
     ema = {k: p.detach().clone() for k, p in params.items()} if cfg.ema else {}
     result = lambda: ema or {k: p.detach().clone() for k, p in params.items()}
     opt, scaler = machine.make_optimizer(plist, cfg), torch.amp.GradScaler(plist[0].device.type, init_scale=2.**14) if scale_loss else None
