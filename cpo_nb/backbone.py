@@ -139,15 +139,6 @@ class Backbone:
     def _fill(self, adapter: Adapter) -> torch.Tensor | None: # *family*: tokens (1, L, D) that fill up shorter prompts; None: their last token
         return None
 
-    def predict_prompts(self, noisy: torch.Tensor, timesteps: torch.Tensor, cond: Conditioning, adapter: Adapter = None) -> torch.Tensor:
-        "Predictions (nB, C, H, W) for x_t (B, C, H, W) under n prompts each: `cond` holds the first prompt of all, then the second of all, and so on."
-        n = len(cond)//len(noisy)
-        return self.predict(torch.cat([noisy]*n), torch.cat([timesteps]*n), cond, adapter)
-
-    def sampler_steps(self, steps: int) -> dict:
-        "What the pipeline tells its scheduler for a number of steps."
-        return dict(num_inference_steps=steps)
-
 # %% ../nbs/05_backbone.ipynb #ab544d9d
 from fastcore.basics import patch
 
@@ -216,6 +207,11 @@ def prompt_rooms(self: Backbone, prompts: list[str]) -> list:
     return [self._room_of[k] for k in at]
 
 # %% ../nbs/05_backbone.ipynb #f5b2b61a
+@patch
+def sampler_steps(self: Backbone, steps: int) -> dict:
+    "What the pipeline tells its scheduler for a number of steps."
+    return dict(num_inference_steps=steps)
+
 @patch
 def sampler(self: Backbone, steps: int):
     "The pipeline's own scheduler, a copy, set to a number of steps."
@@ -629,6 +625,13 @@ def encode_t5(self: Backbone, tokenizer, encoder: torch.nn.Module, prompts: Sequ
 @patch
 def _t5_rooms(self: Backbone, tokenizer, prompts: list[str], length: int) -> list[int]: # tokens that each prompt needs
     return [max(length, len(r)) for r in tokenizer(prompts, truncation=False, verbose=False).input_ids]
+
+# %% ../nbs/05_backbone.ipynb #741e5fcf
+@patch
+def predict_prompts(self: Backbone, noisy: torch.Tensor, timesteps: torch.Tensor, cond: Conditioning, adapter: Adapter = None) -> torch.Tensor:
+    "Predictions (nB, C, H, W) for x_t (B, C, H, W) under n prompts each: `cond` holds the first prompt of all, then the second of all, and so on."
+    n = len(cond)//len(noisy)
+    return self.predict(torch.cat([noisy]*n), torch.cat([timesteps]*n), cond, adapter)
 
 # %% ../nbs/05_backbone.ipynb #36a71e00
 class StableDiffusionBackbone(DiffusionBackbone):
