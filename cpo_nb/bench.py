@@ -462,7 +462,7 @@ def preferences(
     for result in found:
         for family, f in result["families"].items():
             cases = {(c["method"], c["checkpointing"]): c for c in f["cases"]}
-            for k in result["settings"].get("checkpointing", (False, True)):
+            for k in sorted({k for _, k in cases}):
                 bank, other = cases["bank", k], cases["scripts", k]
                 out.append(dict(family=family, checkpointing=k, batch=f["batch_size"], **{m: f["batch_size"]/cases[m, k]["median"] for m in ("bank", "dpo", "scripts")}, ratio=other["median"]/bank["median"], ratio_flops=other["flops"]/bank["flops"]))
     return out

@@ -226,7 +226,7 @@ class Ahead:
     def begin(self, step: int, rows: np.ndarray, parts: Sequence[slice]) -> None:
         "Start on the parts of an update."
         self.pool = self.pool or ThreadPoolExecutor(1, "ahead")
-        self.waiting = {k: f for k, f in self.waiting.items() if k[0] >= step - 1} | {(step, p.start, p.stop): self.pool.submit(self.make, step, rows, p) for p in parts}
+        self.waiting |= {(step, p.start, p.stop): self.pool.submit(self.make, step, rows, p) for p in parts}
     def __call__(self, step: int, rows: np.ndarray, part: slice):
         "What was made, or is made now. Raises what `make` raises."
         made = self.waiting.pop((step, part.start, part.stop), None)
