@@ -119,9 +119,9 @@ def _dpo_step(backbone, data, cfg, policy, reference, pairs):
         noisy, target = backbone.add_noise(lat, noise, t), backbone.target(lat, noise, t)
         cond = backbone.encode_prompts(d.captions, tokens=tokens); cond = Conditioning.cat([cond, cond])  # both of a pair have one caption
         with autocast(backbone.device, cfg.precision):
-            with torch.no_grad(): ref = backbone.predict(noisy, t, cond, reference).float()
+            with backbone.frozen_mode(): ref = backbone.predict(noisy, t, cond, reference)
             pred = backbone.predict(noisy, t, cond, policy).float()
-        (pw, pl), (rw, rl), (tw, tl) = pred.chunk(2), ref.chunk(2), target.chunk(2)
+        (pw, pl), (rw, rl), (tw, tl) = pred.chunk(2), ref.to(torch.float32, copy=True).chunk(2), target.chunk(2)
         out = dpo_loss(pw, pl, rw, rl, tw, tl, beta=cfg.beta, stabilize=cfg.stabilize, gamma=cfg.gamma, mu=cfg.mu)
         return out.loss, _means(out.stats) | dict(variance=tw.var())
     return step_fn
@@ -220,7 +220,7 @@ def align(
     settings = dict(stage="align", tree=tree.hash, data=data.hash, reference=reference, **report) | {k: v for k, v in asdict(cfg).items() if k != "train"}
     backbone.activate(policy)
     try:
-        with backbone.keeping(auxiliary if made is None and cfg.method in ("cpo", "distill") else None):
+        with made.alone(policy) if made is not None else backbone.keeping(auxiliary if cfg.method in ("cpo", "distill") else None):
             res = train(run_dir, params, steps(use, pairs), n, cfg.train, settings, watch=watch, desc=f"align {cfg.method}", on_resume=watch.restore, score=score, on_checkpoint=with_weights(backbone, name, on_checkpoint), scale_loss=cfg.precision == "fp16", **loop)
     finally: backbone.activate(None)
     if res.stopped and watch.last_good() is not None: res.ema = watch.last_good()

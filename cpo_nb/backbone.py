@@ -94,6 +94,7 @@ class Backbone:
     encoded = None # where encoded prompts are looked up first: (prompts, adapter) -> list of `Conditioning`, or None; see 05f_cache
     sharded = False # are the base weights divided between processes?
     _kept: tuple | None = None # what `keeping` has added up: the adapter, weights by name
+    _aside: frozenset = frozenset() # adapters whose weights lie in a file, see `laid_aside`
     _gates: list | None = None # modules that can make their activations again
     _room_of: dict | None = None # prompts whose length was asked for
     prompts_seen = prompts_long = 0 # how many prompts were encoded, and how many were longer than the encoder's window
@@ -495,6 +496,40 @@ def keeping(self: Backbone, adapter: Adapter):
     with torch.no_grad(): self._kept = (_normalise(adapter), self._added(layers)) if layers else None
     try: yield self
     finally: self._kept = before
+
+@patch
+def frozen_mode(self: Backbone):
+    "For passes of which nothing is learnt: inference mode, without autograd's books. A loss takes a copy of what they give, not itself."
+    return torch.no_grad() if self.sharded else torch.inference_mode() # FSDP keeps books of its own
+
+@patch
+@contextlib.contextmanager
+def laid_aside(self: Backbone, adapter: Adapter, file: Path):
+    "For the length of a block, a frozen adapter's weights lie in a memory-mapped file, and nowhere else; `at_hand` brings them for a pass. Who kept the tensors themselves keeps their memory."
+    from safetensors.torch import load_file, save_file
+    names = [n for n, _ in _normalise(adapter)]
+    lie = {k: p for n in names for k, p in self.adapter_parameters(n).items()}
+    if processes().main:
+        with atomic_path(file) as tmp: save_file({k: p.detach().cpu().contiguous() for k, p in lie.items()}, tmp)
+    processes().wait()
+    for k, v in load_file(file).items(): lie[k].data = v
+    before, self._aside = self._aside, self._aside | set(names)
+    if self.device.type == "cuda": torch.cuda.empty_cache()
+    try: yield self
+    finally:
+        self._aside = before
+        for p in lie.values(): p.data = p.data.to(self.device, copy=True)
+
+@patch
+@contextlib.contextmanager
+def at_hand(self: Backbone, adapter: Adapter):
+    "An adapter that may have been laid aside, on the device for the length of a block."
+    lie = [p for n, _ in _normalise(adapter) if n in self._aside for p in self.adapter_parameters(n).values()]
+    there = [p.data for p in lie]
+    for p in lie: p.data = p.data.to(self.device)
+    try: yield self
+    finally:
+        for p, v in zip(lie, there): p.data = v
 
 # %% ../nbs/05_backbone.ipynb #bfdd8bd7
 class DiffusionBackbone(Backbone):

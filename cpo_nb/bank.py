@@ -44,7 +44,6 @@ def preference_prompts(captions: list[str], batch: TrainingSet, tree: CriteriaTr
     w, l = ([attribute_prompt(c, p, n, tree, use=use, paired=paired) for c, p, n in zip(captions, batch.positive, batch.negative)] for use in ("positive", "negative"))
     return w, l, loser_mask(batch, paired)
 
-@torch.no_grad()
 def frozen_predictions(
     backbone: Backbone, # with the adapters
     batch: TrainingSet, # B annotated rows
@@ -60,10 +59,12 @@ def frozen_predictions(
 ) -> Frozen:
     "z_w, z_l and the reference's prediction for one batch, without gradient, in float32."
     w, l, mask = preference_prompts(d.captions, batch, tree, paired)
-    both = backbone.encode_prompts(w + l, auxiliary, tokens)
-    with autocast(backbone.device, precision):
-        z = backbone.predict_prompts(d.noisy, d.timesteps, both, auxiliary).float()
-        ref = backbone.predict(d.noisy, d.timesteps, cond, reference).float() if need_ref else None
+    with backbone.at_hand(auxiliary):
+        both = backbone.encode_prompts(w + l, auxiliary, tokens)
+        with backbone.frozen_mode(), autocast(backbone.device, precision):
+            z = backbone.predict_prompts(d.noisy, d.timesteps, both, auxiliary)
+            ref = backbone.predict(d.noisy, d.timesteps, cond, reference) if need_ref else None
+    z, ref = (v if v is None else v.to(torch.float32, copy=True) for v in (z, ref))
     z_w, z_l = z.chunk(2)
     return Frozen(z_w, z_l, ref, mask.to(z.device))
 
@@ -235,6 +236,12 @@ def read(self: Bank, rows: np.ndarray, ks: np.ndarray, z: torch.Tensor | None = 
         return self.read(rows, ks)
     z_w, z_l, ref = z.to(self.backbone.device, non_blocking=True).float().unbind(1)
     return Frozen(z_w, z_l, ref, self.mask_l[torch.as_tensor(rows)])
+
+@patch
+def alone(self: Bank, keep: Adapter = None):
+    "For the length of a block, the weights of the auxiliary lie beside the bank instead of on the device, but for adapters that `keep` names."
+    used = {n for n, _ in _normalise(keep)}
+    return self.backbone.laid_aside([(n, w) for n, w in _normalise(self.auxiliary) if n not in used], self.folder/"auxiliary.safetensors")
 
 # %% ../nbs/07a_bank.ipynb #92bd4aff
 def check_bank(folder: str | Path) -> dict: # facts, records, bytes, damaged

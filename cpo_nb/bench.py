@@ -35,10 +35,10 @@ __all__ = ['TARGETS', 'BENCHED', 'SMALL', 'SMALL_VAE', 'LARGE', 'random_rows', '
 
 # %% ../nbs/10e_bench.ipynb #d4f6e9af
 TARGETS = dict(time={False: 2.5, True: 2.0}, memory=1.25, # of live CPO against SFT: with gradient checkpointing or not; peak memory
-               atelier=1.8, # of live CPO on the atelier
+               plain=1.8, # of live CPO against plain SFT, where a model is so small that the two SFTs differ
                bank_time=1.05, bank_memory=1.05, # of CPO with a bank against SFT
                scripts=3.0) # at least, of DPO as the public scripts do it against CPO with a bank
-BENCHED = METHODS + ("bank", "scripts") # bank: cpo with a bank; scripts: dpo with VAE and text encoders in every update
+BENCHED = METHODS + ("bank", "plain", "scripts") # bank: cpo with a bank; as others do it: sft with the LoRA beside the weights; dpo with VAE and text encoders in every update
 
 # %% ../nbs/10e_bench.ipynb #394ad036
 _TREE = "id: bench\nname: Bench\nchildren:\n" + "".join(f"  - {{id: p{i}, name: P{i}, positive: good {n}, negative: bad {n}, definition: Look at the {n}.}}\n" for i, n in enumerate(("line", "light", "depth", "color")))
@@ -60,18 +60,25 @@ class _EncodedAgain:
     def __init__(self, backbone: Backbone, n: int, seed: int): self.backbone, self.pictures = backbone, (255*torch.rand(n, backbone.resolution, backbone.resolution, 3, generator=torch_rng(seed, "pictures"))).to(torch.uint8).numpy()
     def __getitem__(self, rows) -> torch.Tensor: return self.backbone.encode_images(self.pictures[np.asarray(rows)])
 
+def _beside(backbone: Backbone, step_fn: Callable) -> Callable: # the same with LoRAs beside the weights, as peft computes them
+    def beside(step, rows, part):
+        size, backbone.size = backbone.size, max(backbone.size, ADDED_BELOW)
+        try: return step_fn(step, rows, part)
+        finally: backbone.size = size
+    return beside
+
 def _as_scripts(backbone: Backbone, data: TrainingSet, cfg: AlignConfig, pairs: np.ndarray) -> Callable: # an update of DPO with nothing encoded before
     again = _dpo_step(backbone, replace(data, latents=_EncodedAgain(backbone, len(data), cfg.train.seed)), cfg, "policy", None, pairs)
     def step_fn(step, rows, part):
         kept, backbone.encoded = backbone.encoded, None
         try: return again(step, rows, part)
         finally: backbone.encoded = kept
-    return step_fn
+    return _beside(backbone, step_fn)
 
-def _step_fn(backbone: Backbone, data: TrainingSet, tree: CriteriaTree, cfg: AlignConfig, bank_folder: Path | None = None, scripts: bool = False) -> tuple[Callable, int]: # the library's step function of a method, and its number of rows or pairs
+def _step_fn(backbone: Backbone, data: TrainingSet, tree: CriteriaTree, cfg: AlignConfig, bank_folder: Path | None = None, others: bool = False) -> tuple[Callable, int]: # the library's step function of a method, or what others do in its place, and its number of rows or pairs
     use, pairs, _ = _training_rows(data, cfg)
-    if cfg.method == "sft": return _sft_step(backbone, use, tree, cfg, "policy"), len(use)
-    if cfg.method == "dpo": return _as_scripts(backbone, use, cfg, pairs) if scripts else _dpo_step(backbone, use, cfg, "policy", None, pairs), len(pairs)
+    if cfg.method == "sft": step_fn = _sft_step(backbone, use, tree, cfg, "policy"); return _beside(backbone, step_fn) if others else step_fn, len(use)
+    if cfg.method == "dpo": return _as_scripts(backbone, use, cfg, pairs) if others else _dpo_step(backbone, use, cfg, "policy", None, pairs), len(pairs)
     bank = bank_folder and Bank(backbone, use, tree, "auxiliary", None, BankConfig(2, folder=bank_folder, batch_size=cfg.train.batch_size), cfg.paired, cfg.caption_dropout, cfg.precision)
     if bank: bank.fill(*planned_draws(cfg.train.steps, cfg.train.batch_size, len(use), 2, cfg.train.seed))
     return _cpo_step(backbone, use, tree, cfg, "policy", "auxiliary", None, bank), len(use)
@@ -91,8 +98,8 @@ class _Policy:
             self.opt.zero_grad(set_to_none=True)
         return update
 
-    def resident(self, method: str) -> int: # bytes that lie there between two updates: weights, adapters that the method has, moments, averages
-        bb, unused = self.backbone, [] if method in ("cpo", "distill", "bank") else list(self.backbone.adapter_parameters("auxiliary").values())
+    def resident(self, method: str) -> int: # bytes that lie there between two updates: weights, adapters that it asks, moments, averages
+        bb, unused = self.backbone, [] if method in ("cpo", "distill") else list(self.backbone.adapter_parameters("auxiliary").values())
         kept = list(bb._kept[1].values()) if bb._kept and not bb.checkpointing and method in ("cpo", "distill") else []
         state = [v for s in self.opt.state.values() for v in s.values() if torch.is_tensor(v)]
         return _nbytes([*bb.denoiser.parameters(), *bb.denoiser.buffers(), *state, *kept, *self.ema.values()]) - _nbytes(unused)
@@ -132,13 +139,14 @@ def summary(
     times: dict[tuple, list[float]], # (method, checkpointing) -> seconds, round by round
     memory: dict[tuple, dict] # (method, checkpointing) -> bytes `resident` and `update`, and `flops`
 ) -> list[dict]: # one for each case
-    "Medians, quartiles, and ratios to SFT."
+    "Medians, quartiles, and ratios to SFT, and to plain SFT where that was measured."
     out, quartiles = [], lambda v: [float(q) for q in np.percentile(v, (25, 50, 75))]
     for (method, ckpt), m in memory.items():
         row = dict(method=method, checkpointing=ckpt, **m, peak=m["resident"] + m["update"]) if m else dict(method=method, checkpointing=ckpt, out_of_memory=True)
         if t := times.get((method, ckpt)): row["q1"], row["median"], row["q3"] = quartiles(t); row["rounds"] = len(t)
         base, base_t = memory.get(("sft", ckpt)), times.get(("sft", ckpt))
         if m and base: row["ratio_peak"], row["ratio_update"], row["ratio_flops"] = (m["resident"] + m["update"])/(base["resident"] + base["update"]), m["update"]/base["update"], m["flops"]/max(base["flops"], 1)
+        if t and (plain := times.get(("plain", ckpt))): row["ratio_plain"] = float(np.median(t)/np.median(plain)); row["ratio_plain_q1"], _, row["ratio_plain_q3"] = quartiles(np.array(t)/np.array(plain))
         if t and base_t: row["ratio_time"] = float(np.median(t)/np.median(base_t)); row["ratio_q1"], _, row["ratio_q3"] = quartiles(np.array(t)/np.array(base_t))
         out.append(row)
     return out
@@ -176,17 +184,17 @@ def step_costs(
     keep_freed_memory() # as training does
     bb = make(); data, tree = random_rows(bb, max(16, 2*batch_size), seed); _prepared(bb, rank, targets, seed)
     loop = TrainConfig(steps=2*(warmup + steps) + 4, batch_size=batch_size, lr=1e-6, seed=seed)
-    plain = dict(bank="cpo", scripts="dpo")
-    cfgs = {m: AlignConfig(loop, plain.get(m, m), rows="all", stabilize="norm" if m in ("cpo", "bank") else None, rank=rank, precision=precision) for m in methods}
+    methods = [m for m in methods if m != "plain" or bb.size < ADDED_BELOW] # else SFT is that
+    cfgs = {m: AlignConfig(loop, dict(bank="cpo", scripts="dpo", plain="sft").get(m, m), rows="all", stabilize="norm" if m in ("cpo", "bank") else None, rank=rank, precision=precision) for m in methods}
     wait = (lambda: torch.cuda.synchronize(bb.device)) if bb.device.type == "cuda" else (lambda: None)
     with tempfile.TemporaryDirectory() as stored, bb.keeping("auxiliary"):
         settle(bb, lambda: (p for c in cfgs.values() for p in every_align_prompt(data, tree, c)), None if live_prompts else stored)
         policy, memory = _Policy(bb, loop), {}; bb.activate("policy")
-        how = dict(bank=dict(bank_folder=Path(stored)/"bank"), scripts=dict(scripts=True))
-        updates = {(m, c): policy.updater(data, tree, cfg, **how.get(m, {})) for c in checkpointing for m, cfg in cfgs.items()}
+        how = dict(bank=dict(bank_folder=Path(stored)/"bank"), scripts=dict(others=True), plain=dict(others=True))
+        updates = {(m, c): policy.updater(data, tree, cfg, **how.get(m, {})) for c in checkpointing for m, cfg in cfgs.items() if (m, c) != ("plain", True)} # the same with checkpointing
         for (m, c), update in updates.items():
             bb.checkpoint_activations(c)
-            found = _fits(lambda: (update(0), measure_update(lambda: update(1), bb.device))[1]); policy.opt.zero_grad(set_to_none=True)
+            with bb.laid_aside("auxiliary", Path(stored)/"aside.safetensors") if m == "bank" else contextlib.nullcontext(): found = _fits(lambda: (update(0), measure_update(lambda: update(1), bb.device))[1]); policy.opt.zero_grad(set_to_none=True)
             memory[m, c] = found and dict(resident=policy.resident(m), update=found[0], flops=found[1], moved=found[2])
         fitting = {k: (lambda r, f=updates[k]: f(2 + r)) for k, m in memory.items() if m}
         times = in_turn(fitting, steps, warmup, before=lambda k: bb.checkpoint_activations(k[1]), after=wait, clock=clock) if steps and fitting else {}
@@ -306,20 +314,20 @@ def bench_families(
 # %% ../nbs/10e_bench.ipynb #15ba3d2a
 def verdicts(
     result: dict # of `bench_families`
-) -> list[dict]: # family, method, checkpointing, what, measured, target, met; least: is the target a lower bound; rounds: quartiles of the ratio over the rounds, of times
+) -> list[dict]: # family, method, checkpointing, what, measured, whose, target, met; least: is the target a lower bound; rounds: quartiles of the ratio over the rounds, of times
     "Measured ratios of CPO beside their targets."
     out = []
     for family, found in result["families"].items():
         cases = {(c["method"], c["checkpointing"]): c for c in found["cases"]}
-        def add(method, ckpt, what, measured, target, rounds=None, least=False):
-            if measured is not None: out.append(dict(family=family, method=method, checkpointing=ckpt, what=what, measured=measured, target=target, met=measured >= target if least else measured <= target, least=least, rounds=rounds))
+        def add(method, ckpt, what, measured, target, rounds=None, least=False, whose="SFT's"):
+            if measured is not None: out.append(dict(family=family, method=method, checkpointing=ckpt, what=what, measured=measured, whose=whose, target=target, met=measured >= target if least else measured <= target, least=least, rounds=rounds))
         for (m, k), c in cases.items():
             if m not in ("cpo", "bank"): continue
-            time = TARGETS["bank_time"] if m == "bank" else TARGETS["atelier"] if family == "atelier" and not k else TARGETS["time"][k]
-            add(m, k, "time", c.get("ratio_time"), time, [c["ratio_q1"], c["ratio_q3"]] if "ratio_q1" in c else None)
+            add(m, k, "time", c.get("ratio_time"), TARGETS["bank_time"] if m == "bank" else TARGETS["time"][k], [c["ratio_q1"], c["ratio_q3"]] if "ratio_q1" in c else None)
+            if m == "cpo" and "ratio_plain" in c: add(m, k, "time", c["ratio_plain"], TARGETS["plain"], [c["ratio_plain_q1"], c["ratio_plain_q3"]], whose="plain SFT's")
             add(m, k, "peak", c.get("ratio_peak"), TARGETS["bank_memory" if m == "bank" else "memory"])
             other = cases.get(("scripts", k), {})
-            if m == "bank" and family in SMALL_VAE and "median" in c and "median" in other: add("scripts", k, "time of one preference", other["median"]/c["median"], TARGETS["scripts"], least=True)
+            if m == "bank" and family in SMALL_VAE and "median" in c and "median" in other: add("scripts", k, "time of one preference", other["median"]/c["median"], TARGETS["scripts"], least=True, whose="that of CPO with a bank")
     return out
 
 def bench_table(
@@ -328,7 +336,7 @@ def bench_table(
     "A report: one line for each family, method and use of checkpointing, then the targets."
     s, mib = result["settings"], lambda v: f"{v/2**20:,.1f}"
     lines = [f"{result['device']}; {', '.join(f'{k} {v}' for k, v in sorted(result['versions'].items()))}; weights {s['dtype']}, prompts {'live' if s.get('live_prompts') else 'stored'}",
-             "an update: " + "; ".join(f"{k} {f['batch_size']} pictures in {f['precision']}" for k, f in result["families"].items()) + "; for dpo as many pairs; bank: cpo with a bank; scripts: dpo, everything encoded in every update", "",
+             "an update: " + "; ".join(f"{k} {f['batch_size']} pictures in {f['precision']}" for k, f in result["families"].items()) + "; for dpo as many pairs; bank: cpo with a bank; plain: sft, the LoRA beside the weights; scripts: dpo like that, everything encoded in every update", "",
              f"{'family':7} {'method':8} {'ckpt':4} {'ms':>9} {'quartiles':>19} {'x SFT':>6} {'work':>6} {'peak MiB':>10} {'x SFT':>6} {'update MiB':>11} {'x SFT':>6}"]
     for family, found in result["families"].items():
         for c in found["cases"]:
@@ -341,8 +349,8 @@ def bench_table(
     lines += ["", "work: FLOPs; peak: weights, adapters, moments, averages and the update; update: what comes into being during it", ""]
     for v in verdicts(result):
         spread = f" ({v['rounds'][0]:.2f} to {v['rounds'][1]:.2f} over the rounds)" if v["rounds"] else ""
-        who = dict(cpo="CPO, live,", bank="CPO, bank,", scripts="DPO as in the scripts")[v["method"]]; whose = "that of CPO with a bank" if v["least"] else "SFT's"
-        lines.append(f"{who} on {v['family']:7} {'with' if v['checkpointing'] else 'without':7} checkpointing: {v['what']} x{v['measured']:.2f} of {whose}{spread}, target at {'least' if v['least'] else 'most'} x{v['target']:.2f}: {'met' if v['met'] else 'MISSED'}")
+        who = dict(cpo="CPO, live,", bank="CPO, bank,", scripts="DPO as in the scripts")[v["method"]]
+        lines.append(f"{who} on {v['family']:7} {'with' if v['checkpointing'] else 'without':7} checkpointing: {v['what']} x{v['measured']:.2f} of {v['whose']}{spread}, target at {'least' if v['least'] else 'most'} x{v['target']:.2f}: {'met' if v['met'] else 'MISSED'}")
     return "\n".join(lines)
 
 # %% ../nbs/10e_bench.ipynb #54467ab2
@@ -364,7 +372,7 @@ def run_bench(
     "Measure, keep and report. Raises `CpoError` when a full-size model is asked for without a GPU."
     which = which.split(",") if isinstance(which, str) else which or (("sdxl", "flux") if full else ("atelier", *SMALL))
     if full and not torch.cuda.is_available() and not settings.get("changes"): raise CpoError("models of full size need a GPU, and torch sees none", hint="leave full off to measure the small ones")
-    defaults = dict(batch_size=1, methods=("sft", "cpo", "bank")) if full else dict(methods=("sft", "cpo", "bank", "dpo", "scripts"))
+    defaults = dict(batch_size=1, methods=("sft", "cpo", "bank")) if full else dict(methods=("sft", "plain", "cpo", "bank", "dpo", "scripts"))
     result = bench_families(tuple(w.strip() for w in which), tiny=not full, say=say, **defaults | settings)
     path = write_bench(result, name or ("full" if full else "small"))
     say(bench_table(result)); say(f"kept as {path.name}")

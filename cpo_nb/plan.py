@@ -109,6 +109,8 @@ def _flop_formulas() -> dict: # of operators, from shapes: PyTorch's own, and fo
                             aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: sdpa_backward_flop_count(g.shape, q.shape, k.shape, v.shape)}
 
 # %% ../nbs/10d_plan.ipynb #fa49e629
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd # of operations that are made of others
+
 class _Live(TorchDispatchMode):
     "Counts FLOPs, bytes that operations read and write, and bytes of storages that come into being under it, until they die."
     def __init__(self):
@@ -127,6 +129,8 @@ class _Live(TorchDispatchMode):
         number, size = self.alive.pop(key); self.events.append((number, -size))
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if torch.is_inference_mode_enabled() and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE): # comes whole there, and in parts elsewhere
+            with self: return func._op_dk(_COMPOSITE, *args, **(kwargs or {}))
         for t in tree_leaves((args, kwargs)):
             if isinstance(t, torch.Tensor): self._see(t, False)
         out = func(*args, **(kwargs or {}))
