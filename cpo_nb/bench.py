@@ -276,6 +276,8 @@ def random_backbone(
     return bb
 
 # %% ../nbs/10e_bench.ipynb #86389ef0
+def _gpu_or_cpu() -> torch.device: return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
 def _where(device: torch.device) -> str: # in general terms
     n = torch.get_num_threads()
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {n} thread{'s'[:n != 1]}"
@@ -294,7 +296,7 @@ def bench_families(
     **costs # of `step_costs`: methods, checkpointing, steps, rank, live_prompts ...
 ) -> dict: # device, versions, settings, families: name -> parameters and cases
     "Costs of an update, family by family. Raises `CpoError` for settings that cannot be used."
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device(device or _gpu_or_cpu())
     dtype = dtype or (torch.float32 if tiny else torch.bfloat16)
     usual = lambda family: dict(batch_size=batch_size or (32 if family == "atelier" else 4), precision=precision or ("fp32" if dtype == torch.float32 and device.type == "cpu" and family != "atelier" else "bf16"))
     if unknown := [f for f in which if f not in SMALL and (f != "atelier" or not tiny)]: raise CpoError(f"family {unknown[0]!r} is unknown", hint=f"choose from {', '.join(SMALL)}")
@@ -381,23 +383,24 @@ def run_bench(
 # %% ../nbs/10e_bench.ipynb #ffb25d72
 def _frozen_variants(rows: int = 32, seed: int = 0) -> dict[str, Callable]: # what -> a frozen pass of the atelier over 3 x `rows` pictures
     from diffusers.models.attention_processor import AttnProcessor2_0
-    bb, plain = load_backbone("atelier"), torch.autocast("cpu", torch.bfloat16)
-    g = torch_rng(seed, "variants"); x, t = torch.randn(3*rows, *bb.latent_shape, generator=g), torch.randint(0, 1000, (3*rows,), generator=g)
+    bb = load_backbone("atelier", device=_gpu_or_cpu()); plain = torch.autocast(bb.device.type, torch.bfloat16)
+    g = torch_rng(seed, "variants"); x, t = torch.randn(3*rows, *bb.latent_shape, generator=g).to(bb.device), torch.randint(0, 1000, (3*rows,), generator=g).to(bb.device)
     cond = bb.encode_prompts(["a tower"]*(3*rows)).tensors["prompt_embeds"]
-    def run(net, how=torch.no_grad, x=x, cond=cond, cast=plain):
+    def run(net, how=torch.inference_mode, x=x, cond=cond, cast=plain):
         def call():
             with how(), cast: net(x, t, encoder_hidden_states=cond)
         return call
     def parts():
-        with torch.no_grad(), plain:
+        with torch.inference_mode(), plain:
             for k in range(3): net = bb.denoiser; net(x[k*rows:(k + 1)*rows], t[:rows], encoder_hidden_states=cond[:rows])
     def copy_of(change): net = copy.deepcopy(bb.denoiser); change(net); return net
     fused, last, half = copy_of(lambda m: m.set_attn_processor(AttnProcessor2_0())), copy_of(lambda m: m.to(memory_format=torch.channels_last)), copy_of(lambda m: m.bfloat16())
-    return {"as it is": run(bb.denoiser), "three passes of a third": parts, "inference mode": run(bb.denoiser, torch.inference_mode), "fused attention": run(fused), "channels last": run(last, x=x.contiguous(memory_format=torch.channels_last)),
+    compiled = torch.compile(copy.deepcopy(bb.denoiser)) # some minutes at its first call
+    return {"as it is": run(bb.denoiser), "autograd off, not inference mode": run(bb.denoiser, torch.no_grad), "three passes of a third": parts, "compiled": run(compiled), "fused attention": run(fused), "channels last": run(last, x=x.contiguous(memory_format=torch.channels_last)),
             "weights in bfloat16": run(half, x=x.bfloat16(), cond=cond.bfloat16(), cast=contextlib.nullcontext())}
 
 def _update_variants(seed: int = 0) -> dict[str, Callable]: # what -> the optimiser and the averages of the atelier's policy
-    bb = load_backbone("atelier"); bb.add_adapter("policy", 32, seed=seed); params = list(bb.trainable_parameters("policy").values()); made = {}
+    bb = load_backbone("atelier", device=_gpu_or_cpu()); bb.add_adapter("policy", 32, seed=seed); params = list(bb.trainable_parameters("policy").values()); made = {}
     for p in params: p.grad = torch.zeros_like(p)
     for name, kw in dict(fused=dict(fused=True), foreach=dict(foreach=True), single=dict(foreach=False)).items(): made[f"AdamW, {name}"] = torch.optim.AdamW(params, lr=1e-9, **kw).step
     ema = [p.detach().clone() for p in params]
@@ -407,8 +410,8 @@ def _update_variants(seed: int = 0) -> dict[str, Callable]: # what -> the optimi
     return made | {"averages, one by one": loop, "averages, together": lambda: torch._foreach_lerp_(ema, [p.detach() for p in params], .02)}
 
 def _adapter_variants(rows: int = 4, rank: int = 16, seed: int = 0) -> dict[str, Callable]: # two passes against one with an adapter a sample, on the small SDXL
-    bb = small_backbone("sdxl"); _prepared(bb, rank, None, seed); g = torch_rng(seed, "variants")
-    x, t, cond = torch.randn(3*rows, *bb.latent_shape, generator=g), bb.sample_timesteps(3*rows, g), bb.encode_prompts(["a tower"]*(3*rows))
+    bb = small_backbone("sdxl", device=_gpu_or_cpu()); _prepared(bb, rank, None, seed); g = torch_rng(seed, "variants")
+    x, t, cond = torch.randn(3*rows, *bb.latent_shape, generator=g).to(bb.device), bb.sample_timesteps(3*rows, g), bb.encode_prompts(["a tower"]*(3*rows))
     def two():
         with torch.no_grad(): bb.predict(x[:2*rows], t[:2*rows], cond[:2*rows], "auxiliary"); bb.predict(x[2*rows:], t[2*rows:], cond[2*rows:], None)
     names = ["auxiliary"]*(2*rows) + ["__base__"]*rows
@@ -421,7 +424,7 @@ def _adapter_variants(rows: int = 4, rank: int = 16, seed: int = 0) -> dict[str,
     return {"auxiliary, then reference": two, "one pass, an adapter a sample": one}
 
 def _batch_variants(family: str = "atelier", batch: int = 32, seed: int = 0) -> dict[str, Callable]: # an update with a bank, and what of it could be prepared beside the one before
-    bb = small_backbone(family); _prepared(bb, 16, None, seed); data, tree = random_rows(bb, 2*batch, seed); loop = TrainConfig(steps=4, batch_size=batch, lr=1e-6); tmp = tempfile.mkdtemp()
+    bb = small_backbone(family, device=_gpu_or_cpu()); _prepared(bb, 16, None, seed); data, tree = random_rows(bb, 2*batch, seed); loop = TrainConfig(steps=4, batch_size=batch, lr=1e-6); tmp = tempfile.mkdtemp()
     settle(bb, None, None, ("", *data.captions)); policy = _Policy(bb, loop); bb.activate("policy"); cfg = AlignConfig(loop, "cpo", precision="bf16")
     update = policy.updater(data, tree, cfg, bank_folder=Path(tmp)/"bank")
     bank = Bank(bb, data, tree, "auxiliary", None, BankConfig(2, folder=Path(tmp)/"bank"), precision="bf16"); rows = batch_indices(0, batch, len(data), seed); ks = bank_draws(0, rows, len(data), 2, seed)
@@ -432,11 +435,11 @@ def _batch_variants(family: str = "atelier", batch: int = 32, seed: int = 0) -> 
     return {"an update with a bank": lambda: update(0), "its draws, prompts and records alone": prepare, "the next one's made in a thread meanwhile": beside}
 
 def _prompt_variants(rows: int = 32, seed: int = 0) -> dict[str, Callable]: # what -> the auxiliary's pass of the atelier over one batch under two prompts
-    bb = small_backbone("atelier"); _prepared(bb, 16, None, seed); g = torch_rng(seed, "variants")
-    x, t, cond = torch.randn(rows, *bb.latent_shape, generator=g), bb.sample_timesteps(rows, g), bb.encode_prompts(["a tower"]*(2*rows))
+    bb = small_backbone("atelier", device=_gpu_or_cpu()); _prepared(bb, 16, None, seed); g = torch_rng(seed, "variants")
+    x, t, cond = torch.randn(rows, *bb.latent_shape, generator=g).to(bb.device), bb.sample_timesteps(rows, g), bb.encode_prompts(["a tower"]*(2*rows))
     def run(ask, keep):
         def call():
-            with keep(), torch.no_grad(), torch.autocast("cpu", torch.bfloat16): ask(x, t, cond, "auxiliary")
+            with keep(), bb.frozen_mode(), torch.autocast(bb.device.type, torch.bfloat16): ask(x, t, cond, "auxiliary")
         return call
     with bb.keeping("auxiliary"): sums = bb._kept
     @contextlib.contextmanager
@@ -452,7 +455,7 @@ def measure_variants(rounds: int = 5, say: Callable = lambda line: None, only: S
     keep_freed_memory(); groups = {"frozen passes": _frozen_variants, "optimiser and averages": _update_variants, "two prompts": _prompt_variants, "adapters of the live path": _adapter_variants, "preparing a batch": _batch_variants}; found = {}
     for group, make in groups.items():
         if only and group not in only: continue
-        times = in_turn({k: (lambda r, f=f: f()) for k, f in make().items()}, rounds, 2); first = np.median(next(iter(times.values())))
+        times = in_turn({k: (lambda r, f=f: f()) for k, f in make().items()}, rounds, 2, after=torch.cuda.synchronize if torch.cuda.is_available() else lambda: None); first = np.median(next(iter(times.values())))
         found[group] = {k: dict(zip(("q1", "median", "q3"), map(float, np.percentile(v, (25, 50, 75)))), ratio=float(np.median(v)/first)) for k, v in times.items()}
         for k, v in found[group].items(): say(f"{group}: {k}: {1e3*v['median']:.1f} ms, x{v['ratio']:.2f}")
     return found
@@ -496,10 +499,10 @@ def machine_peaks(device: str | torch.device = "cpu", rounds: int = 5, size: int
     a = torch.empty(2**26, device=device); b = torch.empty_like(a)
     return found | dict(bandwidth=2*a.nbytes/best(lambda: b.copy_(a)))
 
-def measure_roofline(which: Sequence[str] = ("atelier", "sdxl", "flux"), rounds: int = 3, say: Callable = lambda line: None) -> dict: # peaks, and cases of each family
+def measure_roofline(which: Sequence[str] = ("atelier", "sdxl", "flux"), rounds: int = 3, say: Callable = lambda line: None, **costs) -> dict: # peaks, and cases of each family
     "Peaks of the machine, and work, bytes and time of an update of each method."
-    found = bench_families(which, steps=rounds, checkpointing=(False,), methods=("sft", "bank", "cpo", "dpo"), say=say)
-    return dict(peaks=machine_peaks("cuda" if torch.cuda.is_available() else "cpu"), families=found["families"])
+    found = bench_families(which, steps=rounds, checkpointing=(False,), methods=("sft", "bank", "cpo", "dpo"), say=say, **costs)
+    return dict(peaks=machine_peaks(_gpu_or_cpu()), families=found["families"])
 
 def draw_roofline(result: dict, ax) -> None:
     "Roof and points on matplotlib axes."

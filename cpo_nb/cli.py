@@ -461,7 +461,7 @@ def run_bench_(
     full: Annotated[bool, typer.Option("--full", help="Denoisers of full size with random weights, 1024 px, bfloat16; needs a GPU.")] = False,
     part: Annotated[Part, typer.Option("--part", help="updates; waits: painter, measures, start-up, sampling beside the pipeline's own call; growth: costs against pictures, pairs, batch, resolution, processes; preferences: CPO with a bank beside DPO, with and without caches, by size of batch; variants: what was tried, beside what it was tried against; roofline.")] = Part.updates,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Timed updates of each method, taken in turn.")] = 5,
-    rank: Rank = 16,
+    rank: Rank = 16, # of updates, preferences and the roofline
 ) -> None:
     """Time and memory of an update of every method, beside plain fine-tuning; kept in data/results (or CPO_RESULTS).
 
@@ -470,14 +470,18 @@ def run_bench_(
       cpo bench --full
     """
     _study()
-    if part is not Part.updates:
-        from cpo_nb import scaling
-        from cpo_nb.bench import measure_preferences, measure_roofline, measure_variants
-        found = dict(waits=scaling.measure_waits, growth=scaling.measure_growth, preferences=measure_preferences, variants=measure_variants, roofline=measure_roofline)[part.value](say=typer.echo)
-        return typer.echo(f"kept as {scaling.write_scaling(part.value, {part.value: found}).name}")
     from cpo_nb.bench import SMALL, run_bench
     names = [n.strip() for n in families.split(",")] if families else None
     if bad := [n for n in names or [] if n not in ("atelier", *SMALL)]: raise CpoError(f"--families: unknown {', '.join(bad)}", hint=f"choose from atelier, {', '.join(SMALL)}")
+    if part is not Part.updates:
+        from cpo_nb import scaling
+        from cpo_nb.bench import measure_preferences, measure_roofline, measure_variants
+        by_family = part in (Part.preferences, Part.roofline)
+        if names and not by_family: raise CpoError(f"--part {part.value} does not go by families", hint="leave --families out")
+        if full: raise CpoError(f"--part {part.value} is measured on small models", hint="leave --full out")
+        measure = dict(waits=scaling.measure_waits, growth=scaling.measure_growth, preferences=measure_preferences, variants=measure_variants, roofline=measure_roofline)[part.value]
+        found = measure(say=typer.echo, rounds=rounds, **dict(which=names) if names else {}, **dict(rank=rank) if by_family else {})
+        return typer.echo(f"kept as {scaling.write_scaling(part.value, {part.value: found}, by_family or part is Part.variants).name}")
     run_bench(names, full, say=typer.echo, steps=rounds, rank=rank)
 
 # %% ../nbs/11_cli.ipynb #41a65eef

@@ -159,10 +159,11 @@ def measure_growth(sizes: dict | None = None, say: Callable = lambda line: None,
         for at in points: found.setdefault(axis, []).append(dict(at=at, **call[axis](at))); say(f"{axis} {at:,}: {', '.join(f'{k} {v:.3g}' for k, v in found[axis][-1].items() if isinstance(v, float))}")
     return found
 
-def write_scaling(name: str, found: dict) -> Path:
+def write_scaling(name: str, found: dict, gpu: bool = False) -> Path: # gpu: measured on a GPU where there is one
     "Keep a result as bench-NAME.json, with device and versions in general terms."
+    from cpo_nb.bench import _gpu_or_cpu, _where
     import torch
-    return write_json(results_dir()/f"bench-{name}.json", dict(device=f"cpu, {torch.get_num_threads()} thread{'s'[:torch.get_num_threads() != 1]}", versions={n: importlib.metadata.version(n) for n in ("torch", "diffusers", "datasets")}, **found))
+    return write_json(results_dir()/f"bench-{name}.json", dict(device=_where(_gpu_or_cpu() if gpu else torch.device("cpu")), versions={n: importlib.metadata.version(n) for n in ("torch", "diffusers", "datasets")}, **found))
 
 # %% ../nbs/10f_scaling.ipynb #79caef67
 @lru_cache(maxsize=8)
