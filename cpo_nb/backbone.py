@@ -93,6 +93,7 @@ class Backbone:
     home: torch.device | None = None # where it works, when its weights still wait elsewhere to be divided
     encoded = None # where encoded prompts are looked up first: (prompts, adapter) -> list of `Conditioning`, or None; see 05f_cache
     sharded = False # are the base weights divided between processes?
+    compiled = False # are the denoiser's blocks, see `compile_blocks`
     _kept: tuple | None = None # what `keeping` has added up: the adapter, weights by name
     _aside: frozenset = frozenset() # adapters whose weights lie in a file, see `laid_aside`
     _gates: list | None = None # modules that can make their activations again
@@ -270,6 +271,19 @@ def sharding_asked() -> bool:
 def distribute(self: Backbone) -> None:
     "Lay the base out as the configuration of `accelerate launch` says: divided when that asks for FSDP, else a copy in each process."
     if sharding_asked(): self.shard()
+
+# %% ../nbs/05_backbone.ipynb #5ee44b91
+@patch
+def compile_blocks(self: Backbone, **how) -> None: # how: of `torch.compile`
+    "Compile the denoiser's transformer blocks, each kind once; sizes, results and names of weights stay. Raises `CpoError` where `torch.compile` does not work."
+    kinds = getattr(self.denoiser, "_repeated_blocks", None) or self.denoiser._no_split_modules or ()
+    blocks = [m for m in self.denoiser.modules() if type(m).__name__ in kinds]
+    if not blocks: raise CpoError(f"{self.name}: {type(self.denoiser).__name__} names no blocks that could be compiled", hint="leave compile off")
+    try: torch.compile(torch.sin, **how)(torch.zeros(2, device=self.device))
+    except Exception as e: raise CpoError(f"torch.compile does not work on {self.device} ({type(e).__name__}: {next(iter(str(e).strip().splitlines()), '')[:160]})", hint="install a C++ compiler, and for a GPU triton, or leave compile off") from e
+    limit = torch._dynamo.config; limit.recompile_limit = max(limit.recompile_limit, 64) # base, auxiliary, policy; with and without gradient; blocks of several widths
+    for m in blocks: m.compile(**how)
+    self.compiled = True
 
 # %% ../nbs/05_backbone.ipynb #9be12221
 LORA_TARGETS = { # names of submodules, by what they are
@@ -702,7 +716,7 @@ class StableDiffusionBackbone(DiffusionBackbone):
     def _once(self, n: int): # the part of the UNet that no prompt reaches sees one picture in n, and its answer goes to all n
         unet, blocks = self.denoiser, list(self.denoiser.down_blocks)
         first = next((k for k, b in enumerate(blocks) if getattr(b, "has_cross_attention", False)), None)
-        if n == 1 or torch.is_grad_enabled() or self.sharded or first is None or unet.config.addition_embed_type: yield; return
+        if n == 1 or torch.is_grad_enabled() or self.sharded or self.compiled or first is None or unet.config.addition_embed_type: yield; return
         cut = lambda v: v[:len(v)//n] if torch.is_tensor(v) and v.dim() > 1 else v
         spread = lambda v: tuple(map(spread, v)) if isinstance(v, tuple) else v.repeat(n, *[1]*(v.dim() - 1))
         before = blocks[first].attentions[0]; layer = before.transformer_blocks[0]

@@ -174,6 +174,7 @@ def step_costs(
     rank: int = 16, # of both LoRAs
     targets: Sequence[str] | None = None, # keys of LORA_TARGETS; default: all
     precision: str = "bf16", # of the passes, or fp32
+    compiled: bool = False, # the denoiser's blocks
     live_prompts: bool = False, # encode prompts in every update, instead of once before
     seed: int = 0, # of everything that is drawn
     clock: Callable = time.perf_counter # in seconds
@@ -187,6 +188,7 @@ def step_costs(
     methods = [m for m in methods if m != "plain" or bb.size < ADDED_BELOW] # else SFT is that
     cfgs = {m: AlignConfig(loop, dict(bank="cpo", scripts="dpo", plain="sft").get(m, m), rows="all", stabilize="norm" if m in ("cpo", "bank") else None, rank=rank, precision=precision) for m in methods}
     wait = (lambda: torch.cuda.synchronize(bb.device)) if bb.device.type == "cuda" else (lambda: None)
+    if compiled: bb.compile_blocks()
     with tempfile.TemporaryDirectory() as stored, bb.keeping("auxiliary"):
         settle(bb, lambda: (p for c in cfgs.values() for p in every_align_prompt(data, tree, c)), None if live_prompts else stored)
         policy, memory = _Policy(bb, loop), {}; bb.activate("policy")
@@ -337,7 +339,7 @@ def bench_table(
 ) -> str:
     "A report: one line for each family, method and use of checkpointing, then the targets."
     s, mib = result["settings"], lambda v: f"{v/2**20:,.1f}"
-    lines = [f"{result['device']}; {', '.join(f'{k} {v}' for k, v in sorted(result['versions'].items()))}; weights {s['dtype']}, prompts {'live' if s.get('live_prompts') else 'stored'}",
+    lines = [f"{result['device']}; {', '.join(f'{k} {v}' for k, v in sorted(result['versions'].items()))}; weights {s['dtype']}, prompts {'live' if s.get('live_prompts') else 'stored'}{', blocks compiled' if s.get('compiled') else ''}",
              "an update: " + "; ".join(f"{k} {f['batch_size']} pictures in {f['precision']}" for k, f in result["families"].items()) + "; for dpo as many pairs; bank: cpo with a bank; plain: sft, the LoRA beside the weights; scripts: dpo like that, everything encoded in every update", "",
              f"{'family':7} {'method':8} {'ckpt':4} {'ms':>9} {'quartiles':>19} {'x SFT':>6} {'work':>6} {'peak MiB':>10} {'x SFT':>6} {'update MiB':>11} {'x SFT':>6}"]
     for family, found in result["families"].items():
@@ -395,8 +397,8 @@ def _frozen_variants(rows: int = 32, seed: int = 0) -> dict[str, Callable]: # wh
             for k in range(3): net = bb.denoiser; net(x[k*rows:(k + 1)*rows], t[:rows], encoder_hidden_states=cond[:rows])
     def copy_of(change): net = copy.deepcopy(bb.denoiser); change(net); return net
     fused, last, half = copy_of(lambda m: m.set_attn_processor(AttnProcessor2_0())), copy_of(lambda m: m.to(memory_format=torch.channels_last)), copy_of(lambda m: m.bfloat16())
-    compiled = torch.compile(copy.deepcopy(bb.denoiser)) # some minutes at its first call
-    return {"as it is": run(bb.denoiser), "autograd off, not inference mode": run(bb.denoiser, torch.no_grad), "three passes of a third": parts, "compiled": run(compiled), "fused attention": run(fused), "channels last": run(last, x=x.contiguous(memory_format=torch.channels_last)),
+    compiled = torch.compile(copy.deepcopy(bb.denoiser))
+    return {"as it is": run(bb.denoiser), "autograd off, not inference mode": run(bb.denoiser, torch.no_grad), "three passes of a third": parts, "compiled as a whole": run(compiled), "fused attention": run(fused), "channels last": run(last, x=x.contiguous(memory_format=torch.channels_last)),
             "weights in bfloat16": run(half, x=x.bfloat16(), cond=cond.bfloat16(), cast=contextlib.nullcontext())}
 
 def _update_variants(seed: int = 0) -> dict[str, Callable]: # what -> the optimiser and the averages of the atelier's policy
@@ -450,18 +452,32 @@ def _prompt_variants(rows: int = 32, seed: int = 0) -> dict[str, Callable]: # wh
     apart = lambda x, t, cond, a: bb.predict(torch.cat([x, x]), torch.cat([t, t]), cond, a)
     return {"adapter added in every pass": run(apart, contextlib.nullcontext), "added once": run(apart, kept), "and layers before the prompt once": run(bb.predict_prompts, kept)}
 
-def measure_variants(rounds: int = 5, say: Callable = lambda line: None, only: Sequence[str] | None = None) -> dict[str, dict[str, dict]]: # group -> variant -> median, quartiles, ratio to the group's first
+# %% ../nbs/10e_bench.ipynb #5d179dd8
+def _block_variants(family: str, method: str, batch: int = 4, seed: int = 0) -> dict[str, Callable]: # an update, with the denoiser's blocks compiled or not
+    def made(compiled):
+        bb = small_backbone(family, device=_gpu_or_cpu()); _prepared(bb, 16, None, seed); data, tree = random_rows(bb, 4*batch, seed); loop = TrainConfig(steps=4, batch_size=batch, lr=1e-6)
+        cfg = AlignConfig(loop, method, rows="all", precision="fp32" if bb.device.type == "cpu" else "bf16"); settle(bb, lambda: every_align_prompt(data, tree, cfg), tempfile.mkdtemp())
+        if compiled: bb.compile_blocks()
+        policy = _Policy(bb, loop); bb.activate("policy"); update = policy.updater(data, tree, cfg)
+        return lambda: update(0)
+    return {"as it is": made(False), "blocks compiled": made(True)}
+
+_VARIANTS = {"frozen passes": _frozen_variants, "optimiser and averages": _update_variants, "two prompts": _prompt_variants, "adapters of the live path": _adapter_variants, "preparing a batch": _batch_variants} | {
+    f"update, {name} of the small {family}": (lambda f=family, m=method: _block_variants(f, m)) for family in ("sdxl", "flux") for method, name in dict(sft="SFT", cpo="live CPO").items()}
+
+def measure_variants(rounds: int = 5, say: Callable = lambda line: None, only: Sequence[str] | None = None) -> dict[str, dict[str, dict]]: # group -> variant -> median, quartiles, ratio to the group's first, seconds of the first call
     "Changes that were tried, each beside what it was tried against."
-    keep_freed_memory(); groups = {"frozen passes": _frozen_variants, "optimiser and averages": _update_variants, "two prompts": _prompt_variants, "adapters of the live path": _adapter_variants, "preparing a batch": _batch_variants}; found = {}
-    for group, make in groups.items():
-        if only and group not in only: continue
-        times = in_turn({k: (lambda r, f=f: f()) for k, f in make().items()}, rounds, 2, after=torch.cuda.synchronize if torch.cuda.is_available() else lambda: None); first = np.median(next(iter(times.values())))
-        found[group] = {k: dict(zip(("q1", "median", "q3"), map(float, np.percentile(v, (25, 50, 75)))), ratio=float(np.median(v)/first)) for k, v in times.items()}
-        for k, v in found[group].items(): say(f"{group}: {k}: {1e3*v['median']:.1f} ms, x{v['ratio']:.2f}")
+    keep_freed_memory(); found = {}; wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    for group in only or _VARIANTS:
+        cases, first = _VARIANTS[group](), {}
+        for k, f in cases.items(): began = time.perf_counter(); f(); wait(); first[k] = time.perf_counter() - began
+        times = in_turn({k: (lambda r, f=f: f()) for k, f in cases.items()}, rounds, 1, after=wait); base = np.median(next(iter(times.values())))
+        found[group] = {k: dict(zip(("q1", "median", "q3"), map(float, np.percentile(v, (25, 50, 75)))), ratio=float(np.median(v)/base), first=first[k]) for k, v in times.items()}
+        for k, v in found[group].items(): say(f"{group}: {k}: {1e3*v['median']:.1f} ms, x{v['ratio']:.2f}" + (f", the first {v['first']:.0f} s" if "compiled" in k else ""))
     return found
 
 # %% ../nbs/10e_bench.ipynb #2a90feba
-def measure_preferences(which: Sequence[str] = ("sd", "sdxl"), batches: Sequence[int] = (1, 4, 16), rounds: int = 3, say: Callable = lambda line: None, **costs) -> list[dict]: # results of `bench_families`, batch by batch
+def measure_preferences(which: Sequence[str] = ("sd", "sdxl"), batches: Sequence[int] = (1, 4, 8, 16), rounds: int = 3, say: Callable = lambda line: None, **costs) -> list[dict]: # results of `bench_families`, batch by batch
     "Updates of CPO with a bank and of DPO, with and without caches, at several sizes of a batch."
     return [bench_families(which, batch_size=b, steps=rounds, methods=("sft", "bank", "dpo", "scripts"), say=say, **costs) for b in batches]
 

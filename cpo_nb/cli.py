@@ -22,13 +22,14 @@ from .core import CpoError, Scale, atomic_path, data_dir, get_scale, library_ver
 
 # %% auto #0
 __all__ = ['app', 'criteria_app', 'Data', 'Criteria', 'Base', 'RunFolder', 'Steps', 'Batch', 'Every', 'Rank', 'Alpha', 'Seed',
-           'Skip', 'ScaleName', 'Device', 'Dtype', 'Passes', 'Resolution', 'Micro', 'Checkpointing', 'OptimizerName',
-           'Cache', 'NoCache', 'Tracker', 'PreviewCount', 'Live', 'Draws', 'BankFolder', 'Accept', 'Adapters',
-           'Overwrite', 'bank_app', 'atelier_app', 'PartFolder', 'main', 'criteria_check', 'criteria_plot', 'DType',
-           'Precision', 'Optimizer', 'Track', 'run_sft', 'Method', 'Stabilize', 'Rows', 'run_align', 'bank_build',
-           'bank_check', 'bank_study', 'run_plan', 'Part', 'run_bench_', 'run_sample', 'attribute_changes', 'Prompt',
-           'run_evaluate', 'run_results', 'rebuild_figures', 'reproduce_atelier', 'run_reproduce', 'atelier_check',
-           'atelier_base', 'atelier_judge', 'atelier_auxiliary', 'atelier_policy', 'atelier_sweep', 'atelier_dataset_']
+           'Skip', 'ScaleName', 'Device', 'Dtype', 'Passes', 'Resolution', 'Micro', 'Checkpointing', 'Compile',
+           'OptimizerName', 'Cache', 'NoCache', 'Tracker', 'PreviewCount', 'Live', 'Draws', 'BankFolder', 'Accept',
+           'Adapters', 'Overwrite', 'bank_app', 'atelier_app', 'PartFolder', 'main', 'criteria_check', 'criteria_plot',
+           'DType', 'Precision', 'Optimizer', 'Track', 'run_sft', 'Method', 'Stabilize', 'Rows', 'run_align',
+           'bank_build', 'bank_check', 'bank_study', 'run_plan', 'Part', 'run_bench_', 'run_sample',
+           'attribute_changes', 'Prompt', 'run_evaluate', 'run_results', 'rebuild_figures', 'reproduce_atelier',
+           'run_reproduce', 'atelier_check', 'atelier_base', 'atelier_judge', 'atelier_auxiliary', 'atelier_policy',
+           'atelier_sweep', 'atelier_dataset_']
 
 # %% ../nbs/11_cli.ipynb #f796e7b3
 def _explain(e: BaseException) -> tuple[int, str] | None:
@@ -167,6 +168,7 @@ Passes = Annotated[Precision, typer.Option("--precision", help="Number format of
 Resolution = Annotated[Optional[int], typer.Option("--resolution", min=8, help="Pixels on a side. [default: what the pipeline was made for]")]
 Micro = Annotated[Optional[int], typer.Option("--micro-batch", min=1, help="Samples per forward pass: a batch is taken in passes of so many, with the same result in less memory. [default: a process's whole share]")]
 Checkpointing = Annotated[bool, typer.Option("--checkpointing", help="Make activations again in the backward pass instead of keeping them: less memory, more time.")]
+Compile = Annotated[bool, typer.Option("--compile", help="Compile the denoiser's transformer blocks by torch.compile: faster updates after a start of a minute or more. Needs a C++ compiler, and triton for a GPU.")]
 OptimizerName = Annotated[Optimizer, typer.Option("--optimizer", help="adamw8bit keeps moments in 8 bits (needs bitsandbytes).")]
 Cache = Annotated[Optional[Path], typer.Option("--cache", metavar="FOLDER", help="Keep encoded pictures and prompts there; VAE and text encoders then leave the device. [default: .cache/encoded; the atelier's stay in memory]")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Encode prompts at every update, keep latents in memory.")]
@@ -253,7 +255,7 @@ def run_sft(
     lr: Annotated[Optional[float], typer.Option("--lr", help=f"Peak learning rate of AdamW. [default: 2e-3 on the atelier's base, {_LR['sft']:g} on others]")] = None,
     rank: Rank = 32, alpha: Alpha = None, seed: Seed = 0, checkpoint_every: Every = None, precision: Passes = Precision.bf16,
     prompt_variants: Annotated[Optional[int], typer.Option("--prompt-variants", min=1, help="Draw the dropout of attributes so many times for each picture, so that prompts can be encoded before. [default: 4 with a cache, else anew at every update]")] = None,
-    skip_bad: Skip = False, scale: ScaleName = None, device: Device = None, dtype: Dtype = DType.float32, resolution: Resolution = None, micro_batch: Micro = None, checkpointing: Checkpointing = False,
+    skip_bad: Skip = False, scale: ScaleName = None, device: Device = None, dtype: Dtype = DType.float32, resolution: Resolution = None, micro_batch: Micro = None, checkpointing: Checkpointing = False, compile: Compile = False,
     optimizer: OptimizerName = Optimizer.adamw, cache: Cache = None, no_cache: NoCache = False, track: Tracker = Track.auto, previews: PreviewCount = 4, accept_changes: Accept = False,
 ) -> None:
     """Stage 1: teach a base pipeline the vocabulary of a criteria tree.
@@ -273,7 +275,7 @@ def run_sft(
                    lr=lr if lr is not None else loop.lr if base == "atelier" else _LR["sft"])
     cfg = replace(cfg, train=loop, rank=rank, alpha=alpha, precision=precision.value, prompt_variants=prompt_variants)
     _new_folder(out)
-    job = _job().Job(data, criteria, base, sc.name, skip_bad, device, dtype.value, precision.value, resolution, checkpointing, micro_batch, optimizer.value, "" if no_cache else cache, track.value, previews, accept_changes=accept_changes)
+    job = _job().Job(data, criteria, base, sc.name, skip_bad, device, dtype.value, precision.value, resolution, checkpointing, micro_batch, optimizer.value, "" if no_cache else cache, track.value, previews, accept_changes=accept_changes, compile=compile)
     _, res = _job().run_stage1(job, cfg, out, clock)
     clock(f"done: {res.step} updates, {readable_time(res.seconds)} of training")
     _done(out, base)
@@ -341,7 +343,7 @@ def run_align(
     live: Live = False, draws: Draws = None, bank: BankFolder = None,
     collapse: Annotated[float, typer.Option("--collapse", min=0, help="Stop when the winning error has grown by this share of the targets' variance; 0 watches nothing.")] = 0.5,
     rank: Rank = 32, alpha: Alpha = None, seed: Seed = 0, checkpoint_every: Every = None, precision: Passes = Precision.bf16,
-    skip_bad: Skip = False, scale: ScaleName = None, device: Device = None, dtype: Dtype = DType.float32, resolution: Resolution = None, micro_batch: Micro = None, checkpointing: Checkpointing = False,
+    skip_bad: Skip = False, scale: ScaleName = None, device: Device = None, dtype: Dtype = DType.float32, resolution: Resolution = None, micro_batch: Micro = None, checkpointing: Checkpointing = False, compile: Compile = False,
     optimizer: OptimizerName = Optimizer.adamw, cache: Cache = None, no_cache: NoCache = False, track: Tracker = Track.auto, previews: PreviewCount = 4, accept_changes: Accept = False,
 ) -> None:
     """Stage 2: move a policy towards positive attributes and away from negative ones.
@@ -361,7 +363,7 @@ def run_align(
     given = dict(gamma=gamma, mu=mu, beta=beta, strength=strength, paired=paired or None, rows=rows and rows.value, margin=margin, auxiliary=auxiliary, stabilize=stabilize and stabilize.value)
     cfg = _align_config(loop, method.value, given["stabilize"], base, lr, given, dict(rank=rank, alpha=alpha, collapse=collapse or None, precision=precision.value))
     _new_folder(out)
-    job = _job().Job(data, criteria, base, sc.name, skip_bad, device, dtype.value, precision.value, resolution, checkpointing, micro_batch, optimizer.value, "" if no_cache else cache, track.value, previews, accept_changes=accept_changes)
+    job = _job().Job(data, criteria, base, sc.name, skip_bad, device, dtype.value, precision.value, resolution, checkpointing, micro_batch, optimizer.value, "" if no_cache else cache, track.value, previews, accept_changes=accept_changes, compile=compile)
     clock = _Clock()
     _, res = _job().run_stage2(job, cfg, out, auxiliary, clock, lambda text: typer.echo(text, err=True), _bank_config(method.value, live, draws, bank))
     clock(f"{'stopped' if res.stopped else 'done'}: {res.step} updates, {readable_time(res.seconds)} of training")
@@ -461,7 +463,7 @@ def run_bench_(
     full: Annotated[bool, typer.Option("--full", help="Denoisers of full size with random weights, 1024 px, bfloat16; needs a GPU.")] = False,
     part: Annotated[Part, typer.Option("--part", help="updates; waits: painter, measures, start-up, sampling beside the pipeline's own call; growth: costs against pictures, pairs, batch, resolution, processes; preferences: CPO with a bank beside DPO, with and without caches, by size of batch; variants: what was tried, beside what it was tried against; roofline.")] = Part.updates,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Timed updates of each method, taken in turn.")] = 5,
-    rank: Rank = 16, # of updates, preferences and the roofline
+    rank: Rank = 16, compile: Compile = False, # of updates, preferences and the roofline
 ) -> None:
     """Time and memory of an update of every method, beside plain fine-tuning; kept in data/results (or CPO_RESULTS).
 
@@ -479,10 +481,11 @@ def run_bench_(
         by_family = part in (Part.preferences, Part.roofline)
         if names and not by_family: raise CpoError(f"--part {part.value} does not go by families", hint="leave --families out")
         if full: raise CpoError(f"--part {part.value} is measured on small models", hint="leave --full out")
+        if compile and not by_family: raise CpoError(f"--part {part.value} goes without --compile", hint="leave it out; variants measures both")
         measure = dict(waits=scaling.measure_waits, growth=scaling.measure_growth, preferences=measure_preferences, variants=measure_variants, roofline=measure_roofline)[part.value]
-        found = measure(say=typer.echo, rounds=rounds, **dict(which=names) if names else {}, **dict(rank=rank) if by_family else {})
+        found = measure(say=typer.echo, rounds=rounds, **dict(which=names) if names else {}, **dict(rank=rank, compiled=compile) if by_family else {})
         return typer.echo(f"kept as {scaling.write_scaling(part.value, {part.value: found}, by_family or part is Part.variants).name}")
-    run_bench(names, full, say=typer.echo, steps=rounds, rank=rank)
+    run_bench(names, full, say=typer.echo, steps=rounds, rank=rank, compiled=compile)
 
 # %% ../nbs/11_cli.ipynb #41a65eef
 def _prompts(prompt: list[str] | None, file: Path | None, count: int) -> list[str]:

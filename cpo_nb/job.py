@@ -76,6 +76,7 @@ class Job:
     previews: int = 4 # pictures sampled at every checkpoint
     held_out: int = 64 # rows of the validation split that say which checkpoint is best
     accept_changes: bool = False # resume although settings or data differ
+    compile: bool = False # compile the denoiser's transformer blocks: a slow start, faster updates
 
     @property
     def sizes(self) -> Scale: return get_scale(self.scale)
@@ -102,6 +103,7 @@ class Job:
         device = the_device(self.device); check_formats(device, self.dtype, self.precision)
         bb = load_backbone(self.base, DTYPES[self.dtype], device, self.resolution)
         if self.checkpointing: bb.checkpoint_activations()
+        if self.compile: bb.compile_blocks()
         return bb
 
     def rows(self, tree: CriteriaTree, say: Callable = print):
