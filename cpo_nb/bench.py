@@ -5,11 +5,12 @@
 # %% ../nbs/10e_bench.ipynb #735479ef
 from __future__ import annotations
 
-import contextlib, copy, gc, importlib.metadata, tempfile, time
+import contextlib, copy, gc, importlib.metadata, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Callable, Sequence
+from unittest import mock
 
 import numpy as np
 import torch
@@ -28,10 +29,10 @@ from .sft import TrainingSet, settle
 from .training import Machine, TrainConfig, _gradients, _update, batch_indices
 
 # %% auto #0
-__all__ = ['TARGETS', 'BENCHED', 'SMALL', 'SMALL_VAE', 'LARGE', 'random_rows', 'measure_update', 'in_turn', 'summary',
-           'step_costs', 'small_backbone', 'random_backbone', 'bench_families', 'verdicts', 'bench_table',
-           'write_bench', 'run_bench', 'measure_variants', 'measure_preferences', 'preferences', 'draw_preferences',
-           'machine_peaks', 'measure_roofline', 'draw_roofline']
+__all__ = ['TARGETS', 'BENCHED', 'PARTS', 'SMALL', 'SMALL_VAE', 'LARGE', 'random_rows', 'measure_update', 'in_turn',
+           'update_parts', 'summary', 'step_costs', 'small_backbone', 'random_backbone', 'bench_families', 'verdicts',
+           'bench_table', 'write_bench', 'run_bench', 'measure_variants', 'measure_preferences', 'preferences',
+           'draw_preferences', 'machine_peaks', 'measure_roofline', 'draw_roofline', 'draw_parts']
 
 # %% ../nbs/10e_bench.ipynb #d4f6e9af
 TARGETS = dict(time={False: 2.5, True: 2.0}, memory=1.25, # of live CPO against SFT: with gradient checkpointing or not; peak memory
@@ -134,6 +135,29 @@ def in_turn(
             if r >= warmup: times[k].append(clock() - began)
     return times
 
+# %% ../nbs/10e_bench.ipynb #9df8d7b8
+PARTS = dict(encoding="VAE and text encoders", auxiliary="auxiliary, $z_w$ and $z_l$", reference="reference", forward="policy, forward", backward="policy, backward", optimiser="clipping, optimiser, averages", rest="noise, prompts, bank, loss")
+
+def update_parts(
+    backbone: Backbone, # that `update` moves
+    update: Callable, # called without arguments
+    count: Callable # gives a number that never falls: seconds, FLOPs
+) -> dict[str, float]: # key of PARTS -> how much of it
+    "What a call spends on each part of an update."
+    spent = dict.fromkeys(PARTS, 0.)
+    def metered(f, part):
+        def call(*args, **kw):
+            began = count(); out = f(*args, **kw)
+            spent[part(*args) if callable(part) else part] += count() - began
+            return out
+        return call
+    def whose(adapter, *args): return "forward" if torch.is_grad_enabled() else "auxiliary" if adapter else "reference"
+    with contextlib.ExitStack() as stack:
+        for owner, name, part in ((backbone, "denoise", whose), (backbone, "encode_images", "encoding"), (backbone, "encode_prompts", "encoding"), (torch.Tensor, "backward", "backward"), (sys.modules[__name__], "_update", "optimiser")):
+            stack.enter_context(mock.patch.object(owner, name, metered(getattr(owner, name), part)))
+        began = count(); update(); spent["rest"] = count() - began - sum(spent.values())
+    return spent
+
 # %% ../nbs/10e_bench.ipynb #8c526813
 def summary(
     times: dict[tuple, list[float]], # (method, checkpointing) -> seconds, round by round
@@ -163,6 +187,17 @@ def _fits(measure: Callable) -> tuple | None: # None: out of memory
     gc.collect(); torch.cuda.empty_cache()
     return None
 
+def _by_part(backbone: Backbone, updates: dict[tuple, Callable], rounds: int, turns: dict) -> dict[tuple, dict]: # case -> key of PARTS -> FLOPs, median of the seconds
+    found, seconds = {}, {k: [] for k in updates}
+    def count(): turns["after"](); return turns["clock"]()
+    for k, f in updates.items():
+        turns["before"](k) # and a step that was not just made, whose pictures a method may still hold
+        with _Live() as live: found[k] = {p: dict(flops=int(v)) for p, v in update_parts(backbone, lambda: f(rounds), lambda: live.flops).items()}
+    in_turn({k: (lambda r, k=k, f=f: seconds[k].append(update_parts(backbone, lambda: f(r), count))) for k, f in updates.items()}, rounds, 0, **turns)
+    for k, parts in found.items():
+        for p, v in parts.items(): v["seconds"] = float(np.median([s[p] for s in seconds[k]])) if rounds else None
+    return found
+
 def step_costs(
     make: Callable, # gives a backbone without adapters
     *,
@@ -175,6 +210,7 @@ def step_costs(
     targets: Sequence[str] | None = None, # keys of LORA_TARGETS; default: all
     precision: str = "bf16", # of the passes, or fp32
     compiled: bool = False, # the denoiser's blocks
+    parts: bool = False, # measure also what each part takes, in rounds of its own
     live_prompts: bool = False, # encode prompts in every update, instead of once before
     seed: int = 0, # of everything that is drawn
     clock: Callable = time.perf_counter # in seconds
@@ -199,7 +235,9 @@ def step_costs(
             with bb.laid_aside("auxiliary", Path(stored)/"aside.safetensors") if m == "bank" else contextlib.nullcontext(): found = _fits(lambda: (update(0), measure_update(lambda: update(1), bb.device))[1]); policy.opt.zero_grad(set_to_none=True)
             memory[m, c] = found and dict(resident=policy.resident(m), update=found[0], flops=found[1], moved=found[2])
         fitting = {k: (lambda r, f=updates[k]: f(2 + r)) for k, m in memory.items() if m}
-        times = in_turn(fitting, steps, warmup, before=lambda k: bb.checkpoint_activations(k[1]), after=wait, clock=clock) if steps and fitting else {}
+        turns = dict(before=lambda k: bb.checkpoint_activations(k[1]), after=wait, clock=clock)
+        times = in_turn(fitting, steps, warmup, **turns) if steps and fitting else {}
+        for k, found in (_by_part(bb, fitting, steps, turns) if parts else {}).items(): memory[k]["parts"] = found
         bb.activate(None)
         bb.encoded = None # its files go
     return summary(times, memory)
@@ -516,14 +554,14 @@ def machine_peaks(device: str | torch.device = "cpu", rounds: int = 5, size: int
     return found | dict(bandwidth=2*a.nbytes/best(lambda: b.copy_(a)))
 
 def measure_roofline(which: Sequence[str] = ("atelier", "sdxl", "flux"), rounds: int = 3, say: Callable = lambda line: None, **costs) -> dict: # peaks, and cases of each family
-    "Peaks of the machine, and work, bytes and time of an update of each method."
-    found = bench_families(which, steps=rounds, checkpointing=(False,), methods=("sft", "bank", "cpo", "dpo"), say=say, **costs)
+    "Peaks of the machine, and work, bytes and time of an update of each method, whole and part by part."
+    found = bench_families(which, steps=rounds, checkpointing=(False,), methods=("sft", "bank", "cpo", "dpo", "scripts"), parts=True, say=say, **costs)
     return dict(peaks=machine_peaks(_gpu_or_cpu()), families=found["families"])
 
 def draw_roofline(result: dict, ax) -> None:
     "Roof and points on matplotlib axes."
     p, marks = result["peaks"], dict(sft="o", bank="D", cpo="s", dpo="^"); colours = dict(zip(result["families"], ("#1b6ca8", "#d1495b", "#6a8d3a")))
-    cases = [(f, c, c["flops"]/c["moved"], c["flops"]/c["median"]) for f, found in result["families"].items() for c in found["cases"]]
+    cases = [(f, c, c["flops"]/c["moved"], c["flops"]/c["median"]) for f, found in result["families"].items() for c in found["cases"] if c["method"] in marks]
     x = np.geomspace(min(a for *_, a, _ in cases)/4, max(a for *_, a, _ in cases)*8, 200)
     for name, style in (("fp32", "-"), ("bf16", "--")): ax.plot(x, np.minimum(p[name], x*p["bandwidth"])/1e9, style, color="#333333", lw=1.2, label=f"roof, {name} ({p[name]/1e9:,.0f} GFLOP/s)")
     for f, c, at, speed in cases: ax.scatter(at, speed/1e9, marker=marks[c["method"]], s=34, facecolors="none" if c["method"] != "bank" else colours[f], edgecolors=colours[f], lw=1.3)
@@ -531,3 +569,20 @@ def draw_roofline(result: dict, ax) -> None:
     for f, k in colours.items(): ax.plot([], [], color=k, lw=4, label=f"{f}, {result['families'][f]['precision']}")
     for m, mark in marks.items(): ax.plot([], [], mark, color="#333333", mfc="none" if m != "bank" else "#333333", ms=5, label=names[m])
     ax.set(xscale="log", yscale="log", xlabel="FLOPs a byte", ylabel="GFLOP/s"); ax.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1.01, .5), frameon=False)
+
+# %% ../nbs/10e_bench.ipynb #b6b82911
+def draw_parts(result: dict, axes) -> None: # of `measure_roofline`; one matplotlib axes for each family
+    "Time and operations of each method, part by part, in units of SFT's."
+    from matplotlib.patches import Rectangle
+    names = dict(sft="SFT", bank="CPO, bank", cpo="CPO, live", dpo="Diffusion-DPO", scripts="DPO as in\nthe scripts"); colours = dict(zip(PARTS, ("#b08968", "#6a8d3a", "#a7c171", "#1b6ca8", "#6fa8d6", "#d1495b", "#999999")))
+    for (family, found), ax in zip(result["families"].items(), axes):
+        cases = {c["method"]: c["parts"] for c in found["cases"]}
+        for y, parts in enumerate(cases.values()):
+            for unit, at, alpha in (("seconds", y - .2, 1.), ("flops", y + .2, .45)):
+                whole, left = sum(p[unit] for p in cases["sft"].values()), 0.
+                for k in PARTS: ax.barh(at, share := parts[k][unit]/whole, .36, left, color=colours[k], alpha=alpha, lw=0); left += share
+                ax.text(left + .04, at, f"{left:.2f}", va="center", fontsize=7.5, color="#333333" if unit == "seconds" else "#888888")
+        ax.set(yticks=range(len(cases)), yticklabels=[names[m] for m in cases], title=dict(atelier="the atelier's UNet", sdxl="small SDXL", flux="small FLUX").get(family, family), xlabel="in units of SFT's"); ax.set_xlim(0, 4)
+    axes[0].invert_yaxis() # shared
+    used = [k for k in PARTS if any(c["parts"][k]["seconds"] for f in result["families"].values() for c in f["cases"])]
+    axes[-1].legend([Rectangle((0, 0), 1, 1, color=colours[k]) for k in used], [PARTS[k] for k in used], fontsize=7.5, loc="center left", bbox_to_anchor=(1.02, .5), frameon=False)

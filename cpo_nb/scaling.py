@@ -186,4 +186,4 @@ def on_paper(
     cpo, sft, dpo = _counts(name)
     rate, f = DEVICES[device][0]*1e12*utilisation*gpus, sft.flops["update"]; latents = sft.disk["latents"]//2
     return dict(bank=pictures*draws*cpo.flops["frozen"]/rate, epoch=pictures*f/rate, live=pictures*(f + cpo.flops["frozen"])/rate, dpo=pictures*(dpo.flops["update"] + 2*dpo.flops["encode"])/rate,
-                bank_bytes=pictures*draws*3*latents*2, stored_bytes=pictures*(2*latents + sft.disk["prompt embeddings"]))
+                memory=sft.total, live_memory=cpo.total, bank_bytes=pictures*draws*3*latents*2, stored_bytes=pictures*(2*latents + sft.disk["prompt embeddings"]))
