@@ -55,6 +55,11 @@ def check_formats(device: torch.device, dtype: str = "float32", precision: str =
     except (RuntimeError, TypeError) as e: bad.append(f"{option}: {device} cannot multiply in {kind} ({str(e)[:80]})")
     if bad: raise CpoError("these number formats cannot be used:", bad, "float32 with --precision fp32 works everywhere")
 
+def _check_store(folder: Path) -> None: # encoded pictures and prompts
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not there.is_dir(): raise CpoError(f"--cache {folder}: {there} is a file", hint="give a folder")
+    if not os.access(there, os.W_OK): raise CpoError(f"--cache {folder}: {there} cannot be written to", hint="give another folder, or change its permissions")
+
 # %% ../nbs/10c_job.ipynb #e0a980e3
 @dataclass(frozen=True)
 class Job:
@@ -93,10 +98,7 @@ class Job:
         "Mistakes that can be seen before data or weights are read. Raises `CpoError`."
         self.machine; check_formats(the_device(self.device), self.dtype, self.precision); check_pipeline(self.base)
         if auxiliary is not None: adapter_file(adapter_folder(auxiliary))
-        if self.store is None: return
-        there = next(p for p in (self.store, *self.store.absolute().parents) if p.exists())
-        if not there.is_dir(): raise CpoError(f"--cache {self.store}: {there} is a file", hint="give a folder")
-        if not os.access(there, os.W_OK): raise CpoError(f"--cache {self.store}: {there} cannot be written to", hint="give another folder, or change its permissions")
+        if self.store is not None: _check_store(self.store)
 
     def backbone(self) -> Backbone:
         "The pipeline, ready to get adapters. Raises `CpoError` before anything long begins."
@@ -163,7 +165,7 @@ def run_stage1(job: Job, cfg: SftConfig, out: str | Path, say: Callable = print)
     try: return bb, sft(bb, data, tree, out, cfg, **kw)
     finally: track.close()
 
-def _where(backbone: Backbone) -> str: return f"{backbone.device}" + (f" ({processes().count} processes)" if processes().count > 1 else "")
+def _where(backbone: Backbone) -> str: return f"{backbone.device}" + (f" ({processes().count} processes)" if processes().count > 1 else "") + (", blocks compiled in the first updates, which may take minutes" if backbone.compiled else "")
 
 # %% ../nbs/10c_job.ipynb #f18a81e1
 def load_expert(job: Job, backbone: Backbone, auxiliary: str | Path, tree: CriteriaTree, say: Callable = print) -> None:
