@@ -275,7 +275,7 @@ def distribute(self: Backbone) -> None:
 # %% ../nbs/05_backbone.ipynb #5ee44b91
 @patch
 def compile_blocks(self: Backbone, **how) -> None: # how: of `torch.compile`
-    "Compile the denoiser's transformer blocks, each kind once; sizes, results and names of weights stay. Raises `CpoError` where `torch.compile` does not work."
+    "Compile the denoiser's transformer blocks, each kind once. Numbers stay up to rounding, sizes and names of weights as they are. Raises `CpoError` where `torch.compile` does not work."
     kinds = getattr(self.denoiser, "_repeated_blocks", None) or self.denoiser._no_split_modules or ()
     blocks = [m for m in self.denoiser.modules() if type(m).__name__ in kinds]
     if not blocks: raise CpoError(f"{self.name}: {type(self.denoiser).__name__} names no blocks that could be compiled", hint="leave compile off")
@@ -516,23 +516,29 @@ def frozen_mode(self: Backbone):
     "For passes of which nothing is learnt: inference mode, without autograd's books. A loss takes a copy of what they give, not itself."
     return torch.no_grad() if self.sharded else torch.inference_mode() # FSDP keeps books of its own
 
+def _mapped(tensors: dict[str, torch.Tensor], file: Path) -> dict[str, torch.Tensor]: # the same in a memory-mapped file; empty where it cannot be written
+    from safetensors.torch import load_file, save_file
+    if processes().main:
+        with contextlib.suppress(OSError), atomic_path(file) as tmp: save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, tmp)
+    processes().wait()
+    there = load_file(file) if file.is_file() else {} # an older one, perhaps, where none can be written now
+    return there if there.keys() == tensors.keys() and all(torch.equal(v, tensors[k].detach().cpu()) for k, v in there.items()) else {}
+
 @patch
 @contextlib.contextmanager
 def laid_aside(self: Backbone, adapter: Adapter, file: Path):
-    "For the length of a block, a frozen adapter's weights lie in a memory-mapped file, and nowhere else; `at_hand` brings them for a pass. Who kept the tensors themselves keeps their memory."
-    from safetensors.torch import load_file, save_file
+    "For the length of a block, a frozen adapter's weights lie in a memory-mapped file, and nowhere else; `at_hand` brings them for a pass. Where the file cannot be written they stay, with a warning. Who kept the tensors themselves keeps their memory."
     names = [n for n, _ in _normalise(adapter)]
     lie = {k: p for n in names for k, p in self.adapter_parameters(n).items()}
-    if processes().main:
-        with atomic_path(file) as tmp: save_file({k: p.detach().cpu().contiguous() for k, p in lie.items()}, tmp)
-    processes().wait()
-    for k, v in load_file(file).items(): lie[k].data = v
-    before, self._aside = self._aside, self._aside | set(names)
+    there = _mapped(lie, Path(file))
+    if lie and not there: warnings.warn(f"{file} cannot be written, so {', '.join(names)} stays in memory")
+    for k, v in there.items(): lie[k].data = v
+    before, self._aside = self._aside, self._aside | set(names if there else ())
     if self.device.type == "cuda": torch.cuda.empty_cache()
     try: yield self
     finally:
         self._aside = before
-        for p in lie.values(): p.data = p.data.to(self.device, copy=True)
+        for k in there: lie[k].data = lie[k].data.to(self.device, copy=True)
 
 @patch
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib, copy, gc, importlib.metadata, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Callable, Sequence
 from unittest import mock
@@ -136,7 +137,7 @@ def in_turn(
     return times
 
 # %% ../nbs/10e_bench.ipynb #9df8d7b8
-PARTS = dict(encoding="VAE and text encoders", auxiliary="auxiliary, $z_w$ and $z_l$", reference="reference", forward="policy, forward", backward="policy, backward", optimiser="clipping, optimiser, averages", rest="noise, prompts, bank, loss")
+PARTS = dict(encoding="prompts, text encoders, VAE", auxiliary="auxiliary, $z_w$ and $z_l$", reference="reference", forward="policy, forward", backward="policy, backward", optimiser="clipping, optimiser, averages", rest="noise, bank, loss")
 
 def update_parts(
     backbone: Backbone, # that `update` moves
@@ -187,12 +188,12 @@ def _fits(measure: Callable) -> tuple | None: # None: out of memory
     gc.collect(); torch.cuda.empty_cache()
     return None
 
-def _by_part(backbone: Backbone, updates: dict[tuple, Callable], rounds: int, turns: dict) -> dict[tuple, dict]: # case -> key of PARTS -> FLOPs, median of the seconds
+def _by_part(backbone: Backbone, updates: dict[tuple, Callable], warmup: int, rounds: int, turns: dict) -> dict[tuple, dict]: # case -> key of PARTS -> FLOPs, median of the seconds
     found, seconds = {}, {k: [] for k in updates}
     def count(): turns["after"](); return turns["clock"]()
     for k, f in updates.items():
         turns["before"](k) # and a step that was not just made, whose pictures a method may still hold
-        with _Live() as live: found[k] = {p: dict(flops=int(v)) for p, v in update_parts(backbone, lambda: f(rounds), lambda: live.flops).items()}
+        with _Live() as live: found[k] = {p: dict(flops=int(v)) for p, v in update_parts(backbone, lambda: f(warmup + rounds), lambda: live.flops).items()}
     in_turn({k: (lambda r, k=k, f=f: seconds[k].append(update_parts(backbone, lambda: f(r), count))) for k, f in updates.items()}, rounds, 0, **turns)
     for k, parts in found.items():
         for p, v in parts.items(): v["seconds"] = float(np.median([s[p] for s in seconds[k]])) if rounds else None
@@ -237,7 +238,7 @@ def step_costs(
         fitting = {k: (lambda r, f=updates[k]: f(2 + r)) for k, m in memory.items() if m}
         turns = dict(before=lambda k: bb.checkpoint_activations(k[1]), after=wait, clock=clock)
         times = in_turn(fitting, steps, warmup, **turns) if steps and fitting else {}
-        for k, found in (_by_part(bb, fitting, steps, turns) if parts else {}).items(): memory[k]["parts"] = found
+        for k, found in (_by_part(bb, fitting, warmup, steps, turns) if parts else {}).items(): memory[k]["parts"] = found
         bb.activate(None)
         bb.encoded = None # its files go
     return summary(times, memory)
@@ -377,7 +378,7 @@ def bench_table(
 ) -> str:
     "A report: one line for each family, method and use of checkpointing, then the targets."
     s, mib = result["settings"], lambda v: f"{v/2**20:,.1f}"
-    lines = [f"{result['device']}; {', '.join(f'{k} {v}' for k, v in sorted(result['versions'].items()))}; weights {s['dtype']}, prompts {'live' if s.get('live_prompts') else 'stored'}{', blocks compiled' if s.get('compiled') else ''}",
+    lines = [f"{result['device']}; {', '.join(f'{k} {v}' for k, v in sorted(result['versions'].items()))}; weights {s['dtype']}, prompts {'live' if s.get('live_prompts') else 'stored'}{', blocks compiled (memory and work on a CPU are those of the same blocks as they are)' if s.get('compiled') else ''}",
              "an update: " + "; ".join(f"{k} {f['batch_size']} pictures in {f['precision']}" for k, f in result["families"].items()) + "; for dpo as many pairs; bank: cpo with a bank; plain: sft, the LoRA beside the weights; scripts: dpo like that, everything encoded in every update", "",
              f"{'family':7} {'method':8} {'ckpt':4} {'ms':>9} {'quartiles':>19} {'x SFT':>6} {'work':>6} {'peak MiB':>10} {'x SFT':>6} {'update MiB':>11} {'x SFT':>6}"]
     for family, found in result["families"].items():
@@ -407,16 +408,16 @@ def write_bench(
 def run_bench(
     which: str | Sequence[str] | None = None, # families, as a list or with commas between; default: all small ones, or SDXL and FLUX of full size
     full: bool = False, # denoisers of full size with random weights
-    name: str | None = None, # of the file; default: small or full
+    name: str | None = None, # of the file; default: small or full, with the families that were chosen, and -compiled
     say: Callable = print, # is told what begins, and the table
     **settings # of `bench_families`
 ) -> dict:
     "Measure, keep and report. Raises `CpoError` when a full-size model is asked for without a GPU."
-    which = which.split(",") if isinstance(which, str) else which or (("sdxl", "flux") if full else ("atelier", *SMALL))
+    chosen = which is not None; which = [w.strip() for w in which.split(",")] if isinstance(which, str) else which or (("sdxl", "flux") if full else ("atelier", *SMALL))
     if full and not torch.cuda.is_available() and not settings.get("changes"): raise CpoError("models of full size need a GPU, and torch sees none", hint="leave full off to measure the small ones")
     defaults = dict(batch_size=1, methods=("sft", "cpo", "bank")) if full else dict(methods=("sft", "plain", "cpo", "bank", "dpo", "scripts"))
-    result = bench_families(tuple(w.strip() for w in which), tiny=not full, say=say, **defaults | settings)
-    path = write_bench(result, name or ("full" if full else "small"))
+    result = bench_families(tuple(which), tiny=not full, say=say, **defaults | settings)
+    path = write_bench(result, name or "-".join(["full" if full else "small", *(which if chosen else ()), *(["compiled"] if settings.get("compiled") else [])]))
     say(bench_table(result)); say(f"kept as {path.name}")
     return result
 
@@ -498,7 +499,8 @@ def _block_variants(family: str, method: str, batch: int = 4, seed: int = 0) -> 
         if compiled: bb.compile_blocks()
         policy = _Policy(bb, loop); bb.activate("policy"); update = policy.updater(data, tree, cfg)
         return lambda: update(0)
-    return {"as it is": made(False), "blocks compiled": made(True)}
+    later = lru_cache(lambda: made(True)) # compiled at its first call
+    return {"as it is": made(False), "blocks compiled": lambda: later()()}
 
 _VARIANTS = {"frozen passes": _frozen_variants, "optimiser and averages": _update_variants, "two prompts": _prompt_variants, "adapters of the live path": _adapter_variants, "preparing a batch": _batch_variants} | {
     f"update, {name} of the small {family}": (lambda f=family, m=method: _block_variants(f, m)) for family in ("sdxl", "flux") for method, name in dict(sft="SFT", cpo="live CPO").items()}
@@ -508,7 +510,12 @@ def measure_variants(rounds: int = 5, say: Callable = lambda line: None, only: S
     keep_freed_memory(); found = {}; wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     for group in only or _VARIANTS:
         cases, first = _VARIANTS[group](), {}
-        for k, f in cases.items(): began = time.perf_counter(); f(); wait(); first[k] = time.perf_counter() - began
+        for k, f in list(cases.items()):
+            began = time.perf_counter()
+            try: f(); wait(); first[k] = time.perf_counter() - began
+            except Exception as e:
+                if "compiled" not in k: raise
+                del cases[k]; say(f"{group}: {k}: left out, torch.compile does not work here ({type(e).__name__})")
         times = in_turn({k: (lambda r, f=f: f()) for k, f in cases.items()}, rounds, 1, after=wait); base = np.median(next(iter(times.values())))
         found[group] = {k: dict(zip(("q1", "median", "q3"), map(float, np.percentile(v, (25, 50, 75)))), ratio=float(np.median(v)/base), first=first[k]) for k, v in times.items()}
         for k, v in found[group].items(): say(f"{group}: {k}: {1e3*v['median']:.1f} ms, x{v['ratio']:.2f}" + (f", the first {v['first']:.0f} s" if "compiled" in k else ""))

@@ -383,7 +383,7 @@ def bank_build(
     paired: Annotated[bool, typer.Option("--paired", help="For runs with --paired.")] = False,
 
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Pictures at once.")] = 32, precision: Passes = Precision.bf16,
-    skip_bad: Skip = False, scale: ScaleName = None, device: Device = None, dtype: Dtype = DType.float32, resolution: Resolution = None, cache: Cache = None, no_cache: NoCache = False,
+    skip_bad: Skip = False, scale: ScaleName = None, device: Device = None, dtype: Dtype = DType.float32, resolution: Resolution = None, cache: Cache = None, no_cache: NoCache = False, compile: Compile = False,
 ) -> None:
     """Compute what the frozen models say of every draw of every picture, so that `cpo align` computes nothing of it.
 
@@ -396,7 +396,7 @@ def bank_build(
     """
     _study()
     from cpo_nb.bank import BankConfig
-    job = _job().Job(data, criteria, base, get_scale(scale).name, skip_bad, device, dtype.value, precision.value, resolution, cache="" if no_cache else cache, held_out=0); clock = _Clock()
+    job = _job().Job(data, criteria, base, get_scale(scale).name, skip_bad, device, dtype.value, precision.value, resolution, cache="" if no_cache else cache, held_out=0, compile=compile); clock = _Clock()
     made = _job().build_bank(job, auxiliary, BankConfig(draws or BankConfig.draws, folder=bank, batch_size=batch_size), paired, say=clock, warn=lambda text: typer.echo(text, err=True))
     clock(f"bank: {len(made.store):,} predictions, {readable_size(made.store.bytes)}: {made.folder}")
 
@@ -484,7 +484,8 @@ def run_bench_(
         if compile and not by_family: raise CpoError(f"--part {part.value} goes without --compile", hint="leave it out; variants measures both")
         measure = dict(waits=scaling.measure_waits, growth=scaling.measure_growth, preferences=measure_preferences, variants=measure_variants, roofline=measure_roofline)[part.value]
         found = measure(say=typer.echo, rounds=rounds, **dict(which=names) if names else {}, **dict(rank=rank, compiled=compile) if by_family else {})
-        return typer.echo(f"kept as {scaling.write_scaling(part.value, {part.value: found}, by_family or part is Part.variants).name}")
+        name = "-".join([part.value, *(names or []), *(["compiled"] if compile else [])])
+        return typer.echo(f"kept as {scaling.write_scaling(name, {part.value: found}, by_family or part is Part.variants).name}")
     run_bench(names, full, say=typer.echo, steps=rounds, rank=rank, compiled=compile)
 
 # %% ../nbs/11_cli.ipynb #41a65eef

@@ -432,7 +432,7 @@ def _lines(title: str, rows) -> list[str]: # rows: (name, value, remark)
 
 def _memory_lines(p: Plan) -> list[str]:
     frozen = p.step.frozen_peak > p.step.peak
-    remark = {"passes": f"{'the frozen passes' if frozen else 'forward and backward'} of {p.micro_batch} row{'s'*(p.micro_batch > 1)}" + (f"; forward and backward take {_size(p.step.peak)}" if frozen else f"; the frozen ones before take {_size(p.step.frozen_peak)}" if p.step.frozen_peak else "")} | ({"auxiliary adapter": "while the bank is filled; gone after that"} if p.settings["draws"] else {})
+    remark = {"passes": f"{'the frozen passes' if frozen else 'forward and backward'} of {p.micro_batch} row{'s'*(p.micro_batch > 1)}" + (f"; forward and backward take {_size(p.step.peak)}" if frozen else f"; the frozen ones before take {_size(p.step.frozen_peak)}" if p.step.frozen_peak else "")} | ({"auxiliary adapter": "while the bank is filled, and for held-out rows"} if p.settings["draws"] else {})
     rows = [(k, _size(v), remark.get(k, "")) for k, v in p.memory.items()]
     if p.memory_limit is None: verdict = "name a device or its memory to see whether it fits"
     else: verdict = f"of {_size(p.memory_limit)}: " + (f"fits, {_size(p.memory_limit - p.total)} to spare" if p.fits else f"does NOT fit, {_size(p.total - p.memory_limit)} too much; `fit(plan)` says what to change")

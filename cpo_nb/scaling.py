@@ -5,7 +5,7 @@
 # %% ../nbs/10f_scaling.ipynb #5a3acabb
 from __future__ import annotations
 
-import importlib.metadata, io, json, os, resource, subprocess, sys, tempfile, time
+import importlib.metadata, io, json, os, re, resource, subprocess, sys, tempfile, time
 from functools import lru_cache
 from pathlib import Path
 from typing import Callable
@@ -55,9 +55,14 @@ def _seconds(command: list[str], rounds: int = 5, **kw) -> float: # median
     for _ in range(rounds): began = time.perf_counter(); subprocess.run(command, check=True, capture_output=True, **kw); found.append(time.perf_counter() - began)
     return float(np.median(found))
 
+def _peak() -> int: # bytes of this process at its worst; what `getrusage` says begins with the parent's
+    status = Path("/proc/self/status")
+    if status.is_file(): return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1])*1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == "darwin" else 1024)
+
 def apart(name: str, **settings) -> dict: # what the function gives, and `peak`: bytes of its process
     "Call a measurement of this module in a new process. Raises `CpoError` with the end of its output when it fails."
-    code = f"import json, resource, cpo_nb.scaling as s; r = s.{name}(**json.loads({json.dumps(json.dumps(settings))})); print(json.dumps(r | dict(peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024)))"
+    code = f"import json, cpo_nb.scaling as s; r = s.{name}(**json.loads({json.dumps(json.dumps(settings))})); print(json.dumps(r | dict(peak=s._peak())))"
     r = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env=os.environ | dict(TQDM_DISABLE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1"))
     if r.returncode: raise CpoError(f"the measurement {name} failed", r.stderr.strip().splitlines()[-3:])
     return json.loads(r.stdout.strip().splitlines()[-1])
@@ -85,9 +90,9 @@ def _data(n: int) -> dict:
         with_rows = lambda k: dict(image=[dict(bytes=_png(rng, Image), path=None) for _ in range(k)], caption=[f"picture {i % 97}" for i in range(k)], **{a: [ids[2*rng.permutation(len(ids)//2)[:6] + s].tolist() for _ in range(k)] for s, a in enumerate(("positive", "negative"))})
         for i in range(0, n, 1000):
             table = pa.table(with_rows(min(1000, n - i))); schema = schema or pq.ParquetWriter(f"{tmp}/rows.parquet", table.schema); schema.write_table(table)
-        schema.close(); before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024; began = time.perf_counter()
+        schema.close(); before = _peak(); began = time.perf_counter()
         found = load_paintings(f"{tmp}/rows.parquet", tree)
-        return dict(seconds=time.perf_counter() - began, rows=sum(map(len, found.values())), grown=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024 - before)
+        return dict(seconds=time.perf_counter() - began, rows=sum(map(len, found.values())), grown=_peak() - before)
 
 def _png(rng, Image) -> bytes:
     file = io.BytesIO(); Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8)).save(file, "PNG"); return file.getvalue()
