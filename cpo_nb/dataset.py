@@ -5,7 +5,7 @@
 # %% ../nbs/02_dataset.ipynb #be2a6aa1
 from __future__ import annotations
 
-import contextlib, csv, difflib, hashlib, json, logging, re, stat, warnings
+import contextlib, csv, difflib, hashlib, json, logging, re, stat, sys, warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -325,7 +325,8 @@ def _scan(root: Path, tables: list[Path], read: Callable, checker: _Checker, com
         file, digest, found = (None, b"", [problem]) if record is None else checker.row(record)
         problems += [RowProblem(table.name, number, name, p) for p in found]
         if found: continue
-        kept = {k: v for k, v in record.items() if k not in ("image", checker.image_column)}
+        kept = {} if read is _read_parquet else {k: v for k, v in record.items() if k not in ("image", checker.image_column)} # parquet is read again, and never whole
+        for a in {"positive", "negative"} & set(kept): kept[a] = list(map(sys.intern, kept[a])) # checked, so ids of the tree: one string each, however many rows
         good.append(_Good(table.name, number, index, name, kept, file, digest))
     return good, problems, index + 1
 
