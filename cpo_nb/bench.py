@@ -23,6 +23,7 @@ from .bank import Bank, BankConfig, bank_draws, planned_draws
 from .core import CpoError, keep_freed_memory, results_dir, torch_rng, write_json
 from .criteria import CriteriaTree, parse_criteria
 from .flux import tiny_flux
+from .job import the_device
 from .plan import FULL_SIZE, _Live, _nbytes, _part, bare_backbone, write_configs
 from .sdxl import tiny_sdxl
 from .sd3 import tiny_sd3
@@ -32,8 +33,8 @@ from .training import Machine, TrainConfig, _gradients, _update, batch_indices
 # %% auto #0
 __all__ = ['TARGETS', 'BENCHED', 'PARTS', 'SMALL', 'SMALL_VAE', 'LARGE', 'random_rows', 'measure_update', 'in_turn',
            'update_parts', 'summary', 'step_costs', 'small_backbone', 'random_backbone', 'bench_families', 'verdicts',
-           'bench_table', 'write_bench', 'run_bench', 'measure_variants', 'measure_preferences', 'preferences',
-           'draw_preferences', 'machine_peaks', 'measure_roofline', 'draw_roofline', 'draw_parts']
+           'bench_table', 'write_bench', 'bench_name', 'run_bench', 'measure_variants', 'measure_preferences',
+           'preferences', 'draw_preferences', 'machine_peaks', 'measure_roofline', 'draw_roofline', 'draw_parts']
 
 # %% ../nbs/10e_bench.ipynb #d4f6e9af
 TARGETS = dict(time={False: 2.5, True: 2.0}, memory=1.25, # of live CPO against SFT: with gradient checkpointing or not; peak memory
@@ -317,8 +318,6 @@ def random_backbone(
     return bb
 
 # %% ../nbs/10e_bench.ipynb #86389ef0
-def _gpu_or_cpu() -> torch.device: return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
 def _where(device: torch.device) -> str: # in general terms
     n = torch.get_num_threads()
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {n} thread{'s'[:n != 1]}"
@@ -337,7 +336,7 @@ def bench_families(
     **costs # of `step_costs`: methods, checkpointing, steps, rank, live_prompts ...
 ) -> dict: # device, versions, settings, families: name -> parameters and cases
     "Costs of an update, family by family. Raises `CpoError` for settings that cannot be used."
-    device = torch.device(device or _gpu_or_cpu())
+    device = torch.device(device or the_device())
     dtype = dtype or (torch.float32 if tiny else torch.bfloat16)
     usual = lambda family: dict(batch_size=batch_size or (32 if family == "atelier" else 4), precision=precision or ("fp32" if dtype == torch.float32 and device.type == "cpu" and family != "atelier" else "bf16"))
     if unknown := [f for f in which if f not in SMALL and (f != "atelier" or not tiny)]: raise CpoError(f"family {unknown[0]!r} is unknown", hint=f"choose from {', '.join(SMALL)}")
@@ -405,6 +404,10 @@ def write_bench(
     if not name.replace("-", "_").isidentifier(): raise CpoError(f"{name!r} is no plain name", hint="use letters, digits and hyphens")
     return write_json(results_dir()/f"bench-{name}.json", result)
 
+def bench_name(kind: str, chosen: Sequence[str] | None = None, compiled: bool = False) -> str: # what is measured, the families if not all of them
+    "The name of a run, so that no part of a benchmark takes the place of the whole."
+    return "-".join([kind, *(chosen or ()), *(["compiled"] if compiled else [])])
+
 def run_bench(
     which: str | Sequence[str] | None = None, # families, as a list or with commas between; default: all small ones, or SDXL and FLUX of full size
     full: bool = False, # denoisers of full size with random weights
@@ -417,14 +420,14 @@ def run_bench(
     if full and not torch.cuda.is_available() and not settings.get("changes"): raise CpoError("models of full size need a GPU, and torch sees none", hint="leave full off to measure the small ones")
     defaults = dict(batch_size=1, methods=("sft", "cpo", "bank")) if full else dict(methods=("sft", "plain", "cpo", "bank", "dpo", "scripts"))
     result = bench_families(tuple(which), tiny=not full, say=say, **defaults | settings)
-    path = write_bench(result, name or "-".join(["full" if full else "small", *(which if chosen else ()), *(["compiled"] if settings.get("compiled") else [])]))
+    path = write_bench(result, name or bench_name("full" if full else "small", chosen and which, settings.get("compiled", False)))
     say(bench_table(result)); say(f"kept as {path.name}")
     return result
 
 # %% ../nbs/10e_bench.ipynb #ffb25d72
 def _frozen_variants(rows: int = 32, seed: int = 0) -> dict[str, Callable]: # what -> a frozen pass of the atelier over 3 x `rows` pictures
     from diffusers.models.attention_processor import AttnProcessor2_0
-    bb = load_backbone("atelier", device=_gpu_or_cpu()); plain = torch.autocast(bb.device.type, torch.bfloat16)
+    bb = load_backbone("atelier", device=the_device()); plain = torch.autocast(bb.device.type, torch.bfloat16)
     g = torch_rng(seed, "variants"); x, t = torch.randn(3*rows, *bb.latent_shape, generator=g).to(bb.device), torch.randint(0, 1000, (3*rows,), generator=g).to(bb.device)
     cond = bb.encode_prompts(["a tower"]*(3*rows)).tensors["prompt_embeds"]
     def run(net, how=torch.inference_mode, x=x, cond=cond, cast=plain):
@@ -441,7 +444,7 @@ def _frozen_variants(rows: int = 32, seed: int = 0) -> dict[str, Callable]: # wh
             "weights in bfloat16": run(half, x=x.bfloat16(), cond=cond.bfloat16(), cast=contextlib.nullcontext())}
 
 def _update_variants(seed: int = 0) -> dict[str, Callable]: # what -> the optimiser and the averages of the atelier's policy
-    bb = load_backbone("atelier", device=_gpu_or_cpu()); bb.add_adapter("policy", 32, seed=seed); params = list(bb.trainable_parameters("policy").values()); made = {}
+    bb = load_backbone("atelier", device=the_device()); bb.add_adapter("policy", 32, seed=seed); params = list(bb.trainable_parameters("policy").values()); made = {}
     for p in params: p.grad = torch.zeros_like(p)
     for name, kw in dict(fused=dict(fused=True), foreach=dict(foreach=True), single=dict(foreach=False)).items(): made[f"AdamW, {name}"] = torch.optim.AdamW(params, lr=1e-9, **kw).step
     ema = [p.detach().clone() for p in params]
@@ -451,7 +454,7 @@ def _update_variants(seed: int = 0) -> dict[str, Callable]: # what -> the optimi
     return made | {"averages, one by one": loop, "averages, together": lambda: torch._foreach_lerp_(ema, [p.detach() for p in params], .02)}
 
 def _adapter_variants(rows: int = 4, rank: int = 16, seed: int = 0) -> dict[str, Callable]: # two passes against one with an adapter a sample, on the small SDXL
-    bb = small_backbone("sdxl", device=_gpu_or_cpu()); _prepared(bb, rank, None, seed); g = torch_rng(seed, "variants")
+    bb = small_backbone("sdxl", device=the_device()); _prepared(bb, rank, None, seed); g = torch_rng(seed, "variants")
     x, t, cond = torch.randn(3*rows, *bb.latent_shape, generator=g).to(bb.device), bb.sample_timesteps(3*rows, g), bb.encode_prompts(["a tower"]*(3*rows))
     def two():
         with torch.no_grad(): bb.predict(x[:2*rows], t[:2*rows], cond[:2*rows], "auxiliary"); bb.predict(x[2*rows:], t[2*rows:], cond[2*rows:], None)
@@ -465,7 +468,7 @@ def _adapter_variants(rows: int = 4, rank: int = 16, seed: int = 0) -> dict[str,
     return {"auxiliary, then reference": two, "one pass, an adapter a sample": one}
 
 def _batch_variants(family: str = "atelier", batch: int = 32, seed: int = 0) -> dict[str, Callable]: # an update with a bank, and what of it could be prepared beside the one before
-    bb = small_backbone(family, device=_gpu_or_cpu()); _prepared(bb, 16, None, seed); data, tree = random_rows(bb, 2*batch, seed); loop = TrainConfig(steps=4, batch_size=batch, lr=1e-6); tmp = tempfile.mkdtemp()
+    bb = small_backbone(family, device=the_device()); _prepared(bb, 16, None, seed); data, tree = random_rows(bb, 2*batch, seed); loop = TrainConfig(steps=4, batch_size=batch, lr=1e-6); tmp = tempfile.mkdtemp()
     settle(bb, None, None, ("", *data.captions)); policy = _Policy(bb, loop); bb.activate("policy"); cfg = AlignConfig(loop, "cpo", precision="bf16")
     update = policy.updater(data, tree, cfg, bank_folder=Path(tmp)/"bank")
     bank = Bank(bb, data, tree, "auxiliary", None, BankConfig(2, folder=Path(tmp)/"bank"), precision="bf16"); rows = batch_indices(0, batch, len(data), seed); ks = bank_draws(0, rows, len(data), 2, seed)
@@ -476,7 +479,7 @@ def _batch_variants(family: str = "atelier", batch: int = 32, seed: int = 0) -> 
     return {"an update with a bank": lambda: update(0), "its draws, prompts and records alone": prepare, "the next one's made in a thread meanwhile": beside}
 
 def _prompt_variants(rows: int = 32, seed: int = 0) -> dict[str, Callable]: # what -> the auxiliary's pass of the atelier over one batch under two prompts
-    bb = small_backbone("atelier", device=_gpu_or_cpu()); _prepared(bb, 16, None, seed); g = torch_rng(seed, "variants")
+    bb = small_backbone("atelier", device=the_device()); _prepared(bb, 16, None, seed); g = torch_rng(seed, "variants")
     x, t, cond = torch.randn(rows, *bb.latent_shape, generator=g).to(bb.device), bb.sample_timesteps(rows, g), bb.encode_prompts(["a tower"]*(2*rows))
     def run(ask, keep):
         def call():
@@ -494,7 +497,7 @@ def _prompt_variants(rows: int = 32, seed: int = 0) -> dict[str, Callable]: # wh
 # %% ../nbs/10e_bench.ipynb #5d179dd8
 def _block_variants(family: str, method: str, batch: int = 4, seed: int = 0) -> dict[str, Callable]: # an update, with the denoiser's blocks compiled or not
     def made(compiled):
-        bb = small_backbone(family, device=_gpu_or_cpu()); _prepared(bb, 16, None, seed); data, tree = random_rows(bb, 4*batch, seed); loop = TrainConfig(steps=4, batch_size=batch, lr=1e-6)
+        bb = small_backbone(family, device=the_device()); _prepared(bb, 16, None, seed); data, tree = random_rows(bb, 4*batch, seed); loop = TrainConfig(steps=4, batch_size=batch, lr=1e-6)
         cfg = AlignConfig(loop, method, rows="all", precision="fp32" if bb.device.type == "cpu" else "bf16"); settle(bb, lambda: every_align_prompt(data, tree, cfg), tempfile.mkdtemp())
         if compiled: bb.compile_blocks()
         policy = _Policy(bb, loop); bb.activate("policy"); update = policy.updater(data, tree, cfg)
@@ -563,7 +566,7 @@ def machine_peaks(device: str | torch.device = "cpu", rounds: int = 5, size: int
 def measure_roofline(which: Sequence[str] = ("atelier", "sdxl", "flux"), rounds: int = 3, say: Callable = lambda line: None, **costs) -> dict: # peaks, and cases of each family
     "Peaks of the machine, and work, bytes and time of an update of each method, whole and part by part."
     found = bench_families(which, steps=rounds, checkpointing=(False,), methods=("sft", "bank", "cpo", "dpo", "scripts"), parts=True, say=say, **costs)
-    return dict(peaks=machine_peaks(_gpu_or_cpu()), families=found["families"])
+    return dict(peaks=machine_peaks(the_device()), families=found["families"])
 
 def draw_roofline(result: dict, ax) -> None:
     "Roof and points on matplotlib axes."

@@ -477,15 +477,14 @@ def run_bench_(
     if bad := [n for n in names or [] if n not in ("atelier", *SMALL)]: raise CpoError(f"--families: unknown {', '.join(bad)}", hint=f"choose from atelier, {', '.join(SMALL)}")
     if part is not Part.updates:
         from cpo_nb import scaling
-        from cpo_nb.bench import measure_preferences, measure_roofline, measure_variants
+        from cpo_nb.bench import bench_name, measure_preferences, measure_roofline, measure_variants
         by_family = part in (Part.preferences, Part.roofline)
         if names and not by_family: raise CpoError(f"--part {part.value} does not go by families", hint="leave --families out")
         if full: raise CpoError(f"--part {part.value} is measured on small models", hint="leave --full out")
         if compile and not by_family: raise CpoError(f"--part {part.value} goes without --compile", hint="leave it out; variants measures both")
         measure = dict(waits=scaling.measure_waits, growth=scaling.measure_growth, preferences=measure_preferences, variants=measure_variants, roofline=measure_roofline)[part.value]
         found = measure(say=typer.echo, rounds=rounds, **dict(which=names) if names else {}, **dict(rank=rank, compiled=compile) if by_family else {})
-        name = "-".join([part.value, *(names or []), *(["compiled"] if compile else [])])
-        return typer.echo(f"kept as {scaling.write_scaling(name, {part.value: found}, by_family or part is Part.variants).name}")
+        return typer.echo(f"kept as {scaling.write_scaling(bench_name(part.value, names, compile), {part.value: found}, by_family or part is Part.variants).name}")
     run_bench(names, full, say=typer.echo, steps=rounds, rank=rank, compiled=compile)
 
 # %% ../nbs/11_cli.ipynb #41a65eef

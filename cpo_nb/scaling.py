@@ -166,9 +166,10 @@ def measure_growth(sizes: dict | None = None, say: Callable = lambda line: None,
 
 def write_scaling(name: str, found: dict, gpu: bool = False) -> Path: # gpu: measured on a GPU where there is one
     "Keep a result as bench-NAME.json, with device and versions in general terms."
-    from cpo_nb.bench import _gpu_or_cpu, _where
+    from cpo_nb.bench import _where
+    from cpo_nb.job import the_device
     import torch
-    return write_json(results_dir()/f"bench-{name}.json", dict(device=_where(_gpu_or_cpu() if gpu else torch.device("cpu")), versions={n: importlib.metadata.version(n) for n in ("torch", "diffusers", "datasets")}, **found))
+    return write_json(results_dir()/f"bench-{name}.json", dict(device=_where(the_device() if gpu else torch.device("cpu")), versions={n: importlib.metadata.version(n) for n in ("torch", "diffusers", "datasets")}, **found))
 
 # %% ../nbs/10f_scaling.ipynb #79caef67
 @lru_cache(maxsize=8)
