@@ -1,4 +1,5 @@
 "Packaging. Every setting stands in settings.ini: edit it there, not here."
+
 import shlex
 from configparser import ConfigParser
 from pathlib import Path
@@ -6,19 +7,30 @@ from pathlib import Path
 from setuptools import setup
 
 ROOT = Path(__file__).parent
-STATUSES = ["0 - Pre-Planning", "1 - Planning", "2 - Pre-Alpha", "3 - Alpha", "4 - Beta",
-            "5 - Production/Stable", "6 - Mature", "7 - Inactive"]
+STATUSES = [
+    "0 - Pre-Planning",
+    "1 - Planning",
+    "2 - Pre-Alpha",
+    "3 - Alpha",
+    "4 - Beta",
+    "5 - Production/Stable",
+    "6 - Mature",
+    "7 - Inactive",
+]
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 LICENCES = {"apache2": "Apache-2.0"}
 
 parser = ConfigParser(delimiters=["="], interpolation=None)
-parser.read(ROOT/"settings.ini", encoding="utf-8")
+parser.read(ROOT / "settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
 min_python = cfg["min_python"]
-if min_python not in PYTHONS: raise SystemExit(f"settings.ini: min_python = {min_python} is not one of {', '.join(PYTHONS)} (setup.py)")
+if min_python not in PYTHONS:
+    raise SystemExit(
+        f"settings.ini: min_python = {min_python} is not one of {', '.join(PYTHONS)} (setup.py)"
+    )
 
 package = cfg["lib_name"]
-readme = ROOT/"README.md"
+readme = ROOT / "README.md"
 
 setup(
     name=package,
@@ -36,7 +48,7 @@ setup(
         f"Intended Audience :: {cfg['audience']}",
         f"Natural Language :: {cfg['language']}",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
-        *(f"Programming Language :: Python :: {v}" for v in PYTHONS[PYTHONS.index(min_python):]),
+        *(f"Programming Language :: Python :: {v}" for v in PYTHONS[PYTHONS.index(min_python) :]),
     ],
     # top-level data/ is the package's data folder: a checkout has one copy, a wheel carries it as cpo_nb/data
     packages=[package, f"{package}.data"],
@@ -45,7 +57,11 @@ setup(
     include_package_data=False,
     python_requires=f">={min_python}",
     install_requires=shlex.split(cfg["requirements"]),
-    extras_require={k.removesuffix("_requirements"): shlex.split(v) for k, v in cfg.items() if k.endswith("_requirements")},
+    extras_require={
+        k.removesuffix("_requirements"): shlex.split(v)
+        for k, v in cfg.items()
+        if k.endswith("_requirements")
+    },
     entry_points={
         "console_scripts": shlex.split(cfg["console_scripts"]),
         "nbdev": [f"{package}={package}._modidx:d"],

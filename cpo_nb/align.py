@@ -15,13 +15,29 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from .backbone import Adapter, Backbone, Conditioning, on_top
-from .bank import Bank, BankConfig, frozen_predictions, planned_draws, preference_prompts, bank_draws
+from cpo_nb.bank import (
+    Bank,
+    BankConfig,
+    frozen_predictions,
+    planned_draws,
+    preference_prompts,
+    bank_draws,
+)
 from .cache import Damaged
 from .core import CpoError, atomic_path, processes
 from .criteria import CriteriaTree
 from .dataset import preference_pairs, top_quartile
 from .loss import cpo_loss, dpo_loss, guidance_distillation_loss, sft_loss
-from .sft import TrainingSet, autocast, draw, drawn_once, finish, held_out_score, settle, with_weights
+from cpo_nb.sft import (
+    TrainingSet,
+    autocast,
+    draw,
+    drawn_once,
+    finish,
+    held_out_score,
+    settle,
+    with_weights,
+)
 from .training import Ahead, TrainConfig, TrainResult, last_checkpoint, read_metrics, train
 
 # %% auto #0
@@ -30,137 +46,280 @@ __all__ = ['METHODS', 'AHEAD_ON', 'AlignConfig', 'preference_rows', 'every_align
 # %% ../nbs/08_align.ipynb #8887f254
 METHODS = ("cpo", "distill", "dpo", "sft")
 
+
 @dataclass(frozen=True)
 class AlignConfig:
     "Settings of stage 2."
-    train: TrainConfig # the loop
-    method: str = "cpo" # one of METHODS
-    beta: float = 200.0 # cpo, dpo: inverse temperature on per-sample means
-    stabilize: str | None = "norm" # cpo, dpo: None, "norm" or "safeguard"
-    gamma: float = 0.9 # norm rule: largest share of the winning gradient's length, in [0, 1)
-    mu: float = 0.5 # safeguard rule: how much of the winning descent is kept at least
-    paired: bool = False # cpo, distill: also name the partners of each attribute (ours)
-    scale: float = 1.5 # distill: s
-    rows: str = "top" # sft: "top" quartile or "all"
-    margin: int = 2 # dpo: smallest difference of scores within a pair
-    rank: int = 32 # of the policy's LoRA
-    alpha: float | None = None # LoRA scale is alpha / rank; default: rank
-    targets: tuple[str, ...] = ("attention", "feedforward", "convolution") # where it sits
-    caption_dropout: float = 0.1 # in all passes of a sample together
-    collapse: float | None = 0.5 # stop when smoothed d_w passes this share of the targets' variance; None watches nothing
-    precision: str = "bf16" # of forward passes
+
+    train: TrainConfig  # the loop
+    method: str = "cpo"  # one of METHODS
+    beta: float = 200.0  # cpo, dpo: inverse temperature on per-sample means
+    stabilize: str | None = "norm"  # cpo, dpo: None, "norm" or "safeguard"
+    gamma: float = 0.9  # norm rule: largest share of the winning gradient's length, in [0, 1)
+    mu: float = 0.5  # safeguard rule: how much of the winning descent is kept at least
+    paired: bool = False  # cpo, distill: also name the partners of each attribute (ours)
+    scale: float = 1.5  # distill: s
+    rows: str = "top"  # sft: "top" quartile or "all"
+    margin: int = 2  # dpo: smallest difference of scores within a pair
+    rank: int = 32  # of the policy's LoRA
+    alpha: float | None = None  # LoRA scale is alpha / rank; default: rank
+    targets: tuple[str, ...] = ("attention", "feedforward", "convolution")  # where it sits
+    caption_dropout: float = 0.1  # in all passes of a sample together
+    collapse: float | None = (
+        0.5  # stop when smoothed d_w passes this share of the targets' variance; None watches nothing
+    )
+    precision: str = "bf16"  # of forward passes
 
     def __post_init__(self):
         bad = []
-        if self.method not in METHODS: bad.append(f"method={self.method!r}: choose one of {', '.join(METHODS)}")
-        if self.stabilize not in (None, "norm", "safeguard"): bad.append(f"stabilize={self.stabilize!r}: choose None, norm or safeguard")
-        if not (math.isfinite(self.beta) and self.beta > 0): bad.append(f"beta={self.beta!r}: must be positive")
-        if not 0 <= self.gamma < 1: bad.append(f"gamma={self.gamma!r}: must be in [0, 1)")
-        if not 0 <= self.mu <= 1: bad.append(f"mu={self.mu!r}: must be in [0, 1]")
-        if not (math.isfinite(self.scale) and self.scale >= 0): bad.append(f"scale={self.scale!r}: must be >= 0")
-        if self.rows not in ("top", "all"): bad.append(f"rows={self.rows!r}: choose top or all")
-        if not 0 <= self.caption_dropout < 1: bad.append(f"caption_dropout={self.caption_dropout!r}: must be in [0, 1)")
-        if self.collapse is not None and not self.collapse > 0: bad.append(f"collapse={self.collapse!r}: must be positive, or None")
-        if bad: raise CpoError("alignment settings are not usable:", bad, "correct these settings")
+        if self.method not in METHODS:
+            bad.append(f"method={self.method!r}: choose one of {', '.join(METHODS)}")
+        if self.stabilize not in (None, "norm", "safeguard"):
+            bad.append(f"stabilize={self.stabilize!r}: choose None, norm or safeguard")
+        if not (math.isfinite(self.beta) and self.beta > 0):
+            bad.append(f"beta={self.beta!r}: must be positive")
+        if not 0 <= self.gamma < 1:
+            bad.append(f"gamma={self.gamma!r}: must be in [0, 1)")
+        if not 0 <= self.mu <= 1:
+            bad.append(f"mu={self.mu!r}: must be in [0, 1]")
+        if not (math.isfinite(self.scale) and self.scale >= 0):
+            bad.append(f"scale={self.scale!r}: must be >= 0")
+        if self.rows not in ("top", "all"):
+            bad.append(f"rows={self.rows!r}: choose top or all")
+        if not 0 <= self.caption_dropout < 1:
+            bad.append(f"caption_dropout={self.caption_dropout!r}: must be in [0, 1)")
+        if self.collapse is not None and not self.collapse > 0:
+            bad.append(f"collapse={self.collapse!r}: must be positive, or None")
+        if bad:
+            raise CpoError("alignment settings are not usable:", bad, "correct these settings")
 
 # %% ../nbs/08_align.ipynb #084269d0
-def _drawn(backbone, data, tree, cfg): # (step, rows, part) -> rows of the data, their draws, lengths of the captions and of the others' prompts
+def _drawn(
+    backbone, data, tree, cfg
+):  # (step, rows, part) -> rows of the data, their draws, lengths of the captions and of the others' prompts
     def make(step, rows):
-        batch = data[rows]; d = draw(backbone, batch, cfg.train.seed, step, cfg.caption_dropout)
-        w, l, _ = preference_prompts(d.captions, batch, tree, cfg.paired) if cfg.method in ("cpo", "distill") else ([""], [], None)
+        batch = data[rows]
+        d = draw(backbone, batch, cfg.train.seed, step, cfg.caption_dropout)
+        w, l, _ = (
+            preference_prompts(d.captions, batch, tree, cfg.paired)
+            if cfg.method in ("cpo", "distill")
+            else ([""], [], None)
+        )
         return batch, d, max(backbone.prompt_tokens(d.captions)), max(backbone.prompt_tokens(w + l))
+
     return drawn_once(make)
 
-AHEAD_ON = ("cuda",) # devices for which a thread makes the next update's batch; on a CPU it takes the cores that the update needs
 
-def _frozen_step(backbone, data, tree, cfg, auxiliary, reference, bank: Bank | None): # (step, rows, part) -> noisy latents, timesteps, captions' conditioning, what the frozen models say
+AHEAD_ON = (
+    "cuda",
+)  # devices for which a thread makes the next update's batch; on a CPU it takes the cores that the update needs
+
+
+def _frozen_step(
+    backbone, data, tree, cfg, auxiliary, reference, bank: Bank | None
+):  # (step, rows, part) -> noisy latents, timesteps, captions' conditioning, what the frozen models say
     if bank is not None:
+
         def make(step, rows, part):
             at = rows[part], bank_draws(step, rows, len(data), bank.cfg.draws, cfg.train.seed)[part]
-            try: return at, bank.draw(*at), bank.records(*at)
-            except (Damaged, KeyError): return at, bank.draw(*at), None # computed again by `read`, where the model may be asked
+            try:
+                return at, bank.draw(*at), bank.records(*at)
+            except (Damaged, KeyError):
+                return (
+                    at,
+                    bank.draw(*at),
+                    None,
+                )  # computed again by `read`, where the model may be asked
+
         ahead = Ahead(make)
+
         def banked(step, rows, part):
             at, d, z = ahead(step, rows, part)
-            return d.noisy, d.timesteps, backbone.encode_prompts(d.captions, tokens=bank.captions_to), bank.read(*at, z)
+            return (
+                d.noisy,
+                d.timesteps,
+                backbone.encode_prompts(d.captions, tokens=bank.captions_to),
+                bank.read(*at, z),
+            )
+
         banked.ahead = ahead if backbone.device.type in AHEAD_ON else None
         return banked
     cut = _drawn(backbone, data, tree, cfg)
+
     def live(step, rows, part):
         batch, d, short, long = cut(step, rows, part)
         cond = backbone.encode_prompts(d.captions, tokens=short)
-        return d.noisy, d.timesteps, cond, frozen_predictions(backbone, batch, d, tree, cond, auxiliary, reference, cfg.paired, cfg.precision, tokens=long)
+        return (
+            d.noisy,
+            d.timesteps,
+            cond,
+            frozen_predictions(
+                backbone,
+                batch,
+                d,
+                tree,
+                cond,
+                auxiliary,
+                reference,
+                cfg.paired,
+                cfg.precision,
+                tokens=long,
+            ),
+        )
+
     return live
+
 
 def _cpo_step(backbone, data, tree, cfg, policy, auxiliary, reference, bank=None):
     frozen = _frozen_step(backbone, data, tree, cfg, auxiliary, reference, bank)
+
     def step_fn(step, rows, part):
         noisy, timesteps, cond, fz = frozen(step, rows, part)
-        with autocast(backbone.device, cfg.precision): pred = backbone.predict(noisy, timesteps, cond, policy).float()
+        with autocast(backbone.device, cfg.precision):
+            pred = backbone.predict(noisy, timesteps, cond, policy).float()
         if cfg.method == "distill":
-            out = guidance_distillation_loss(pred, fz.target_w, fz.target_l, scale=cfg.scale, mask_l=fz.mask_l.to(pred.device))
-            with torch.no_grad(): stats = cpo_loss(pred, fz.ref, fz.target_w, fz.target_l, beta=cfg.beta, mask_l=fz.mask_l.to(pred.device)).stats
+            out = guidance_distillation_loss(
+                pred, fz.target_w, fz.target_l, scale=cfg.scale, mask_l=fz.mask_l.to(pred.device)
+            )
+            with torch.no_grad():
+                stats = cpo_loss(
+                    pred,
+                    fz.ref,
+                    fz.target_w,
+                    fz.target_l,
+                    beta=cfg.beta,
+                    mask_l=fz.mask_l.to(pred.device),
+                ).stats
         else:
-            out = cpo_loss(pred, fz.ref, fz.target_w, fz.target_l, beta=cfg.beta, mask_l=fz.mask_l.to(pred.device), stabilize=cfg.stabilize, gamma=cfg.gamma, mu=cfg.mu); stats = out.stats
+            out = cpo_loss(
+                pred,
+                fz.ref,
+                fz.target_w,
+                fz.target_l,
+                beta=cfg.beta,
+                mask_l=fz.mask_l.to(pred.device),
+                stabilize=cfg.stabilize,
+                gamma=cfg.gamma,
+                mu=cfg.mu,
+            )
+            stats = out.stats
         return out.loss, _means(stats, fz.mask_l) | dict(variance=fz.target_w.var())
+
     step_fn.ahead = getattr(frozen, "ahead", None)
     return step_fn
+
 
 def _dpo_step(backbone, data, cfg, policy, reference, pairs):
     def make(step, rows):
         w, l = data[pairs[rows, 0]], data[pairs[rows, 1]]
-        d = draw(backbone, w, cfg.train.seed, step, cfg.caption_dropout)                 # winner and loser share noise, timestep, dropout
+        d = draw(
+            backbone, w, cfg.train.seed, step, cfg.caption_dropout
+        )  # winner and loser share noise, timestep, dropout
         return w, l, d, max(backbone.prompt_tokens(d.captions))
+
     cut = drawn_once(make)
+
     def step_fn(step, rows, part):
         w, l, d, tokens = cut(step, rows, part)
         lat = torch.cat([w.latents.float(), l.latents.float()]).to(backbone.device)
-        noise, t = torch.cat([d.noise]*2), torch.cat([d.timesteps]*2)
+        noise, t = torch.cat([d.noise] * 2), torch.cat([d.timesteps] * 2)
         noisy, target = backbone.add_noise(lat, noise, t), backbone.target(lat, noise, t)
-        cond = backbone.encode_prompts(d.captions, tokens=tokens); cond = Conditioning.cat([cond, cond])  # both of a pair have one caption
+        cond = backbone.encode_prompts(d.captions, tokens=tokens)
+        cond = Conditioning.cat([cond, cond])  # both of a pair have one caption
         with autocast(backbone.device, cfg.precision):
-            with backbone.frozen_mode(): ref = backbone.predict(noisy, t, cond, reference)
+            with backbone.frozen_mode():
+                ref = backbone.predict(noisy, t, cond, reference)
             pred = backbone.predict(noisy, t, cond, policy).float()
-        (pw, pl), (rw, rl), (tw, tl) = pred.chunk(2), ref.to(torch.float32, copy=True).chunk(2), target.chunk(2)
-        out = dpo_loss(pw, pl, rw, rl, tw, tl, beta=cfg.beta, stabilize=cfg.stabilize, gamma=cfg.gamma, mu=cfg.mu)
+        (pw, pl), (rw, rl), (tw, tl) = (
+            pred.chunk(2),
+            ref.to(torch.float32, copy=True).chunk(2),
+            target.chunk(2),
+        )
+        out = dpo_loss(
+            pw,
+            pl,
+            rw,
+            rl,
+            tw,
+            tl,
+            beta=cfg.beta,
+            stabilize=cfg.stabilize,
+            gamma=cfg.gamma,
+            mu=cfg.mu,
+        )
         return out.loss, _means(out.stats) | dict(variance=tw.var())
+
     return step_fn
+
 
 def _sft_step(backbone, data, tree, cfg, policy):
     cut = _drawn(backbone, data, tree, cfg)
+
     def step_fn(step, rows, part):
         batch, d, tokens, _ = cut(step, rows, part)
         cond = backbone.encode_prompts(d.captions, tokens=tokens)
-        with autocast(backbone.device, cfg.precision): pred = backbone.predict(d.noisy, d.timesteps, cond, policy).float()
-        return sft_loss(pred, backbone.target(batch.latents.float().to(backbone.device), d.noise, d.timesteps)).loss, {}
+        with autocast(backbone.device, cfg.precision):
+            pred = backbone.predict(d.noisy, d.timesteps, cond, policy).float()
+        return sft_loss(
+            pred, backbone.target(batch.latents.float().to(backbone.device), d.noise, d.timesteps)
+        ).loss, {}
+
     return step_fn
+
 
 def _means(stats: dict, mask: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
     "Batch means of per-sample statistics; those of the losing term over the rows that have one."
     has = np.flatnonzero(mask.numpy()) if mask is not None else []
-    return {k: (v[torch.as_tensor(has, device=v.device)] if len(has) and k in ("lam", "cosine", "d_l") else v).float().mean() for k, v in stats.items()}
+    return {
+        k: (
+            v[torch.as_tensor(has, device=v.device)]
+            if len(has) and k in ("lam", "cosine", "d_l")
+            else v
+        )
+        .float()
+        .mean()
+        for k, v in stats.items()
+    }
 
 # %% ../nbs/08_align.ipynb #460b9192
 class _Watch:
     "Smoothed d_w against the targets' variance, restored from the log on resume."
+
     def __init__(self, run_dir: Path, limit: float | None, params: dict, every: int):
-        self.dir, self.limit, self.params, self.every, self.mean = Path(run_dir), limit, params, every, 0.0
+        self.dir, self.limit, self.params, self.every, self.mean = (
+            Path(run_dir),
+            limit,
+            params,
+            every,
+            0.0,
+        )
+
     def restore(self, step: int) -> None:
         self.mean = 0.0
         for r in read_metrics(self.dir):
-            if r["step"] <= step and "d_w" in r: self._see(r) # SFT has no margin to watch
-    def _see(self, stats): self.mean += .1*(stats["d_w"]/max(stats["variance"], 1e-12) - self.mean)
+            if r["step"] <= step and "d_w" in r:
+                self._see(r)  # SFT has no margin to watch
+
+    def _see(self, stats):
+        self.mean += 0.1 * (stats["d_w"] / max(stats["variance"], 1e-12) - self.mean)
+
     def __call__(self, step: int, stats: dict) -> str | None:
-        if self.limit is None or "d_w" not in stats: return None
+        if self.limit is None or "d_w" not in stats:
+            return None
         self._see(stats)
         if self.mean > self.limit:
             return f"collapse at update {step}: the winning error grew by {self.mean:.2f} of the targets' variance (limit {self.limit}) while the margin was {stats['margin']:.2f}; lower the learning rate, or stabilise with a smaller gamma"
-        if step % self.every == 0 and self.mean < self.limit/3 and processes().main:
-            with atomic_path(self.dir/"last_good.safetensors") as tmp:
-                save_file({k: p.detach().cpu().contiguous().clone() for k, p in self.params.items()}, tmp, metadata=dict(step=str(step)))
+        if step % self.every == 0 and self.mean < self.limit / 3 and processes().main:
+            with atomic_path(self.dir / "last_good.safetensors") as tmp:
+                save_file(
+                    {k: p.detach().cpu().contiguous().clone() for k, p in self.params.items()},
+                    tmp,
+                    metadata=dict(step=str(step)),
+                )
         return None
+
     def last_good(self) -> dict | None:
-        path = self.dir/"last_good.safetensors"
+        path = self.dir / "last_good.safetensors"
         return load_file(path) if path.exists() else None
 
 # %% ../nbs/08_align.ipynb #5f1a03a1
@@ -169,60 +328,172 @@ def preference_rows(data: TrainingSet) -> tuple[np.ndarray, int]:
     keep = np.array([bool(p) or bool(n) for p, n in zip(data.positive, data.negative)])
     return np.flatnonzero(keep), int((~keep).sum())
 
-def _training_rows(data: TrainingSet, cfg: AlignConfig) -> tuple[TrainingSet, np.ndarray | None, dict]: # rows to use, pairs of them (dpo), what to note
+
+def _training_rows(
+    data: TrainingSet, cfg: AlignConfig
+) -> tuple[TrainingSet, np.ndarray | None, dict]:  # rows to use, pairs of them (dpo), what to note
     if cfg.method in ("cpo", "distill"):
-        rows, without = preference_rows(data); return data[rows], None, dict(rows_without_preference=without)
-    if cfg.method == "sft": return data[np.asarray(top_quartile(data.annotations())) if cfg.rows == "top" else np.arange(len(data))], None, {}
-    pairs = np.asarray(preference_pairs(data.annotations(), margin=cfg.margin, seed=cfg.train.seed)[0]).reshape(-1, 2)
+        rows, without = preference_rows(data)
+        return data[rows], None, dict(rows_without_preference=without)
+    if cfg.method == "sft":
+        return (
+            data[
+                np.asarray(top_quartile(data.annotations()))
+                if cfg.rows == "top"
+                else np.arange(len(data))
+            ],
+            None,
+            {},
+        )
+    pairs = np.asarray(
+        preference_pairs(data.annotations(), margin=cfg.margin, seed=cfg.train.seed)[0]
+    ).reshape(-1, 2)
     return data, pairs, dict(pairs=len(pairs))
 
-def every_align_prompt(data: TrainingSet, tree: CriteriaTree, cfg: AlignConfig, live: bool = True) -> Iterator[str]:
+
+def every_align_prompt(
+    data: TrainingSet, tree: CriteriaTree, cfg: AlignConfig, live: bool = True
+) -> Iterator[str]:
     "All prompts that the updates of a run may ask for: captions, and, where an auxiliary is asked live, those of winner and loser, each with and without its caption where captions are dropped."
-    for captions in (data.captions, [""]*len(data)) if cfg.caption_dropout else (data.captions,):
+    for captions in (data.captions, [""] * len(data)) if cfg.caption_dropout else (data.captions,):
         yield from captions
         if live and cfg.method in ("cpo", "distill"):
-            w, l, _ = preference_prompts(captions, data, tree, cfg.paired); yield from w; yield from l
+            w, l, _ = preference_prompts(captions, data, tree, cfg.paired)
+            yield from w
+            yield from l
+
 
 def align(
-    backbone: Backbone, # a policy adapter is added to it
-    data: TrainingSet, # annotated rows
-    tree: CriteriaTree, # whose phrases the prompts use
-    run_dir: str | Path, # the run's folder; resumed when it holds the same run
-    cfg: AlignConfig, # settings
-    auxiliary: Adapter = "auxiliary", # the frozen expert: cpo and distill need it
-    reference: Adapter = None, # the frozen start of the policy, which rides on it: adapters off, or the adapters that brought the base to the data
-    name: str = "policy", # the adapter that is trained
-    prompts_folder: str | Path | None = None, # encode all prompts into it before, and let VAE and text encoders leave the device
-    bank: BankConfig | None = None, # cpo, distill: compute the frozen predictions of a set number of draws once, and read them in every update; default: live, with new draws in every update
-    validation: TrainingSet | None = None, # held-out rows; the best checkpoint by their loss is kept
-    on_checkpoint: Callable | None = None, # called with the number of updates, while the adapter holds the averaged weights
-    say: Callable | None = None, # told what filling the bank will take
-    **loop # of `train`: machine, on_log, accept_changes
+    backbone: Backbone,  # a policy adapter is added to it
+    data: TrainingSet,  # annotated rows
+    tree: CriteriaTree,  # whose phrases the prompts use
+    run_dir: str | Path,  # the run's folder; resumed when it holds the same run
+    cfg: AlignConfig,  # settings
+    auxiliary: Adapter = "auxiliary",  # the frozen expert: cpo and distill need it
+    reference: Adapter = None,  # the frozen start of the policy, which rides on it: adapters off, or the adapters that brought the base to the data
+    name: str = "policy",  # the adapter that is trained
+    prompts_folder: str
+    | Path
+    | None = None,  # encode all prompts into it before, and let VAE and text encoders leave the device
+    bank: BankConfig
+    | None = None,  # cpo, distill: compute the frozen predictions of a set number of draws once, and read them in every update; default: live, with new draws in every update
+    validation: TrainingSet
+    | None = None,  # held-out rows; the best checkpoint by their loss is kept
+    on_checkpoint: Callable
+    | None = None,  # called with the number of updates, while the adapter holds the averaged weights
+    say: Callable | None = None,  # told what filling the bank will take
+    **loop,  # of `train`: machine, on_log, accept_changes
 ) -> TrainResult:
     "Train a policy; afterwards the adapter `name` holds the averaged weights (after a collapse: the last good ones), also saved as `run_dir/adapter`."
     use, pairs, report = _training_rows(data, cfg)
     backbone.add_adapter(name, cfg.rank, cfg.alpha, cfg.targets, seed=cfg.train.seed)
     params, policy = backbone.trainable_parameters(name), on_top(reference, name)
+
     def steps(rows: TrainingSet, pairs: np.ndarray | None) -> Callable:
-        if cfg.method in ("cpo", "distill"): return _cpo_step(backbone, rows, tree, cfg, policy, auxiliary, reference, made if rows is use else None)
-        return _dpo_step(backbone, rows, cfg, policy, reference, pairs) if cfg.method == "dpo" else _sft_step(backbone, rows, tree, cfg, policy)
-    held = _training_rows(validation, cfg) if validation else (TrainingSet(torch.zeros(0), [], [], []), None, {})
+        if cfg.method in ("cpo", "distill"):
+            return _cpo_step(
+                backbone,
+                rows,
+                tree,
+                cfg,
+                policy,
+                auxiliary,
+                reference,
+                made if rows is use else None,
+            )
+        return (
+            _dpo_step(backbone, rows, cfg, policy, reference, pairs)
+            if cfg.method == "dpo"
+            else _sft_step(backbone, rows, tree, cfg, policy)
+        )
+
+    held = (
+        _training_rows(validation, cfg)
+        if validation
+        else (TrainingSet(torch.zeros(0), [], [], []), None, {})
+    )
     known = [r for r in (use, held[0]) if len(r)]
-    if bank is not None and cfg.method not in ("cpo", "distill"): raise CpoError(f"a bank serves cpo and distill; {cfg.method} asks no auxiliary", hint="leave the bank out")
-    made = Bank(backbone, use, tree, auxiliary, reference, bank, cfg.paired, cfg.caption_dropout, cfg.precision) if bank is not None else None # before the base is divided
-    settle(backbone, lambda: (p for r in known for p in every_align_prompt(r, tree, cfg, made is None or r is not use)), prompts_folder, [p for r in known for p in ("", *r.captions)])
+    if bank is not None and cfg.method not in ("cpo", "distill"):
+        raise CpoError(
+            f"a bank serves cpo and distill; {cfg.method} asks no auxiliary",
+            hint="leave the bank out",
+        )
+    made = (
+        Bank(
+            backbone,
+            use,
+            tree,
+            auxiliary,
+            reference,
+            bank,
+            cfg.paired,
+            cfg.caption_dropout,
+            cfg.precision,
+        )
+        if bank is not None
+        else None
+    )  # before the base is divided
+    settle(
+        backbone,
+        lambda: (
+            p for r in known for p in every_align_prompt(r, tree, cfg, made is None or r is not use)
+        ),
+        prompts_folder,
+        [p for r in known for p in ("", *r.captions)],
+    )
     if made is not None:
         report |= dict(bank=dict(draws=bank.draws, seed=bank.seed))
-        if (last_checkpoint(Path(run_dir)) or (0,))[0] < cfg.train.steps: made.fill(*planned_draws(cfg.train.steps, cfg.train.batch_size, len(use), bank.draws, cfg.train.seed), say)
+        if (last_checkpoint(Path(run_dir)) or (0,))[0] < cfg.train.steps:
+            made.fill(
+                *planned_draws(
+                    cfg.train.steps, cfg.train.batch_size, len(use), bank.draws, cfg.train.seed
+                ),
+                say,
+            )
     n, held_n = [len(r) if p is None else len(p) for r, p in ((use, pairs), held[:2])]
-    score = held_out_score(backbone, name, steps(*held[:2]), held_n, cfg.train.batch_size) if held_n else None
-    watch = _Watch(run_dir, cfg.collapse, params, max(1, cfg.train.steps//15))
-    settings = dict(stage="align", tree=tree.hash, data=data.hash, reference=reference, **report) | {k: v for k, v in asdict(cfg).items() if k != "train"}
+    score = (
+        held_out_score(backbone, name, steps(*held[:2]), held_n, cfg.train.batch_size)
+        if held_n
+        else None
+    )
+    watch = _Watch(run_dir, cfg.collapse, params, max(1, cfg.train.steps // 15))
+    settings = dict(
+        stage="align", tree=tree.hash, data=data.hash, reference=reference, **report
+    ) | {k: v for k, v in asdict(cfg).items() if k != "train"}
     backbone.activate(policy)
     try:
-        with made.alone(policy) if made is not None else backbone.keeping(auxiliary if cfg.method in ("cpo", "distill") else None):
-            res = train(run_dir, params, steps(use, pairs), n, cfg.train, settings, watch=watch, desc=f"align {cfg.method}", on_resume=watch.restore, score=score, on_checkpoint=with_weights(backbone, name, on_checkpoint), scale_loss=cfg.precision == "fp16", **loop)
-    finally: backbone.activate(None)
-    if res.stopped and watch.last_good() is not None: res.ema = watch.last_good()
-    finish(backbone, name, run_dir, res, cfg, data, tree, dict(stage="align", method=cfg.method, reference=reference, **report))
+        with (
+            made.alone(policy)
+            if made is not None
+            else backbone.keeping(auxiliary if cfg.method in ("cpo", "distill") else None)
+        ):
+            res = train(
+                run_dir,
+                params,
+                steps(use, pairs),
+                n,
+                cfg.train,
+                settings,
+                watch=watch,
+                desc=f"align {cfg.method}",
+                on_resume=watch.restore,
+                score=score,
+                on_checkpoint=with_weights(backbone, name, on_checkpoint),
+                scale_loss=cfg.precision == "fp16",
+                **loop,
+            )
+    finally:
+        backbone.activate(None)
+    if res.stopped and watch.last_good() is not None:
+        res.ema = watch.last_good()
+    finish(
+        backbone,
+        name,
+        run_dir,
+        res,
+        cfg,
+        data,
+        tree,
+        dict(stage="align", method=cfg.method, reference=reference, **report),
+    )
     return res

@@ -19,7 +19,16 @@ from skimage.color import lab2lch, rgb2lab
 
 import cpo_nb.atelier as _atelier
 from .atelier import PAIRS, draw_scenes, paint
-from .core import CpoError, cached, get_scale, read_json, seed_for, sha256_json, shared_out, write_json
+from cpo_nb.core import (
+    CpoError,
+    cached,
+    get_scale,
+    read_json,
+    seed_for,
+    sha256_json,
+    shared_out,
+    write_json,
+)
 
 # %% auto #0
 __all__ = ['MEASURES', 'ROLES', 'FLOOR', 'rasters', 'View', 'position_by_saliency', 'position_by_ridge', 'height_by_cut',
@@ -36,327 +45,571 @@ __all__ = ['MEASURES', 'ROLES', 'FLOOR', 'rasters', 'View', 'position_by_salienc
 # %% ../nbs/04_annotate.ipynb #9a7a2ea1
 def _as_rgb(x, where: str, problems: list[str]) -> np.ndarray | None:
     "One image as (H, W, 3) uint8; what is wrong with it is appended to `problems`."
-    if isinstance(x, Image.Image): x = np.asarray(x.convert("RGB"))
+    if isinstance(x, Image.Image):
+        x = np.asarray(x.convert("RGB"))
     x = np.asarray(x)
-    if x.dtype != np.uint8: problems.append(f"{where}: dtype {x.dtype}, not uint8 in 0..255")
-    elif x.ndim != 3 or x.shape[-1] != 3: problems.append(f"{where}: shape {x.shape}, not (height, width, 3)")
-    elif min(x.shape[:2]) < 16: problems.append(f"{where}: {x.shape[1]}x{x.shape[0]} pixels, fewer than 16 on a side")
-    else: return x
+    if x.dtype != np.uint8:
+        problems.append(f"{where}: dtype {x.dtype}, not uint8 in 0..255")
+    elif x.ndim != 3 or x.shape[-1] != 3:
+        problems.append(f"{where}: shape {x.shape}, not (height, width, 3)")
+    elif min(x.shape[:2]) < 16:
+        problems.append(f"{where}: {x.shape[1]}x{x.shape[0]} pixels, fewer than 16 on a side")
+    else:
+        return x
+
 
 def rasters(
-    images, # (N, H, W, 3) uint8 array, or a sequence of PIL images and (H, W, 3) uint8 arrays of any sizes
-    size: int = 64 # working size in pixels, a multiple of 16, at least 64
-) -> np.ndarray: # RGB, (N, size, size, 3), uint8
+    images,  # (N, H, W, 3) uint8 array, or a sequence of PIL images and (H, W, 3) uint8 arrays of any sizes
+    size: int = 64,  # working size in pixels, a multiple of 16, at least 64
+) -> np.ndarray:  # RGB, (N, size, size, 3), uint8
     "Bring images to the working size (box filter down, bicubic up). Raises `CpoError` that lists every image it cannot use. (ours)"
-    if size < 64 or size % 16: raise CpoError(f"working size {size}", hint="give a multiple of 16, at least 64")
+    if size < 64 or size % 16:
+        raise CpoError(f"working size {size}", hint="give a multiple of 16, at least 64")
     if isinstance(images, (str, Path, Image.Image)) or getattr(images, "ndim", 4) == 3:
-        raise CpoError("a single image or path was given where many images are expected", hint="put the image into a list: [image]")
+        raise CpoError(
+            "a single image or path was given where many images are expected",
+            hint="put the image into a list: [image]",
+        )
     problems = []
     arrays = [_as_rgb(x, f"image {i}", problems) for i, x in enumerate(images)]
-    if problems: raise CpoError(f"{len(problems)} of {len(arrays)} images cannot be measured", problems, "give 8-bit RGB images of at least 16x16 pixels")
+    if problems:
+        raise CpoError(
+            f"{len(problems)} of {len(arrays)} images cannot be measured",
+            problems,
+            "give 8-bit RGB images of at least 16x16 pixels",
+        )
     out = np.empty((len(arrays), size, size, 3), np.uint8)
     for i, x in enumerate(arrays):
         how = Image.Resampling.BOX if min(x.shape[:2]) >= size else Image.Resampling.BICUBIC
-        out[i] = x if x.shape[:2] == (size, size) else np.asarray(Image.fromarray(x).resize((size, size), how))
+        out[i] = (
+            x
+            if x.shape[:2] == (size, size)
+            else np.asarray(Image.fromarray(x).resize((size, size), how))
+        )
     return out
 
 # %% ../nbs/04_annotate.ipynb #71891b0a
-def _blur(x, sigma): # Gaussian over height and width of (B, H, W)
+def _blur(x, sigma):  # Gaussian over height and width of (B, H, W)
     return ndimage.gaussian_filter(x, (0, sigma, sigma), truncate=2.5)
 
-def _win(x, y0, y1, x0=0., x1=1.): # the window of x (B, H, W, ...) between shares of its height and width
-    H, W = x.shape[1:3]; return x[:, round(y0*H):round(y1*H), round(x0*W):round(x1*W)]
 
-def _flat(x): return x.reshape(len(x), -1)
-def _med(x): return np.median(_flat(x), 1)
-def _pct(x, q): return np.percentile(_flat(x), q, axis=1)
+def _win(
+    x, y0, y1, x0=0.0, x1=1.0
+):  # the window of x (B, H, W, ...) between shares of its height and width
+    H, W = x.shape[1:3]
+    return x[:, round(y0 * H) : round(y1 * H), round(x0 * W) : round(x1 * W)]
+
+
+def _flat(x):
+    return x.reshape(len(x), -1)
+
+
+def _med(x):
+    return np.median(_flat(x), 1)
+
+
+def _pct(x, q):
+    return np.percentile(_flat(x), q, axis=1)
 
 # %% ../nbs/04_annotate.ipynb #c3a7d35f
 def _horizon(rows: np.ndarray) -> np.ndarray:
     "Row index of the best cut of row colours (B, S, 3) into a linear ground and what stands above it, (B,)."
-    B, S = rows.shape[:2]; k = S//64; y = np.arange(float(S))
-    pad = lambda x: np.concatenate([np.zeros((B, 1, 3)), np.cumsum(x.astype(np.float64), 1)], 1)
-    s1, s2, sy = pad(rows), pad(rows**2), pad(rows*y[None, :, None])
-    def sse(i, j): # squared error of a line through rows i..j-1
-        n, mid = j - i, (i + j - 1)/2
+    B, S = rows.shape[:2]
+    k = S // 64
+    y = np.arange(float(S))
+
+    def pad(x):
+        return np.concatenate([np.zeros((B, 1, 3)), np.cumsum(x.astype(np.float64), 1)], 1)
+
+    s1, s2, sy = pad(rows), pad(rows**2), pad(rows * y[None, :, None])
+
+    def sse(i, j):  # squared error of a line through rows i..j-1
+        n, mid = j - i, (i + j - 1) / 2
         a, b, c = s1[:, j] - s1[:, i], s2[:, j] - s2[:, i], sy[:, j] - sy[:, i]
-        return (b - a*a/n - (c - mid*a)**2/max((n**3 - n)/12, 1e-6)).sum(-1)
-    cuts = np.arange(16*k, 49*k, k)
-    cost = [sse(c, 54*k) + np.min([sse(0, c)] + [sse(0, c - e) + sse(c - e, c) for e in (4*k, 6*k, 8*k, 10*k)], 0) for c in cuts]
+        return (b - a * a / n - (c - mid * a) ** 2 / max((n**3 - n) / 12, 1e-6)).sum(-1)
+
+    cuts = np.arange(16 * k, 49 * k, k)
+    cost = [
+        sse(c, 54 * k)
+        + np.min(
+            [sse(0, c)] + [sse(0, c - e) + sse(c - e, c) for e in (4 * k, 6 * k, 8 * k, 10 * k)], 0
+        )
+        for c in cuts
+    ]
     return cuts[np.argmin(cost, 0)]
+
 
 def _ridge(half: np.ndarray) -> np.ndarray:
     "How far each place differs, in one direction, from both its sides (B, H, W), capped at three times its median."
-    W = half.shape[2]; k, pad = W//4, W//2 - W//8
-    x = ndimage.uniform_filter1d(np.pad(half, ((0, 0), (0, 0), (pad, pad), (0, 0)), mode="reflect"), 3*W//32, axis=2)
-    c, l, r = (x[:, :, pad + d:pad + d + W] for d in (0, -k, k))
-    d = np.sqrt(np.maximum(((c - l)*(c - r)).sum(-1), 0))
-    return np.minimum(d, np.median(_flat(_win(d, .28, .84)), 1)[:, None, None]*3 + 2)
+    W = half.shape[2]
+    k, pad = W // 4, W // 2 - W // 8
+    x = ndimage.uniform_filter1d(
+        np.pad(half, ((0, 0), (0, 0), (pad, pad), (0, 0)), mode="reflect"), 3 * W // 32, axis=2
+    )
+    c, l, r = (x[:, :, pad + d : pad + d + W] for d in (0, -k, k))
+    d = np.sqrt(np.maximum(((c - l) * (c - r)).sum(-1), 0))
+    return np.minimum(d, np.median(_flat(_win(d, 0.28, 0.84)), 1)[:, None, None] * 3 + 2)
+
 
 def _peak(profile: np.ndarray) -> np.ndarray:
     "Where a column profile (B, W) is highest between a fifth and four fifths of the width: a share of the width, (B,)."
-    W = profile.shape[1]; x = (np.arange(W) + .5)/W
-    return x[(profile*((x > .2) & (x < .8))).argmax(1)]
+    W = profile.shape[1]
+    x = (np.arange(W) + 0.5) / W
+    return x[(profile * ((x > 0.2) & (x < 0.8))).argmax(1)]
 
 # %% ../nbs/04_annotate.ipynb #83a63827
 class View:
     "A batch of pictures at the working size with the rasters that measures share, each computed once and only when asked for."
-    def __init__(self,
-                 images: np.ndarray): # RGB, (B, S, S, 3), uint8
-        self.lab = rgb2lab(images.astype(np.float32)/255).astype(np.float32)
+
+    def __init__(self, images: np.ndarray):  # RGB, (B, S, S, 3), uint8
+        self.lab = rgb2lab(images.astype(np.float32) / 255).astype(np.float32)
         self.B, self.S = self.lab.shape[:2]
         self.L, self.a, self.b = (np.ascontiguousarray(self.lab[..., i]) for i in range(3))
 
     @cached_property
-    def half(self): "Lab at half size without speckle, (B, S/2, S/2, 3)."; H = self.S//2; return ndimage.median_filter(self.lab.reshape(self.B, H, 2, H, 2, 3).mean((2, 4)), size=(1, 3, 3, 1))
+    def half(self):
+        "Lab at half size without speckle, (B, S/2, S/2, 3)."
+        H = self.S // 2
+        return ndimage.median_filter(
+            self.lab.reshape(self.B, H, 2, H, 2, 3).mean((2, 4)), size=(1, 3, 3, 1)
+        )
+
     @cached_property
-    def chroma(self): "LCh chroma of `half`, (B, S/2, S/2)."; return lab2lch(self.half)[..., 1]
+    def chroma(self):
+        "LCh chroma of `half`, (B, S/2, S/2)."
+        return lab2lch(self.half)[..., 1]
+
     @cached_property
-    def row(self): "Median colour of each row of `half`, (B, S/2, 1, 3)."; return np.median(self.half, 2, keepdims=True)
+    def row(self):
+        "Median colour of each row of `half`, (B, S/2, 1, 3)."
+        return np.median(self.half, 2, keepdims=True)
+
     @cached_property
-    def rows(self): "Median colour of each row at full size, outer tenths left out, (B, S, 3)."; return np.median(_win(self.lab, 0, 1, .1, .9), 2)
+    def rows(self):
+        "Median colour of each row at full size, outer tenths left out, (B, S, 3)."
+        return np.median(_win(self.lab, 0, 1, 0.1, 0.9), 2)
+
     @cached_property
-    def value(self): "Percentiles 1, 2, 5, 10, 25, 50, 75, 90, 95, 99 of lightness, by name."; q = (1, 2, 5, 10, 25, 50, 75, 90, 95, 99); return dict(zip(q, _pct(self.half[..., 0], q)))
+    def value(self):
+        "Percentiles 1, 2, 5, 10, 25, 50, 75, 90, 95, 99 of lightness, by name."
+        q = (1, 2, 5, 10, 25, 50, 75, 90, 95, 99)
+        return dict(zip(q, _pct(self.half[..., 0], q)))
+
     @cached_property
-    def span(self): "Lightness range between the 5th and the 95th percentile, (B,)."; return self.value[95] - self.value[5] + 1
+    def span(self):
+        "Lightness range between the 5th and the 95th percentile, (B,)."
+        return self.value[95] - self.value[5] + 1
+
     @cached_property
-    def blackhat(self): "How far thin dark marks lie below what surrounds them, in L, (B, S, S)."; return ndimage.grey_closing(self.L, size=(1, 5, 5)) - self.L
+    def blackhat(self):
+        "How far thin dark marks lie below what surrounds them, in L, (B, S, S)."
+        return ndimage.grey_closing(self.L, size=(1, 5, 5)) - self.L
+
     @cached_property
-    def fine(self): "Residual of L, a and b against a blur of 1.5 px, each (B, S, S)."; return [x - _blur(x, 1.5) for x in (self.L, self.a, self.b)]
+    def fine(self):
+        "Residual of L, a and b against a blur of 1.5 px, each (B, S, S)."
+        return [x - _blur(x, 1.5) for x in (self.L, self.a, self.b)]
+
     @cached_property
-    def horizon(self): "Row of the horizon at full size, (B,)."; return _horizon(self.rows)
+    def horizon(self):
+        "Row of the horizon at full size, (B,)."
+        return _horizon(self.rows)
+
     @cached_property
-    def ridge(self): "Difference from both sides, (B, S/2, S/2)."; return _ridge(self.half)
+    def ridge(self):
+        "Difference from both sides, (B, S/2, S/2)."
+        return _ridge(self.half)
+
     @cached_property
-    def saliency(self): "Distance from the median colour of the row, (B, S/2, S/2)."; return np.linalg.norm(self.half - self.row, axis=-1)
+    def saliency(self):
+        "Distance from the median colour of the row, (B, S/2, S/2)."
+        return np.linalg.norm(self.half - self.row, axis=-1)
+
     @cached_property
-    def subject_x(self): "Where the subject stands: the column that differs most from both its sides, a share of the width, (B,)."; return _peak(ndimage.uniform_filter1d(_win(self.ridge, .28, .84).mean(1), 3*self.S//64, axis=1))
+    def subject_x(self):
+        "Where the subject stands: the column that differs most from both its sides, a share of the width, (B,)."
+        return _peak(
+            ndimage.uniform_filter1d(_win(self.ridge, 0.28, 0.84).mean(1), 3 * self.S // 64, axis=1)
+        )
 
 # %% ../nbs/04_annotate.ipynb #3796f218
 def position_by_saliency(v: View) -> np.ndarray:
     "Folded: distance from the vertical midline of the column that differs most from its rows' median colours."
-    return abs(_peak(ndimage.uniform_filter1d(np.median(_win(v.saliency, .28, .81), 1), 7*v.S//64, axis=1)) - .5)
+    return abs(
+        _peak(
+            ndimage.uniform_filter1d(
+                np.median(_win(v.saliency, 0.28, 0.81), 1), 7 * v.S // 64, axis=1
+            )
+        )
+        - 0.5
+    )
+
 
 def position_by_ridge(v: View) -> np.ndarray:
     "Folded: distance from the midline of the column that differs most from both its sides."
-    return abs(v.subject_x - .5)
+    return abs(v.subject_x - 0.5)
+
 
 def height_by_cut(v: View) -> np.ndarray:
     "Folded: distance from half height of the best cut into linear ground and what stands above it."
-    return abs(v.horizon/v.S - .5)
+    return abs(v.horizon / v.S - 0.5)
+
 
 def height_by_step(v: View) -> np.ndarray:
     "Folded: distance from half height of the row whose vertical colour gradient agrees best across columns (median gradient)."
-    g = ndimage.gaussian_filter1d(v.lab, 1.2*v.S/64, axis=1, order=1)
-    s = np.linalg.norm(np.median(_win(g, 0, 1, .1, .9), 2), axis=-1)
-    y = (np.arange(v.S) + .5)/v.S
-    return abs(y[(s*((y > .26) & (y < .74))).argmax(1)] - .5)
+    g = ndimage.gaussian_filter1d(v.lab, 1.2 * v.S / 64, axis=1, order=1)
+    s = np.linalg.norm(np.median(_win(g, 0, 1, 0.1, 0.9), 2), axis=-1)
+    y = (np.arange(v.S) + 0.5) / v.S
+    return abs(y[(s * ((y > 0.26) & (y < 0.74))).argmax(1)] - 0.5)
 
-def _corners(m): # mean of m in the upper left, upper right, lower left, lower right margins
-    return [_win(m, *w).mean((1, 2)) for w in ((.06, .5, 0, .125), (.06, .5, .875, 1), (.66, .9, .03, .25), (.66, .9, .75, .97))]
+
+def _corners(m):  # mean of m in the upper left, upper right, lower left, lower right margins
+    return [
+        _win(m, *w).mean((1, 2))
+        for w in (
+            (0.06, 0.5, 0, 0.125),
+            (0.06, 0.5, 0.875, 1),
+            (0.66, 0.9, 0.03, 0.25),
+            (0.66, 0.9, 0.75, 0.97),
+        )
+    ]
+
 
 def counterweight_by_masses(v: View) -> np.ndarray:
     "Darkness of the heavier lower corner minus twice that of the heavier upper margin: a mass that answers against a bank that towers."
     ul, ur, ll, lr = _corners(np.maximum(v.row[..., 0] - v.half[..., 0], 0))
-    return np.maximum(ll, lr) - 2*np.maximum(ul, ur)
+    return np.maximum(ll, lr) - 2 * np.maximum(ul, ur)
+
 
 def counterweight_by_mirror(v: View) -> np.ndarray:
     "Lab distance between mirrored places, in the lower corners minus 1.3 times that in the upper margins: unlike below is an answer, unlike above a tower."
     upper, _, lower, _ = _corners(np.linalg.norm(v.half - v.half[:, :, ::-1], axis=-1))
-    return lower - 1.3*upper
+    return lower - 1.3 * upper
 
 # %% ../nbs/04_annotate.ipynb #301a3948
 def entry_by_foreground(v: View) -> np.ndarray:
     "At the lower edge, middle lighter than the sides (a path), plus lightness of the strip above it against the ground behind (a barrier is dark)."
-    path = _med(_win(v.L, .94, 1, .4, .6)) - .5*(_med(_win(v.L, .94, 1, .03, .25)) + _med(_win(v.L, .94, 1, .75, .97)))
+    path = _med(_win(v.L, 0.94, 1, 0.4, 0.6)) - 0.5 * (
+        _med(_win(v.L, 0.94, 1, 0.03, 0.25)) + _med(_win(v.L, 0.94, 1, 0.75, 0.97))
+    )
     return path + _strip(v)
+
 
 def entry_by_middle(v: View) -> np.ndarray:
     "Lightness of the middle of the lower edge against the ground half way to the horizon."
-    return _med(_win(v.L, .94, 1, .4, .6)) - _med(_win(v.L, .66, .78, .1, .9))
+    return _med(_win(v.L, 0.94, 1, 0.4, 0.6)) - _med(_win(v.L, 0.66, 0.78, 0.1, 0.9))
 
-def _strip(v): # upper quartile over columns: a shadow or a mass covers a part of the strip, a barrier all of it
-    q = lambda y0, y1: np.quantile(_win(v.L, y0, y1, .05, .95).mean(1), .75, axis=1)
-    return q(.89, .93) - q(.7, .8)
+
+def _strip(
+    v,
+):  # upper quartile over columns: a shadow or a mass covers a part of the strip, a barrier all of it
+    def q(y0, y1):
+        return np.quantile(_win(v.L, y0, y1, 0.05, 0.95).mean(1), 0.75, axis=1)
+
+    return q(0.89, 0.93) - q(0.7, 0.8)
 
 # %% ../nbs/04_annotate.ipynb #eb2284a2
 def accord_by_spread(v: View) -> np.ndarray:
     "Minus the distance, in the chroma plane, of the stray two per cent from the median colour."
     ab = v.half[..., 1:]
-    return -_pct(np.linalg.norm(ab - np.median(ab.reshape(v.B, -1, 2), 1)[:, None, None], axis=-1), 98)
+    return -_pct(
+        np.linalg.norm(ab - np.median(ab.reshape(v.B, -1, 2), 1)[:, None, None], axis=-1), 98
+    )
+
 
 def accord_by_hues(v: View) -> np.ndarray:
     "Minus the entropy of the hue histogram, weighted by chroma and smoothed over 24 directions."
-    lch = lab2lch(v.half); c, h = _flat(lch[..., 1]), _flat(lch[..., 2])
-    p = np.stack([(c*np.exp(3*(np.cos(h - 2*np.pi*k/24) - 1))).sum(1) for k in range(24)], 1) + 1e-6
-    p /= p.sum(1, keepdims=True); return (p*np.log(p)).sum(1)
+    lch = lab2lch(v.half)
+    c, h = _flat(lch[..., 1]), _flat(lch[..., 2])
+    p = (
+        np.stack(
+            [(c * np.exp(3 * (np.cos(h - 2 * np.pi * k / 24) - 1))).sum(1) for k in range(24)], 1
+        )
+        + 1e-6
+    )
+    p /= p.sum(1, keepdims=True)
+    return (p * np.log(p)).sum(1)
+
 
 def relation_by_rows(v: View) -> np.ndarray:
     "Slope of b over (squashed) lightness, both as departures from the median of their row: warm lights give a positive one."
-    d = v.half - v.row; m = np.tanh(d[..., 0]/10)
-    return (m*d[..., 2]).mean((1, 2))/((m*m).mean((1, 2)) + .01)
+    d = v.half - v.row
+    m = np.tanh(d[..., 0] / 10)
+    return (m * d[..., 2]).mean((1, 2)) / ((m * m).mean((1, 2)) + 0.01)
+
 
 def relation_by_mirror(v: View) -> np.ndarray:
     "Mean product of left-right differences in lightness and in warmth: whichever side is lighter, is it warmer?"
-    x = v.half.reshape(v.B, v.S//4, 2, v.S//4, 2, 3).mean((2, 4)); d = (x - x[:, :, ::-1])[:, :, :v.S//8]
-    return np.clip(d[..., 0]*(.25*d[..., 1] + d[..., 2]), -60, 60).mean((1, 2))
+    x = v.half.reshape(v.B, v.S // 4, 2, v.S // 4, 2, 3).mean((2, 4))
+    d = (x - x[:, :, ::-1])[:, :, : v.S // 8]
+    return np.clip(d[..., 0] * (0.25 * d[..., 1] + d[..., 2]), -60, 60).mean((1, 2))
+
 
 def cleanliness_by_chroma(v: View) -> np.ndarray:
     "Upper quartile of LCh chroma."
     return _pct(v.chroma, 75)
 
+
 def cleanliness_by_saturation(v: View) -> np.ndarray:
     "Median of chroma over lightness, the saturation of middling colours."
-    return _med(v.chroma/np.maximum(v.half[..., 0], 10))
+    return _med(v.chroma / np.maximum(v.half[..., 0], 10))
+
 
 def vibration_by_residual(v: View) -> np.ndarray:
     "Log of the lower quartile of the chroma-plane residual against a blur: even quiet places shimmer."
-    return np.log(_pct(np.hypot(*v.fine[1:]), 25) + .02)
+    return np.log(_pct(np.hypot(*v.fine[1:]), 25) + 0.02)
+
 
 def vibration_by_neighbours(v: View) -> np.ndarray:
     "Log of the median chroma-plane difference between vertical neighbours."
-    return np.log(_med(np.hypot(np.diff(v.a, axis=1), np.diff(v.b, axis=1))) + .02)
+    return np.log(_med(np.hypot(np.diff(v.a, axis=1), np.diff(v.b, axis=1))) + 0.02)
 
 # %% ../nbs/04_annotate.ipynb #271dd3e1
 def _quiet(S: int) -> np.ndarray:
     "Mask of the upper sky and of the ground to both sides, (S, S)."
-    m = np.zeros((S, S), bool); r = lambda f: round(f*S)
-    m[:r(.3), r(.18):r(.82)] = m[r(.69):r(.81), :r(.28)] = m[r(.69):r(.81), r(.72):] = True
+    m = np.zeros((S, S), bool)
+
+    def r(f):
+        return round(f * S)
+
+    m[: r(0.3), r(0.18) : r(0.82)] = m[r(0.69) : r(0.81), : r(0.28)] = m[
+        r(0.69) : r(0.81), r(0.72) :
+    ] = True
     return m
+
 
 def _step(x: np.ndarray, dy: int, dx: int, mask: np.ndarray) -> np.ndarray:
     "Mean absolute difference of x (B, S, S) to the neighbour at (dy, dx) inside the mask, each clipped at its 80th percentile, (B,)."
     S = x.shape[1]
-    d = abs(x[:, dy:, dx:] - x[:, :S - dy, :S - dx])[:, mask[:S - dy, :S - dx]]
-    return np.minimum(d, np.quantile(d, .8, axis=1)[:, None]).mean(1) + .02
+    d = abs(x[:, dy:, dx:] - x[:, : S - dy, : S - dx])[:, mask[: S - dy, : S - dx]]
+    return np.minimum(d, np.quantile(d, 0.8, axis=1)[:, None]).mean(1) + 0.02
+
 
 def _correlogram(v: View) -> tuple[np.ndarray, np.ndarray]:
     "Autocorrelation of lightness and of chroma texture at lags 1 to 7 down, across and along both diagonals: two arrays (B, 7, 4)."
     m, S = _quiet(v.S), v.S
+
     def texture(x):
-        x = x - _blur(x, 4.); t = 3*_med(abs(x))[:, None, None] + .05
-        return np.clip(x, -t, t)*m
+        x = x - _blur(x, 4.0)
+        t = 3 * _med(abs(x))[:, None, None] + 0.05
+        return np.clip(x, -t, t) * m
+
     L, a, b = (texture(x) for x in (v.L, v.a, v.b))
-    def cov(x, dy, dx): return np.einsum("byx,byx->b", x[:, dy:, max(0, -dx):S - max(0, dx)], x[:, :S - dy, max(0, dx):S + min(0, dx)])
+
+    def cov(x, dy, dx):
+        return np.einsum(
+            "byx,byx->b",
+            x[:, dy:, max(0, -dx) : S - max(0, dx)],
+            x[:, : S - dy, max(0, dx) : S + min(0, dx)],
+        )
+
     def all_lags(*xs):
         var = sum(cov(x, 0, 0) for x in xs) + 1e-3
-        return np.stack([np.stack([sum(cov(x, *d) for x in xs)/var for d in ((n, 0), (0, n), (n, n), (n, -n))], 1) for n in range(1, 8)], 1)
+        return np.stack(
+            [
+                np.stack(
+                    [sum(cov(x, *d) for x in xs) / var for d in ((n, 0), (0, n), (n, n), (n, -n))],
+                    1,
+                )
+                for n in range(1, 8)
+            ],
+            1,
+        )
+
     return all_lags(L), all_lags(a, b)
 
 # %% ../nbs/04_annotate.ipynb #a1028d29
 def purpose_by_value(v: View) -> np.ndarray:
     "Log ratio of vertical to horizontal steps in lightness: strokes that follow sky and ground lie flat."
-    m = _quiet(v.S); return np.log(_step(v.L, 1, 0, m)/_step(v.L, 0, 1, m))
+    m = _quiet(v.S)
+    return np.log(_step(v.L, 1, 0, m) / _step(v.L, 0, 1, m))
+
 
 def purpose_by_colour(v: View) -> np.ndarray:
     "The same ratio in the chroma plane."
-    m = _quiet(v.S); return np.log((_step(v.a, 1, 0, m) + _step(v.b, 1, 0, m))/(_step(v.a, 0, 1, m) + _step(v.b, 0, 1, m)))
+    m = _quiet(v.S)
+    return np.log(
+        (_step(v.a, 1, 0, m) + _step(v.b, 1, 0, m)) / (_step(v.a, 0, 1, m) + _step(v.b, 0, 1, m))
+    )
+
 
 def decision_by_correlation(v: View) -> np.ndarray:
     "Chroma autocorrelation at a lag of one pixel, summed over four directions: broad touches carry their colour further."
     return _correlogram(v)[1][:, 0].sum(1)
 
+
 def decision_by_scales(v: View) -> np.ndarray:
     "Log ratio of chroma energy between a coarser and a finer band (differences of Gaussians)."
     m = _quiet(v.S)
-    band = lambda s: sum(np.minimum((_blur(x, s) - _blur(x, 1.5*s))**2, 25)[:, m].mean(1) for x in (v.a, v.b)) + 1e-3
-    return np.log(band(1.2)/band(.8))
+
+    def band(s):
+        return (
+            sum(
+                np.minimum((_blur(x, s) - _blur(x, 1.5 * s)) ** 2, 25)[:, m].mean(1)
+                for x in (v.a, v.b)
+            )
+            + 1e-3
+        )
+
+    return np.log(band(1.2) / band(0.8))
+
 
 def _lines(v: View) -> np.ndarray:
     "Thin dark marks that run on for 7 to 9 pixels in one of four directions, in L below their surroundings, (B, S, S)."
     diag = np.eye(7, dtype=bool)[None]
-    runs = [ndimage.grey_opening(v.blackhat, size=s) for s in ((1, 1, 9), (1, 9, 1))] + [ndimage.grey_opening(v.blackhat, footprint=f) for f in (diag, diag[:, ::-1])]
+    runs = [ndimage.grey_opening(v.blackhat, size=s) for s in ((1, 1, 9), (1, 9, 1))] + [
+        ndimage.grey_opening(v.blackhat, footprint=f) for f in (diag, diag[:, ::-1])
+    ]
     return np.max(runs, 0)
+
 
 def _dissolved(residuals) -> np.ndarray:
     "Local energy of fine texture over its median, (B, S, S) without the borders: near 0 where the picture is melted."
     out = 0
     for d, cap in residuals:
-        e = np.sqrt(_blur(np.minimum(d, cap)**2, 2.)) + .01; out = out + e/_med(e)[:, None, None]
-    return _win(out, .19, .875, .16, .84)
+        e = np.sqrt(_blur(np.minimum(d, cap) ** 2, 2.0)) + 0.01
+        out = out + e / _med(e)[:, None, None]
+    return _win(out, 0.19, 0.875, 0.16, 0.84)
+
 
 def variety_by_lines(v: View) -> np.ndarray:
     "How far the softest spot is melted, minus the area of wiry dark lines."
-    soft = _dissolved([(abs(v.L - _blur(v.L, .8)), 6)]).min((1, 2))
-    return -np.log(soft) - 50*np.minimum((_lines(v) > 15).mean((1, 2)), .04)
+    soft = _dissolved([(abs(v.L - _blur(v.L, 0.8)), 6)]).min((1, 2))
+    return -np.log(soft) - 50 * np.minimum((_lines(v) > 15).mean((1, 2)), 0.04)
+
 
 def variety_by_contrast(v: View) -> np.ndarray:
     "How far the softest hundredth is melted, in value and colour, minus a tenth of the lines' depth."
-    soft = _pct(_dissolved([(abs(v.L - _blur(v.L, .8)), 6), (np.hypot(*(x - _blur(x, .8) for x in (v.a, v.b))), 8)]), 1)
-    return -np.log(soft) - .1*_pct(_lines(v), 96)
+    soft = _pct(
+        _dissolved(
+            [
+                (abs(v.L - _blur(v.L, 0.8)), 6),
+                (np.hypot(*(x - _blur(x, 0.8) for x in (v.a, v.b))), 8),
+            ]
+        ),
+        1,
+    )
+    return -np.log(soft) - 0.1 * _pct(_lines(v), 96)
 
 # %% ../nbs/04_annotate.ipynb #540e6cf3
 def span_by_percentiles(v: View) -> np.ndarray:
     "Light decile minus twice the dark decile of L: far apart, and with real darks."
-    return v.value[90] - 2*v.value[10]
+    return v.value[90] - 2 * v.value[10]
+
 
 def span_by_slopes(v: View) -> np.ndarray:
     "Upper quartile of the gradient of L, blurred to an eighth of the width: how steeply large values meet."
-    s = (0, v.S/16, v.S/16); L = v.half[..., 0]
-    return _pct(np.hypot(ndimage.gaussian_filter(L, s, order=(0, 0, 1)), ndimage.gaussian_filter(L, s, order=(0, 1, 0))), 75)
+    s = (0, v.S / 16, v.S / 16)
+    L = v.half[..., 0]
+    return _pct(
+        np.hypot(
+            ndimage.gaussian_filter(L, s, order=(0, 0, 1)),
+            ndimage.gaussian_filter(L, s, order=(0, 1, 0)),
+        ),
+        75,
+    )
+
 
 def unity_by_halves(v: View) -> np.ndarray:
     "Difference in lightness between the left and the right of the upper fifth, over the spread of the deciles."
-    m = lambda x0, x1: _med(_win(v.half[..., 0], 0, .25, x0, x1))
-    return abs(m(.15, .38) - m(.62, .85))/(v.value[90] - v.value[10] + 5)
+
+    def m(x0, x1):
+        return _med(_win(v.half[..., 0], 0, 0.25, x0, x1))
+
+    return abs(m(0.15, 0.38) - m(0.62, 0.85)) / (v.value[90] - v.value[10] + 5)
+
 
 def unity_by_slope(v: View) -> np.ndarray:
     "Slope of column medians of L across the upper quarter, held down by twice the slope across its upper half."
-    def slope(y1, x0):
-        c = np.median(_win(v.L, 0, y1, x0, 1 - x0), 1); x = np.linspace(x0 - .5, .5 - x0, c.shape[1])
-        return abs((c*x).sum(1)/(x*x).sum())
-    return np.minimum(slope(.25, .2), 2*slope(.12, .15))
 
-def _foot(v): # lightness, violet-blueness, chroma and hue of the smoothed lowest quarter, each (B, n)
-    L, a, b = (_flat(_blur(_win(x, .76, .97), 1.2)) for x in (v.L, v.a, v.b))
-    return L, .5*a - b, np.hypot(a, b), np.arctan2(b, a)
+    def slope(y1, x0):
+        c = np.median(_win(v.L, 0, y1, x0, 1 - x0), 1)
+        x = np.linspace(x0 - 0.5, 0.5 - x0, c.shape[1])
+        return abs((c * x).sum(1) / (x * x).sum())
+
+    return np.minimum(slope(0.25, 0.2), 2 * slope(0.12, 0.15))
+
+
+def _foot(
+    v,
+):  # lightness, violet-blueness, chroma and hue of the smoothed lowest quarter, each (B, n)
+    L, a, b = (_flat(_blur(_win(x, 0.76, 0.97), 1.2)) for x in (v.L, v.a, v.b))
+    return L, 0.5 * a - b, np.hypot(a, b), np.arctan2(b, a)
+
 
 def transparency_by_violet(v: View) -> np.ndarray:
     "Share of violet darks in the lowest quarter minus twice the share of black ones."
     L, _, c, h = _foot(v)
-    violet = (np.cos(h - np.deg2rad(297)) > .85) & (c > 14) & (L < np.median(L, 1)[:, None] - 2)
-    return np.minimum(violet.mean(1), .1) - 2*np.minimum((L < 14).mean(1), .06)
+    violet = (np.cos(h - np.deg2rad(297)) > 0.85) & (c > 14) & (L < np.median(L, 1)[:, None] - 2)
+    return np.minimum(violet.mean(1), 0.1) - 2 * np.minimum((L < 14).mean(1), 0.06)
+
 
 def transparency_by_excess(v: View) -> np.ndarray:
     "Excess of violet-blue at its 96th percentile over its median in the lowest quarter, minus a penalty for very dark area."
     L, blue, _, _ = _foot(v)
-    return np.percentile(blue, 96, axis=1) - np.median(blue, 1) - 400*np.minimum((L < 18).mean(1), .1)
+    return (
+        np.percentile(blue, 96, axis=1)
+        - np.median(blue, 1)
+        - 400 * np.minimum((L < 18).mean(1), 0.1)
+    )
 
 # %% ../nbs/04_annotate.ipynb #a690fab7
 def _at_subject(v: View, half_width: int) -> np.ndarray:
     "Columns of `half` around the subject, (B, S/2, 2*half_width + 1, 3)."
-    k = np.round(v.subject_x*v.S/2 - .5).astype(int)[:, None] + np.arange(-half_width, half_width + 1)[None]
-    return v.half[np.arange(v.B)[:, None], :, k.clip(0, v.S//2 - 1)].transpose(0, 2, 1, 3)
+    k = (
+        np.round(v.subject_x * v.S / 2 - 0.5).astype(int)[:, None]
+        + np.arange(-half_width, half_width + 1)[None]
+    )
+    return v.half[np.arange(v.B)[:, None], :, k.clip(0, v.S // 2 - 1)].transpose(0, 2, 1, 3)
+
 
 def turning_by_slope(v: View) -> np.ndarray:
     "Absolute slope of L across the subject, median over its rows, in L per pixel of the half-size picture."
-    r = 3*v.S//64; x = np.arange(-r, r + 1.)
-    return abs(np.median((_win(_at_subject(v, r)[..., 0], .31, .84)*x).sum(-1), 1)/(x*x).sum())
+    r = 3 * v.S // 64
+    x = np.arange(-r, r + 1.0)
+    return abs(
+        np.median((_win(_at_subject(v, r)[..., 0], 0.31, 0.84) * x).sum(-1), 1) / (x * x).sum()
+    )
+
 
 def turning_by_sides(v: View) -> np.ndarray:
     "Difference of the median lightness of the subject's two flanks, over the picture's range."
-    w = _at_subject(v, 4*v.S//64)[..., 0]; n = w.shape[2]//2
-    return abs(_med(_win(w, .4, .8)[:, :, :n]) - _med(_win(w, .4, .8)[:, :, n + 1:]))/v.span
+    w = _at_subject(v, 4 * v.S // 64)[..., 0]
+    n = w.shape[2] // 2
+    return abs(_med(_win(w, 0.4, 0.8)[:, :, :n]) - _med(_win(w, 0.4, 0.8)[:, :, n + 1 :])) / v.span
 
-def _against_ground(v): # median colour of the subject minus that of its rows, (B, 3)
-    return np.median(_win(_at_subject(v, 2*v.S//64) - v.row, .37, .81).reshape(v.B, -1, 3), 1)
+
+def _against_ground(v):  # median colour of the subject minus that of its rows, (B, 3)
+    return np.median(_win(_at_subject(v, 2 * v.S // 64) - v.row, 0.37, 0.81).reshape(v.B, -1, 3), 1)
+
 
 def reading_by_value(v: View) -> np.ndarray:
     "Distance of the subject from its ground in lightness."
     return abs(_against_ground(v)[:, 0])
 
+
 def reading_by_colour(v: View) -> np.ndarray:
     "Distance of the subject from its ground in Lab, over the picture's own range of value and chroma."
-    return np.linalg.norm(_against_ground(v), axis=1)/(v.span + .5*_pct(v.chroma, 75))
+    return np.linalg.norm(_against_ground(v), axis=1) / (v.span + 0.5 * _pct(v.chroma, 75))
 
-def _shift(v, m): # how far the mass of m moves sideways between the subject's upper and lower part, (B,)
-    x = (np.arange(m.shape[2]) + .5)/m.shape[2]; near = abs(x[None] - v.subject_x[:, None]) < .24
-    def centre(y0, y1): q = _win(m, y0, y1).mean(1)*near + 1e-3; return (q*x).sum(1)/q.sum(1)
-    return abs(centre(.31, .53) - centre(.59, .81))
+
+def _shift(
+    v, m
+):  # how far the mass of m moves sideways between the subject's upper and lower part, (B,)
+    x = (np.arange(m.shape[2]) + 0.5) / m.shape[2]
+    near = abs(x[None] - v.subject_x[:, None]) < 0.24
+
+    def centre(y0, y1):
+        q = _win(m, y0, y1).mean(1) * near + 1e-3
+        return (q * x).sum(1) / q.sum(1)
+
+    return abs(centre(0.31, 0.53) - centre(0.59, 0.81))
+
 
 def stance_by_saliency(v: View) -> np.ndarray:
     "Minus the sideways shift, from foot to top, of what differs from its row (squared saliency)."
     return -_shift(v, v.saliency**2)
+
 
 def stance_by_ridge(v: View) -> np.ndarray:
     "Minus the same shift of what differs from both its sides."
@@ -365,46 +618,76 @@ def stance_by_ridge(v: View) -> np.ndarray:
 # %% ../nbs/04_annotate.ipynb #c1f3c4e7
 def recession_by_step(v: View) -> np.ndarray:
     "How much lighter the band above the horizon is than the ground below it, over the picture's range: pale distance is positive."
-    return (_near_horizon(v, -1) - _near_horizon(v, 1))/v.span
+    return (_near_horizon(v, -1) - _near_horizon(v, 1)) / v.span
+
 
 def recession_by_sky(v: View) -> np.ndarray:
     "How close in lightness the band above the horizon comes to the sky, over the picture's range."
-    return (_near_horizon(v, -1) - np.median(v.rows[:, round(.03*v.S):round(.25*v.S), 0], 1))/v.span
+    return (
+        _near_horizon(v, -1) - np.median(v.rows[:, round(0.03 * v.S) : round(0.25 * v.S), 0], 1)
+    ) / v.span
 
-def _near_horizon(v, sign): # median L of four rows just above (-1) or below (+1) the horizon
-    at = (v.horizon[:, None] + sign*np.arange(2, 6)*v.S//64).clip(0, v.S - 1)
+
+def _near_horizon(v, sign):  # median L of four rows just above (-1) or below (+1) the horizon
+    at = (v.horizon[:, None] + sign * np.arange(2, 6) * v.S // 64).clip(0, v.S - 1)
     return np.median(v.rows[np.arange(v.B)[:, None], at, 0], 1)
+
 
 def _specks(v: View) -> np.ndarray:
     "How far small marks stand out from their surroundings, dark or light, in L, (B, S, S)."
     return np.maximum(v.L - ndimage.grey_opening(v.L, size=(1, 5, 5)), v.blackhat)
 
+
 def breath_by_specks(v: View) -> np.ndarray:
     "Minus the square root of the number of small isolated marks of strong contrast."
-    flat = np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))])      # neighbours within a picture only
+    flat = np.stack(
+        [np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))]
+    )  # neighbours within a picture only
     marks, n = ndimage.label(_specks(v) > 22, structure=flat)
     area = np.bincount(marks.ravel(), minlength=n + 1)
-    small = (area >= 3) & (area <= 14); small[0] = False
+    small = (area >= 3) & (area <= 14)
+    small[0] = False
     at = np.flatnonzero(marks)
-    owner = np.zeros(n + 1, int); owner[marks.ravel()[at]] = at//v.S**2         # the picture that each mark lies in
+    owner = np.zeros(n + 1, int)
+    owner[marks.ravel()[at]] = at // v.S**2  # the picture that each mark lies in
     return -np.sqrt(np.bincount(owner[small], minlength=v.B))
+
 
 def breath_by_quiet(v: View) -> np.ndarray:
     "Share of the 64 fields of a chessboard in which nothing small stands out."
-    k = v.S//8; return (_specks(v).reshape(v.B, 8, k, 8, k).max((2, 4)) < 22).mean((1, 2))
+    k = v.S // 8
+    return (_specks(v).reshape(v.B, 8, k, 8, k).max((2, 4)) < 22).mean((1, 2))
 
 # %% ../nbs/04_annotate.ipynb #cdad6fa1
-MEASURES: dict[str, tuple[Callable, Callable]] = dict(zip(PAIRS, ( # pair id -> (labeller, judge); each takes a View and gives (B,)
-    (position_by_saliency, position_by_ridge), (height_by_cut, height_by_step),
-    (counterweight_by_masses, counterweight_by_mirror), (entry_by_foreground, entry_by_middle),
-    (accord_by_spread, accord_by_hues), (relation_by_rows, relation_by_mirror),
-    (cleanliness_by_chroma, cleanliness_by_saturation), (vibration_by_residual, vibration_by_neighbours),
-    (purpose_by_value, purpose_by_colour), (decision_by_correlation, decision_by_scales), (variety_by_lines, variety_by_contrast),
-    (span_by_percentiles, span_by_slopes), (unity_by_halves, unity_by_slope), (transparency_by_violet, transparency_by_excess),
-    (turning_by_slope, turning_by_sides), (reading_by_value, reading_by_colour), (stance_by_saliency, stance_by_ridge),
-    (recession_by_step, recession_by_sky), (breath_by_specks, breath_by_quiet))))
+MEASURES: dict[str, tuple[Callable, Callable]] = dict(
+    zip(
+        PAIRS,
+        (  # pair id -> (labeller, judge); each takes a View and gives (B,)
+            (position_by_saliency, position_by_ridge),
+            (height_by_cut, height_by_step),
+            (counterweight_by_masses, counterweight_by_mirror),
+            (entry_by_foreground, entry_by_middle),
+            (accord_by_spread, accord_by_hues),
+            (relation_by_rows, relation_by_mirror),
+            (cleanliness_by_chroma, cleanliness_by_saturation),
+            (vibration_by_residual, vibration_by_neighbours),
+            (purpose_by_value, purpose_by_colour),
+            (decision_by_correlation, decision_by_scales),
+            (variety_by_lines, variety_by_contrast),
+            (span_by_percentiles, span_by_slopes),
+            (unity_by_halves, unity_by_slope),
+            (transparency_by_violet, transparency_by_excess),
+            (turning_by_slope, turning_by_sides),
+            (reading_by_value, reading_by_colour),
+            (stance_by_saliency, stance_by_ridge),
+            (recession_by_step, recession_by_sky),
+            (breath_by_specks, breath_by_quiet),
+        ),
+    )
+)
 ROLES = ("labeller", "judge", "fitted")
-_CHUNK = 32 # pictures measured at once
+_CHUNK = 32  # pictures measured at once
+
 
 def _features(v: View) -> np.ndarray:
     "Everything a fitted judge may combine: both formulas of every pair, the two correlograms, quantiles of value and chroma, (B, F)."
@@ -412,260 +695,406 @@ def _features(v: View) -> np.ndarray:
     lags = np.concatenate([x.reshape(v.B, -1) for x in _correlogram(v)], 1)
     L, b = _flat(v.half[..., 0]), _flat(v.half[..., 2])
     L_, b_ = L - L.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
-    warm = (L_*b_).mean(1)/(np.sqrt((L_**2).mean(1)*(b_**2).mean(1)) + .1)
-    tone = [*v.value.values(), *_pct(v.chroma, (5, 25, 50, 75, 95)), *_pct(v.half[..., 1], (5, 50, 95)), *_pct(v.half[..., 2], (5, 50, 95)), warm]
+    warm = (L_ * b_).mean(1) / (np.sqrt((L_**2).mean(1) * (b_**2).mean(1)) + 0.1)
+    tone = [
+        *v.value.values(),
+        *_pct(v.chroma, (5, 25, 50, 75, 95)),
+        *_pct(v.half[..., 1], (5, 50, 95)),
+        *_pct(v.half[..., 2], (5, 50, 95)),
+        warm,
+    ]
     return np.concatenate([np.stack(both, 1), lags, np.stack(tone, 1)], 1)
+
 
 def _chunk_values(job: tuple[np.ndarray, str]) -> np.ndarray:
     images, which = job
     v = View(images)
-    return _features(v) if which == "fitted" else np.stack([pair[ROLES.index(which)](v) for pair in MEASURES.values()], 1)
+    return (
+        _features(v)
+        if which == "fitted"
+        else np.stack([pair[ROLES.index(which)](v) for pair in MEASURES.values()], 1)
+    )
 
 # %% ../nbs/04_annotate.ipynb #c3160cf1
 def measure(
-    images, # (N, H, W, 3) uint8 array, or a sequence of PIL images and uint8 arrays of any sizes
-    which: str = "labeller", # "labeller" or "judge": one formula a pair; "fitted": all features that a fitted judge combines
-    workers: int | str = 1, # processes of its own; "launched": shared out between those that `accelerate launch` started, all of which call this
-    size: int = 64 # working size, pixels
-) -> np.ndarray: # scalars, (N, len(MEASURES)) in the order of MEASURES, growing from negative to positive; (N, F) for "fitted"
+    images,  # (N, H, W, 3) uint8 array, or a sequence of PIL images and uint8 arrays of any sizes
+    which: str = "labeller",  # "labeller" or "judge": one formula a pair; "fitted": all features that a fitted judge combines
+    workers: int
+    | str = 1,  # processes of its own; "launched": shared out between those that `accelerate launch` started, all of which call this
+    size: int = 64,  # working size, pixels
+) -> np.ndarray:  # scalars, (N, len(MEASURES)) in the order of MEASURES, growing from negative to positive; (N, F) for "fitted"
     "Measure images. Raises `CpoError` for images it cannot use and for an unknown role. (ours)"
-    if which not in ROLES: raise CpoError(f"measure: which={which!r}", hint=f"choose one of {', '.join(ROLES)}")
+    if which not in ROLES:
+        raise CpoError(f"measure: which={which!r}", hint=f"choose one of {', '.join(ROLES)}")
     x = rasters(images, size)
-    if workers == "launched": return shared_out(x, lambda part: measure(part, which, 1, size))
-    jobs = [(x[i:i + _CHUNK], which) for i in range(0, len(x), _CHUNK)] or [(np.zeros((1, size, size, 3), np.uint8), which)]
-    if workers <= 1 or len(jobs) == 1: parts = [_chunk_values(j) for j in jobs]
+    if workers == "launched":
+        return shared_out(x, lambda part: measure(part, which, 1, size))
+    jobs = [(x[i : i + _CHUNK], which) for i in range(0, len(x), _CHUNK)] or [
+        (np.zeros((1, size, size, 3), np.uint8), which)
+    ]
+    if workers <= 1 or len(jobs) == 1:
+        parts = [_chunk_values(j) for j in jobs]
     else:
-        with ProcessPoolExecutor(workers) as pool: parts = list(pool.map(_chunk_values, jobs))
-    return np.concatenate(parts)[:len(x)].astype(np.float64)
+        with ProcessPoolExecutor(workers) as pool:
+            parts = list(pool.map(_chunk_values, jobs))
+    return np.concatenate(parts)[: len(x)].astype(np.float64)
 
 # %% ../nbs/04_annotate.ipynb #672433c2
-FLOOR = 0.6 # a pair whose kappa on held-out pictures is below this does not count as measured
+FLOOR = 0.6  # a pair whose kappa on held-out pictures is below this does not count as measured
+
 
 def cohen_kappa(
-    truth: np.ndarray, # labels, (N,)
-    given: np.ndarray, # labels by the other rater, (N,)
-    classes: Sequence = (-1, 0, 1) # what may occur
-) -> float: # at most 1; nan when both raters use one and the same class only
+    truth: np.ndarray,  # labels, (N,)
+    given: np.ndarray,  # labels by the other rater, (N,)
+    classes: Sequence = (-1, 0, 1),  # what may occur
+) -> float:  # at most 1; nan when both raters use one and the same class only
     "Cohen's kappa over `classes`. Raises `CpoError` when the labels do not match in number or fall outside the classes."
     t, g = np.asarray(truth), np.asarray(given)
-    if t.shape != g.shape or t.ndim != 1 or not len(t): raise CpoError(f"cohen_kappa: labels of shapes {t.shape} and {g.shape}", hint="give two equally long, non-empty lists")
+    if t.shape != g.shape or t.ndim != 1 or not len(t):
+        raise CpoError(
+            f"cohen_kappa: labels of shapes {t.shape} and {g.shape}",
+            hint="give two equally long, non-empty lists",
+        )
     strange = sorted(set(np.unique(np.concatenate([t, g])).tolist()) - set(classes))
-    if strange: raise CpoError(f"cohen_kappa: labels {strange} are none of {tuple(classes)}")
+    if strange:
+        raise CpoError(f"cohen_kappa: labels {strange} are none of {tuple(classes)}")
     pt, pg = (np.array([(x == c).mean() for c in classes]) for x in (t, g))
     observed, expected = (t == g).mean(), float(pt @ pg)
-    return float("nan") if expected > 1 - 1e-12 else float((observed - expected)/(1 - expected))
+    return float("nan") if expected > 1 - 1e-12 else float((observed - expected) / (1 - expected))
 
 # %% ../nbs/04_annotate.ipynb #646ff501
 def _quantile_cuts(v: np.ndarray, rates: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
     "Thresholds (low, high), each (P,), that leave `rates` = shares (positive, negative) beyond them."
     return np.quantile(v, rates[1], axis=0), np.quantile(v, 1 - rates[0], axis=0)
 
+
 def _best_cuts(v: np.ndarray, y: np.ndarray, grid: int = 64) -> tuple[float, float]:
     "The two thresholds for values v (N,) that maximise kappa against y (N,) in {-1, 0, 1}, on a grid of quantiles."
     c = np.unique(np.quantile(v, np.linspace(0, 1, grid)))
-    below = np.array([[(y[v < t] == s).sum() for t in c] for s in (-1, 0, 1)])/len(y) # strictly below each cut
-    upto = np.array([[(y[v <= t] == s).sum() for t in c] for s in (-1, 0, 1)])/len(y)
+    below = np.array([[(y[v < t] == s).sum() for t in c] for s in (-1, 0, 1)]) / len(
+        y
+    )  # strictly below each cut
+    upto = np.array([[(y[v <= t] == s).sum() for t in c] for s in (-1, 0, 1)]) / len(y)
     total = np.array([(y == s).mean() for s in (-1, 0, 1)])
     lo, hi = np.triu_indices(len(c))
     neg, pos = below[:, lo], total[:, None] - upto[:, hi]
     mid = total[:, None] - neg - pos
     observed = neg[0] + mid[1] + pos[2]
     expected = total @ np.stack([neg.sum(0), mid.sum(0), pos.sum(0)])
-    best = np.argmax(np.where(expected < 1 - 1e-9, (observed - expected)/np.maximum(1 - expected, 1e-9), -1))
+    best = np.argmax(
+        np.where(expected < 1 - 1e-9, (observed - expected) / np.maximum(1 - expected, 1e-9), -1)
+    )
     return float(c[lo[best]]), float(c[hi[best]])
+
 
 @dataclass(frozen=True)
 class Ridge:
     "A linear combination of features, one column a pair."
-    centre: tuple # medians, F
-    spread: tuple # standard deviations, F
-    weights: tuple # F + 1 rows of P numbers, the last row the offset
+
+    centre: tuple  # medians, F
+    spread: tuple  # standard deviations, F
+    weights: tuple  # F + 1 rows of P numbers, the last row the offset
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        z = ((features - np.array(self.centre))/np.array(self.spread)).clip(-2.5, 2.5)
+        z = ((features - np.array(self.centre)) / np.array(self.spread)).clip(-2.5, 2.5)
         return np.hstack([z, np.ones((len(z), 1))]) @ np.array(self.weights)
 
     @classmethod
-    def fit(cls, features: np.ndarray, labels: np.ndarray, penalty: float = 60.) -> "Ridge":
+    def fit(cls, features: np.ndarray, labels: np.ndarray, penalty: float = 60.0) -> "Ridge":
         "Least squares with `penalty` on squared weights: features (N, F), labels (N, P)."
-        one = cls(tuple(np.median(features, 0).tolist()), tuple((features.std(0) + 1e-6).tolist()), ())
-        z = ((features - np.array(one.centre))/np.array(one.spread)).clip(-2.5, 2.5); z = np.hstack([z, np.ones((len(z), 1))])
-        w = np.linalg.solve(z.T @ z + penalty*np.eye(z.shape[1]), z.T @ labels.astype(float))
+        one = cls(
+            tuple(np.median(features, 0).tolist()), tuple((features.std(0) + 1e-6).tolist()), ()
+        )
+        z = ((features - np.array(one.centre)) / np.array(one.spread)).clip(-2.5, 2.5)
+        z = np.hstack([z, np.ones((len(z), 1))])
+        w = np.linalg.solve(z.T @ z + penalty * np.eye(z.shape[1]), z.T @ labels.astype(float))
         return cls(one.centre, one.spread, tuple(map(tuple, w.tolist())))
 
 # %% ../nbs/04_annotate.ipynb #eb69e7a3
 @dataclass(frozen=True)
 class Annotator:
     "Measures with thresholds. Make one by `Annotator.fit` or `Annotator.load`."
-    which: str # labeller, judge or fitted
-    pairs: tuple[str, ...] # ids that it annotates
-    low: tuple[float, ...] # below: negative, one a pair
-    high: tuple[float, ...] # above: positive, one a pair
-    how: str # how the thresholds were found
-    size: int = 64 # working size, pixels
-    reference: tuple[str, ...] = () # hashes of the reference pictures, empty when it was fitted on values
-    kappas: tuple[float | None, ...] | None = None # agreement with the truth on held-out pictures, once tested
-    ridge: Ridge | None = None # the linear combination of a fitted judge
+
+    which: str  # labeller, judge or fitted
+    pairs: tuple[str, ...]  # ids that it annotates
+    low: tuple[float, ...]  # below: negative, one a pair
+    high: tuple[float, ...]  # above: positive, one a pair
+    how: str  # how the thresholds were found
+    size: int = 64  # working size, pixels
+    reference: tuple[
+        str, ...
+    ] = ()  # hashes of the reference pictures, empty when it was fitted on values
+    kappas: tuple[float | None, ...] | None = (
+        None  # agreement with the truth on held-out pictures, once tested
+    )
+    ridge: Ridge | None = None  # the linear combination of a fitted judge
 
     @property
     def measured(self) -> tuple[bool, ...]:
         "Per pair: was its kappa on held-out pictures at least `FLOOR`? False while untested."
-        return tuple(k is not None and k >= FLOOR for k in self.kappas or [None]*len(self.pairs))
+        return tuple(k is not None and k >= FLOOR for k in self.kappas or [None] * len(self.pairs))
 
     @property
     def reference_hash(self) -> str:
         "SHA-256 over the reference pictures' hashes."
         return sha256_json(self.reference)
 
-    def values(self, images, workers: int | str = 1) -> np.ndarray: # (N, P)
+    def values(self, images, workers: int | str = 1) -> np.ndarray:  # (N, P)
         "The scalars behind the labels; `images` may also be what `measure` gave for this role."
         v = images if _is_values(images) else measure(images, self.which, workers, self.size)
         return self.ridge(v) if self.ridge else v[:, [list(MEASURES).index(p) for p in self.pairs]]
 
-    def signs(self, images, workers: int | str = 1) -> np.ndarray: # -1, 0 or +1, (N, P), int8
+    def signs(self, images, workers: int | str = 1) -> np.ndarray:  # -1, 0 or +1, (N, P), int8
         "Labels as signs, one column a pair."
         v = self.values(images, workers)
-        return ((v > np.array(self.high)).astype(np.int8) - (v < np.array(self.low)).astype(np.int8))
+        return (v > np.array(self.high)).astype(np.int8) - (v < np.array(self.low)).astype(np.int8)
 
-    def annotate(self,
-                 images, # as for `measure`
-                 workers: int | str = 1, # as for `measure`
-                 only_measured: bool = False # leave out pairs that did not pass the test
+    def annotate(
+        self,
+        images,  # as for `measure`
+        workers: int | str = 1,  # as for `measure`
+        only_measured: bool = False,  # leave out pairs that did not pass the test
     ) -> tuple[list[list[str]], list[list[str]]]:
         "Positive and negative pair ids of each image: the dataset's columns `positive` and `negative`."
-        s = self.signs(images, workers)*(np.array(self.measured, np.int8) if only_measured else 1)
-        return tuple([[self.pairs[j] for j in np.flatnonzero(row == sign)] for row in s] for sign in (1, -1))
+        s = self.signs(images, workers) * (np.array(self.measured, np.int8) if only_measured else 1)
+        return tuple(
+            [[self.pairs[j] for j in np.flatnonzero(row == sign)] for row in s] for sign in (1, -1)
+        )
 
-def _is_values(x) -> bool: return isinstance(x, np.ndarray) and x.ndim == 2 and x.dtype.kind == "f"
+
+def _is_values(x) -> bool:
+    return isinstance(x, np.ndarray) and x.ndim == 2 and x.dtype.kind == "f"
+
+
 def picture_hashes(images) -> list[str]:
     "Twelve hex digits of the SHA-256 of each image's size and pixels."
     arrays = [np.asarray(x.convert("RGB") if isinstance(x, Image.Image) else x) for x in images]
-    return [hashlib.sha256(str(a.shape).encode() + np.ascontiguousarray(a).tobytes()).hexdigest()[:12] for a in arrays]
+    return [
+        hashlib.sha256(str(a.shape).encode() + np.ascontiguousarray(a).tobytes()).hexdigest()[:12]
+        for a in arrays
+    ]
 
 # %% ../nbs/04_annotate.ipynb #6cd08699
 def _fit(
     cls,
-    images, # the reference set: images as for `measure`, or values that `measure` gave for this role, (N, P) or (N, F) floats
-    pairs: Sequence[str] | None = None, # ids to annotate; default: all of MEASURES
-    which: str = "labeller", # labeller, judge, or fitted (needs labels)
-    rates: tuple[float, float] = (0.34, 0.32), # shares of the reference that become positive, negative; without labels
-    labels: np.ndarray | None = None, # known signs of the reference, (N, len(pairs)) in -1, 0, +1: thresholds then maximise kappa
-    workers: int | str = 1, # as for `measure`
-    size: int = 64 # working size, pixels
+    images,  # the reference set: images as for `measure`, or values that `measure` gave for this role, (N, P) or (N, F) floats
+    pairs: Sequence[str] | None = None,  # ids to annotate; default: all of MEASURES
+    which: str = "labeller",  # labeller, judge, or fitted (needs labels)
+    rates: tuple[float, float] = (
+        0.34,
+        0.32,
+    ),  # shares of the reference that become positive, negative; without labels
+    labels: np.ndarray
+    | None = None,  # known signs of the reference, (N, len(pairs)) in -1, 0, +1: thresholds then maximise kappa
+    workers: int | str = 1,  # as for `measure`
+    size: int = 64,  # working size, pixels
 ) -> "Annotator":
     "Fit thresholds by quantiles of a reference set, or to its labels. Raises `CpoError` that lists every problem with what was given. (ours)"
     pairs = tuple(MEASURES if pairs is None else pairs)
-    n = len(images); labels = None if labels is None else np.asarray(labels)
+    n = len(images)
+    labels = None if labels is None else np.asarray(labels)
     bad = [f"no measure for pair {p!r}" for p in pairs if p not in MEASURES]
-    if len(set(pairs)) < len(pairs) or not pairs: bad.append("pairs must be given, each once")
-    if which not in ROLES: bad.append(f"which={which!r} is none of {', '.join(ROLES)}")
-    if which == "fitted" and labels is None: bad.append("a fitted judge needs labels")
-    if labels is None and (min(rates) <= 0 or sum(rates) > 1): bad.append(f"rates {tuple(rates)} must be positive with a sum of at most 1")
-    if n < 10: bad.append(f"{n} reference pictures; at least 10 are needed")
-    if labels is not None and labels.shape != (n, len(pairs)): bad.append(f"labels of shape {labels.shape}, not {(n, len(pairs))}")
-    elif labels is not None and not np.isin(labels, (-1, 0, 1)).all(): bad.append("labels other than -1, 0, +1")
-    if bad: raise CpoError("Annotator.fit: the reference cannot be used", bad)
-    start = cls(which, pairs, (0.,)*len(pairs), (0.,)*len(pairs), "", size, () if _is_values(images) else tuple(picture_hashes(images)))
+    if len(set(pairs)) < len(pairs) or not pairs:
+        bad.append("pairs must be given, each once")
+    if which not in ROLES:
+        bad.append(f"which={which!r} is none of {', '.join(ROLES)}")
+    if which == "fitted" and labels is None:
+        bad.append("a fitted judge needs labels")
+    if labels is None and (min(rates) <= 0 or sum(rates) > 1):
+        bad.append(f"rates {tuple(rates)} must be positive with a sum of at most 1")
+    if n < 10:
+        bad.append(f"{n} reference pictures; at least 10 are needed")
+    if labels is not None and labels.shape != (n, len(pairs)):
+        bad.append(f"labels of shape {labels.shape}, not {(n, len(pairs))}")
+    elif labels is not None and not np.isin(labels, (-1, 0, 1)).all():
+        bad.append("labels other than -1, 0, +1")
+    if bad:
+        raise CpoError("Annotator.fit: the reference cannot be used", bad)
+    start = cls(
+        which,
+        pairs,
+        (0.0,) * len(pairs),
+        (0.0,) * len(pairs),
+        "",
+        size,
+        () if _is_values(images) else tuple(picture_hashes(images)),
+    )
     raw = images if _is_values(images) else measure(images, which, workers, size)
-    if which == "fitted": start = replace(start, ridge=Ridge.fit(raw, labels))
+    if which == "fitted":
+        start = replace(start, ridge=Ridge.fit(raw, labels))
     v = start.values(raw)
-    low, high = _quantile_cuts(v, rates) if labels is None else zip(*(_best_cuts(v[:, j], labels[:, j]) for j in range(len(pairs))))
-    how = f"quantiles of {n} pictures, rates {tuple(rates)}" if labels is None else f"kappa on {n} labelled pictures"
+    low, high = (
+        _quantile_cuts(v, rates)
+        if labels is None
+        else zip(*(_best_cuts(v[:, j], labels[:, j]) for j in range(len(pairs))))
+    )
+    how = (
+        f"quantiles of {n} pictures, rates {tuple(rates)}"
+        if labels is None
+        else f"kappa on {n} labelled pictures"
+    )
     return replace(start, low=tuple(map(float, low)), high=tuple(map(float, high)), how=how)
+
 
 Annotator.fit = classmethod(_fit)
 
 # %% ../nbs/04_annotate.ipynb #bdac6054
 def _save(self, path: str | Path) -> Path:
     "Write the annotator as JSON."
-    return write_json(path, dict(format="cpo_nb.annotator/1", reference_hash=self.reference_hash, **{f.name: getattr(self, f.name) for f in fields(self)}))
+    return write_json(
+        path,
+        dict(
+            format="cpo_nb.annotator/1",
+            reference_hash=self.reference_hash,
+            **{f.name: getattr(self, f.name) for f in fields(self)},
+        ),
+    )
+
 
 def _load(cls, path: str | Path) -> "Annotator":
     "Read an annotator. Raises `CpoError` naming the file and every problem in it."
     d = read_json(path)
-    if not isinstance(d, dict) or d.get("format") != "cpo_nb.annotator/1": raise CpoError(f"{path}: not an annotator", hint="give a file that Annotator.save wrote")
+    if not isinstance(d, dict) or d.get("format") != "cpo_nb.annotator/1":
+        raise CpoError(f"{path}: not an annotator", hint="give a file that Annotator.save wrote")
     names = [f.name for f in fields(cls)]
     bad = [f"missing: {k}" for k in names if k not in d]
     if not bad:
-        bad += [f"{k}: {len(d[k])} numbers for {len(d['pairs'])} pairs" for k in ("low", "high") if len(d[k]) != len(d["pairs"])]
+        bad += [
+            f"{k}: {len(d[k])} numbers for {len(d['pairs'])} pairs"
+            for k in ("low", "high")
+            if len(d[k]) != len(d["pairs"])
+        ]
         bad += [f"no measure for pair {p!r}" for p in d["pairs"] if p not in MEASURES]
-        bad += [f"{p}: low {lo} is above high {hi}" for p, lo, hi in zip(d["pairs"], d["low"], d["high"]) if lo > hi]
-        if d["which"] not in ROLES: bad.append(f"which={d['which']!r}")
-        if sha256_json(d["reference"]) != d.get("reference_hash"): bad.append("the reference hash does not match the reference")
-    if bad: raise CpoError(f"{path}: {len(bad)} problem(s)", bad, "fit it again")
-    tup = lambda x: tuple(map(tup, x)) if isinstance(x, list) else x
+        bad += [
+            f"{p}: low {lo} is above high {hi}"
+            for p, lo, hi in zip(d["pairs"], d["low"], d["high"])
+            if lo > hi
+        ]
+        if d["which"] not in ROLES:
+            bad.append(f"which={d['which']!r}")
+        if sha256_json(d["reference"]) != d.get("reference_hash"):
+            bad.append("the reference hash does not match the reference")
+    if bad:
+        raise CpoError(f"{path}: {len(bad)} problem(s)", bad, "fit it again")
+
+    def tup(x):
+        return tuple(map(tup, x)) if isinstance(x, list) else x
+
     ridge = d["ridge"] and Ridge(**{k: tup(x) for k, x in d["ridge"].items()})
     return cls(**{k: tup(d[k]) for k in names if k != "ridge"}, ridge=ridge)
 
+
 Annotator.save, Annotator.load = _save, classmethod(_load)
 
+
 def dependence(
-    a: Annotator, # what labels
-    b: Annotator # what judges
-) -> list[str]: # reasons; empty when the two are independent
+    a: Annotator,  # what labels
+    b: Annotator,  # what judges
+) -> list[str]:  # reasons; empty when the two are independent
     "Why two annotators may not stand as labeller and judge of one table. With a reason, the table must say *self-judged*. (ours)"
     why = []
-    if a.which == b.which: why.append(f"both use the {a.which}'s formulas")
-    elif "fitted" in (a.which, b.which): why.append("the fitted judge combines the other's formulas too")
-    if not (a.reference and b.reference): why.append("one was fitted on bare values, so its pictures are unknown")
-    elif set(a.reference) & set(b.reference): why.append(f"{len(set(a.reference) & set(b.reference))} pictures served to fit both")
+    if a.which == b.which:
+        why.append(f"both use the {a.which}'s formulas")
+    elif "fitted" in (a.which, b.which):
+        why.append("the fitted judge combines the other's formulas too")
+    if not (a.reference and b.reference):
+        why.append("one was fitted on bare values, so its pictures are unknown")
+    elif set(a.reference) & set(b.reference):
+        why.append(f"{len(set(a.reference) & set(b.reference))} pictures served to fit both")
     return why
 
 # %% ../nbs/04_annotate.ipynb #7b7d8496
 def agreement(
-    annotator: Annotator, # whose labels
-    images, # held-out pictures, or the values that `measure` gave for them
-    settings: np.ndarray, # the truth, (N, P) in -1, 0, +1, a column per pair of the annotator
-    workers: int = 1 # processes
-) -> list[dict]: # one row a pair; a precision or recall without cases is nan
+    annotator: Annotator,  # whose labels
+    images,  # held-out pictures, or the values that `measure` gave for them
+    settings: np.ndarray,  # the truth, (N, P) in -1, 0, +1, a column per pair of the annotator
+    workers: int = 1,  # processes
+) -> list[dict]:  # one row a pair; a precision or recall without cases is nan
     "Compare an annotator with the truth. Raises `CpoError` when the settings do not fit it. (ours)"
     given, truth = annotator.signs(images, workers), np.asarray(settings)
-    if truth.shape != given.shape: raise CpoError(f"agreement: settings of shape {truth.shape} for labels of shape {given.shape}", hint="one row an image, one column a pair of the annotator")
-    share = lambda hit, of: float(hit.sum()/of.sum()) if of.any() else float("nan")
+    if truth.shape != given.shape:
+        raise CpoError(
+            f"agreement: settings of shape {truth.shape} for labels of shape {given.shape}",
+            hint="one row an image, one column a pair of the annotator",
+        )
+
+    def share(hit, of):
+        return float(hit.sum() / of.sum()) if of.any() else float("nan")
+
     rows = []
     for p, t, g in zip(annotator.pairs, truth.T, given.T):
-        r = dict(pair=p, n=len(t), kappa=cohen_kappa(t, g), flips=float((t*g == -1).mean()))
+        r = dict(pair=p, n=len(t), kappa=cohen_kappa(t, g), flips=float((t * g == -1).mean()))
         for name, s in (("positive", 1), ("negative", -1)):
             both = (t == s) & (g == s)
-            r |= {f"precision_{name}": share(both, g == s), f"recall_{name}": share(both, t == s), f"kappa_{name}": cohen_kappa(t == s, g == s, (False, True))}
+            r |= {
+                f"precision_{name}": share(both, g == s),
+                f"recall_{name}": share(both, t == s),
+                f"kappa_{name}": cohen_kappa(t == s, g == s, (False, True)),
+            }
         rows.append(r | dict(measured=bool(r["kappa"] >= FLOOR)))
     return rows
 
+
 def tested(
-    annotator: Annotator, # as fitted
-    rows: list[dict] # what `agreement` gave on pictures that it was not fitted on
-) -> Annotator: # the same with its kappas, so that `measured` can answer
+    annotator: Annotator,  # as fitted
+    rows: list[dict],  # what `agreement` gave on pictures that it was not fitted on
+) -> Annotator:  # the same with its kappas, so that `measured` can answer
     "Write the agreement into the annotator."
-    return replace(annotator, kappas=tuple(None if np.isnan(r["kappa"]) else r["kappa"] for r in rows))
+    return replace(
+        annotator, kappas=tuple(None if np.isnan(r["kappa"]) else r["kappa"] for r in rows)
+    )
 
 # %% ../nbs/04_annotate.ipynb #18b25fc7
-def _code_hash() -> str: # what the measures give on a few pictures, and how thresholds are fitted: when either changes, so does the key
+def _code_hash() -> (
+    str
+):  # what the measures give on a few pictures, and how thresholds are fitted: when either changes, so does the key
     probe = measure(paint(draw_scenes(12, seed=1)), "fitted")
     source = "".join(map(inspect.getsource, (_fit, _best_cuts, Ridge.fit.__func__, agreement)))
     return sha256_json([np.round(probe, 2).tolist(), source])[:16]
 
+
 def atelier_pictures(
-    part: str, # "labeller", "judge", "fitted" or "test": the pictures of different parts are disjoint
-    n: int # how many
-) -> tuple[np.ndarray, np.ndarray]: # pictures (n, 64, 64, 3) uint8, and settings (n, len(PAIRS)) int8
+    part: str,  # "labeller", "judge", "fitted" or "test": the pictures of different parts are disjoint
+    n: int,  # how many
+) -> tuple[
+    np.ndarray, np.ndarray
+]:  # pictures (n, 64, 64, 3) uint8, and settings (n, len(PAIRS)) int8
     "Pictures painted to fit or test annotators, from the cache where they are known."
+
     def _build(folder):
-        np.save(folder/"pictures.npy", paint(sc), allow_pickle=False)
+        np.save(folder / "pictures.npy", paint(sc), allow_pickle=False)
+
     sc = draw_scenes(n, seed=seed_for(0, "annotate", part))
-    path = cached("annotate-pictures", _build, dict(part=part, n=n, painter=hashlib.sha256(inspect.getsource(_atelier).encode()).hexdigest()))
-    return np.load(path/"pictures.npy", allow_pickle=False), sc.settings
+    path = cached(
+        "annotate-pictures",
+        _build,
+        dict(
+            part=part, n=n, painter=hashlib.sha256(inspect.getsource(_atelier).encode()).hexdigest()
+        ),
+    )
+    return np.load(path / "pictures.npy", allow_pickle=False), sc.settings
+
 
 def atelier_annotator(
-    which: str = "judge", # labeller, judge or fitted
-    n: int | None = None, # pictures to fit on, half as many to test on; default: the scale's, at most 2000
-    workers: int = 1 # processes for measuring
-) -> Annotator: # tested: its `kappas` and `measured` are those on held-out pictures
+    which: str = "judge",  # labeller, judge or fitted
+    n: int
+    | None = None,  # pictures to fit on, half as many to test on; default: the scale's, at most 2000
+    workers: int = 1,  # processes for measuring
+) -> Annotator:  # tested: its `kappas` and `measured` are those on held-out pictures
     "The annotator of that role for the atelier's pictures. Raises `CpoError` for an unknown role. (ours)"
-    if which not in ROLES: raise CpoError(f"atelier_annotator: which={which!r}", hint=f"choose one of {', '.join(ROLES)}")
+    if which not in ROLES:
+        raise CpoError(
+            f"atelier_annotator: which={which!r}", hint=f"choose one of {', '.join(ROLES)}"
+        )
     n = n or min(get_scale().judge_pictures, 2000)
+
     def _build(folder):
         images, truth = atelier_pictures(which, n)
         fitted = Annotator.fit(images, which=which, labels=truth, workers=workers)
-        images, truth = atelier_pictures("test", max(n//2, 50))
-        tested(fitted, agreement(fitted, images, truth, workers)).save(folder/"annotator.json")
-    return Annotator.load(cached(f"annotator-{which}", _build, dict(which=which, n=n, code=_code_hash()))/"annotator.json")
+        images, truth = atelier_pictures("test", max(n // 2, 50))
+        tested(fitted, agreement(fitted, images, truth, workers)).save(folder / "annotator.json")
+
+    return Annotator.load(
+        cached(f"annotator-{which}", _build, dict(which=which, n=n, code=_code_hash()))
+        / "annotator.json"
+    )

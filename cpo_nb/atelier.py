@@ -21,9 +21,9 @@ from .core import CpoError, cached, np_rng
 __all__ = ['SIZE', 'PAIRS', 'SUBJECTS', 'PALETTES', 'RATES', 'Scenes', 'draw_scenes', 'ideal', 'paint', 'atelier_dataset']
 
 # %% ../nbs/03_atelier.ipynb #542955a2
-SIZE = 64 # pixels on a side
+SIZE = 64  # pixels on a side
 
-PAIRS = ( # the pairs of data/criteria/painting.yaml that the painter can render
+PAIRS = (  # the pairs of data/criteria/painting.yaml that the painter can render
     "composition/placement/focal-point/position",
     "composition/placement/horizon/height",
     "composition/balance/visual-weight/counterweight",
@@ -46,62 +46,105 @@ PAIRS = ( # the pairs of data/criteria/painting.yaml that the painter can render
 )
 _P = {p.rsplit("/", 1)[1]: i for i, p in enumerate(PAIRS)}
 
-SUBJECTS = ("oak tree", "pine", "cottage", "tower", "sailing boat", "figure", "haystack", "windmill")
+SUBJECTS = (
+    "oak tree",
+    "pine",
+    "cottage",
+    "tower",
+    "sailing boat",
+    "figure",
+    "haystack",
+    "windmill",
+)
 
 # name: hue of sky, of ground, of subject (degrees in CIELAB), and their chroma
 PALETTES = {
-    "blue and gold": (260, 95, 80, 26, 32, 52), "rose and green": (5, 140, 150, 26, 30, 36),
-    "violet and ochre": (305, 75, 70, 28, 34, 46), "grey and red": (250, 60, 32, 6, 12, 54),
-    "teal and orange": (200, 170, 55, 22, 22, 56), "cream and olive": (90, 108, 112, 22, 34, 34),
-    "pink and indigo": (350, 320, 288, 30, 20, 44), "lilac and rust": (315, 45, 45, 22, 30, 46),
+    "blue and gold": (260, 95, 80, 26, 32, 52),
+    "rose and green": (5, 140, 150, 26, 30, 36),
+    "violet and ochre": (305, 75, 70, 28, 34, 46),
+    "grey and red": (250, 60, 32, 6, 12, 54),
+    "teal and orange": (200, 170, 55, 22, 22, 56),
+    "cream and olive": (90, 108, 112, 22, 34, 34),
+    "pink and indigo": (350, 320, 288, 30, 20, 44),
+    "lilac and rust": (315, 45, 45, 22, 30, 46),
 }
-RATES = (0.34, 0.32) # how often a pair is painted positive, negative
+RATES = (0.34, 0.32)  # how often a pair is painted positive, negative
 
 # %% ../nbs/03_atelier.ipynb #3302e7f2
-_CHUNK = 256 # scenes are drawn in chunks of fixed size, so scene i never depends on how many were asked for
+_CHUNK = 256  # scenes are drawn in chunks of fixed size, so scene i never depends on how many were asked for
+
 
 @dataclass(frozen=True)
 class Scenes:
     "What to paint, one row a picture."
-    subject: np.ndarray # index into SUBJECTS, (N,)
-    palette: np.ndarray # index into PALETTES, (N,)
-    settings: np.ndarray # -1, 0 or +1 per pair of PAIRS, (N, len(PAIRS)), int8
-    nuisance: np.ndarray # uniform draws in [0, 1) that fix all else, (N, 48)
-    seeds: np.ndarray # seed of each picture's strokes, (N,)
 
-    def __len__(self) -> int: return len(self.subject)
+    subject: np.ndarray  # index into SUBJECTS, (N,)
+    palette: np.ndarray  # index into PALETTES, (N,)
+    settings: np.ndarray  # -1, 0 or +1 per pair of PAIRS, (N, len(PAIRS)), int8
+    nuisance: np.ndarray  # uniform draws in [0, 1) that fix all else, (N, 48)
+    seeds: np.ndarray  # seed of each picture's strokes, (N,)
+
+    def __len__(self) -> int:
+        return len(self.subject)
+
     def __getitem__(self, idx) -> "Scenes":
         idx = np.atleast_1d(np.arange(len(self))[idx])
-        return Scenes(*(getattr(self, f)[idx] for f in ("subject", "palette", "settings", "nuisance", "seeds")))
+        return Scenes(
+            *(
+                getattr(self, f)[idx]
+                for f in ("subject", "palette", "settings", "nuisance", "seeds")
+            )
+        )
 
     def captions(self) -> list[str]:
         "One plain caption a picture; it names subject and palette and nothing else."
         names = list(PALETTES)
-        return [f"a painting of {'an' if SUBJECTS[s][0] in 'aeiou' else 'a'} {SUBJECTS[s]} in {names[p]}" for s, p in zip(self.subject, self.palette)]
+        return [
+            f"a painting of {'an' if SUBJECTS[s][0] in 'aeiou' else 'a'} {SUBJECTS[s]} in {names[p]}"
+            for s, p in zip(self.subject, self.palette)
+        ]
 
     def attributes(self) -> tuple[list[list[str]], list[list[str]]]:
         "The positive and the negative pair ids of each picture."
-        return tuple([[PAIRS[j] for j in np.flatnonzero(row == sign)] for row in self.settings] for sign in (1, -1))
+        return tuple(
+            [[PAIRS[j] for j in np.flatnonzero(row == sign)] for row in self.settings]
+            for sign in (1, -1)
+        )
 
 # %% ../nbs/03_atelier.ipynb #136c6d56
 def draw_scenes(
-    n: int, # how many
-    seed: int = 0, # which ones
-    rates: tuple[float, float] = RATES, # probability of the positive and of the negative attribute, per pair
-    start: int = 0 # index of the first scene in the endless sequence of this seed
+    n: int,  # how many
+    seed: int = 0,  # which ones
+    rates: tuple[
+        float, float
+    ] = RATES,  # probability of the positive and of the negative attribute, per pair
+    start: int = 0,  # index of the first scene in the endless sequence of this seed
 ) -> Scenes:
     "Draw `n` scenes; scene i of a seed is always the same. Raises `CpoError` for impossible rates."
-    if n < 0 or start < 0: raise CpoError(f"draw_scenes: n={n}, start={start}", hint="give numbers of at least 0")
-    if min(rates) < 0 or sum(rates) > 1: raise CpoError(f"draw_scenes: rates {rates} are no probabilities", hint="give two numbers >= 0 whose sum is at most 1")
+    if n < 0 or start < 0:
+        raise CpoError(f"draw_scenes: n={n}, start={start}", hint="give numbers of at least 0")
+    if min(rates) < 0 or sum(rates) > 1:
+        raise CpoError(
+            f"draw_scenes: rates {rates} are no probabilities",
+            hint="give two numbers >= 0 whose sum is at most 1",
+        )
     parts = []
-    for c in range(start//_CHUNK, (start + n - 1)//_CHUNK + 1 if n else start//_CHUNK + 1):
+    for c in range(start // _CHUNK, (start + n - 1) // _CHUNK + 1 if n else start // _CHUNK + 1):
         r = np_rng(seed, "atelier", c)
         u = r.random((_CHUNK, len(PAIRS)))
         settings = np.where(u < rates[0], 1, np.where(u < sum(rates), -1, 0)).astype(np.int8)
-        parts.append((r.integers(len(SUBJECTS), size=_CHUNK), r.integers(len(PALETTES), size=_CHUNK), settings,
-                      r.random((_CHUNK, 48)), r.integers(2**62, size=_CHUNK)))
-    first = start - start//_CHUNK*_CHUNK
-    return Scenes(*(np.concatenate(p)[first:first + n] for p in zip(*parts)))
+        parts.append(
+            (
+                r.integers(len(SUBJECTS), size=_CHUNK),
+                r.integers(len(PALETTES), size=_CHUNK),
+                settings,
+                r.random((_CHUNK, 48)),
+                r.integers(2**62, size=_CHUNK),
+            )
+        )
+    first = start - start // _CHUNK * _CHUNK
+    return Scenes(*(np.concatenate(p)[first : first + n] for p in zip(*parts)))
+
 
 def ideal(scenes: Scenes, positive: bool = False) -> Scenes:
     "The same scenes without a single negative attribute; with `positive`, every pair is painted positive."
@@ -109,84 +152,125 @@ def ideal(scenes: Scenes, positive: bool = False) -> Scenes:
     return replace(scenes, settings=s)
 
 # %% ../nbs/03_atelier.ipynb #4217827c
-def _box(x, y, x0, x1, y0, y1): return np.minimum(np.minimum(x - x0, x1 - x), np.minimum(y - y0, y1 - y))
-def _disc(x, y, cx, cy, rx, ry): return (1 - np.sqrt(((x - cx)/rx)**2 + ((y - cy)/ry)**2))*np.minimum(rx, ry)
+def _box(x, y, x0, x1, y0, y1):
+    return np.minimum(np.minimum(x - x0, x1 - x), np.minimum(y - y0, y1 - y))
+
+
+def _disc(x, y, cx, cy, rx, ry):
+    return (1 - np.sqrt(((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2)) * np.minimum(rx, ry)
+
+
 def _taper(x, y, w0, w1, y0, y1):
     "A trunk that is w0 wide (half) at y0 and w1 at y1."
-    w = w0 + (w1 - w0)*np.clip((y - y0)/(y1 - y0), 0, 1)
+    w = w0 + (w1 - w0) * np.clip((y - y0) / (y1 - y0), 0, 1)
     return np.minimum(w - abs(x), np.minimum(y - y0, y1 - y))
+
 
 def _subject_fields(kind: str, x: np.ndarray, y: np.ndarray):
     "(inside, part, n) of a subject in its own coordinates."
     mx = np.maximum
     if kind == "oak tree":
-        crown = mx(mx(_disc(x, y, 0, .68, .62, .32), _disc(x, y, -.36, .55, .38, .2)), _disc(x, y, .38, .57, .36, .2))
-        trunk = _taper(x, y, .13, .09, 0, .5); return mx(crown, trunk), trunk - crown, x/.7
+        crown = mx(
+            mx(_disc(x, y, 0, 0.68, 0.62, 0.32), _disc(x, y, -0.36, 0.55, 0.38, 0.2)),
+            _disc(x, y, 0.38, 0.57, 0.36, 0.2),
+        )
+        trunk = _taper(x, y, 0.13, 0.09, 0, 0.5)
+        return mx(crown, trunk), trunk - crown, x / 0.7
     if kind == "pine":
-        tiers = mx(mx(_taper(x, y, .5, .02, .14, .55), _taper(x, y, .4, .02, .38, .78)), _taper(x, y, .28, .0, .62, 1.))
-        trunk = _taper(x, y, .08, .08, 0, .2); return mx(tiers, trunk), trunk - tiers, x/.45
+        tiers = mx(
+            mx(_taper(x, y, 0.5, 0.02, 0.14, 0.55), _taper(x, y, 0.4, 0.02, 0.38, 0.78)),
+            _taper(x, y, 0.28, 0.0, 0.62, 1.0),
+        )
+        trunk = _taper(x, y, 0.08, 0.08, 0, 0.2)
+        return mx(tiers, trunk), trunk - tiers, x / 0.45
     if kind == "cottage":
-        walls, roof = _box(x, y, -.62, .62, 0, .42), _taper(x, y, .8, .22, .4, .74)
-        door = _box(x, y, -.12, .14, 0, .26); chimney = _box(x, y, .3, .46, .6, .86)
-        return mx(mx(walls, roof), chimney), mx(mx(roof, chimney), door) + .0*x, x/.7
+        walls, roof = _box(x, y, -0.62, 0.62, 0, 0.42), _taper(x, y, 0.8, 0.22, 0.4, 0.74)
+        door = _box(x, y, -0.12, 0.14, 0, 0.26)
+        chimney = _box(x, y, 0.3, 0.46, 0.6, 0.86)
+        return mx(mx(walls, roof), chimney), mx(mx(roof, chimney), door) + 0.0 * x, x / 0.7
     if kind == "tower":
-        body, top = _taper(x, y, .3, .24, 0, .82), _box(x, y, -.34, .34, .8, .9)
-        teeth = np.minimum(_box(x, y, -.34, .34, .86, 1.), .05 - abs((x + .34) % .272 - .136) + .03)
-        window = _disc(x, y, 0, .58, .09, .07); return mx(mx(body, top), teeth), window, x/.3
+        body, top = _taper(x, y, 0.3, 0.24, 0, 0.82), _box(x, y, -0.34, 0.34, 0.8, 0.9)
+        teeth = np.minimum(
+            _box(x, y, -0.34, 0.34, 0.86, 1.0), 0.05 - abs((x + 0.34) % 0.272 - 0.136) + 0.03
+        )
+        window = _disc(x, y, 0, 0.58, 0.09, 0.07)
+        return mx(mx(body, top), teeth), window, x / 0.3
     if kind == "sailing boat":
-        hull = np.minimum(_taper(x, y, .45, .72, .0, .17), 1)
-        main = np.minimum(_taper(x - .04, y, .56, .0, .22, 1.), x - .02); jib = np.minimum(_taper(x + .06, y, .5, .0, .22, .84), -.1 - x)
-        mast = _box(x, y, -.05, .02, .1, 1.); return mx(mx(hull, main), mx(jib, mast)), mx(hull, mast), x/.6
+        hull = np.minimum(_taper(x, y, 0.45, 0.72, 0.0, 0.17), 1)
+        main = np.minimum(_taper(x - 0.04, y, 0.56, 0.0, 0.22, 1.0), x - 0.02)
+        jib = np.minimum(_taper(x + 0.06, y, 0.5, 0.0, 0.22, 0.84), -0.1 - x)
+        mast = _box(x, y, -0.05, 0.02, 0.1, 1.0)
+        return mx(mx(hull, main), mx(jib, mast)), mx(hull, mast), x / 0.6
     if kind == "figure":
-        head, hat = _disc(x, y, 0, .87, .15, .085), _box(x, y, -.26, .26, .9, .95)
-        dress = mx(_taper(x, y, .46, .14, 0, .5), _taper(x, y, .14, .24, .46, .78))
-        return mx(mx(head, hat), dress), mx(head, hat), x/.4
+        head, hat = _disc(x, y, 0, 0.87, 0.15, 0.085), _box(x, y, -0.26, 0.26, 0.9, 0.95)
+        dress = mx(_taper(x, y, 0.46, 0.14, 0, 0.5), _taper(x, y, 0.14, 0.24, 0.46, 0.78))
+        return mx(mx(head, hat), dress), mx(head, hat), x / 0.4
     if kind == "haystack":
-        dome = np.minimum(_disc(x, y, 0, .02, .86, .62), y); cap = _taper(x, y, .42, .0, .42, .74)
-        return mx(dome, cap), cap - dome*.2 - .02, x/.8
+        dome = np.minimum(_disc(x, y, 0, 0.02, 0.86, 0.62), y)
+        cap = _taper(x, y, 0.42, 0.0, 0.42, 0.74)
+        return mx(dome, cap), cap - dome * 0.2 - 0.02, x / 0.8
     if kind == "windmill":
-        body, capd = _taper(x, y, .32, .2, 0, .62), _disc(x, y, 0, .64, .22, .09)
-        cx, cy = x, (y - .66)*1.25
-        a, b = (cx + cy)/np.sqrt(2), (cx - cy)/np.sqrt(2)
-        sails = mx(np.minimum(.05 - abs(a), .52 - abs(b)), np.minimum(.05 - abs(b), .52 - abs(a)))
-        return mx(mx(body, capd), sails), sails, x/.34
-    raise CpoError(f"the painter has no subject {kind!r}", hint=f"choose one of {', '.join(SUBJECTS)}")
+        body, capd = _taper(x, y, 0.32, 0.2, 0, 0.62), _disc(x, y, 0, 0.64, 0.22, 0.09)
+        cx, cy = x, (y - 0.66) * 1.25
+        a, b = (cx + cy) / np.sqrt(2), (cx - cy) / np.sqrt(2)
+        sails = mx(
+            np.minimum(0.05 - abs(a), 0.52 - abs(b)), np.minimum(0.05 - abs(b), 0.52 - abs(a))
+        )
+        return mx(mx(body, capd), sails), sails, x / 0.34
+    raise CpoError(
+        f"the painter has no subject {kind!r}", hint=f"choose one of {', '.join(SUBJECTS)}"
+    )
 
 # %% ../nbs/03_atelier.ipynb #8326f47d
-def _grid(): # x of the columns (1, 1, W), y of the rows (1, H, 1): what hangs on one of them is computed once a line, not once a pixel
-    t = ((np.arange(SIZE) + .5)/SIZE).astype(np.float32); return t[None, None], t[None, :, None]
+def _grid():  # x of the columns (1, 1, W), y of the rows (1, H, 1): what hangs on one of them is computed once a line, not once a pixel
+    t = ((np.arange(SIZE) + 0.5) / SIZE).astype(np.float32)
+    return t[None, None], t[None, :, None]
 
-def _soft(field, px=1.0): # a signed field in units of the picture's width -> coverage in [0, 1]
-    return np.clip((field*SIZE if px == 1 else field*SIZE/px) + .5, 0, 1)
 
-def _planes(color): return color[:, :, None, None] # (B, 3) as planes of one pixel
+def _soft(field, px=1.0):  # a signed field in units of the picture's width -> coverage in [0, 1]
+    return np.clip((field * SIZE if px == 1 else field * SIZE / px) + 0.5, 0, 1)
 
-def _over(lab, mask, color): # paint `color` (B, 3) or (B, 3, H, W) where mask
-    return lab + mask[:, None]*((_planes(color) if color.ndim == 2 else color) - lab)
 
-def _lch(L, c, h): # arrays (B,) -> Lab (B, 3)
-    h = np.deg2rad(h); return np.stack([L, c*np.cos(h), c*np.sin(h)], -1)
+def _planes(color):
+    return color[:, :, None, None]  # (B, 3) as planes of one pixel
 
-def _pick(a, pos, neutral, neg): # choose by setting, (B,)
+
+def _over(lab, mask, color):  # paint `color` (B, 3) or (B, 3, H, W) where mask
+    return lab + mask[:, None] * ((_planes(color) if color.ndim == 2 else color) - lab)
+
+
+def _lch(L, c, h):  # arrays (B,) -> Lab (B, 3)
+    h = np.deg2rad(h)
+    return np.stack([L, c * np.cos(h), c * np.sin(h)], -1)
+
+
+def _pick(a, pos, neutral, neg):  # choose by setting, (B,)
     return np.where(a > 0, pos, np.where(a < 0, neg, neutral))
+
 
 def _layout(sc: Scenes) -> dict:
     "Positions, colours and strengths of every element, from settings and nuisance draws; arrays of shape (B,)."
     a, u = {k: sc.settings[:, i] for k, i in _P.items()}, sc.nuisance.T
-    side = np.where(u[0] < .5, -1., 1.)                                  # which side the subject stands on
-    g = dict(a=a, side=side, light=np.where(u[1] < .5, -1., 1.))
-    g["x"] = .5 + side*_pick(a["position"], .18 + .03*u[2], .085 + .02*u[2], .01*u[2])
-    up = np.where(u[3] < .5, -1., 1.)
-    g["horizon"] = .5 + up*_pick(a["height"], .17 + .03*u[4], .085 + .015*u[4], .008*u[4])
-    g["base"], g["height"] = .85 + .03*u[5], .62 + .08*u[6]
-    g["lean"] = _pick(a["stance"], 0., .12, .38)*np.where(u[7] < .5, -1, 1)
+    side = np.where(u[0] < 0.5, -1.0, 1.0)  # which side the subject stands on
+    g = dict(a=a, side=side, light=np.where(u[1] < 0.5, -1.0, 1.0))
+    g["x"] = 0.5 + side * _pick(a["position"], 0.18 + 0.03 * u[2], 0.085 + 0.02 * u[2], 0.01 * u[2])
+    up = np.where(u[3] < 0.5, -1.0, 1.0)
+    g["horizon"] = 0.5 + up * _pick(
+        a["height"], 0.17 + 0.03 * u[4], 0.085 + 0.015 * u[4], 0.008 * u[4]
+    )
+    g["base"], g["height"] = 0.85 + 0.03 * u[5], 0.62 + 0.08 * u[6]
+    g["lean"] = _pick(a["stance"], 0.0, 0.12, 0.38) * np.where(u[7] < 0.5, -1, 1)
     pal = np.array(list(PALETTES.values()), float)[sc.palette].T
-    g["sky"] = _lch(76 + 6*u[8], pal[3] + 4*u[9], pal[0] + 10*(u[10] - .5))
-    g["ground"] = _lch(56 + 6*u[11], pal[4] + 4*u[12], pal[1] + 10*(u[13] - .5))
-    bg = .5*(g["sky"] + g["ground"])                                   # what stands behind the subject
-    full = _lch(np.where(u[14] < .5, 36., 40.), pal[5], pal[2])
-    read = _pick(a["reading"], 1.1, .8, .45)[:, None]
-    g["subject"] = bg + read*(full - bg) + np.stack([_pick(a["reading"], -4., 0., 0.), 0*u[0], 0*u[0]], -1)
+    g["sky"] = _lch(76 + 6 * u[8], pal[3] + 4 * u[9], pal[0] + 10 * (u[10] - 0.5))
+    g["ground"] = _lch(56 + 6 * u[11], pal[4] + 4 * u[12], pal[1] + 10 * (u[13] - 0.5))
+    bg = 0.5 * (g["sky"] + g["ground"])  # what stands behind the subject
+    full = _lch(np.where(u[14] < 0.5, 36.0, 40.0), pal[5], pal[2])
+    read = _pick(a["reading"], 1.1, 0.8, 0.45)[:, None]
+    g["subject"] = (
+        bg
+        + read * (full - bg)
+        + np.stack([_pick(a["reading"], -4.0, 0.0, 0.0), 0 * u[0], 0 * u[0]], -1)
+    )
     g["hue"] = pal[2]
     return g
 
@@ -194,41 +278,68 @@ def _layout(sc: Scenes) -> dict:
 def _landscape(sc: Scenes, g: dict) -> np.ndarray:
     "Sky, two rows of far hills and ground: Lab (B, 3, H, W)."
     u = sc.nuisance.T[:, :, None, None]
-    X, Y = _grid(); hz = g["horizon"][:, None, None]
+    X, Y = _grid()
+    hz = g["horizon"][:, None, None]
     lab = _planes(g["sky"]).repeat(SIZE, 2)
-    lab[:, 0] += 8*(Y - hz)/.5                                          # brighter towards the horizon
+    lab[:, 0] += 8 * (Y - hz) / 0.5  # brighter towards the horizon
     r = g["a"]["recession"]
-    hill = _lch(_pick(r, 77., 57., 37.), _pick(r, 9., 18., 34.), _pick(r, 262., sc.nuisance[:, 15]*40 + 130, 140.))
-    for k, (amp, lift, depth) in enumerate(((.055, .085, .35), (.04, .03, 0.))):
-        ridge = hz - lift - amp*(np.sin(X*(5 + 3*u[16 + k]) + 7*u[18 + k]) + .5*np.sin(X*(13 + 4*u[20 + k]) + 9*u[22 + k]))
-        lab = _over(lab, _soft(Y - ridge), hill + depth*(g["sky"] - hill)*(r >= 0)[:, None])
+    hill = _lch(
+        _pick(r, 77.0, 57.0, 37.0),
+        _pick(r, 9.0, 18.0, 34.0),
+        _pick(r, 262.0, sc.nuisance[:, 15] * 40 + 130, 140.0),
+    )
+    for k, (amp, lift, depth) in enumerate(((0.055, 0.085, 0.35), (0.04, 0.03, 0.0))):
+        ridge = (
+            hz
+            - lift
+            - amp
+            * (
+                np.sin(X * (5 + 3 * u[16 + k]) + 7 * u[18 + k])
+                + 0.5 * np.sin(X * (13 + 4 * u[20 + k]) + 9 * u[22 + k])
+            )
+        )
+        lab = _over(lab, _soft(Y - ridge), hill + depth * (g["sky"] - hill) * (r >= 0)[:, None])
     ground = _planes(g["ground"]).repeat(SIZE, 2)
-    ground[:, 0] -= 10*(Y - hz)/(1 - hz)
+    ground[:, 0] -= 10 * (Y - hz) / (1 - hz)
     return _over(lab, _soft(Y - hz), ground)
+
 
 def _furnish(sc: Scenes, g: dict, lab: np.ndarray) -> np.ndarray:
     "Add path or barrier and masses to Lab (B, 3, H, W), each to the pictures that have it; returns the mask of edges' owners (B, H, W)."
     a, u, s = g["a"], sc.nuisance.T[:, :, None, None], g["side"][:, None, None]
-    X, Y = _grid(); hz, x = g["horizon"][:, None, None], g["x"][:, None, None]
+    X, Y = _grid()
+    hz, x = g["horizon"][:, None, None], g["x"][:, None, None]
     edges = np.zeros((len(sc), SIZE, SIZE))
-    i = np.flatnonzero(a["entry"] > 0) # a path narrows towards the subject
-    depth = np.clip((Y - hz[i])/(1 - hz[i]), 0, 1)
-    centre = x[i] + (.5 - x[i])*depth**1.5 + .03*np.sin(9*depth + 6*u[24, i])*depth
-    path = _soft(.015 + .17*depth**1.6 - abs(X - centre), 1.5)*_soft(Y - hz[i])
-    lab[i] = _over(lab[i], .85*path, g["ground"][i] + np.array([26., -4, 4]))
-    i = np.flatnonzero(a["counterweight"] > 0) # a smaller mass opposite the subject
-    away = .5 - s[i]*(.34 + .03*u[27, i])
-    edges[i] = _soft(np.maximum(_disc(X, Y, away, .78, .12, .15), _disc(X, Y, away + .05*s[i], .72, .08, .12)))
-    i = np.flatnonzero(a["counterweight"] < 0) # or a heavy bank on its own side
-    edge = .5 + s[i]*.52
-    edges[i] = _soft(np.maximum(_disc(X, Y, edge, .5, .17 + .02*u[28, i], .62), _disc(X, Y, edge, .82, .25, .2)))
+    i = np.flatnonzero(a["entry"] > 0)  # a path narrows towards the subject
+    depth = np.clip((Y - hz[i]) / (1 - hz[i]), 0, 1)
+    centre = x[i] + (0.5 - x[i]) * depth**1.5 + 0.03 * np.sin(9 * depth + 6 * u[24, i]) * depth
+    path = _soft(0.015 + 0.17 * depth**1.6 - abs(X - centre), 1.5) * _soft(Y - hz[i])
+    lab[i] = _over(lab[i], 0.85 * path, g["ground"][i] + np.array([26.0, -4, 4]))
+    i = np.flatnonzero(a["counterweight"] > 0)  # a smaller mass opposite the subject
+    away = 0.5 - s[i] * (0.34 + 0.03 * u[27, i])
+    edges[i] = _soft(
+        np.maximum(
+            _disc(X, Y, away, 0.78, 0.12, 0.15), _disc(X, Y, away + 0.05 * s[i], 0.72, 0.08, 0.12)
+        )
+    )
+    i = np.flatnonzero(a["counterweight"] < 0)  # or a heavy bank on its own side
+    edge = 0.5 + s[i] * 0.52
+    edges[i] = _soft(
+        np.maximum(
+            _disc(X, Y, edge, 0.5, 0.17 + 0.02 * u[28, i], 0.62), _disc(X, Y, edge, 0.82, 0.25, 0.2)
+        )
+    )
     i = np.flatnonzero(a["counterweight"])
-    dark = .55*g["ground"][i] + .45*g["subject"][i]; dark[:, 0] = 34
-    lab[i] = _over(lab[i], .95*edges[i], dark)
-    i = np.flatnonzero(a["entry"] < 0) # a barrier runs across the foreground
-    top = .885 + .01*np.sin(20*X + 6*u[25, i])
-    bar = (_soft(Y - top)*_soft(top + .05 - Y) + _soft(.02 - abs((X*6 + u[26, i]) % 1 - .5)/6)*_soft(Y - .84)*_soft(.99 - Y)).clip(0, 1)
-    lab[i] = _over(lab[i], bar, g["ground"][i]*[0, .4, .4] + [27., 0, 0])
+    dark = 0.55 * g["ground"][i] + 0.45 * g["subject"][i]
+    dark[:, 0] = 34
+    lab[i] = _over(lab[i], 0.95 * edges[i], dark)
+    i = np.flatnonzero(a["entry"] < 0)  # a barrier runs across the foreground
+    top = 0.885 + 0.01 * np.sin(20 * X + 6 * u[25, i])
+    bar = (
+        _soft(Y - top) * _soft(top + 0.05 - Y)
+        + _soft(0.02 - abs((X * 6 + u[26, i]) % 1 - 0.5) / 6) * _soft(Y - 0.84) * _soft(0.99 - Y)
+    ).clip(0, 1)
+    lab[i] = _over(lab[i], bar, g["ground"][i] * [0, 0.4, 0.4] + [27.0, 0, 0])
     edges[i] = np.maximum(edges[i], bar)
     return edges
 
@@ -239,24 +350,32 @@ def _subject(sc: Scenes, g: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     X, Y = _grid()
     mask, part, n = (np.zeros((B, SIZE, SIZE), np.float32) for _ in range(3))
     h = g["height"][:, None, None]
-    v = (g["base"][:, None, None] - Y)/h
-    x = (X - g["x"][:, None, None] - g["lean"][:, None, None]*(g["base"][:, None, None] - Y))/(.5*h)
+    v = (g["base"][:, None, None] - Y) / h
+    x = (X - g["x"][:, None, None] - g["lean"][:, None, None] * (g["base"][:, None, None] - Y)) / (
+        0.5 * h
+    )
     for k, kind in enumerate(SUBJECTS):
         i = np.flatnonzero(sc.subject == k)
         if len(i):
             inside, p, nn = _subject_fields(kind, x[i], v[i])
-            mask[i], part[i], n[i] = _soft(inside*.5*h[i]), _soft(p*.5*h[i]), np.clip(nn, -1, 1)
+            mask[i], part[i], n[i] = (
+                _soft(inside * 0.5 * h[i]),
+                _soft(p * 0.5 * h[i]),
+                np.clip(nn, -1, 1),
+            )
     color = np.broadcast_to(_planes(g["subject"]), (B, 3, SIZE, SIZE)).copy()
-    color[:, 0] += part*np.where(g["subject"][:, 0] > 45, -9, 11)[:, None, None]
-    color[:, 1:] *= (1 - .35*part)[:, None]
-    turn = _pick(a["turning"], 30., 12., 0.)[:, None, None]
-    lit = n*g["light"][:, None, None]
-    color[:, 0] += turn*(lit - .15*lit**2) + .45*turn*np.clip(v - .5, -.5, .5)
+    color[:, 0] += part * np.where(g["subject"][:, 0] > 45, -9, 11)[:, None, None]
+    color[:, 1:] *= (1 - 0.35 * part)[:, None]
+    turn = _pick(a["turning"], 30.0, 12.0, 0.0)[:, None, None]
+    lit = n * g["light"][:, None, None]
+    color[:, 0] += turn * (lit - 0.15 * lit**2) + 0.45 * turn * np.clip(v - 0.5, -0.5, 0.5)
     # the shadow: a contact pool under the subject, thrown to the side when light has a direction
-    reach = _pick(a["unity"], .30, .15, .05)[:, None, None]
+    reach = _pick(a["unity"], 0.30, 0.15, 0.05)[:, None, None]
     side = -g["light"][:, None, None]
-    cx = g["x"][:, None, None] + side*reach*.75
-    shadow = _soft(_disc(X, Y, cx, g["base"][:, None, None] + .015, .16 + reach*.75, .055), 1.5)*(1 - mask)
+    cx = g["x"][:, None, None] + side * reach * 0.75
+    shadow = _soft(
+        _disc(X, Y, cx, g["base"][:, None, None] + 0.015, 0.16 + reach * 0.75, 0.055), 1.5
+    ) * (1 - mask)
     return mask, color, shadow
 
 # %% ../nbs/03_atelier.ipynb #af206a40
@@ -264,141 +383,248 @@ def _tune(sc: Scenes, g: dict, lab: np.ndarray, shadow: np.ndarray) -> np.ndarra
     "Apply the settings that act on the whole picture to Lab (B, 3, H, W), in place."
     a, u = g["a"], sc.nuisance.T[:, :, None, None]
     X, Y = _grid()
-    four = lambda v: np.asarray(v, np.float32)[:, None, None]
-    slope = four(_pick(a["unity"], 17., 5., 0.))*g["light"][:, None, None]
-    lab[:, 0] += slope*(X - .5)*2*(.75 + .5*(Y - .5)) + four(_pick(a["unity"], 0., 0., 5.))
+
+    def four(v):
+        return np.asarray(v, np.float32)[:, None, None]
+
+    slope = four(_pick(a["unity"], 17.0, 5.0, 0.0)) * g["light"][:, None, None]
+    lab[:, 0] += slope * (X - 0.5) * 2 * (0.75 + 0.5 * (Y - 0.5)) + four(
+        _pick(a["unity"], 0.0, 0.0, 5.0)
+    )
     # warm against cool: by where the picture is light and where it is dark
-    i = np.flatnonzero(a["relation"]); t = four(a["relation"][i]); L = lab[i, 0]
-    m = np.tanh((L - L.mean((1, 2), keepdims=True))/14)
-    lab[i, 2] += 15*t*m; lab[i, 1] += 4*t*m; lab[i, 0] += np.where(t < 0, 4*np.clip(m, 0, 1), 0)
+    i = np.flatnonzero(a["relation"])
+    t = four(a["relation"][i])
+    L = lab[i, 0]
+    m = np.tanh((L - L.mean((1, 2), keepdims=True)) / 14)
+    lab[i, 2] += 15 * t * m
+    lab[i, 1] += 4 * t * m
+    lab[i, 0] += np.where(t < 0, 4 * np.clip(m, 0, 1), 0)
     # accord: pull hues together, or let stray ones in
-    i = np.flatnonzero(a["accord"] > 0); ab = lab[i, 1:]
-    mean = ab.reshape(len(i), 2, SIZE**2).cumsum(-1)[..., -1, None, None]/SIZE**2 # pixel after pixel: another order of summing moves the last bit
-    lab[i, 1:] += .5*(mean - ab)
+    i = np.flatnonzero(a["accord"] > 0)
+    ab = lab[i, 1:]
+    mean = (
+        ab.reshape(len(i), 2, SIZE**2).cumsum(-1)[..., -1, None, None] / SIZE**2
+    )  # pixel after pixel: another order of summing moves the last bit
+    lab[i, 1:] += 0.5 * (mean - ab)
     i = np.flatnonzero(a["accord"] < 0)
     for k in range(4):
-        blob = _soft(_disc(X, Y, .12 + .76*u[29 + k, i], .12 + .8*u[33 + k, i], .075, .055), 2)
-        hue = g["hue"][i] + (140, 220, 180, 100)[k] + 20*sc.nuisance[i, 37]
-        lab[i] = _over(lab[i], .85*blob, _lch(np.full(len(i), 58.), np.full(len(i), 60.), hue))
+        blob = _soft(
+            _disc(X, Y, 0.12 + 0.76 * u[29 + k, i], 0.12 + 0.8 * u[33 + k, i], 0.075, 0.055), 2
+        )
+        hue = g["hue"][i] + (140, 220, 180, 100)[k] + 20 * sc.nuisance[i, 37]
+        lab[i] = _over(lab[i], 0.85 * blob, _lch(np.full(len(i), 58.0), np.full(len(i), 60.0), hue))
     # mixtures: luminous or muddy
-    lab[:, 1:] *= _pick(a["cleanliness"], 1.2, .9, .42)[:, None, None, None]
+    lab[:, 1:] *= _pick(a["cleanliness"], 1.2, 0.9, 0.42)[:, None, None, None]
     i = np.flatnonzero(a["cleanliness"] < 0)
-    lab[i] += (_planes(np.array([[46., 3, 9]])) - lab[i])*_planes(np.array([[.3, .25, .25]]))
+    lab[i] += (_planes(np.array([[46.0, 3, 9]])) - lab[i]) * _planes(np.array([[0.3, 0.25, 0.25]]))
     # values: the full span, or washed out
-    lab[:, 0] = four(_pick(a["span"], 52., 55., 66.)) + four(_pick(a["span"], 1.3, .95, .55))*(lab[:, 0] - 56)
+    lab[:, 0] = four(_pick(a["span"], 52.0, 55.0, 66.0)) + four(
+        _pick(a["span"], 1.3, 0.95, 0.55)
+    ) * (lab[:, 0] - 56)
     # shadows: coloured and transparent, or dead black
     q = a["transparency"][:, None]
-    scale = _pick(q, [.72, .5, .3], [.62, .8, .8], [0., 0, 0]); shift = _pick(q, [0., 14, -30], [4., 0, 0], [5., 0, 0])
-    return _over(lab, shadow*.92, lab*_planes(scale) + _planes(shift))
+    scale = _pick(q, [0.72, 0.5, 0.3], [0.62, 0.8, 0.8], [0.0, 0, 0])
+    shift = _pick(q, [0.0, 14, -30], [4.0, 0, 0], [5.0, 0, 0])
+    return _over(lab, shadow * 0.92, lab * _planes(scale) + _planes(shift))
 
 # %% ../nbs/03_atelier.ipynb #f4e383a8
-_STROKES = {1: (13., 4.2, 180), 0: (9., 2.8, 330), -1: (4.6, 1.7, 640)} # size setting: length, width (px), count
+_STROKES = {
+    1: (13.0, 4.2, 180),
+    0: (9.0, 2.8, 330),
+    -1: (4.6, 1.7, 640),
+}  # size setting: length, width (px), count
+
 
 @cache
 def _stamps(length: float, width: float) -> tuple[np.ndarray, ...]:
     "The stamp bank, as the K pixels that a stamp can touch: rows and columns from its centre, coverage (24, K), bristle relief (24, 3, K)."
-    half = int(np.ceil(length/2 + 1))
-    y, x = np.mgrid[-half:half + 1, -half:half + 1].astype(np.float32)
+    half = int(np.ceil(length / 2 + 1))
+    y, x = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float32)
     cover, relief = [], []
     for k in range(24):
-        th = np.pi*k/24
-        t, s = x*np.cos(th) + y*np.sin(th), -x*np.sin(th) + y*np.cos(th)
-        cover.append(np.clip((length/2 - abs(t))/1.5 + .5, 0, 1)*np.clip(width/2 - abs(s) + .5, 0, 1))
-        relief.append([np.sin(2*np.pi*s/max(width*.62, 1.6) + 2.1*j) + .35*np.sin(1.3*t + j) for j in range(3)])
-    cover, relief = np.array(cover, np.float32).reshape(24, -1), np.array(relief, np.float32).reshape(24, 3, -1)
-    touched = np.argsort(cover == 0, axis=1, kind="stable")[:, :(cover > 0).sum(1).max()]
-    dy, dx = np.divmod(touched, 2*half + 1)
-    return dy - half, dx - half, np.take_along_axis(cover, touched, 1), np.take_along_axis(relief, touched[:, None], 2)
+        th = np.pi * k / 24
+        t, s = x * np.cos(th) + y * np.sin(th), -x * np.sin(th) + y * np.cos(th)
+        cover.append(
+            np.clip((length / 2 - abs(t)) / 1.5 + 0.5, 0, 1)
+            * np.clip(width / 2 - abs(s) + 0.5, 0, 1)
+        )
+        relief.append(
+            [
+                np.sin(2 * np.pi * s / max(width * 0.62, 1.6) + 2.1 * j)
+                + 0.35 * np.sin(1.3 * t + j)
+                for j in range(3)
+            ]
+        )
+    cover, relief = (
+        np.array(cover, np.float32).reshape(24, -1),
+        np.array(relief, np.float32).reshape(24, 3, -1),
+    )
+    touched = np.argsort(cover == 0, axis=1, kind="stable")[:, : (cover > 0).sum(1).max()]
+    dy, dx = np.divmod(touched, 2 * half + 1)
+    return (
+        dy - half,
+        dx - half,
+        np.take_along_axis(cover, touched, 1),
+        np.take_along_axis(relief, touched[:, None], 2),
+    )
+
 
 def _directions(sc: Scenes, g: dict, mask: np.ndarray) -> np.ndarray:
     "Angle of the form at each pixel (B, H, W), radians: sky sweeps, ground lies flat, the subject's strokes follow its axis."
-    X, Y = _grid(); u = sc.nuisance.T[:, :, None, None]
-    sky = .35*np.sin(3*X + 6*u[38]) + .5*(u[39] - .5)
-    ground = .22*np.sin(4*X + 6*u[40])
-    axis = np.pi/2 + .9*(X - g["x"][:, None, None])/.2 + g["lean"][:, None, None]
+    X, Y = _grid()
+    u = sc.nuisance.T[:, :, None, None]
+    sky = 0.35 * np.sin(3 * X + 6 * u[38]) + 0.5 * (u[39] - 0.5)
+    ground = 0.22 * np.sin(4 * X + 6 * u[40])
+    axis = np.pi / 2 + 0.9 * (X - g["x"][:, None, None]) / 0.2 + g["lean"][:, None, None]
     land = np.where(Y < g["horizon"][:, None, None], sky, ground)
-    return np.where(mask > .5, np.clip(axis, .6, 2.5), land)
+    return np.where(mask > 0.5, np.clip(axis, 0.6, 2.5), land)
 
 # %% ../nbs/03_atelier.ipynb #1920fac4
 def _lay(canvas, mask, pos, colour, stamp, bristle, gain, bank, opacity):
     "Lay strokes on canvas (3, B, H, W), in place: pos (2, B, S) are their centres in pixels, colour (3, B, S), stamp and bristle (B, S), gain (B, 1)."
     dy, dx, cover, relief = bank
-    pad = int(dy.max()); N = SIZE + 2*pad; B, S = stamp.shape; b = np.arange(B)[:, None]; y, x = pos
-    side = np.zeros((B, 2, N, N), np.float32) # what a stroke may touch: outside or inside the subject, as its centre is; never beyond the picture
+    pad = int(dy.max())
+    N = SIZE + 2 * pad
+    B, S = stamp.shape
+    b = np.arange(B)[:, None]
+    y, x = pos
+    side = np.zeros(
+        (B, 2, N, N), np.float32
+    )  # what a stroke may touch: outside or inside the subject, as its centre is; never beyond the picture
     side[:, :, pad:-pad, pad:-pad] = np.stack([1 - mask, mask], 1)
-    own = mask[b, y, x] > .5
-    alpha = (opacity*cover)[stamp]*side.take((((2*b + own)*N + y + pad)*N + x + pad)[..., None] + (N*dy + dx)[stamp])
-    light = colour[0][..., None] + gain[..., None]*relief[stamp, bristle]
+    own = mask[b, y, x] > 0.5
+    alpha = (opacity * cover)[stamp] * side.take(
+        (((2 * b + own) * N + y + pad) * N + x + pad)[..., None] + (N * dy + dx)[stamp]
+    )
+    light = colour[0][..., None] + gain[..., None] * relief[stamp, bristle]
     touch = np.flatnonzero(alpha)
-    pixel = (((b*SIZE + y)*SIZE + x)[..., None] + (SIZE*dy + dx)[stamp]).take(touch)
+    pixel = (((b * SIZE + y) * SIZE + x)[..., None] + (SIZE * dy + dx)[stamp]).take(touch)
     # turned from strokes to pixels, the sparse matrix lists what touches each pixel, in the order of the strokes
-    first = np.searchsorted(touch, np.arange(B*S + 1)*alpha.shape[-1])
-    table = sparse.csr_array((touch, pixel, first), shape=(B*S, B*SIZE**2)).tocsc()
+    first = np.searchsorted(touch, np.arange(B * S + 1) * alpha.shape[-1])
+    table = sparse.csr_array((touch, pixel, first), shape=(B * S, B * SIZE**2)).tocsc()
     return _blend(canvas, alpha, light, colour, table)
+
 
 def _blend(canvas, alpha, light, colour, table):
     "Round r lays the r-th touch of every pixel that has one; pixels do not wait for each other."
-    count = np.diff(table.indptr).astype(np.int16); order = np.argsort(-count, kind="stable"); first = table.indptr[order]
+    count = np.diff(table.indptr).astype(np.int16)
+    order = np.argsort(-count, kind="stable")
+    first = table.indptr[order]
     planes = [c.reshape(-1)[order] for c in canvas]
     for r, n in enumerate(np.searchsorted(-count[order], -np.arange(count.max()))):
-        at = first[:n] + r; touch, stroke = table.data.take(at), table.indices.take(at); weight = alpha.take(touch)
-        for c, new in zip(planes, (light.take(touch), colour[1].take(stroke), colour[2].take(stroke))): c[:n] += weight*(new - c[:n])
-    for c, p in zip(canvas, planes): c.reshape(-1)[order] = p
+        at = first[:n] + r
+        touch, stroke = table.data.take(at), table.indices.take(at)
+        weight = alpha.take(touch)
+        for c, new in zip(
+            planes, (light.take(touch), colour[1].take(stroke), colour[2].take(stroke))
+        ):
+            c[:n] += weight * (new - c[:n])
+    for c, p in zip(canvas, planes):
+        c.reshape(-1)[order] = p
+
 
 def _strokes(sc: Scenes, g: dict, ref: np.ndarray, mask: np.ndarray, size: int) -> np.ndarray:
     "Paint pictures whose stroke-size setting is `size`: Lab (B, 3, H, W)."
     a = {k: v[:, None] for k, v in g["a"].items()}
     length, width, count = _STROKES[size]
-    side = int(np.ceil(np.sqrt(count))) # a jittered lattice, visited in random order, covers evenly
+    side = int(
+        np.ceil(np.sqrt(count))
+    )  # a jittered lattice, visited in random order, covers evenly
     rngs = [np_rng(int(s), "strokes") for s in sc.seeds]
     r = np.stack([rng.random((count, 7), np.float32) for rng in rngs]).transpose(2, 0, 1)
     cell = np.stack([rng.permutation(side**2)[:count] for rng in rngs])
-    pos = ((np.stack([cell//side, cell % side]) + r[:2])*SIZE/side).astype(int).clip(0, SIZE - 1)
-    z = 3.46*(r[2:6] - .5)                                              # uniform, of unit variance
+    pos = (
+        ((np.stack([cell // side, cell % side]) + r[:2]) * SIZE / side)
+        .astype(int)
+        .clip(0, SIZE - 1)
+    )
+    z = 3.46 * (r[2:6] - 0.5)  # uniform, of unit variance
     b, y, x = np.arange(len(sc))[:, None], *pos
-    angle = _directions(sc, g, mask)[b, y, x] + _pick(a["purpose"], .08*z[3], .42*z[3], np.pi*r[5])
-    hue = _pick(a["vibration"], 11., 4., .3); value = _pick(a["vibration"], 3., 2.6, .6)
-    colour = ref.swapaxes(0, 1)[:, b, y, x] + np.stack([value*z[0], hue*z[1], hue*z[2]])
-    canvas = ndimage.gaussian_filter(ref, (0, 0, .7, .7)).astype(np.float32).swapaxes(0, 1).copy()
-    _lay(canvas, mask, pos, colour, np.round(angle/np.pi*24).astype(int) % 24, (3*r[6]).astype(int), _pick(a["vibration"], 3.6, 3.4, 2.4),
-         _stamps(length, width), .88)
+    angle = _directions(sc, g, mask)[b, y, x] + _pick(
+        a["purpose"], 0.08 * z[3], 0.42 * z[3], np.pi * r[5]
+    )
+    hue = _pick(a["vibration"], 11.0, 4.0, 0.3)
+    value = _pick(a["vibration"], 3.0, 2.6, 0.6)
+    colour = ref.swapaxes(0, 1)[:, b, y, x] + np.stack([value * z[0], hue * z[1], hue * z[2]])
+    canvas = ndimage.gaussian_filter(ref, (0, 0, 0.7, 0.7)).astype(np.float32).swapaxes(0, 1).copy()
+    _lay(
+        canvas,
+        mask,
+        pos,
+        colour,
+        np.round(angle / np.pi * 24).astype(int) % 24,
+        (3 * r[6]).astype(int),
+        _pick(a["vibration"], 3.6, 3.4, 2.4),
+        _stamps(length, width),
+        0.88,
+    )
     return canvas.swapaxes(0, 1)
 
 # %% ../nbs/03_atelier.ipynb #32bf3e1d
-def _finish(sc: Scenes, g: dict, lab: np.ndarray, mask: np.ndarray, edges: np.ndarray) -> np.ndarray:
+def _finish(
+    sc: Scenes, g: dict, lab: np.ndarray, mask: np.ndarray, edges: np.ndarray
+) -> np.ndarray:
     "Edges (lost and found, or a wiry outline) and fussy detail on Lab (B, 3, H, W), in place."
     e = g["a"]["variety"]
     i = np.flatnonzero(e > 0)
-    if len(i): # half of the contour, the side away from the light, dissolves
+    if len(i):  # half of the contour, the side away from the light, dissolves
         soft = ndimage.gaussian_filter(lab[i], (0, 0, 1.7, 1.7))
-        rim = ndimage.gaussian_filter(mask[i]*(1 - mask[i]) + abs(ndimage.gaussian_gradient_magnitude(mask[i], (0, 1, 1))), (0, 1.6, 1.6))
+        rim = ndimage.gaussian_filter(
+            mask[i] * (1 - mask[i]) + abs(ndimage.gaussian_gradient_magnitude(mask[i], (0, 1, 1))),
+            (0, 1.6, 1.6),
+        )
         X, _ = _grid()
-        away = np.clip(.6 - (X - g["x"][i, None, None])*g["light"][i, None, None]*6, 0, 1)
-        lab[i] += (np.clip(rim*2.8, 0, 1)*away)[:, None]*(soft - lab[i])
+        away = np.clip(0.6 - (X - g["x"][i, None, None]) * g["light"][i, None, None] * 6, 0, 1)
+        lab[i] += (np.clip(rim * 2.8, 0, 1) * away)[:, None] * (soft - lab[i])
     i = np.flatnonzero(e < 0)
     if len(i):
         both = np.maximum(mask[i], edges[i])
         ring = np.clip(ndimage.grey_dilation(both, size=(1, 3, 3)) - both, 0, 1)
         Y = _grid()[1]
-        line = _soft(.008 - abs(Y - g["horizon"][i, None, None]))*(1 - both)
-        lab[i] = _over(lab[i], .8*np.maximum(ring, .7*line), np.tile([14., 0, 0], (len(i), 1)))
+        line = _soft(0.008 - abs(Y - g["horizon"][i, None, None])) * (1 - both)
+        lab[i] = _over(
+            lab[i], 0.8 * np.maximum(ring, 0.7 * line), np.tile([14.0, 0, 0], (len(i), 1))
+        )
     return _details(sc, g, lab)
+
 
 def _details(sc: Scenes, g: dict, lab: np.ndarray) -> np.ndarray:
     "Fussy touches, each lighter or darker than what it falls on, so they are laid one after another; in place."
-    n = _pick(g["a"]["breath"], 0, 7, 34); i = np.argsort(-n, kind="stable")[:np.count_nonzero(n)] # the pictures that have any, the fussiest first
-    if not len(i): return lab
-    r = np.stack([np_rng(int(s), "detail").random((34, 7), np.float32) for s in sc.seeds[i]], 1).transpose(2, 0, 1)
-    dy, dx, cover, _ = _stamps(3.4, 1.7); pad = int(dy.max()); N = SIZE + 2*pad
-    canvas = np.pad(lab[i], ((0, 0), (0, 0), (pad, pad), (pad, pad))); flat = canvas.reshape(-1)
-    y, x = (r[:2]*SIZE).astype(int) + pad; z = 3.46*(r[2:4] - .5)
-    stamp = np.round(np.pi*r[5]/np.pi*24).astype(int) % 24; alpha = .9*cover.astype(float)[stamp][:, :, None]
-    centre = (((np.arange(len(i))*3)[:, None] + np.arange(3))*N + y[..., None])*N + x[..., None] # of touch and picture, per channel
-    pixel = centre[..., None] + (N*dy + dx)[stamp][:, :, None]
+    n = _pick(g["a"]["breath"], 0, 7, 34)
+    i = np.argsort(-n, kind="stable")[
+        : np.count_nonzero(n)
+    ]  # the pictures that have any, the fussiest first
+    if not len(i):
+        return lab
+    r = np.stack(
+        [np_rng(int(s), "detail").random((34, 7), np.float32) for s in sc.seeds[i]], 1
+    ).transpose(2, 0, 1)
+    dy, dx, cover, _ = _stamps(3.4, 1.7)
+    pad = int(dy.max())
+    N = SIZE + 2 * pad
+    canvas = np.pad(lab[i], ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+    flat = canvas.reshape(-1)
+    y, x = (r[:2] * SIZE).astype(int) + pad
+    z = 3.46 * (r[2:4] - 0.5)
+    stamp = np.round(np.pi * r[5] / np.pi * 24).astype(int) % 24
+    alpha = 0.9 * cover.astype(float)[stamp][:, :, None]
+    centre = (((np.arange(len(i)) * 3)[:, None] + np.arange(3)) * N + y[..., None]) * N + x[
+        ..., None
+    ]  # of touch and picture, per channel
+    pixel = centre[..., None] + (N * dy + dx)[stamp][:, :, None]
     for k in range(34):
-        m = np.count_nonzero(n > k); here = flat.take(centre[k, :m])
-        colour = np.stack([np.where(here[:, 0] > 55, here[:, 0] - 32, here[:, 0] + 32), here[:, 1] + 12*z[0, k, :m], here[:, 2] + 12*z[1, k, :m]], -1)
-        old = flat.take(pixel[k, :m]); flat[pixel[k, :m]] = old + alpha[k, :m]*(colour[..., None] - old)
+        m = np.count_nonzero(n > k)
+        here = flat.take(centre[k, :m])
+        colour = np.stack(
+            [
+                np.where(here[:, 0] > 55, here[:, 0] - 32, here[:, 0] + 32),
+                here[:, 1] + 12 * z[0, k, :m],
+                here[:, 2] + 12 * z[1, k, :m],
+            ],
+            -1,
+        )
+        old = flat.take(pixel[k, :m])
+        flat[pixel[k, :m]] = old + alpha[k, :m] * (colour[..., None] - old)
     lab[i] = canvas[:, :, pad:-pad, pad:-pad]
     return lab
 
@@ -419,31 +645,49 @@ def _paint_batch(sc: Scenes) -> np.ndarray:
     out[:, 0] = out[:, 0].clip(1, 99)
     out = np.ascontiguousarray(np.moveaxis(out, 1, -1))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore") # colours outside sRGB are clipped on purpose
-        return (lab2rgb(out).clip(0, 1)*255 + .5).astype(np.uint8)
+        warnings.simplefilter("ignore")  # colours outside sRGB are clipped on purpose
+        return (lab2rgb(out).clip(0, 1) * 255 + 0.5).astype(np.uint8)
+
 
 def paint(
-    scenes: Scenes, # what to paint
-    workers: int = 1 # processes
-) -> np.ndarray: # RGB, (N, 64, 64, 3), uint8
+    scenes: Scenes,  # what to paint
+    workers: int = 1,  # processes
+) -> np.ndarray:  # RGB, (N, 64, 64, 3), uint8
     "Paint the scenes. A scene gives the same pixels whatever stands beside it in the batch."
-    if not len(scenes): return np.zeros((0, SIZE, SIZE, 3), np.uint8)
-    chunks = [scenes[i:i + 16] for i in range(0, len(scenes), 16)]
-    if workers <= 1: return np.concatenate([_paint_batch(c) for c in chunks])
-    with ProcessPoolExecutor(workers) as pool: return np.concatenate(list(pool.map(_paint_batch, chunks)))
+    if not len(scenes):
+        return np.zeros((0, SIZE, SIZE, 3), np.uint8)
+    chunks = [scenes[i : i + 16] for i in range(0, len(scenes), 16)]
+    if workers <= 1:
+        return np.concatenate([_paint_batch(c) for c in chunks])
+    with ProcessPoolExecutor(workers) as pool:
+        return np.concatenate(list(pool.map(_paint_batch, chunks)))
 
 # %% ../nbs/03_atelier.ipynb #34047924
 def atelier_dataset(
-    n: int = 10000, # pictures
-    seed: int = 0, # which ones
-    workers: int = 1 # painting processes
-): # datasets.DatasetDict
+    n: int = 10000,  # pictures
+    seed: int = 0,  # which ones
+    workers: int = 1,  # painting processes
+):  # datasets.DatasetDict
     "Annotated atelier pictures with columns image, caption, positive, negative, split 80/10/10; cached."
     from PIL import Image
     from cpo_nb.dataset import load_paintings, save_paintings
+
     def build(folder: Path):
-        sc = draw_scenes(n, seed); pos, neg = sc.attributes()
+        sc = draw_scenes(n, seed)
+        pos, neg = sc.attributes()
         rows = zip(paint(sc, workers), sc.captions(), pos, neg)
-        save_paintings((dict(image=Image.fromarray(im), caption=c, positive=p, negative=q) for im, c, p, q in rows), folder/"paintings")
-    folder = cached("atelier", build, dict(n=n, pairs=PAIRS, rates=RATES, sample=paint(draw_scenes(8, seed)).tolist()), seed)
-    return load_paintings(folder/"paintings", "painting")
+        save_paintings(
+            (
+                dict(image=Image.fromarray(im), caption=c, positive=p, negative=q)
+                for im, c, p, q in rows
+            ),
+            folder / "paintings",
+        )
+
+    folder = cached(
+        "atelier",
+        build,
+        dict(n=n, pairs=PAIRS, rates=RATES, sample=paint(draw_scenes(8, seed)).tolist()),
+        seed,
+    )
+    return load_paintings(folder / "paintings", "painting")

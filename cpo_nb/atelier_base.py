@@ -15,7 +15,15 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .atelier import PAIRS, PALETTES, SUBJECTS, draw_scenes, paint
 from .backbone import PatchAutoencoder, plain_attention
-from .core import atomic_path, library_versions, np_rng, read_json, sha256_file, torch_rng, write_json
+from cpo_nb.core import (
+    atomic_path,
+    library_versions,
+    np_rng,
+    read_json,
+    sha256_file,
+    torch_rng,
+    write_json,
+)
 from .criteria import load_criteria
 from .dataset import attribute_prompt
 from .training import TrainConfig, TrainResult, train
@@ -26,26 +34,33 @@ __all__ = ['fit_autoencoder', 'build_tokenizer', 'build_text_encoder', 'pretrain
 
 # %% ../nbs/12_atelier_base.ipynb #3f5f39c0
 def fit_autoencoder(
-    images: np.ndarray, # pictures, (N, H, W, 3), uint8
-    latent_channels: int = 16, # components to keep
-    patch_size: int = 4, # pixels on a side
-    power: float = 0.25 # each component is divided by its standard deviation to this power
+    images: np.ndarray,  # pictures, (N, H, W, 3), uint8
+    latent_channels: int = 16,  # components to keep
+    patch_size: int = 4,  # pixels on a side
+    power: float = 0.25,  # each component is divided by its standard deviation to this power
 ) -> PatchAutoencoder:
     "Fit the principal components of patches by eigen-decomposition in float64; signs are fixed, so the fit is deterministic."
-    x = images.astype(np.float64)/127.5 - 1
-    n, h, w, c = x.shape; p = patch_size
-    patches = x.reshape(n, h//p, p, w//p, p, c).transpose(0, 1, 3, 5, 2, 4).reshape(-1, c*p*p)
-    mean = patches.reshape(-1, c, p*p).mean((0, 2)).repeat(p*p) # one mean a colour, so that the decoder's bias can give it back exactly
-    cov = (patches - mean).T@(patches - mean)/len(patches)
+    x = images.astype(np.float64) / 127.5 - 1
+    n, h, w, c = x.shape
+    p = patch_size
+    patches = (
+        x.reshape(n, h // p, p, w // p, p, c).transpose(0, 1, 3, 5, 2, 4).reshape(-1, c * p * p)
+    )
+    mean = (
+        patches.reshape(-1, c, p * p).mean((0, 2)).repeat(p * p)
+    )  # one mean a colour, so that the decoder's bias can give it back exactly
+    cov = (patches - mean).T @ (patches - mean) / len(patches)
     var, vec = np.linalg.eigh(cov)
     var, vec = var[::-1][:latent_channels], vec[:, ::-1][:, :latent_channels]
-    vec = vec*np.sign(vec[np.abs(vec).argmax(0), np.arange(vec.shape[1])])
-    scale = var**(power/2); scale = scale*np.sqrt((var/scale**2).mean())
-    ae = PatchAutoencoder(latent_channels, p, c, block_out_channels=(16,)*(1 + int(np.log2(p))))
+    vec = vec * np.sign(vec[np.abs(vec).argmax(0), np.arange(vec.shape[1])])
+    scale = var ** (power / 2)
+    scale = scale * np.sqrt((var / scale**2).mean())
+    ae = PatchAutoencoder(latent_channels, p, c, block_out_channels=(16,) * (1 + int(np.log2(p))))
     shape = (latent_channels, c, p, p)
     with torch.no_grad():
-        ae.encoder.weight.copy_(torch.tensor((vec/scale).T.reshape(shape))); ae.encoder.bias.copy_(torch.tensor(-(mean@vec)/scale))
-        ae.decoder.weight.copy_(torch.tensor((vec*scale).T.reshape(shape)))
+        ae.encoder.weight.copy_(torch.tensor((vec / scale).T.reshape(shape)))
+        ae.encoder.bias.copy_(torch.tensor(-(mean @ vec) / scale))
+        ae.decoder.weight.copy_(torch.tensor((vec * scale).T.reshape(shape)))
         ae.decoder.bias.copy_(torch.tensor(mean.reshape(c, -1).mean(1)))
     return ae.requires_grad_(False).eval()
 
@@ -54,143 +69,313 @@ def build_tokenizer(texts: list[str], max_length: int = 77) -> CLIPTokenizer:
     "A `CLIPTokenizer` whose merges make every word of `texts` one token. Deterministic."
     import tempfile
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-    words = sorted({w for t in texts for w in t.lower().replace("-", " - ").replace(",", " ").replace(".", " ").split()})
-    tok = Tokenizer(models.BPE(end_of_word_suffix="</w>")); tok.pre_tokenizer = pre_tokenizers.Whitespace()
-    tok.train_from_iterator(words, trainers.BpeTrainer(vocab_size=20000, min_frequency=1, end_of_word_suffix="</w>", show_progress=False))
+
+    words = sorted(
+        {
+            w
+            for t in texts
+            for w in t.lower().replace("-", " - ").replace(",", " ").replace(".", " ").split()
+        }
+    )
+    tok = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    tok.pre_tokenizer = pre_tokenizers.Whitespace()
+    tok.train_from_iterator(
+        words,
+        trainers.BpeTrainer(
+            vocab_size=20000, min_frequency=1, end_of_word_suffix="</w>", show_progress=False
+        ),
+    )
     import json
-    merges = [tuple(m) if not isinstance(m, str) else tuple(m.split(" ")) for m in json.loads(tok.to_str())["model"]["merges"]]
+
+    merges = [
+        tuple(m) if not isinstance(m, str) else tuple(m.split(" "))
+        for m in json.loads(tok.to_str())["model"]["merges"]
+    ]
     byte = sorted(pre_tokenizers.ByteLevel.alphabet())
-    names = byte + [b + "</w>" for b in byte] + [a + b for a, b in merges] + ["<|startoftext|>", "<|endoftext|>"]
+    names = (
+        byte
+        + [b + "</w>" for b in byte]
+        + [a + b for a, b in merges]
+        + ["<|startoftext|>", "<|endoftext|>"]
+    )
     vocab = {n: i for i, n in enumerate(dict.fromkeys(names))}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=max_length)
 
 # %% ../nbs/12_atelier_base.ipynb #0a3fb9e3
 def _tree_texts() -> list[str]:
     trees = [load_criteria(n) for n in ("painting", "product_photography")]
-    return [f"a painting of an {s} in {p}" for s in SUBJECTS for p in PALETTES] + [t for tree in trees for p in tree.pairs for t in (p.positive, p.negative)]
+    return [f"a painting of an {s} in {p}" for s in SUBJECTS for p in PALETTES] + [
+        t for tree in trees for p in tree.pairs for t in (p.positive, p.negative)
+    ]
 
-def build_text_encoder(tokenizer: CLIPTokenizer, width: int = 192, layers: int = 2, seed: int = 0) -> CLIPTextModel:
+
+def build_text_encoder(
+    tokenizer: CLIPTokenizer, width: int = 192, layers: int = 2, seed: int = 0
+) -> CLIPTextModel:
     "A small random `CLIPTextModel` for this tokenizer."
-    cfg = CLIPTextConfig(vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2*width, num_hidden_layers=layers, num_attention_heads=4, max_position_embeddings=tokenizer.model_max_length,
-                         projection_dim=width, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    cfg = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        max_position_embeddings=tokenizer.model_max_length,
+        projection_dim=width,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         te = CLIPTextModel(cfg)
-    te.set_attn_implementation("eager") # as `plain_attention`, for a text encoder
+    te.set_attn_implementation("eager")  # as `plain_attention`, for a text encoder
     return te
 
 # %% ../nbs/12_atelier_base.ipynb #d123bb26
 def _random_prompts(tree, step: int, n: int, seed: int) -> tuple[list[str], torch.Tensor]:
     "Prompts with random captions and phrases, and what they name, (n, subjects + palettes + 2 x pairs)."
     rng, names = np_rng(seed, "prompts", step), list(PALETTES)
-    prompts, labels = [], torch.zeros(n, len(SUBJECTS) + len(PALETTES) + 2*len(tree.pairs))
+    prompts, labels = [], torch.zeros(n, len(SUBJECTS) + len(PALETTES) + 2 * len(tree.pairs))
     ours = [i for i, p in enumerate(tree.pairs) if p.id in set(PAIRS)]
     for r in range(n):
-        pool = np.array(ours) if rng.random() < .7 else np.arange(len(tree.pairs))
-        pick = rng.permutation(pool)[:rng.integers(0, 15)]; sign = rng.random(len(pick)) < .5
+        pool = np.array(ours) if rng.random() < 0.7 else np.arange(len(tree.pairs))
+        pick = rng.permutation(pool)[: rng.integers(0, 15)]
+        sign = rng.random(len(pick)) < 0.5
         s, c = rng.integers(len(SUBJECTS)), rng.integers(len(PALETTES))
-        named = rng.random() > .1
-        if named: labels[r, s] = labels[r, len(SUBJECTS) + c] = 1
-        labels[r, len(SUBJECTS) + len(PALETTES) + 2*torch.from_numpy(pick).long() + torch.from_numpy(~sign).long()] = 1
-        cap = f"a painting of {'an' if SUBJECTS[s][0] in 'aeiou' else 'a'} {SUBJECTS[s]} in {names[c]}" if named else ""
-        prompts.append(attribute_prompt(cap, [tree.pairs[i].id for i in pick[sign]], [tree.pairs[i].id for i in pick[~sign]], tree, rng=rng))
+        named = rng.random() > 0.1
+        if named:
+            labels[r, s] = labels[r, len(SUBJECTS) + c] = 1
+        labels[
+            r,
+            len(SUBJECTS)
+            + len(PALETTES)
+            + 2 * torch.from_numpy(pick).long()
+            + torch.from_numpy(~sign).long(),
+        ] = 1
+        cap = (
+            f"a painting of {'an' if SUBJECTS[s][0] in 'aeiou' else 'a'} {SUBJECTS[s]} in {names[c]}"
+            if named
+            else ""
+        )
+        prompts.append(
+            attribute_prompt(
+                cap,
+                [tree.pairs[i].id for i in pick[sign]],
+                [tree.pairs[i].id for i in pick[~sign]],
+                tree,
+                rng=rng,
+            )
+        )
     return prompts, labels
 
-def pretrain_text_encoder(run_dir: str | Path, tokenizer: CLIPTokenizer, steps: int = 1500, batch_size: int = 48, seed: int = 101) -> tuple[CLIPTextModel, float]:
+
+def pretrain_text_encoder(
+    run_dir: str | Path,
+    tokenizer: CLIPTokenizer,
+    steps: int = 1500,
+    batch_size: int = 48,
+    seed: int = 101,
+) -> tuple[CLIPTextModel, float]:
     "Train a text encoder on text alone; returns it, frozen, with its accuracy on held-out prompts: the share of prompts' words and phrases found. Resumable."
     tree = load_criteria("painting")
-    te = build_text_encoder(tokenizer, seed=seed); width = te.config.hidden_size
-    with torch.random.fork_rng(): torch.manual_seed(seed); head = torch.nn.Linear(width, len(SUBJECTS) + len(PALETTES) + 2*len(tree.pairs))
+    te = build_text_encoder(tokenizer, seed=seed)
+    width = te.config.hidden_size
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        head = torch.nn.Linear(width, len(SUBJECTS) + len(PALETTES) + 2 * len(tree.pairs))
+
     def forward(prompts, g):
-        ids = tokenizer(prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+        ids = tokenizer(
+            prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
+        ).input_ids
         ends = (ids == tokenizer.eos_token_id).float().argmax(1)
-        at = ends + ((77 - ends)*torch.rand(len(ids), generator=g)).long()
+        at = ends + ((77 - ends) * torch.rand(len(ids), generator=g)).long()
         return head(te(ids)[0][torch.arange(len(ids)), at])
-    def step_fn(step, rows, part): # one row stands for a batch drawn here
+
+    def step_fn(step, rows, part):  # one row stands for a batch drawn here
         prompts, labels = _random_prompts(tree, step, batch_size, seed)
-        with torch.autocast("cpu", torch.bfloat16): logits = forward(prompts, torch_rng(seed, "at", step))
-        return F.binary_cross_entropy_with_logits(logits.float(), labels, pos_weight=torch.tensor(10.))*20, {}
-    params = {f"te.{k}": p for k, p in te.named_parameters()} | {f"head.{k}": p for k, p in head.named_parameters()}
-    res = train(run_dir, params, step_fn, 1, TrainConfig(steps=steps, batch_size=1, lr=2e-3, warmup=min(100, steps), schedule="cosine", ema=.99, checkpoint_every=250, log_every=10, seed=seed), dict(stage="text", batch=batch_size), desc="text")
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = forward(prompts, torch_rng(seed, "at", step))
+        return F.binary_cross_entropy_with_logits(
+            logits.float(), labels, pos_weight=torch.tensor(10.0)
+        ) * 20, {}
+
+    params = {f"te.{k}": p for k, p in te.named_parameters()} | {
+        f"head.{k}": p for k, p in head.named_parameters()
+    }
+    res = train(
+        run_dir,
+        params,
+        step_fn,
+        1,
+        TrainConfig(
+            steps=steps,
+            batch_size=1,
+            lr=2e-3,
+            warmup=min(100, steps),
+            schedule="cosine",
+            ema=0.99,
+            checkpoint_every=250,
+            log_every=10,
+            seed=seed,
+        ),
+        dict(stage="text", batch=batch_size),
+        desc="text",
+    )
     with torch.no_grad():
-        for k, p in params.items(): p.copy_(res.ema[k])
+        for k, p in params.items():
+            p.copy_(res.ema[k])
         prompts, labels = _random_prompts(tree, 10**6, 256, seed)
-        found = float(((forward(prompts, torch_rng(seed, "held")) > 0).float()*labels).sum()/labels.sum())
+        found = float(
+            ((forward(prompts, torch_rng(seed, "held")) > 0).float() * labels).sum() / labels.sum()
+        )
     return te.requires_grad_(False).eval(), found
 
 # %% ../nbs/12_atelier_base.ipynb #6b627e49
 def build_unet(tiny: bool = False) -> UNet2DConditionModel:
     "The atelier's `UNet2DConditionModel`; `tiny` gives one with the same interface for tests."
     ch = (16, 32, 32) if tiny else (64, 96, 128)
-    return UNet2DConditionModel(sample_size=16, in_channels=16, out_channels=16, block_out_channels=ch, layers_per_block=1, cross_attention_dim=192, attention_head_dim=8, norm_num_groups=16,
-                                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=16,
+        out_channels=16,
+        block_out_channels=ch,
+        layers_per_block=1,
+        cross_attention_dim=192,
+        attention_head_dim=8,
+        norm_num_groups=16,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    )
+
 
 def build_scheduler() -> DDIMScheduler:
     "v-prediction, zero terminal SNR, trailing timesteps."
-    return DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction", rescale_betas_zero_snr=True,
-                         timestep_spacing="trailing", clip_sample=False, steps_offset=1)
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        steps_offset=1,
+    )
+
 
 def assemble(unet, autoencoder, tokenizer, text_encoder) -> StableDiffusionPipeline:
     "Put the parts into a real `StableDiffusionPipeline`."
-    return StableDiffusionPipeline(vae=autoencoder, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=build_scheduler(),
-                                   safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    return StableDiffusionPipeline(
+        vae=autoencoder,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 # %% ../nbs/12_atelier_base.ipynb #5e3f956e
-def _training_data(pictures: int, seed: int, autoencoder=None, workers: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _training_data(
+    pictures: int, seed: int, autoencoder=None, workers: int = 2
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Latents (N, 16, 16, 16) in half precision, caption numbers, and the first 2,000 pictures (to fit the autoencoder)."
     latents, caps, first = [], [], None
     for start in range(0, pictures, 2048):
         sc = draw_scenes(min(2048, pictures - start), seed, start=start)
         im = paint(sc, workers)
-        if first is None: first = im[:2000]; autoencoder = autoencoder or fit_autoencoder(first)
-        x = torch.tensor(im).permute(0, 3, 1, 2)/127.5 - 1
+        if first is None:
+            first = im[:2000]
+            autoencoder = autoencoder or fit_autoencoder(first)
+        x = torch.tensor(im).permute(0, 3, 1, 2) / 127.5 - 1
         latents.append(autoencoder.encode(x).latent_dist.mode().half().numpy())
-        caps.append(sc.subject*len(PALETTES) + sc.palette)
+        caps.append(sc.subject * len(PALETTES) + sc.palette)
     return np.concatenate(latents), np.concatenate(caps), first
+
 
 def _all_captions() -> list[str]:
     sc = draw_scenes(1)
-    grid = np.stack(np.meshgrid(np.arange(len(SUBJECTS)), np.arange(len(PALETTES)), indexing="ij"), -1).reshape(-1, 2)
+    grid = np.stack(
+        np.meshgrid(np.arange(len(SUBJECTS)), np.arange(len(PALETTES)), indexing="ij"), -1
+    ).reshape(-1, 2)
     from dataclasses import replace
+
     return replace(sc, subject=grid[:, 0], palette=grid[:, 1]).captions() + [""]
+
 
 @torch.no_grad()
 def embed(tokenizer, text_encoder, texts: list[str]) -> torch.Tensor:
     "Prompt embeddings (N, 77, D), as the pipeline makes them."
-    ids = tokenizer(texts, padding="max_length", max_length=tokenizer.model_max_length, truncation=False, return_tensors="pt").input_ids
+    ids = tokenizer(
+        texts,
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=False,
+        return_tensors="pt",
+    ).input_ids
     return text_encoder(ids)[0]
 
 # %% ../nbs/12_atelier_base.ipynb #bfbac4a0
 def train_base(
-    run_dir: str | Path, # folder of the run; a killed run goes on from its last checkpoint
-    steps: int = 10000, # updates
-    pictures: int = 30000, # pictures painted for it
-    batch_size: int = 32, # samples per update
-    tiny: bool = False, # a UNet for tests
-    seed: int = 100 # of pictures, weights and noise; no other part of the repository paints with it
+    run_dir: str | Path,  # folder of the run; a killed run goes on from its last checkpoint
+    steps: int = 10000,  # updates
+    pictures: int = 30000,  # pictures painted for it
+    batch_size: int = 32,  # samples per update
+    tiny: bool = False,  # a UNet for tests
+    seed: int = 100,  # of pictures, weights and noise; no other part of the repository paints with it
 ) -> tuple[StableDiffusionPipeline, TrainResult]:
     "Paint, fit the autoencoder, train the UNet on captions alone. Resumable. Returns the pipeline with averaged weights."
     latents, caps, first = _training_data(pictures, seed)
     ae, tok = fit_autoencoder(first), build_tokenizer(_tree_texts())
-    te, found = pretrain_text_encoder(Path(run_dir)/"text", tok, steps=1500 if not tiny else 3)
+    te, found = pretrain_text_encoder(Path(run_dir) / "text", tok, steps=1500 if not tiny else 3)
     table = embed(tok, te, _all_captions())
-    torch.manual_seed(seed); unet = build_unet(tiny)
+    torch.manual_seed(seed)
+    unet = build_unet(tiny)
     plain_attention(unet)
-    sched = build_scheduler(); alphas = sched.alphas_cumprod.float()
+    sched = build_scheduler()
+    alphas = sched.alphas_cumprod.float()
+
     def step_fn(step, rows, part):
         g = torch_rng(seed, "step", step)
         x0 = torch.from_numpy(latents[rows]).float()
-        t = torch.randint(0, 1000, (len(rows),), generator=g); noise = torch.randn(x0.shape, generator=g)
+        t = torch.randint(0, 1000, (len(rows),), generator=g)
+        noise = torch.randn(x0.shape, generator=g)
         a = alphas[t].view(-1, 1, 1, 1)
-        drop = torch.rand(len(rows), generator=g) < .1
+        drop = torch.rand(len(rows), generator=g) < 0.1
         cond = table[torch.where(drop, len(table) - 1, torch.from_numpy(caps[rows]))]
-        noisy, target = a.sqrt()*x0 + (1 - a).sqrt()*noise, a.sqrt()*noise - (1 - a).sqrt()*x0
-        with torch.autocast("cpu", torch.bfloat16): pred = unet(noisy[part], t[part], cond[part]).sample
+        noisy, target = (
+            a.sqrt() * x0 + (1 - a).sqrt() * noise,
+            a.sqrt() * noise - (1 - a).sqrt() * x0,
+        )
+        with torch.autocast("cpu", torch.bfloat16):
+            pred = unet(noisy[part], t[part], cond[part]).sample
         return F.mse_loss(pred.float(), target[part]), {}
-    cfg = TrainConfig(steps=steps, batch_size=batch_size, lr=5e-4, warmup=min(200, steps), cooldown=max(1, steps//4), weight_decay=.01, ema=.999, checkpoint_every=250 if not tiny else 2, log_every=10 if not tiny else 1, seed=seed)
-    res = train(run_dir, dict(unet.named_parameters()), step_fn, len(latents), cfg, dict(pictures=pictures, tiny=tiny), desc="base")
+
+    cfg = TrainConfig(
+        steps=steps,
+        batch_size=batch_size,
+        lr=5e-4,
+        warmup=min(200, steps),
+        cooldown=max(1, steps // 4),
+        weight_decay=0.01,
+        ema=0.999,
+        checkpoint_every=250 if not tiny else 2,
+        log_every=10 if not tiny else 1,
+        seed=seed,
+    )
+    res = train(
+        run_dir,
+        dict(unet.named_parameters()),
+        step_fn,
+        len(latents),
+        cfg,
+        dict(pictures=pictures, tiny=tiny),
+        desc="base",
+    )
     with torch.no_grad():
-        for k, p in unet.named_parameters(): p.copy_(res.ema[k])
+        for k, p in unet.named_parameters():
+            p.copy_(res.ema[k])
     return assemble(unet.eval(), ae, tok, te), res
 
 # %% ../nbs/12_atelier_base.ipynb #fb09715e
@@ -198,10 +383,16 @@ def save_base(pipe: StableDiffusionPipeline, folder: str | Path, recipe: dict) -
     "Save the pipeline, its UNet in half precision, with its recipe and the SHA-256 of every file."
     folder = Path(folder)
     with atomic_path(folder) as tmp:
-        pipe.unet.half() # the others stay: transformers loads what it finds in the precision it finds
+        pipe.unet.half()  # the others stay: transformers loads what it finds in the precision it finds
         pipe.save_pretrained(tmp, safe_serialization=True)
-        hashes = {p.relative_to(tmp).as_posix(): sha256_file(p) for p in sorted(tmp.rglob("*")) if p.is_file()}
-        write_json(tmp/"recipe.json", dict(recipe=recipe, sha256=hashes, versions=library_versions()))
+        hashes = {
+            p.relative_to(tmp).as_posix(): sha256_file(p)
+            for p in sorted(tmp.rglob("*"))
+            if p.is_file()
+        }
+        write_json(
+            tmp / "recipe.json", dict(recipe=recipe, sha256=hashes, versions=library_versions())
+        )
     pipe.unet.float()
     return folder
 
@@ -209,5 +400,9 @@ def save_base(pipe: StableDiffusionPipeline, folder: str | Path, recipe: dict) -
 def verify_hashes(folder: str | Path) -> list[str]:
     "Files of a shipped folder whose SHA-256 is not the one in its `recipe.json`; empty when all is well. Raises `CpoError` without a recipe."
     folder = Path(folder)
-    want = read_json(folder/"recipe.json")["sha256"]
-    return [name for name, h in want.items() if not (folder/name).is_file() or sha256_file(folder/name) != h]
+    want = read_json(folder / "recipe.json")["sha256"]
+    return [
+        name
+        for name, h in want.items()
+        if not (folder / name).is_file() or sha256_file(folder / name) != h
+    ]

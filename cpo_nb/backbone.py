@@ -29,123 +29,222 @@ __all__ = ['Adapter', 'LORA_TARGETS', 'ADDED_BELOW', 'FAMILIES', 'Conditioning',
 @dataclass(frozen=True)
 class Conditioning:
     "Encoded prompts: named tensors whose first axis is the batch."
-    tensors: dict[str, torch.Tensor] # for Stable Diffusion: prompt_embeds (B, L, D)
 
-    def __len__(self) -> int: return len(next(iter(self.tensors.values())))
-    def __getitem__(self, idx) -> "Conditioning": return Conditioning({k: v[idx] for k, v in self.tensors.items()})
+    tensors: dict[str, torch.Tensor]  # for Stable Diffusion: prompt_embeds (B, L, D)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, idx) -> "Conditioning":
+        return Conditioning({k: v[idx] for k, v in self.tensors.items()})
 
     @staticmethod
-    def cat(parts: Sequence["Conditioning"], fill: torch.Tensor | None = None, tokens: int = 0) -> "Conditioning":
+    def cat(
+        parts: Sequence["Conditioning"], fill: torch.Tensor | None = None, tokens: int = 0
+    ) -> "Conditioning":
         "Join batches; prompts shorter than the longest (or than `tokens`) are filled up with `fill` (1, L, D), over and over, or by repeating their last token."
         out = {}
         for k in parts[0].tensors:
             vs = [p.tensors[k] for p in parts]
             if vs[0].dim() == 3:
                 n = max(tokens, *(v.shape[1] for v in vs))
-                vs = [torch.cat([v, _repeated(v[:, -1:] if fill is None else fill.to(v), n - v.shape[1]).expand(len(v), -1, -1)], 1) if v.shape[1] < n else v for v in vs]
+                vs = [
+                    torch.cat(
+                        [
+                            v,
+                            _repeated(
+                                v[:, -1:] if fill is None else fill.to(v), n - v.shape[1]
+                            ).expand(len(v), -1, -1),
+                        ],
+                        1,
+                    )
+                    if v.shape[1] < n
+                    else v
+                    for v in vs
+                ]
             out[k] = torch.cat(vs)
         return Conditioning(out)
 
-def _repeated(x: torch.Tensor, n: int) -> torch.Tensor: # (B, L, D) to (B, n, D)
-    return x.repeat(1, -(-n//x.shape[1]), 1)[:, :n]
 
-Adapter = None | str | Sequence[tuple[str, float]] # off, one by name, or several with weights
+def _repeated(x: torch.Tensor, n: int) -> torch.Tensor:  # (B, L, D) to (B, n, D)
+    return x.repeat(1, -(-n // x.shape[1]), 1)[:, :n]
+
+
+Adapter = None | str | Sequence[tuple[str, float]]  # off, one by name, or several with weights
 
 # %% ../nbs/05_backbone.ipynb #366c340d
-_seen_layers = weakref.WeakKeyDictionary() # module -> names of its adapters, its LoRA layers by path, their parameters by name; to walk through a module takes longer than to switch it
+_seen_layers = weakref.WeakKeyDictionary()  # module -> names of its adapters, its LoRA layers by path, their parameters by name; to walk through a module takes longer than to switch it
 
-def _lora_parts(module: torch.nn.Module) -> tuple[dict[str, torch.nn.Module], dict[str, torch.nn.Parameter]]:
+
+def _lora_parts(
+    module: torch.nn.Module,
+) -> tuple[dict[str, torch.nn.Module], dict[str, torch.nn.Parameter]]:
     names = tuple(getattr(module, "peft_config", ()))
     if module not in _seen_layers or _seen_layers[module][0] != names:
         from peft.tuners.tuners_utils import BaseTunerLayer
+
         layers = {n: m for n, m in module.named_modules() if isinstance(m, BaseTunerLayer)}
-        _seen_layers[module] = names, layers, {f"{n}.{k}": p for n, l in layers.items() for k, p in l.named_parameters() if ".lora_" in f".{k}"}
+        _seen_layers[module] = (
+            names,
+            layers,
+            {
+                f"{n}.{k}": p
+                for n, l in layers.items()
+                for k, p in l.named_parameters()
+                if ".lora_" in f".{k}"
+            },
+        )
     return _seen_layers[module][1:]
 
-def _lora_layers(module: torch.nn.Module) -> dict[str, torch.nn.Module]: # by their paths
+
+def _lora_layers(module: torch.nn.Module) -> dict[str, torch.nn.Module]:  # by their paths
     return _lora_parts(module)[0]
 
+
 def _normalise(adapter: Adapter) -> tuple[tuple[str, float], ...]:
-    if adapter is None: return ()
-    if isinstance(adapter, str): return ((adapter, 1.0),)
+    if adapter is None:
+        return ()
+    if isinstance(adapter, str):
+        return ((adapter, 1.0),)
     pairs = tuple((str(n), float(w)) for n, w in adapter)
-    if len({n for n, _ in pairs}) < len(pairs): raise CpoError(f"adapter list {adapter!r} names one adapter twice", hint="give each name once, with its weight")
+    if len({n for n, _ in pairs}) < len(pairs):
+        raise CpoError(
+            f"adapter list {adapter!r} names one adapter twice",
+            hint="give each name once, with its weight",
+        )
     return pairs
+
 
 def plain_attention(denoiser: torch.nn.Module) -> None:
     "Let a UNet's attention multiply plainly: on a CPU the fused kernel's backward takes most of an update in half precision."
     from diffusers.models.attention_processor import AttnProcessor
+
     denoiser.set_attn_processor(AttnProcessor())
 
-def on_top(start: Adapter, name: str) -> Adapter: # an adapter `name` that rides on a frozen start
+
+def on_top(start: Adapter, name: str) -> Adapter:  # an adapter `name` that rides on a frozen start
     "The adapter `name` alone, or together with the frozen adapters that it starts from."
     return [*_normalise(start), (name, 1.0)] if start is not None else name
 
+
 class Backbone:
     "A diffusers pipeline behind one interface. A family is a subclass that fills in the methods marked *family*."
-    pipeline_class = "" # `_class_name` in model_index.json
-    denoiser_name = "unet" # the pipeline's component that is trained
-    text_encoder_names: tuple[str, ...] = ("text_encoder",) # components that an adapter may reach into
-    not_adapted: str | None = None # pattern of whole names in the denoiser that never get a LoRA
-    load_options: dict = {} # of this pipeline's `from_pretrained`
-    embeds_guidance = False # does the model read the guidance scale as a number? Then `with_guidance` puts it into the conditioning
-    name = "" # folder or hub id that it was loaded from
-    home: torch.device | None = None # where it works, when its weights still wait elsewhere to be divided
-    encoded = None # where encoded prompts are looked up first: (prompts, adapter) -> list of `Conditioning`, or None; see 05f_cache
-    sharded = False # are the base weights divided between processes?
-    compiled = False # are the denoiser's blocks, see `compile_blocks`
-    _kept: tuple | None = None # what `keeping` has added up: the adapter, weights by name
-    _aside: frozenset = frozenset() # adapters whose weights lie in a file, see `laid_aside`
-    _gates: list | None = None # modules that can make their activations again
-    _room_of: dict | None = None # prompts whose length was asked for
-    prompts_seen = prompts_long = 0 # how many prompts were encoded, and how many were longer than the encoder's window
 
-    def __init__(self, pipe, resolution: int | None = None): # a loaded diffusers pipeline; pixels on a side, default: what the model was made for
+    pipeline_class = ""  # `_class_name` in model_index.json
+    denoiser_name = "unet"  # the pipeline's component that is trained
+    text_encoder_names: tuple[str, ...] = (
+        "text_encoder",
+    )  # components that an adapter may reach into
+    not_adapted: str | None = None  # pattern of whole names in the denoiser that never get a LoRA
+    load_options: dict = {}  # of this pipeline's `from_pretrained`
+    embeds_guidance = False  # does the model read the guidance scale as a number? Then `with_guidance` puts it into the conditioning
+    name = ""  # folder or hub id that it was loaded from
+    home: torch.device | None = (
+        None  # where it works, when its weights still wait elsewhere to be divided
+    )
+    encoded = None  # where encoded prompts are looked up first: (prompts, adapter) -> list of `Conditioning`, or None; see 05f_cache
+    sharded = False  # are the base weights divided between processes?
+    compiled = False  # are the denoiser's blocks, see `compile_blocks`
+    _kept: tuple | None = None  # what `keeping` has added up: the adapter, weights by name
+    _aside: frozenset = frozenset()  # adapters whose weights lie in a file, see `laid_aside`
+    _gates: list | None = None  # modules that can make their activations again
+    _room_of: dict | None = None  # prompts whose length was asked for
+    prompts_seen = prompts_long = (
+        0  # how many prompts were encoded, and how many were longer than the encoder's window
+    )
+
+    def __init__(
+        self, pipe, resolution: int | None = None
+    ):  # a loaded diffusers pipeline; pixels on a side, default: what the model was made for
         self.pipe = pipe
         self.denoiser = getattr(pipe, self.denoiser_name)
-        self.size = self.denoiser.num_parameters() # without adapters
-        self.adapters: dict[str, dict] = {} # name -> settings
+        self.size = self.denoiser.num_parameters()  # without adapters
+        self.adapters: dict[str, dict] = {}  # name -> settings
         self._active: tuple = ()
-        self._fused: tuple | None = None # what `fused` has merged into the weights
+        self._fused: tuple | None = None  # what `fused` has merged into the weights
         self._trainable: set[str] = set()
-        self._parked: set[str] = set() # components that wait off the device
+        self._parked: set[str] = set()  # components that wait off the device
         for m in pipe.components.values():
-            if isinstance(m, torch.nn.Module): m.requires_grad_(False).eval()
+            if isinstance(m, torch.nn.Module):
+                m.requires_grad_(False).eval()
         vae = pipe.vae
-        if vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False): vae.float() # SDXL's overflows in half precision
+        if vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False):
+            vae.float()  # SDXL's overflows in half precision
         self.resolution = self.native_resolution if resolution is None else resolution
-        if not isinstance(self.resolution, int) or self.resolution < self.grid or self.resolution % self.grid:
-            raise CpoError(f"resolution {resolution!r}: the latent grid of {self.pipeline_class} cannot hold it", hint=f"give a multiple of {self.grid} pixels; the model was made for {self.native_resolution}")
+        if (
+            not isinstance(self.resolution, int)
+            or self.resolution < self.grid
+            or self.resolution % self.grid
+        ):
+            raise CpoError(
+                f"resolution {resolution!r}: the latent grid of {self.pipeline_class} cannot hold it",
+                hint=f"give a multiple of {self.grid} pixels; the model was made for {self.native_resolution}",
+            )
 
     @property
-    def device(self) -> torch.device: return self.home or next(self.denoiser.parameters()).device # the model's own `device` looks for hooks in every module first
-    @property
-    def dtype(self) -> torch.dtype: return next(self.denoiser.parameters()).dtype # the model's own asks every parameter
-    @property
-    def active(self) -> tuple: return self._active
+    def device(self) -> torch.device:
+        return (
+            self.home or next(self.denoiser.parameters()).device
+        )  # the model's own `device` looks for hooks in every module first
 
     @property
-    def modules_with_adapters(self) -> dict[str, torch.nn.Module]: return {self.denoiser_name: self.denoiser} | {n: getattr(self.pipe, n) for n in self.text_encoder_names if getattr(self.pipe, n, None) is not None}
+    def dtype(self) -> torch.dtype:
+        return next(self.denoiser.parameters()).dtype  # the model's own asks every parameter
+
     @property
-    def native_resolution(self) -> int: return self.denoiser.config.sample_size*self.pipe.vae_scale_factor
+    def active(self) -> tuple:
+        return self._active
+
     @property
-    def grid(self) -> int: return self.pipe.vae_scale_factor # pixels of one cell, which both sides of a picture are multiples of
+    def modules_with_adapters(self) -> dict[str, torch.nn.Module]:
+        return {self.denoiser_name: self.denoiser} | {
+            n: getattr(self.pipe, n)
+            for n in self.text_encoder_names
+            if getattr(self.pipe, n, None) is not None
+        }
+
     @property
-    def latent_shape(self) -> tuple[int, int, int]: n = self.resolution//self.pipe.vae_scale_factor; return (self.denoiser.config.in_channels, n, n)
+    def native_resolution(self) -> int:
+        return self.denoiser.config.sample_size * self.pipe.vae_scale_factor
+
+    @property
+    def grid(self) -> int:
+        return (
+            self.pipe.vae_scale_factor
+        )  # pixels of one cell, which both sides of a picture are multiples of
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        n = self.resolution // self.pipe.vae_scale_factor
+        return (self.denoiser.config.in_channels, n, n)
 
     @staticmethod
-    def _tokens(room) -> int: return room if isinstance(room, int) else sum(room)
-    def _rooms(self, prompts: list[str]) -> list: # *family*: tokens that each prompt needs, as a number or as several to be added up; prompts of equal room are encoded together
+    def _tokens(room) -> int:
+        return room if isinstance(room, int) else sum(room)
+
+    def _rooms(
+        self, prompts: list[str]
+    ) -> list:  # *family*: tokens that each prompt needs, as a number or as several to be added up; prompts of equal room are encoded together
         raise NotImplementedError
-    def _encode(self, prompts: list[str], adapter: Adapter) -> Conditioning: raise NotImplementedError # *family*
-    def _fill(self, adapter: Adapter) -> torch.Tensor | None: # *family*: tokens (1, L, D) that fill up shorter prompts; None: their last token
+
+    def _encode(self, prompts: list[str], adapter: Adapter) -> Conditioning:
+        raise NotImplementedError  # *family*
+
+    def _fill(
+        self, adapter: Adapter
+    ) -> (
+        torch.Tensor | None
+    ):  # *family*: tokens (1, L, D) that fill up shorter prompts; None: their last token
         return None
 
 # %% ../nbs/05_backbone.ipynb #ab544d9d
 from fastcore.basics import patch
 
+
 @patch
-def _apply(self: Backbone, wanted: tuple) -> None: # switch layers to `wanted`, then restore who trains
+def _apply(
+    self: Backbone, wanted: tuple
+) -> None:  # switch layers to `wanted`, then restore who trains
     names = [n for n, _ in wanted]
     for module in self.modules_with_adapters.values():
         for layer in _lora_layers(module).values():
@@ -153,18 +252,28 @@ def _apply(self: Backbone, wanted: tuple) -> None: # switch layers to `wanted`, 
             if here:
                 layer.set_adapter(here)
                 for n, w in wanted:
-                    if n in layer.scaling: layer.set_scale(n, w)
+                    if n in layer.scaling:
+                        layer.set_scale(n, w)
             layer.enable_adapters(bool(here))
-        for name, p in _lora_parts(module)[1].items(): p.requires_grad_(any(f".{t}." in name for t in self._trainable))
+        for name, p in _lora_parts(module)[1].items():
+            p.requires_grad_(any(f".{t}." in name for t in self._trainable))
     self._active = wanted
+
 
 @patch
 def activate(self: Backbone, adapter: Adapter) -> None:
     "Make an adapter (or none) the active one until the next call. Raises `CpoError` for an unknown name."
     wanted = _normalise(adapter)
-    for n, _ in wanted: self._known(n)
-    if self._fused is not None and wanted != self._fused: raise CpoError(f"adapter {adapter!r} is asked for while {list(self._fused)!r} is merged into the weights", hint="leave the block of `fused` first")
-    if wanted != self._active: self._apply(wanted)
+    for n, _ in wanted:
+        self._known(n)
+    if self._fused is not None and wanted != self._fused:
+        raise CpoError(
+            f"adapter {adapter!r} is asked for while {list(self._fused)!r} is merged into the weights",
+            hint="leave the block of `fused` first",
+        )
+    if wanted != self._active:
+        self._apply(wanted)
+
 
 @patch
 @contextlib.contextmanager
@@ -172,40 +281,53 @@ def using(self: Backbone, adapter: Adapter):
     "Switch for the length of a block; what was active comes back, with every `requires_grad` flag, also after an exception."
     before = self._active
     self.activate(adapter)
-    try: yield self
+    try:
+        yield self
     finally:
-        if self._active != before: self._apply(before)
+        if self._active != before:
+            self._apply(before)
 
 # %% ../nbs/05_backbone.ipynb #2accd2e1
 @patch
-def encode_prompts(self: Backbone, prompts: Sequence[str], adapter: Adapter = None, tokens: int = 0) -> Conditioning:
+def encode_prompts(
+    self: Backbone, prompts: Sequence[str], adapter: Adapter = None, tokens: int = 0
+) -> Conditioning:
     "Named tensors of whole prompts, batch first; each is encoded as if it were alone, and then filled up to the longest, or to `tokens`. No gradient."
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    if self.encoded is not None and (found := self.encoded(prompts, adapter)) is not None: return Conditioning.cat(*found, tokens)
+    if self.encoded is not None and (found := self.encoded(prompts, adapter)) is not None:
+        return Conditioning.cat(*found, tokens)
     rooms = self.prompt_rooms(prompts)
-    if len(set(rooms)) == 1 and self._tokens(rooms[0]) >= tokens: return self._encode(prompts, adapter)
+    if len(set(rooms)) == 1 and self._tokens(rooms[0]) >= tokens:
+        return self._encode(prompts, adapter)
     return Conditioning.cat(self.encode_each(prompts, adapter), self._fill(adapter), tokens)
+
 
 @patch
 def encode_each(self: Backbone, prompts: list[str], adapter: Adapter = None) -> list[Conditioning]:
     "Each prompt's conditioning at its own length, by the encoders; prompts of equal room are encoded together."
-    rooms, parts = self.prompt_rooms(prompts), [None]*len(prompts)
+    rooms, parts = self.prompt_rooms(prompts), [None] * len(prompts)
     for room in sorted(set(rooms)):
-        rows = [i for i, r in enumerate(rooms) if r == room]; c = self._encode([prompts[i] for i in rows], adapter)
-        for k, i in enumerate(rows): parts[i] = c[k:k + 1]
+        rows = [i for i, r in enumerate(rooms) if r == room]
+        c = self._encode([prompts[i] for i in rows], adapter)
+        for k, i in enumerate(rows):
+            parts[i] = c[k : k + 1]
     return parts
+
 
 @patch
 def prompt_tokens(self: Backbone, prompts: Sequence[str]) -> list[int]:
     "Length of each prompt's embedding."
     return [self._tokens(r) for r in self.prompt_rooms(list(prompts))]
 
+
 @patch
 def prompt_rooms(self: Backbone, prompts: list[str]) -> list:
     "What each prompt needs, as the family counts it; a prompt is tokenised for it once."
-    if self._room_of is None or len(self._room_of) > 100_000: self._room_of = {}
+    if self._room_of is None or len(self._room_of) > 100_000:
+        self._room_of = {}
     at = [(getattr(self, "t5_length", None), p) for p in prompts]
-    if new := [k for k in dict.fromkeys(at) if k not in self._room_of]: self._room_of.update(zip(new, self._rooms([p for _, p in new])))
+    if new := [k for k in dict.fromkeys(at) if k not in self._room_of]:
+        self._room_of.update(zip(new, self._rooms([p for _, p in new])))
     return [self._room_of[k] for k in at]
 
 # %% ../nbs/05_backbone.ipynb #f5b2b61a
@@ -214,128 +336,238 @@ def sampler_steps(self: Backbone, steps: int) -> dict:
     "What the pipeline tells its scheduler for a number of steps."
     return dict(num_inference_steps=steps)
 
+
 @patch
 def sampler(self: Backbone, steps: int):
     "The pipeline's own scheduler, a copy, set to a number of steps."
-    sched = copy.deepcopy(self.pipe.scheduler); sched.set_timesteps(device=self.device, **self.sampler_steps(steps))
+    sched = copy.deepcopy(self.pipe.scheduler)
+    sched.set_timesteps(device=self.device, **self.sampler_steps(steps))
     return sched
 
 # %% ../nbs/05_backbone.ipynb #df47a5ad
 @patch
 def park(self: Backbone, *names: str) -> None:
     "Let components wait in main memory; without names, the VAE and all text encoders. Raises `CpoError` for a name that the pipeline has not."
-    names = names or [n for n, m in self.pipe.components.items() if isinstance(m, torch.nn.Module) and n != self.denoiser_name]
-    if unknown := [n for n in names if not isinstance(getattr(self.pipe, n, None), torch.nn.Module)]: raise CpoError(f"park: the pipeline has no component {', '.join(unknown)}", hint=f"it has {', '.join(self.pipe.components)}")
-    for n in names: getattr(self.pipe, n).to("cpu"); self._parked.add(n)
-    if self.device.type == "cuda": torch.cuda.empty_cache()
+    names = names or [
+        n
+        for n, m in self.pipe.components.items()
+        if isinstance(m, torch.nn.Module) and n != self.denoiser_name
+    ]
+    if unknown := [
+        n for n in names if not isinstance(getattr(self.pipe, n, None), torch.nn.Module)
+    ]:
+        raise CpoError(
+            f"park: the pipeline has no component {', '.join(unknown)}",
+            hint=f"it has {', '.join(self.pipe.components)}",
+        )
+    for n in names:
+        getattr(self.pipe, n).to("cpu")
+        self._parked.add(n)
+    if self.device.type == "cuda":
+        torch.cuda.empty_cache()
+
 
 @patch
 @contextlib.contextmanager
 def at_work(self: Backbone, module: torch.nn.Module):
     "A component on the device for the length of a block."
     parked = any(getattr(self.pipe, n) is module for n in self._parked)
-    if parked: module.to(self.device)
-    try: yield module
+    if parked:
+        module.to(self.device)
+    try:
+        yield module
     finally:
-        if parked: module.to("cpu")
+        if parked:
+            module.to("cpu")
+
 
 @patch
 def checkpoint_activations(self: Backbone, on: bool = True) -> None:
     "Make activations of the denoiser again in the backward pass (less memory, about a third more time), or keep them."
     self.denoiser.enable_gradient_checkpointing() if on else self.denoiser.disable_gradient_checkpointing()
 
+
 @patch(as_prop=True)
 def checkpointing(self: Backbone) -> bool:
     "Are activations made again? The model's own answer asks every module."
-    if self._gates is None: self._gates = [m for m in self.denoiser.modules() if hasattr(m, "gradient_checkpointing")]
+    if self._gates is None:
+        self._gates = [m for m in self.denoiser.modules() if hasattr(m, "gradient_checkpointing")]
     return any(m.gradient_checkpointing for m in self._gates)
+
 
 @patch
 def shard(self: Backbone) -> None:
     "Divide the denoiser's frozen weights between the processes (FSDP2). Called when all adapters are there; none can be added afterwards."
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
-    if self.sharded: return
+
+    if self.sharded:
+        return
     whole = {p for n, p in self.denoiser.named_parameters() if ".lora_" in n}
-    for p in whole: p.data = p.data.to(self.device) # FSDP brings only what it divides
-    how = dict(mesh=init_device_mesh(self.device.type, (processes().count,)), ignored_params=whole, reshard_after_forward=True)
-    for m in [m for m in self.denoiser.modules() if type(m).__name__ in (self.denoiser._no_split_modules or ())]: fully_shard(m, **how)
-    with warnings.catch_warnings(): warnings.simplefilter("ignore"); fully_shard(self.denoiser, **how)
+    for p in whole:
+        p.data = p.data.to(self.device)  # FSDP brings only what it divides
+    how = dict(
+        mesh=init_device_mesh(self.device.type, (processes().count,)),
+        ignored_params=whole,
+        reshard_after_forward=True,
+    )
+    for m in [
+        m
+        for m in self.denoiser.modules()
+        if type(m).__name__ in (self.denoiser._no_split_modules or ())
+    ]:
+        fully_shard(m, **how)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fully_shard(self.denoiser, **how)
     self.sharded = True
+
 
 def sharding_asked() -> bool:
     "Does the configuration of `accelerate launch` ask for FSDP?"
-    return processes().count > 1 and os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")
+    return processes().count > 1 and os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in (
+        "1",
+        "true",
+    )
+
 
 @patch
 def distribute(self: Backbone) -> None:
     "Lay the base out as the configuration of `accelerate launch` says: divided when that asks for FSDP, else a copy in each process."
-    if sharding_asked(): self.shard()
+    if sharding_asked():
+        self.shard()
 
 # %% ../nbs/05_backbone.ipynb #5ee44b91
 @patch
-def compile_blocks(self: Backbone, **how) -> None: # how: of `torch.compile`
+def compile_blocks(self: Backbone, **how) -> None:  # how: of `torch.compile`
     "Compile the denoiser's transformer blocks, each kind once. Numbers stay up to rounding, sizes and names of weights as they are. Raises `CpoError` where `torch.compile` does not work."
-    kinds = getattr(self.denoiser, "_repeated_blocks", None) or self.denoiser._no_split_modules or ()
+    kinds = (
+        getattr(self.denoiser, "_repeated_blocks", None) or self.denoiser._no_split_modules or ()
+    )
     blocks = [m for m in self.denoiser.modules() if type(m).__name__ in kinds]
-    if not blocks: raise CpoError(f"{self.name}: {type(self.denoiser).__name__} names no blocks that could be compiled", hint="leave compile off")
-    try: torch.compile(torch.sin, **how)(torch.zeros(2, device=self.device))
-    except Exception as e: raise CpoError(f"torch.compile does not work on {self.device} ({type(e).__name__}: {next(iter(str(e).strip().splitlines()), '')[:160]})", hint="install a C++ compiler, and for a GPU triton, or leave compile off") from e
-    limit = torch._dynamo.config; limit.recompile_limit = max(limit.recompile_limit, 64) # base, auxiliary, policy; with and without gradient; blocks of several widths
-    for m in blocks: m.compile(**how)
+    if not blocks:
+        raise CpoError(
+            f"{self.name}: {type(self.denoiser).__name__} names no blocks that could be compiled",
+            hint="leave compile off",
+        )
+    try:
+        torch.compile(torch.sin, **how)(torch.zeros(2, device=self.device))
+    except Exception as e:
+        raise CpoError(
+            f"torch.compile does not work on {self.device} ({type(e).__name__}: {next(iter(str(e).strip().splitlines()), '')[:160]})",
+            hint="install a C++ compiler, and for a GPU triton, or leave compile off",
+        ) from e
+    limit = torch._dynamo.config
+    limit.recompile_limit = max(
+        limit.recompile_limit, 64
+    )  # base, auxiliary, policy; with and without gradient; blocks of several widths
+    for m in blocks:
+        m.compile(**how)
     self.compiled = True
 
 # %% ../nbs/05_backbone.ipynb #9be12221
-LORA_TARGETS = { # names of submodules, by what they are
-    "attention": ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"), # the last four: the text's side of SD 3 and FLUX
-    "feedforward": ("ff.net.0.proj", "ff.net.2", "proj_in", "proj_out", "ff_context.net.0.proj", "ff_context.net.2", "proj_mlp"),
+LORA_TARGETS = {  # names of submodules, by what they are
+    "attention": (
+        "to_q",
+        "to_k",
+        "to_v",
+        "to_out.0",
+        "add_q_proj",
+        "add_k_proj",
+        "add_v_proj",
+        "to_add_out",
+    ),  # the last four: the text's side of SD 3 and FLUX
+    "feedforward": (
+        "ff.net.0.proj",
+        "ff.net.2",
+        "proj_in",
+        "proj_out",
+        "ff_context.net.0.proj",
+        "ff_context.net.2",
+        "proj_mlp",
+    ),
     "convolution": ("conv1", "conv2", "conv_shortcut", "time_emb_proj"),
 }
 
+
 @patch
-def add_adapter(self: Backbone,
-                name: str, # how it is called from now on
-                rank: int = 16, # of the update's factors
-                alpha: float | None = None, # scale is alpha / rank; default: rank
-                targets: Sequence[str] = ("attention", "feedforward", "convolution"), # keys of LORA_TARGETS
-                seed: int = 0, # of the first factor; the second starts at zero, so a new adapter changes nothing
-                ) -> None:
+def add_adapter(
+    self: Backbone,
+    name: str,  # how it is called from now on
+    rank: int = 16,  # of the update's factors
+    alpha: float | None = None,  # scale is alpha / rank; default: rank
+    targets: Sequence[str] = ("attention", "feedforward", "convolution"),  # keys of LORA_TARGETS
+    seed: int = 0,  # of the first factor; the second starts at zero, so a new adapter changes nothing
+) -> None:
     "Add a LoRA adapter to the denoiser; it is neither active nor trained until asked for. Raises `CpoError` for bad settings."
     from peft import LoraConfig
-    bad = [f"unknown target {t!r}" for t in targets if t not in LORA_TARGETS] + ([f"rank {rank!r} is no whole number >= 1"] if not isinstance(rank, int) or rank < 1 else [])
-    if not targets: bad.append("no targets")
-    if name in self.adapters: bad.append(f"there is already an adapter {name!r}")
-    if self.sharded: bad.append("the base is already divided between the processes")
-    if not name.isidentifier(): bad.append(f"{name!r} is no plain name")
-    if bad: raise CpoError(f"add_adapter({name!r}) is not possible:", bad, f"targets are {', '.join(LORA_TARGETS)}")
+
+    bad = [f"unknown target {t!r}" for t in targets if t not in LORA_TARGETS] + (
+        [f"rank {rank!r} is no whole number >= 1"] if not isinstance(rank, int) or rank < 1 else []
+    )
+    if not targets:
+        bad.append("no targets")
+    if name in self.adapters:
+        bad.append(f"there is already an adapter {name!r}")
+    if self.sharded:
+        bad.append("the base is already divided between the processes")
+    if not name.isidentifier():
+        bad.append(f"{name!r} is no plain name")
+    if bad:
+        raise CpoError(
+            f"add_adapter({name!r}) is not possible:", bad, f"targets are {', '.join(LORA_TARGETS)}"
+        )
     modules = [m for t in targets for m in LORA_TARGETS[t]]
     alpha = float(rank if alpha is None else alpha)
     before = self._active
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "lora"))
-        self.denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=modules, exclude_modules=self.not_adapted, init_lora_weights=True), adapter_name=name)
+        self.denoiser.add_adapter(
+            LoraConfig(
+                r=rank,
+                lora_alpha=alpha,
+                target_modules=modules,
+                exclude_modules=self.not_adapted,
+                init_lora_weights=True,
+            ),
+            adapter_name=name,
+        )
     _seen_layers.pop(self.denoiser, None)
     self.adapters[name] = dict(rank=rank, alpha=alpha, targets=list(targets))
     self._apply(before)
+
 
 @patch
 def adapter_parameters(self: Backbone, name: str) -> dict[str, torch.nn.Parameter]:
     "The adapter's parameters by name."
     self._known(name)
-    return {f"{m}.{k}": p for m, module in self.modules_with_adapters.items() for k, p in module.named_parameters() if f".{name}." in k and ".lora_" in k}
+    return {
+        f"{m}.{k}": p
+        for m, module in self.modules_with_adapters.items()
+        for k, p in module.named_parameters()
+        if f".{name}." in k and ".lora_" in k
+    }
+
 
 @patch
 def trainable_parameters(self: Backbone, name: str) -> dict[str, torch.nn.Parameter]:
     "Set this adapter, and no other, to be trained; returns its parameters by name, in float32."
-    self._known(name); self._trainable = {name}
+    self._known(name)
+    self._trainable = {name}
     self._apply(self._active)
     params = self.adapter_parameters(name)
-    for p in params.values(): p.data = p.data.float()
+    for p in params.values():
+        p.data = p.data.float()
     return params
+
 
 @patch
 def _known(self: Backbone, name: str) -> None:
-    if name not in self.adapters: raise CpoError(f"unknown adapter {name!r}", hint=f"known: {', '.join(self.adapters) or 'none; call add_adapter or load_adapter first'}")
+    if name not in self.adapters:
+        raise CpoError(
+            f"unknown adapter {name!r}",
+            hint=f"known: {', '.join(self.adapters) or 'none; call add_adapter or load_adapter first'}",
+        )
 
 # %% ../nbs/05_backbone.ipynb #e6079b5d
 _CARD = """---
@@ -367,28 +599,66 @@ pipe("{prompt}").images[0]
 {settings}
 ```
 """
-_WHAT = dict(sft="A LoRA that has learnt the vocabulary of a criteria tree (stage 1 of Complex Preference Optimization): name positive or negative attributes after the caption, and they are painted.",
-             align="A LoRA that moves a text-to-image model toward the positive and away from the negative attributes of a criteria tree, so that a plain caption yields better pictures.")
+_WHAT = dict(
+    sft="A LoRA that has learnt the vocabulary of a criteria tree (stage 1 of Complex Preference Optimization): name positive or negative attributes after the caption, and they are painted.",
+    align="A LoRA that moves a text-to-image model toward the positive and away from the negative attributes of a criteria tree, so that a plain caption yields better pictures.",
+)
 
-def model_card(note: dict) -> str: # what `save_adapter` keeps in adapter.json
+
+def model_card(note: dict) -> str:  # what `save_adapter` keeps in adapter.json
     "README.md of an adapter: base, criteria, data, settings, results, how to load it."
     info, base, model = note["info"], note["base"], note["base_model"] or "the base model"
     best, result = info.get("best") or {}, info.get("result") or {}
-    rows = {"base": f"{model} ({base})", "adapter": f"LoRA, rank {note['rank']}, alpha {note['alpha']:g}, on {', '.join(note['targets'])}", "method": " ".join(filter(None, (info.get("method") or info.get("stage"), (info.get("settings") or {}).get("stabilize") if info.get("method") in ("cpo", "dpo") else None))),
-            "criteria": info.get("criteria") and f"{info['criteria']}, hash {info['tree']}", "data": info.get("data") and f"{info['pictures']:,} pictures, hash {info['data']}", "updates": info.get("steps"), "stopped": info.get("stopped"),
-            "held-out loss": best and f"{best['score']:.5g} after {best['step']} updates, the best", "at the end": ", ".join(f"{k} {v:.4g}" for k, v in result.items())}
-    return _CARD.format(front=f"base_model: {model}\n" if "/" in model else "", title=f"{info.get('stage', 'LoRA')} of {model}", what=_WHAT.get(info.get("stage"), "A LoRA."), url="https://github.com/cpo-nb/cpo_nb",
-                        table="\n".join(f"| {k} | {v} |" for k, v in rows.items() if v), atelier="import cpo_nb.backbone # it holds the base's autoencoder class\n" if model == "atelier" else "", base=base,
-                        source="cpo_nb/data/atelier/pipeline" if model == "atelier" else model, prompt="a painting of an oak", settings=json.dumps(info.get("settings") or {}, indent=1, sort_keys=True))
+    rows = {
+        "base": f"{model} ({base})",
+        "adapter": f"LoRA, rank {note['rank']}, alpha {note['alpha']:g}, on {', '.join(note['targets'])}",
+        "method": " ".join(
+            filter(
+                None,
+                (
+                    info.get("method") or info.get("stage"),
+                    (info.get("settings") or {}).get("stabilize")
+                    if info.get("method") in ("cpo", "dpo")
+                    else None,
+                ),
+            )
+        ),
+        "criteria": info.get("criteria") and f"{info['criteria']}, hash {info['tree']}",
+        "data": info.get("data") and f"{info['pictures']:,} pictures, hash {info['data']}",
+        "updates": info.get("steps"),
+        "stopped": info.get("stopped"),
+        "held-out loss": best and f"{best['score']:.5g} after {best['step']} updates, the best",
+        "at the end": ", ".join(f"{k} {v:.4g}" for k, v in result.items()),
+    }
+    return _CARD.format(
+        front=f"base_model: {model}\n" if "/" in model else "",
+        title=f"{info.get('stage', 'LoRA')} of {model}",
+        what=_WHAT.get(info.get("stage"), "A LoRA."),
+        url="https://github.com/cpo-nb/cpo_nb",
+        table="\n".join(f"| {k} | {v} |" for k, v in rows.items() if v),
+        atelier="import cpo_nb.backbone # it holds the base's autoencoder class\n"
+        if model == "atelier"
+        else "",
+        base=base,
+        source="cpo_nb/data/atelier/pipeline" if model == "atelier" else model,
+        prompt="a painting of an oak",
+        settings=json.dumps(info.get("settings") or {}, indent=1, sort_keys=True),
+    )
 
 # %% ../nbs/05_backbone.ipynb #1848881d
 @patch
 def set_adapter_state(self: Backbone, name: str, state: dict[str, torch.Tensor]) -> None:
     "Write weights into an adapter, such as the averaged weights that a run ends with. Raises `CpoError` when names differ."
     params = self.adapter_parameters(name)
-    if params.keys() != state.keys(): raise CpoError(f"the weights do not belong to adapter {name!r}", sorted(params.keys() ^ state.keys())[:8])
+    if params.keys() != state.keys():
+        raise CpoError(
+            f"the weights do not belong to adapter {name!r}",
+            sorted(params.keys() ^ state.keys())[:8],
+        )
     with torch.no_grad():
-        for k, p in params.items(): p.copy_(state[k])
+        for k, p in params.items():
+            p.copy_(state[k])
+
 
 @patch
 @contextlib.contextmanager
@@ -396,133 +666,292 @@ def holding(self: Backbone, name: str, state: dict[str, torch.Tensor]):
     "An adapter with other weights, such as averaged ones, for the length of a block."
     own = {k: p.detach().clone() for k, p in self.adapter_parameters(name).items()}
     self.set_adapter_state(name, state)
-    try: yield self
-    finally: self.set_adapter_state(name, own)
+    try:
+        yield self
+    finally:
+        self.set_adapter_state(name, own)
+
 
 def _order_header(path: Path) -> None:
     "Sort the notes in the header of a safetensors file, in place: safetensors writes them in an order of chance, and equal adapters would be unequal files."
     with open(path, "r+b") as f:
-        size = int.from_bytes(f.read(8), "little"); head = json.loads(f.read(size))
-        text = json.dumps({"__metadata__": dict(sorted(head.pop("__metadata__", {}).items()))} | head, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
-        if len(text) == size: f.seek(8); f.write(text)
+        size = int.from_bytes(f.read(8), "little")
+        head = json.loads(f.read(size))
+        text = (
+            json.dumps(
+                {"__metadata__": dict(sorted(head.pop("__metadata__", {}).items()))} | head,
+                separators=(",", ":"),
+                ensure_ascii=False,
+            )
+            .encode()
+            .ljust(size)
+        )
+        if len(text) == size:
+            f.seek(8)
+            f.write(text)
+
 
 @patch
-def save_adapter(self: Backbone,
-                 name: str, # which adapter
-                 path: str | Path, # a folder; written whole or not at all
-                 info: dict | None = None # kept in the folder as adapter.json
-                 ) -> Path:
+def save_adapter(
+    self: Backbone,
+    name: str,  # which adapter
+    path: str | Path,  # a folder; written whole or not at all
+    info: dict | None = None,  # kept in the folder as adapter.json
+) -> Path:
     "Write what the family's own `pipeline.load_lora_weights` reads, with the adapter's metadata."
     from peft.utils import get_peft_model_state_dict
     from peft.tuners.lora import LoraConfig
+
     self._known(name)
     path = Path(path)
-    if not processes().main: return path
-    ordered = lambda config: {k: sorted(v) if isinstance(v, set) or k == "target_modules" and isinstance(v, (list, tuple)) else v for k, v in config.items()} # a set's order differs between processes, and the file would too
-    meta = {f"{m}_lora_adapter_metadata": ordered(module.peft_config[name].to_dict()) for m, module in self.modules_with_adapters.items() if name in getattr(module, "peft_config", {})}
-    own = lambda module: {k: p for k, p in module.named_parameters() if ".lora_" in k} # a divided base would be put together for a `state_dict`
-    layers = {f"{m}_lora_layers": {k: v.detach().cpu().contiguous() for k, v in get_peft_model_state_dict(module, own(module), adapter_name=name).items()}
-              for m, module in self.modules_with_adapters.items() if name in getattr(module, "peft_config", {})}
+    if not processes().main:
+        return path
+
+    def ordered(config):
+        return {
+            k: sorted(v)
+            if isinstance(v, set) or k == "target_modules" and isinstance(v, (list, tuple))
+            else v
+            for k, v in config.items()
+        }  # a set's order differs between processes, and the file would too
+
+    meta = {
+        f"{m}_lora_adapter_metadata": ordered(module.peft_config[name].to_dict())
+        for m, module in self.modules_with_adapters.items()
+        if name in getattr(module, "peft_config", {})
+    }
+
+    def own(module):
+        return {
+            k: p for k, p in module.named_parameters() if ".lora_" in k
+        }  # a divided base would be put together for a `state_dict`
+
+    layers = {
+        f"{m}_lora_layers": {
+            k: v.detach().cpu().contiguous()
+            for k, v in get_peft_model_state_dict(module, own(module), adapter_name=name).items()
+        }
+        for m, module in self.modules_with_adapters.items()
+        if name in getattr(module, "peft_config", {})
+    }
     with atomic_path(path) as tmp:
         type(self.pipe).save_lora_weights(tmp, safe_serialization=True, **layers, **meta)
-        _order_header(tmp/"pytorch_lora_weights.safetensors")
-        note = to_jsonable(dict(**self.adapters[name], base=self.pipeline_class, base_model=self.name, info=info or {}))
-        (tmp/"adapter.json").write_text(json.dumps(note, indent=1, sort_keys=True) + "\n")
-        (tmp/"README.md").write_text(model_card(note), encoding="utf-8")
+        _order_header(tmp / "pytorch_lora_weights.safetensors")
+        note = to_jsonable(
+            dict(
+                **self.adapters[name],
+                base=self.pipeline_class,
+                base_model=self.name,
+                info=info or {},
+            )
+        )
+        (tmp / "adapter.json").write_text(json.dumps(note, indent=1, sort_keys=True) + "\n")
+        (tmp / "README.md").write_text(model_card(note), encoding="utf-8")
     return path
+
 
 def adapter_file(path: str | Path) -> Path:
     "The safetensors file of a LoRA: the path itself, or the one in the folder. Raises `CpoError` when there is none, when there are several, or when it is damaged."
-    path = Path(path); own = "give the folder that `cpo sft` or `cpo align` wrote"
-    found = [path/"pytorch_lora_weights.safetensors"] if (path/"pytorch_lora_weights.safetensors").is_file() else sorted(path.glob("*.safetensors")) if path.is_dir() else [path] if path.is_file() and path.suffix == ".safetensors" else []
-    if not found: raise CpoError(f"{path}: holds no LoRA (.safetensors)" + ("" if path.exists() else ": there is nothing of that name"), hint=own)
-    if len(found) > 1: raise CpoError(f"{path}: holds several files, and only one can be the LoRA: {', '.join(p.name for p in found)}", hint="give the file itself")
-    if problem := weights_problem(found[0]): raise CpoError(f"{found[0]} {problem}", hint="copy it again, or run the command that made it again")
+    path = Path(path)
+    own = "give the folder that `cpo sft` or `cpo align` wrote"
+    found = (
+        [path / "pytorch_lora_weights.safetensors"]
+        if (path / "pytorch_lora_weights.safetensors").is_file()
+        else sorted(path.glob("*.safetensors"))
+        if path.is_dir()
+        else [path]
+        if path.is_file() and path.suffix == ".safetensors"
+        else []
+    )
+    if not found:
+        raise CpoError(
+            f"{path}: holds no LoRA (.safetensors)"
+            + ("" if path.exists() else ": there is nothing of that name"),
+            hint=own,
+        )
+    if len(found) > 1:
+        raise CpoError(
+            f"{path}: holds several files, and only one can be the LoRA: {', '.join(p.name for p in found)}",
+            hint="give the file itself",
+        )
+    if problem := weights_problem(found[0]):
+        raise CpoError(
+            f"{found[0]} {problem}", hint="copy it again, or run the command that made it again"
+        )
     return found[0]
+
 
 @patch
 def load_adapter(self: Backbone, path: str | Path, name: str) -> None:
     "Load an adapter that `save_adapter` (or any LoRA that the pipeline reads) wrote. Raises `CpoError` when nothing of it fits this base."
     path = Path(path)
-    if name in self.adapters: raise CpoError(f"there is already an adapter {name!r}", hint="choose another name")
-    file = adapter_file(path); before = self._active
-    note = read_json(file.parent/"adapter.json") if path.is_dir() and (path/"adapter.json").is_file() else {}
-    if note.get("base") not in (None, self.pipeline_class): raise CpoError(f"{path}: was made for a {note['base']}, and this base is a {self.pipeline_class}", hint="use the base that the LoRA was trained on" + (f" ({note['base_model']})" if note.get("base_model") else ""))
-    try: self.pipe.load_lora_weights(file.parent, weight_name=file.name, adapter_name=name, use_safetensors=True, low_cpu_mem_usage=False)
-    except (ValueError, RuntimeError, KeyError, OSError) as e: raise CpoError(f"{path}: does not fit this base ({type(e).__name__}: {' '.join(str(e).split())[:200]})", hint="use the base that the LoRA was trained on") from None
-    for m in self.modules_with_adapters.values(): _seen_layers.pop(m, None)
-    cfgs = [m.peft_config[name] for m in self.modules_with_adapters.values() if name in getattr(m, "peft_config", {})]
-    if not cfgs: raise CpoError(f"{path}: no LoRA weight of it belongs to this base", hint="use the base that the LoRA was trained on")
+    if name in self.adapters:
+        raise CpoError(f"there is already an adapter {name!r}", hint="choose another name")
+    file = adapter_file(path)
+    before = self._active
+    note = (
+        read_json(file.parent / "adapter.json")
+        if path.is_dir() and (path / "adapter.json").is_file()
+        else {}
+    )
+    if note.get("base") not in (None, self.pipeline_class):
+        raise CpoError(
+            f"{path}: was made for a {note['base']}, and this base is a {self.pipeline_class}",
+            hint="use the base that the LoRA was trained on"
+            + (f" ({note['base_model']})" if note.get("base_model") else ""),
+        )
+    try:
+        self.pipe.load_lora_weights(
+            file.parent,
+            weight_name=file.name,
+            adapter_name=name,
+            use_safetensors=True,
+            low_cpu_mem_usage=False,
+        )
+    except (ValueError, RuntimeError, KeyError, OSError) as e:
+        raise CpoError(
+            f"{path}: does not fit this base ({type(e).__name__}: {' '.join(str(e).split())[:200]})",
+            hint="use the base that the LoRA was trained on",
+        ) from None
+    for m in self.modules_with_adapters.values():
+        _seen_layers.pop(m, None)
+    cfgs = [
+        m.peft_config[name]
+        for m in self.modules_with_adapters.values()
+        if name in getattr(m, "peft_config", {})
+    ]
+    if not cfgs:
+        raise CpoError(
+            f"{path}: no LoRA weight of it belongs to this base",
+            hint="use the base that the LoRA was trained on",
+        )
     self.adapters[name] = dict(rank=cfgs[0].r, alpha=float(cfgs[0].lora_alpha), targets=["loaded"])
     self._apply(before)
 
 # %% ../nbs/05_backbone.ipynb #7de1562f
-ADDED_BELOW = 20_000_000 # parameters of a denoiser, up to which adapters are added to its weights
+ADDED_BELOW = 20_000_000  # parameters of a denoiser, up to which adapters are added to its weights
+
 
 @patch
-def _addable(self: Backbone, adapter: Adapter, lora: dict[str, torch.nn.Module]) -> list[tuple]: # (path, layer, adapters with weights here); empty: run them beside the weights
+def _addable(
+    self: Backbone, adapter: Adapter, lora: dict[str, torch.nn.Module]
+) -> list[tuple]:  # (path, layer, adapters with weights here); empty: run them beside the weights
     wanted = _normalise(adapter)
-    if not wanted or self._fused is not None or self.sharded or self.size >= ADDED_BELOW or (self.checkpointing and torch.is_grad_enabled()): return []
-    for n, _ in wanted: self._known(n)
-    found = [(path, l, here) for path, l in lora.items() if (here := [(n, w) for n, w in wanted if n in l.scaling])]
-    special = lambda l, n: l.merged or l.use_dora.get(n) or l.lora_bias.get(n)
+    if (
+        not wanted
+        or self._fused is not None
+        or self.sharded
+        or self.size >= ADDED_BELOW
+        or (self.checkpointing and torch.is_grad_enabled())
+    ):
+        return []
+    for n, _ in wanted:
+        self._known(n)
+    found = [
+        (path, l, here)
+        for path, l in lora.items()
+        if (here := [(n, w) for n, w in wanted if n in l.scaling])
+    ]
+
+    def special(l, n):
+        return l.merged or l.use_dora.get(n) or l.lora_bias.get(n)
+
     return [] if any(special(l, n) for _, l, here in found for n, _ in here) else found
+
 
 @contextlib.contextmanager
 def _bare(layers):
     "LoRA layers that pass their input to the base layer alone, whatever is active."
     before = [l._disable_adapters for l in layers]
     try:
-        for l in layers: l._disable_adapters = True
+        for l in layers:
+            l._disable_adapters = True
         yield
     finally:
-        for l, flag in zip(layers, before): l._disable_adapters = flag
+        for l, flag in zip(layers, before):
+            l._disable_adapters = flag
+
 
 @patch
 def denoise(self: Backbone, adapter: Adapter, *args, **kwargs):
     "Call the denoiser through an adapter; a small one with the adapter added to its weights."
     lora = _lora_layers(self.denoiser)
     if not adapter and self._fused is None:
-        with _bare(lora.values()): return self.denoiser(*args, **kwargs)
+        with _bare(lora.values()):
+            return self.denoiser(*args, **kwargs)
     if not (layers := self._addable(adapter, lora)):
-        with self.using(adapter): return self.denoiser(*args, **kwargs)
+        with self.using(adapter):
+            return self.denoiser(*args, **kwargs)
     kept, sums = self._kept or (None, None)
-    weights = sums if kept == _normalise(adapter) and not torch.is_grad_enabled() and not self.checkpointing else self._added(layers)
-    with _bare(lora.values()): return torch.func.functional_call(self.denoiser, weights, args, kwargs, tie_weights=False)
+    weights = (
+        sums
+        if kept == _normalise(adapter) and not torch.is_grad_enabled() and not self.checkpointing
+        else self._added(layers)
+    )
+    with _bare(lora.values()):
+        return torch.func.functional_call(self.denoiser, weights, args, kwargs, tie_weights=False)
+
 
 @patch
-def _added(self: Backbone, layers: list[tuple]) -> dict[str, torch.Tensor]: # weights with the adapters added, by name
+def _added(
+    self: Backbone, layers: list[tuple]
+) -> dict[str, torch.Tensor]:  # weights with the adapters added, by name
     weights, active = {}, dict(self._active)
-    with torch.autocast(self.device.type, enabled=False): # the sum is as precise as the weights
+    with torch.autocast(self.device.type, enabled=False):  # the sum is as precise as the weights
         for path, layer, here in layers:
             weight = layer.get_base_layer().weight
             for n, w in here:
-                layer.set_scale(n, w); weight = weight + layer.get_delta_weight(n).to(weight.dtype)
-                if n in active: layer.set_scale(n, active[n])
+                layer.set_scale(n, w)
+                weight = weight + layer.get_delta_weight(n).to(weight.dtype)
+                if n in active:
+                    layer.set_scale(n, active[n])
             weights[f"{path}.base_layer.weight"] = weight
     return weights
+
 
 @patch
 @contextlib.contextmanager
 def keeping(self: Backbone, adapter: Adapter):
     "For the length of a block in which a frozen adapter does not change, add it to a small denoiser's weights once, and not in every pass without gradient."
-    before, layers = self._kept, [] if self.checkpointing else self._addable(adapter, _lora_layers(self.denoiser)) # who makes activations again has no memory to spare
-    with torch.no_grad(): self._kept = (_normalise(adapter), self._added(layers)) if layers else None
-    try: yield self
-    finally: self._kept = before
+    before, layers = (
+        self._kept,
+        [] if self.checkpointing else self._addable(adapter, _lora_layers(self.denoiser)),
+    )  # who makes activations again has no memory to spare
+    with torch.no_grad():
+        self._kept = (_normalise(adapter), self._added(layers)) if layers else None
+    try:
+        yield self
+    finally:
+        self._kept = before
+
 
 @patch
 def frozen_mode(self: Backbone):
     "For passes of which nothing is learnt: inference mode, without autograd's books. A loss takes a copy of what they give, not itself."
-    return torch.no_grad() if self.sharded else torch.inference_mode() # FSDP keeps books of its own
+    return (
+        torch.no_grad() if self.sharded else torch.inference_mode()
+    )  # FSDP keeps books of its own
 
-def _mapped(tensors: dict[str, torch.Tensor], file: Path) -> dict[str, torch.Tensor]: # the same in a memory-mapped file; empty where it cannot be written
+
+def _mapped(
+    tensors: dict[str, torch.Tensor], file: Path
+) -> dict[str, torch.Tensor]:  # the same in a memory-mapped file; empty where it cannot be written
     from safetensors.torch import load_file, save_file
+
     if processes().main:
-        with contextlib.suppress(OSError), atomic_path(file) as tmp: save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, tmp)
+        with contextlib.suppress(OSError), atomic_path(file) as tmp:
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, tmp)
     processes().wait()
-    there = load_file(file) if file.is_file() else {} # an older one, perhaps, where none can be written now
-    return there if there.keys() == tensors.keys() and all(torch.equal(v, tensors[k].detach().cpu()) for k, v in there.items()) else {}
+    there = (
+        load_file(file) if file.is_file() else {}
+    )  # an older one, perhaps, where none can be written now
+    return (
+        there
+        if there.keys() == tensors.keys()
+        and all(torch.equal(v, tensors[k].detach().cpu()) for k, v in there.items())
+        else {}
+    )
+
 
 @patch
 @contextlib.contextmanager
@@ -531,36 +960,58 @@ def laid_aside(self: Backbone, adapter: Adapter, file: Path):
     names = [n for n, _ in _normalise(adapter)]
     lie = {k: p for n in names for k, p in self.adapter_parameters(n).items()}
     there = _mapped(lie, Path(file))
-    if lie and not there: warnings.warn(f"{file} cannot be written, so {', '.join(names)} stays in memory")
-    for k, v in there.items(): lie[k].data = v
+    if lie and not there:
+        warnings.warn(f"{file} cannot be written, so {', '.join(names)} stays in memory")
+    for k, v in there.items():
+        lie[k].data = v
     before, self._aside = self._aside, self._aside | set(names if there else ())
-    if self.device.type == "cuda": torch.cuda.empty_cache()
-    try: yield self
+    if self.device.type == "cuda":
+        torch.cuda.empty_cache()
+    try:
+        yield self
     finally:
         self._aside = before
-        for k in there: lie[k].data = lie[k].data.to(self.device, copy=True)
+        for k in there:
+            lie[k].data = lie[k].data.to(self.device, copy=True)
+
 
 @patch
 @contextlib.contextmanager
 def at_hand(self: Backbone, adapter: Adapter):
     "An adapter that may have been laid aside, on the device for the length of a block."
-    lie = [p for n, _ in _normalise(adapter) if n in self._aside for p in self.adapter_parameters(n).values()]
+    lie = [
+        p
+        for n, _ in _normalise(adapter)
+        if n in self._aside
+        for p in self.adapter_parameters(n).values()
+    ]
     there = [p.data for p in lie]
-    for p in lie: p.data = p.data.to(self.device)
-    try: yield self
+    for p in lie:
+        p.data = p.data.to(self.device)
+    try:
+        yield self
     finally:
-        for p, v in zip(lie, there): p.data = v
+        for p, v in zip(lie, there):
+            p.data = v
 
 # %% ../nbs/05_backbone.ipynb #bfdd8bd7
 class DiffusionBackbone(Backbone):
     "Backbones whose scheduler has `alphas_cumprod` (ε- or v-prediction)."
-    @property
-    def prediction_type(self) -> str: return self.pipe.scheduler.config.prediction_type
-    @property
-    def num_train_timesteps(self) -> int: return self.pipe.scheduler.config.num_train_timesteps
 
-    def _alpha(self, timesteps: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        a = self.pipe.scheduler.alphas_cumprod.to(like.device, torch.float32)[timesteps].view(-1, *[1]*(like.dim() - 1))
+    @property
+    def prediction_type(self) -> str:
+        return self.pipe.scheduler.config.prediction_type
+
+    @property
+    def num_train_timesteps(self) -> int:
+        return self.pipe.scheduler.config.num_train_timesteps
+
+    def _alpha(
+        self, timesteps: torch.Tensor, like: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        a = self.pipe.scheduler.alphas_cumprod.to(like.device, torch.float32)[timesteps].view(
+            -1, *[1] * (like.dim() - 1)
+        )
         return a.sqrt(), (1 - a).sqrt()
 
     def sample_timesteps(self, n: int, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -569,222 +1020,458 @@ class DiffusionBackbone(Backbone):
 
     def timesteps_at(self, share: torch.Tensor) -> torch.Tensor:
         "Quantiles of what `sample_timesteps` draws: `share` (n,) in [0, 1) to timesteps (n,)."
-        return (share.double()*self.num_train_timesteps).long().clamp(max=self.num_train_timesteps - 1).to(self.device)
+        return (
+            (share.double() * self.num_train_timesteps)
+            .long()
+            .clamp(max=self.num_train_timesteps - 1)
+            .to(self.device)
+        )
 
-    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+    def add_noise(
+        self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
+    ) -> torch.Tensor:
         "x_t from clean latents, like `latents`."
-        a, s = self._alpha(timesteps, latents); return a*latents + s*noise
+        a, s = self._alpha(timesteps, latents)
+        return a * latents + s * noise
 
-    def target(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+    def target(
+        self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
+    ) -> torch.Tensor:
         "What the network should predict: ε, v or x0, like `latents`. Raises `CpoError` for an unknown prediction type."
         a, s = self._alpha(timesteps, latents)
-        kinds = {"epsilon": noise, "v_prediction": a*noise - s*latents, "sample": latents}
-        if self.prediction_type not in kinds: raise CpoError(f"the scheduler's prediction_type {self.prediction_type!r} is unknown", hint=f"known: {', '.join(kinds)}")
+        kinds = {"epsilon": noise, "v_prediction": a * noise - s * latents, "sample": latents}
+        if self.prediction_type not in kinds:
+            raise CpoError(
+                f"the scheduler's prediction_type {self.prediction_type!r} is unknown",
+                hint=f"known: {', '.join(kinds)}",
+            )
         return kinds[self.prediction_type]
 
 # %% ../nbs/05_backbone.ipynb #e2a073a4
 class FlowBackbone(Backbone):
     "Backbones trained by flow matching: x_t = (1 − σ) x + σ n with t = 1000 σ, and the velocity n − x is predicted. Timesteps are float."
+
     denoiser_name = "transformer"
-    not_adapted = "proj_out" # the last layer; blocks have layers of that name too
-    density = "logit_normal" # of σ before the shift, or "uniform"
+    not_adapted = "proj_out"  # the last layer; blocks have layers of that name too
+    density = "logit_normal"  # of σ before the shift, or "uniform"
 
     @property
-    def num_train_timesteps(self) -> int: return self.pipe.scheduler.config.num_train_timesteps
+    def num_train_timesteps(self) -> int:
+        return self.pipe.scheduler.config.num_train_timesteps
+
     @property
-    def image_tokens(self) -> int: return (self.resolution//self.grid)**2
+    def image_tokens(self) -> int:
+        return (self.resolution // self.grid) ** 2
+
     @property
     def shift(self) -> float:
         "How far timesteps move toward noise: σ becomes sσ/(1 + (s − 1)σ), with the scheduler's own s, which depends on the resolution where it says so."
         c = self.pipe.scheduler.config
         return math.exp(self.shift_exponent) if c.get("use_dynamic_shifting") else float(c.shift)
+
     @property
     def shift_exponent(self) -> float:
         from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
         c = self.pipe.scheduler.config
-        return calculate_shift(self.image_tokens, c.get("base_image_seq_len", 256), c.get("max_image_seq_len", 4096), c.get("base_shift", .5), c.get("max_shift", 1.15))
+        return calculate_shift(
+            self.image_tokens,
+            c.get("base_image_seq_len", 256),
+            c.get("max_image_seq_len", 4096),
+            c.get("base_shift", 0.5),
+            c.get("max_shift", 1.15),
+        )
 
     def sampler_steps(self, steps: int) -> dict:
-        return dict(num_inference_steps=steps) | (dict(mu=self.shift_exponent) if self.pipe.scheduler.config.get("use_dynamic_shifting") else {})
+        return dict(num_inference_steps=steps) | (
+            dict(mu=self.shift_exponent)
+            if self.pipe.scheduler.config.get("use_dynamic_shifting")
+            else {}
+        )
 
     def sample_timesteps(self, n: int, generator: torch.Generator | None = None) -> torch.Tensor:
         "Shifted timesteps in (0, 1000), (n,), float32. Source: SD 3 (arXiv 2403.03206), section 3.1."
-        if self.density not in ("logit_normal", "uniform"): raise CpoError(f"density of timesteps {self.density!r} is unknown", hint="choose logit_normal or uniform")
-        return self._shifted(torch.sigmoid(torch.randn(n, generator=generator)) if self.density == "logit_normal" else torch.rand(n, generator=generator))
+        if self.density not in ("logit_normal", "uniform"):
+            raise CpoError(
+                f"density of timesteps {self.density!r} is unknown",
+                hint="choose logit_normal or uniform",
+            )
+        return self._shifted(
+            torch.sigmoid(torch.randn(n, generator=generator))
+            if self.density == "logit_normal"
+            else torch.rand(n, generator=generator)
+        )
 
     def timesteps_at(self, share: torch.Tensor) -> torch.Tensor:
         "Quantiles of what `sample_timesteps` draws: `share` (n,) in [0, 1) to timesteps (n,), float32."
         share = share.double().clamp(1e-6, 1 - 1e-6)
-        return self._shifted(torch.sigmoid(torch.special.ndtri(share)) if self.density == "logit_normal" else share).float()
+        return self._shifted(
+            torch.sigmoid(torch.special.ndtri(share)) if self.density == "logit_normal" else share
+        ).float()
 
-    def _shifted(self, sigma: torch.Tensor) -> torch.Tensor: # timesteps
+    def _shifted(self, sigma: torch.Tensor) -> torch.Tensor:  # timesteps
         k = self.shift
-        return (self.num_train_timesteps*k*sigma/(1 + (k - 1)*sigma)).to(self.device)
+        return (self.num_train_timesteps * k * sigma / (1 + (k - 1) * sigma)).to(self.device)
 
-    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+    def add_noise(
+        self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
+    ) -> torch.Tensor:
         "x_t from clean latents, like `latents`."
-        s = (timesteps.to(latents)/self.num_train_timesteps).view(-1, *[1]*(latents.dim() - 1))
-        return (1 - s)*latents + s*noise
+        s = (timesteps.to(latents) / self.num_train_timesteps).view(-1, *[1] * (latents.dim() - 1))
+        return (1 - s) * latents + s * noise
 
-    def target(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+    def target(
+        self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
+    ) -> torch.Tensor:
         "The velocity, like `latents`."
         return noise - latents
 
 # %% ../nbs/05_backbone.ipynb #ed50dfb6
-def clip_windows(tokenizer, prompts: Sequence[str], at_least: int = 1) -> tuple[torch.Tensor, list[int]]: # ids (B, W, L), and how many windows each prompt needed
+def clip_windows(
+    tokenizer, prompts: Sequence[str], at_least: int = 1
+) -> tuple[torch.Tensor, list[int]]:  # ids (B, W, L), and how many windows each prompt needed
     "Token ids of whole prompts in W windows of the CLIP encoder's length L; shorter prompts are padded with empty windows."
     room = tokenizer.model_max_length - 2
+
     def windows(prompt):
-        ids = tokenizer(prompt, add_special_tokens=False, truncation=False, verbose=False).input_ids # long prompts get windows, not a warning
-        parts = [ids[i:i + room] for i in range(0, max(1, len(ids)), room)]
-        return [[tokenizer.bos_token_id] + p + [tokenizer.eos_token_id] + [tokenizer.pad_token_id]*(room - len(p)) for p in parts]
-    rows = [windows(p) for p in prompts]; n, empty = max(at_least, *map(len, rows)), windows("")[0]
-    return torch.tensor([r + [empty]*(n - len(r)) for r in rows]), [len(r) for r in rows]
+        ids = tokenizer(
+            prompt, add_special_tokens=False, truncation=False, verbose=False
+        ).input_ids  # long prompts get windows, not a warning
+        parts = [ids[i : i + room] for i in range(0, max(1, len(ids)), room)]
+        return [
+            [tokenizer.bos_token_id]
+            + p
+            + [tokenizer.eos_token_id]
+            + [tokenizer.pad_token_id] * (room - len(p))
+            for p in parts
+        ]
+
+    rows = [windows(p) for p in prompts]
+    n, empty = max(at_least, *map(len, rows)), windows("")[0]
+    return torch.tensor([r + [empty] * (n - len(r)) for r in rows]), [len(r) for r in rows]
+
 
 @patch
-def _count(self: Backbone, lengths: Sequence[int], window: int = 1) -> None: # prompts, by the room that they need
-    self.prompts_seen += len(lengths); self.prompts_long += sum(n > window for n in lengths)
+def _count(
+    self: Backbone, lengths: Sequence[int], window: int = 1
+) -> None:  # prompts, by the room that they need
+    self.prompts_seen += len(lengths)
+    self.prompts_long += sum(n > window for n in lengths)
+
 
 @patch
 @contextlib.contextmanager
-def _text(self: Backbone, encoder: torch.nn.Module, adapter: Adapter = None): # an encoder at work, with the adapter where that reaches into it
-    with self.at_work(encoder), self.using(adapter) if _lora_layers(encoder) else contextlib.nullcontext(), torch.no_grad(): yield
+def _text(
+    self: Backbone, encoder: torch.nn.Module, adapter: Adapter = None
+):  # an encoder at work, with the adapter where that reaches into it
+    with (
+        self.at_work(encoder),
+        self.using(adapter) if _lora_layers(encoder) else contextlib.nullcontext(),
+        torch.no_grad(),
+    ):
+        yield
+
 
 @patch
-def encode_clips(self: Backbone, prompts: Sequence[str], adapter: Adapter) -> tuple[torch.Tensor, list[torch.Tensor | None], list[int]]:
+def encode_clips(
+    self: Backbone, prompts: Sequence[str], adapter: Adapter
+) -> tuple[torch.Tensor, list[torch.Tensor | None], list[int]]:
     "The last hidden layers but one of both CLIP encoders side by side, (B, L, D1 + D2); each one's pooled embedding of the first window, or None; windows that each prompt needed. No gradient."
-    toks = (self.pipe.tokenizer, self.pipe.tokenizer_2); n = max(max(clip_windows(t, prompts)[1]) for t in toks); parts, pooled = [], []
+    toks = (self.pipe.tokenizer, self.pipe.tokenizer_2)
+    n = max(max(clip_windows(t, prompts)[1]) for t in toks)
+    parts, pooled = [], []
     for tok, encoder in zip(toks, (self.pipe.text_encoder, self.pipe.text_encoder_2)):
         ids, lengths = clip_windows(tok, prompts, n)
-        with self._text(encoder, adapter): out = encoder(ids.flatten(0, 1).to(encoder.device), output_hidden_states=True)
+        with self._text(encoder, adapter):
+            out = encoder(ids.flatten(0, 1).to(encoder.device), output_hidden_states=True)
         parts.append(out.hidden_states[-2].unflatten(0, (len(prompts), n)).flatten(1, 2))
-        pooled.append(out.text_embeds.unflatten(0, (len(prompts), n))[:, 0] if "text_embeds" in out else None)
+        pooled.append(
+            out.text_embeds.unflatten(0, (len(prompts), n))[:, 0] if "text_embeds" in out else None
+        )
     return torch.cat(parts, -1), pooled, lengths
 
 # %% ../nbs/05_backbone.ipynb #cc82c507
 @patch
 def clip_rooms(self: Backbone, prompts: list[str]) -> list[int]:
     "Tokens in whole windows that each prompt needs, by that CLIP tokenizer which needs more."
-    return [max(n)*self.pipe.tokenizer.model_max_length for n in zip(*(clip_windows(t, prompts)[1] for t in (self.pipe.tokenizer, self.pipe.tokenizer_2)))]
+    return [
+        max(n) * self.pipe.tokenizer.model_max_length
+        for n in zip(
+            *(clip_windows(t, prompts)[1] for t in (self.pipe.tokenizer, self.pipe.tokenizer_2))
+        )
+    ]
 
 # %% ../nbs/05_backbone.ipynb #c86a6673
 @patch
-def encode_t5(self: Backbone, tokenizer, encoder: torch.nn.Module, prompts: Sequence[str], length: int) -> torch.Tensor:
+def encode_t5(
+    self: Backbone, tokenizer, encoder: torch.nn.Module, prompts: Sequence[str], length: int
+) -> torch.Tensor:
     "T5 embeddings (B, L, D), L = `length` or what the longest prompt needs; counts prompts and long ones. No gradient."
     rows = tokenizer(list(prompts), truncation=False, verbose=False).input_ids
     self._count([len(r) for r in rows], length)
     n = max(length, *map(len, rows))
-    ids = torch.tensor([r + [tokenizer.pad_token_id]*(n - len(r)) for r in rows])
-    with self._text(encoder): return encoder(ids.to(encoder.device))[0]
+    ids = torch.tensor([r + [tokenizer.pad_token_id] * (n - len(r)) for r in rows])
+    with self._text(encoder):
+        return encoder(ids.to(encoder.device))[0]
+
 
 @patch
-def _t5_rooms(self: Backbone, tokenizer, prompts: list[str], length: int) -> list[int]: # tokens that each prompt needs
-    return [max(length, len(r)) for r in tokenizer(prompts, truncation=False, verbose=False).input_ids]
+def _t5_rooms(
+    self: Backbone, tokenizer, prompts: list[str], length: int
+) -> list[int]:  # tokens that each prompt needs
+    return [
+        max(length, len(r)) for r in tokenizer(prompts, truncation=False, verbose=False).input_ids
+    ]
 
 # %% ../nbs/05_backbone.ipynb #741e5fcf
 @patch
-def predict_prompts(self: Backbone, noisy: torch.Tensor, timesteps: torch.Tensor, cond: Conditioning, adapter: Adapter = None) -> torch.Tensor:
+def predict_prompts(
+    self: Backbone,
+    noisy: torch.Tensor,
+    timesteps: torch.Tensor,
+    cond: Conditioning,
+    adapter: Adapter = None,
+) -> torch.Tensor:
     "Predictions (nB, C, H, W) for x_t (B, C, H, W) under n prompts each: `cond` holds the first prompt of all, then the second of all, and so on."
-    n = len(cond)//len(noisy)
-    return self.predict(torch.cat([noisy]*n), torch.cat([timesteps]*n), cond, adapter)
+    n = len(cond) // len(noisy)
+    return self.predict(torch.cat([noisy] * n), torch.cat([timesteps] * n), cond, adapter)
 
 # %% ../nbs/05_backbone.ipynb #36a71e00
 class StableDiffusionBackbone(DiffusionBackbone):
     "`StableDiffusionPipeline`, ε or v."
+
     pipeline_class = "StableDiffusionPipeline"
     load_options = dict(safety_checker=None, requires_safety_checker=False)
 
     def __init__(self, pipe, resolution: int | None = None):
         super().__init__(pipe, resolution)
-        if self.device.type == "cpu" and self.latent_shape[-1] <= 32: plain_attention(self.denoiser) # the products of larger latents would fill the memory
+        if self.device.type == "cpu" and self.latent_shape[-1] <= 32:
+            plain_attention(self.denoiser)  # the products of larger latents would fill the memory
 
-    def _rooms(self, prompts: list[str]) -> list[int]: return [n*self.pipe.tokenizer.model_max_length for n in clip_windows(self.pipe.tokenizer, prompts)[1]]
-    def _fill(self, adapter: Adapter) -> torch.Tensor: return self._encode([""], adapter).tensors["prompt_embeds"] # empty windows
+    def _rooms(self, prompts: list[str]) -> list[int]:
+        return [
+            n * self.pipe.tokenizer.model_max_length
+            for n in clip_windows(self.pipe.tokenizer, prompts)[1]
+        ]
+
+    def _fill(self, adapter: Adapter) -> torch.Tensor:
+        return self._encode([""], adapter).tensors["prompt_embeds"]  # empty windows
+
     def blank_conditioning(self, n: int, device: str = "cpu") -> Conditioning:
         "Zeros of the shapes and types that `encode_prompts` gives for `n` short prompts; no encoder is asked."
-        return Conditioning(dict(prompt_embeds=torch.zeros(n, self.pipe.text_encoder.config.max_position_embeddings, self.denoiser.config.cross_attention_dim, device=device, dtype=self.dtype)))
+        return Conditioning(
+            dict(
+                prompt_embeds=torch.zeros(
+                    n,
+                    self.pipe.text_encoder.config.max_position_embeddings,
+                    self.denoiser.config.cross_attention_dim,
+                    device=device,
+                    dtype=self.dtype,
+                )
+            )
+        )
 
-    def _encode(self, prompts: list[str], adapter: Adapter) -> Conditioning: # prompt_embeds (B, L, D), L a multiple of the encoder's window
+    def _encode(
+        self, prompts: list[str], adapter: Adapter
+    ) -> Conditioning:  # prompt_embeds (B, L, D), L a multiple of the encoder's window
         encoder = self.pipe.text_encoder
-        ids, lengths = clip_windows(self.pipe.tokenizer, prompts); self._count(lengths)
+        ids, lengths = clip_windows(self.pipe.tokenizer, prompts)
+        self._count(lengths)
         with self._text(encoder, adapter):
             out = encoder(ids.flatten(0, 1).to(encoder.device))[0]
-        return Conditioning({"prompt_embeds": out.view(len(prompts), -1, out.shape[-1]).to(self.device, self.dtype)})
+        return Conditioning(
+            {"prompt_embeds": out.view(len(prompts), -1, out.shape[-1]).to(self.device, self.dtype)}
+        )
 
-    def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, cond: Conditioning, adapter: Adapter = None) -> torch.Tensor:
+    def predict(
+        self,
+        noisy: torch.Tensor,
+        timesteps: torch.Tensor,
+        cond: Conditioning,
+        adapter: Adapter = None,
+    ) -> torch.Tensor:
         "The network's native prediction for x_t (B, C, H, W), like `noisy`, through `adapter`."
-        return self.denoise(adapter, noisy.to(self.dtype), timesteps, encoder_hidden_states=cond.tensors["prompt_embeds"]).sample
+        return self.denoise(
+            adapter,
+            noisy.to(self.dtype),
+            timesteps,
+            encoder_hidden_states=cond.tensors["prompt_embeds"],
+        ).sample
 
-    def predict_prompts(self, noisy: torch.Tensor, timesteps: torch.Tensor, cond: Conditioning, adapter: Adapter = None) -> torch.Tensor:
-        with self._once(len(cond)//len(noisy)): return super().predict_prompts(noisy, timesteps, cond, adapter)
+    def predict_prompts(
+        self,
+        noisy: torch.Tensor,
+        timesteps: torch.Tensor,
+        cond: Conditioning,
+        adapter: Adapter = None,
+    ) -> torch.Tensor:
+        with self._once(len(cond) // len(noisy)):
+            return super().predict_prompts(noisy, timesteps, cond, adapter)
 
     @contextlib.contextmanager
-    def _once(self, n: int): # the part of the UNet that no prompt reaches sees one picture in n, and its answer goes to all n
+    def _once(
+        self, n: int
+    ):  # the part of the UNet that no prompt reaches sees one picture in n, and its answer goes to all n
         unet, blocks = self.denoiser, list(self.denoiser.down_blocks)
-        first = next((k for k, b in enumerate(blocks) if getattr(b, "has_cross_attention", False)), None)
-        if n == 1 or torch.is_grad_enabled() or self.sharded or self.compiled or first is None or unet.config.addition_embed_type: yield; return
-        cut = lambda v: v[:len(v)//n] if torch.is_tensor(v) and v.dim() > 1 else v
-        spread = lambda v: tuple(map(spread, v)) if isinstance(v, tuple) else v.repeat(n, *[1]*(v.dim() - 1))
-        before = blocks[first].attentions[0]; layer = before.transformer_blocks[0]
-        stages = [unet.conv_in, *blocks[:first], blocks[first].resnets[0], before.norm, before.proj_in, layer.norm1, *([layer.attn1] if not layer.only_cross_attention else [])]
-        hooks = [h for m in stages for h in (m.register_forward_pre_hook(lambda m, a, kw: (tuple(map(cut, a)), {k: cut(v) for k, v in kw.items()}), with_kwargs=True), m.register_forward_hook(lambda m, a, out: spread(out)))]
-        try: yield
+        first = next(
+            (k for k, b in enumerate(blocks) if getattr(b, "has_cross_attention", False)), None
+        )
+        if (
+            n == 1
+            or torch.is_grad_enabled()
+            or self.sharded
+            or self.compiled
+            or first is None
+            or unet.config.addition_embed_type
+        ):
+            yield
+            return
+
+        def cut(v):
+            return v[: len(v) // n] if torch.is_tensor(v) and v.dim() > 1 else v
+
+        def spread(v):
+            return (
+                tuple(map(spread, v)) if isinstance(v, tuple) else v.repeat(n, *[1] * (v.dim() - 1))
+            )
+
+        before = blocks[first].attentions[0]
+        layer = before.transformer_blocks[0]
+        stages = [
+            unet.conv_in,
+            *blocks[:first],
+            blocks[first].resnets[0],
+            before.norm,
+            before.proj_in,
+            layer.norm1,
+            *([layer.attn1] if not layer.only_cross_attention else []),
+        ]
+        hooks = [
+            h
+            for m in stages
+            for h in (
+                m.register_forward_pre_hook(
+                    lambda m, a, kw: (tuple(map(cut, a)), {k: cut(v) for k, v in kw.items()}),
+                    with_kwargs=True,
+                ),
+                m.register_forward_hook(lambda m, a, out: spread(out)),
+            )
+        ]
+        try:
+            yield
         finally:
-            for h in hooks: h.remove()
+            for h in hooks:
+                h.remove()
 
 # %% ../nbs/05_backbone.ipynb #30900198
 @patch
 @torch.no_grad()
-def encode_images(self: Backbone,
-                  images: np.ndarray | torch.Tensor, # (B, H, W, 3) uint8, or (B, 3, H, W) in [-1, 1]
-                  ) -> torch.Tensor: # latents (B, C, h, w), scaled as the denoiser expects them
+def encode_images(
+    self: Backbone,
+    images: np.ndarray | torch.Tensor,  # (B, H, W, 3) uint8, or (B, 3, H, W) in [-1, 1]
+) -> torch.Tensor:  # latents (B, C, h, w), scaled as the denoiser expects them
     "Pictures to latents, by the mode of the VAE's posterior. Raises `CpoError` for a size that the latent grid cannot hold."
     if isinstance(images, np.ndarray):
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3: raise CpoError(f"encode_images: got an array of shape {images.shape} and type {images.dtype}", hint="give uint8 RGB pictures (B, H, W, 3)")
-        images = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()/127.5 - 1
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+            raise CpoError(
+                f"encode_images: got an array of shape {images.shape} and type {images.dtype}",
+                hint="give uint8 RGB pictures (B, H, W, 3)",
+            )
+        images = (
+            torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        )
     f = self.grid
-    if images.shape[-1] % f or images.shape[-2] % f: raise CpoError(f"pictures of {tuple(images.shape[-2:])} do not fit the latent grid", hint=f"both sides must be multiples of {f}")
+    if images.shape[-1] % f or images.shape[-2] % f:
+        raise CpoError(
+            f"pictures of {tuple(images.shape[-2:])} do not fit the latent grid",
+            hint=f"both sides must be multiples of {f}",
+        )
     vae = self.pipe.vae
-    with self.at_work(vae): z = vae.encode(images.to(vae.device, vae.dtype)).latent_dist.mode()
-    if not torch.isfinite(z).all(): raise CpoError("the VAE gave latents that are not finite", hint="load it in float32 or bfloat16 (SDXL's VAE overflows in float16)")
-    return ((z - (getattr(vae.config, "shift_factor", None) or 0))*vae.config.scaling_factor).float()
+    with self.at_work(vae):
+        z = vae.encode(images.to(vae.device, vae.dtype)).latent_dist.mode()
+    if not torch.isfinite(z).all():
+        raise CpoError(
+            "the VAE gave latents that are not finite",
+            hint="load it in float32 or bfloat16 (SDXL's VAE overflows in float16)",
+        )
+    return (
+        (z - (getattr(vae.config, "shift_factor", None) or 0)) * vae.config.scaling_factor
+    ).float()
+
 
 @patch
 @torch.no_grad()
 def decode_latents(self: Backbone, latents: torch.Tensor) -> np.ndarray:
     "Latents (B, C, h, w) to pictures (B, H, W, 3), uint8."
     vae = self.pipe.vae
-    with self.at_work(vae): x = vae.decode((latents/vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0)).to(vae.device, vae.dtype)).sample
-    return ((x.float().clamp(-1, 1) + 1)*127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    with self.at_work(vae):
+        x = vae.decode(
+            (
+                latents / vae.config.scaling_factor
+                + (getattr(vae.config, "shift_factor", None) or 0)
+            ).to(vae.device, vae.dtype)
+        ).sample
+    return (
+        ((x.float().clamp(-1, 1) + 1) * 127.5)
+        .round()
+        .to(torch.uint8)
+        .permute(0, 2, 3, 1)
+        .cpu()
+        .numpy()
+    )
 
 # %% ../nbs/05_backbone.ipynb #36f93b50
 class _Point:
     "The latent distribution of a deterministic encoder: a single point."
-    def __init__(self, mean: torch.Tensor): self.mean = mean
-    def sample(self, generator=None) -> torch.Tensor: return self.mean
-    def mode(self) -> torch.Tensor: return self.mean
+
+    def __init__(self, mean: torch.Tensor):
+        self.mean = mean
+
+    def sample(self, generator=None) -> torch.Tensor:
+        return self.mean
+
+    def mode(self) -> torch.Tensor:
+        return self.mean
+
 
 class PatchAutoencoder(ModelMixin, ConfigMixin):
     "Linear autoencoder on square patches: principal components out, the same components back. Source: ours."
+
     config_name = "config.json"
 
     @register_to_config
-    def __init__(self,
-                 latent_channels: int = 16, # components kept
-                 patch_size: int = 4, # pixels on a side of a patch
-                 in_channels: int = 3, # colour channels
-                 scaling_factor: float = 1.0, # what the pipeline multiplies latents by
-                 block_out_channels: tuple = (16, 16, 16), # its length tells the pipeline the down-scaling, 2^(n-1)
-                 force_upcast: bool = False): # for the pipeline: no precision trap here
+    def __init__(
+        self,
+        latent_channels: int = 16,  # components kept
+        patch_size: int = 4,  # pixels on a side of a patch
+        in_channels: int = 3,  # colour channels
+        scaling_factor: float = 1.0,  # what the pipeline multiplies latents by
+        block_out_channels: tuple = (
+            16,
+            16,
+            16,
+        ),  # its length tells the pipeline the down-scaling, 2^(n-1)
+        force_upcast: bool = False,
+    ):  # for the pipeline: no precision trap here
         super().__init__()
-        if 2**(len(block_out_channels) - 1) != patch_size: raise CpoError(f"PatchAutoencoder: patch_size {patch_size} does not fit {len(block_out_channels)} block_out_channels", hint="2^(n-1) must be the patch size")
+        if 2 ** (len(block_out_channels) - 1) != patch_size:
+            raise CpoError(
+                f"PatchAutoencoder: patch_size {patch_size} does not fit {len(block_out_channels)} block_out_channels",
+                hint="2^(n-1) must be the patch size",
+            )
         self.encoder = torch.nn.Conv2d(in_channels, latent_channels, patch_size, patch_size)
-        self.decoder = torch.nn.ConvTranspose2d(latent_channels, in_channels, patch_size, patch_size)
+        self.decoder = torch.nn.ConvTranspose2d(
+            latent_channels, in_channels, patch_size, patch_size
+        )
 
     def encode(self, x: torch.Tensor, return_dict: bool = True):
         "Pictures (B, 3, H, W) in [-1, 1] to latents (B, C, H/p, W/p). Raises `CpoError` when H or W is no multiple of the patch."
         p = self.config.patch_size
-        if x.shape[-1] % p or x.shape[-2] % p: raise CpoError(f"PatchAutoencoder: {tuple(x.shape[-2:])} is not divisible into patches of {p}", hint=f"resize to a multiple of {p}")
+        if x.shape[-1] % p or x.shape[-2] % p:
+            raise CpoError(
+                f"PatchAutoencoder: {tuple(x.shape[-2:])} is not divisible into patches of {p}",
+                hint=f"resize to a multiple of {p}",
+            )
         dist = _Point(self.encoder(x))
         return AutoencoderKLOutput(latent_dist=dist) if return_dict else (dist,)
 
@@ -794,114 +1481,227 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         return DecoderOutput(sample=x) if return_dict else (x,)
 
 # %% ../nbs/05_backbone.ipynb #ecd8724f
-FAMILIES: dict[str, type[Backbone] | str] = { # pipeline class -> its backbone, or module and name of one that is imported when it is asked for
-    "StableDiffusionPipeline": StableDiffusionBackbone, "StableDiffusionXLPipeline": "sdxl.StableDiffusionXLBackbone",
-    "StableDiffusion3Pipeline": "sd3.StableDiffusion3Backbone", "FluxPipeline": "flux.FluxBackbone"}
+FAMILIES: dict[
+    str, type[Backbone] | str
+] = {  # pipeline class -> its backbone, or module and name of one that is imported when it is asked for
+    "StableDiffusionPipeline": StableDiffusionBackbone,
+    "StableDiffusionXLPipeline": "sdxl.StableDiffusionXLBackbone",
+    "StableDiffusion3Pipeline": "sd3.StableDiffusion3Backbone",
+    "FluxPipeline": "flux.FluxBackbone",
+}
+
 
 def _family(pipeline_class: str, where: str) -> type[Backbone]:
     "The backbone of a pipeline class. Raises `CpoError` for one that is not known."
-    if pipeline_class not in FAMILIES: raise CpoError(f"{where}: pipeline class {pipeline_class or 'unnamed'!r} is not supported", hint=f"supported: {', '.join(FAMILIES)}")
+    if pipeline_class not in FAMILIES:
+        raise CpoError(
+            f"{where}: pipeline class {pipeline_class or 'unnamed'!r} is not supported",
+            hint=f"supported: {', '.join(FAMILIES)}",
+        )
     family = FAMILIES[pipeline_class]
     if isinstance(family, str):
-        module, name = family.split("."); family = getattr(importlib.import_module(f"cpo_nb.{module}"), name)
+        module, name = family.split(".")
+        family = getattr(importlib.import_module(f"cpo_nb.{module}"), name)
     return family
 
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*|\w[\w-]*") # owner/name, where names have dots (FLUX.1-dev), or an old one without owner
+
+_HUB_ID = re.compile(
+    r"\w[\w.-]*/\w[\w.-]*|\w[\w-]*"
+)  # owner/name, where names have dots (FLUX.1-dev), or an old one without owner
+
 
 def _pipeline_class(name_or_path: str) -> str:
     path, whole = Path(name_or_path), "give the folder that `pipeline.save_pretrained` wrote"
     if path.is_dir():
-        if not (path/"model_index.json").is_file(): raise CpoError(f"{path}: is no diffusers pipeline (it has no model_index.json)", hint=whole)
+        if not (path / "model_index.json").is_file():
+            raise CpoError(
+                f"{path}: is no diffusers pipeline (it has no model_index.json)", hint=whole
+            )
         return _index(path).get("_class_name", "")
-    if path.is_file(): raise CpoError(f"{path}: is a file, and a pipeline is a folder", hint="open a single-file checkpoint by `from_single_file` of its pipeline class in diffusers, and give the folder that `save_pretrained` writes")
-    if not _HUB_ID.fullmatch(str(name_or_path)): raise CpoError(f"{name_or_path}: no such folder", hint="give a pipeline folder, a hub id such as owner/name, or 'atelier'")
+    if path.is_file():
+        raise CpoError(
+            f"{path}: is a file, and a pipeline is a folder",
+            hint="open a single-file checkpoint by `from_single_file` of its pipeline class in diffusers, and give the folder that `save_pretrained` writes",
+        )
+    if not _HUB_ID.fullmatch(str(name_or_path)):
+        raise CpoError(
+            f"{name_or_path}: no such folder",
+            hint="give a pipeline folder, a hub id such as owner/name, or 'atelier'",
+        )
     from diffusers import DiffusionPipeline
-    try: return DiffusionPipeline.load_config(str(name_or_path)).get("_class_name", "")
-    except Exception as e: raise CpoError(f"{name_or_path}: neither a folder here nor a pipeline that the hub gives ({type(e).__name__})", hint="check the spelling and the network, or give a local folder") from None
+
+    try:
+        return DiffusionPipeline.load_config(str(name_or_path)).get("_class_name", "")
+    except Exception as e:
+        raise CpoError(
+            f"{name_or_path}: neither a folder here nor a pipeline that the hub gives ({type(e).__name__})",
+            hint="check the spelling and the network, or give a local folder",
+        ) from None
+
 
 def _index(path: Path) -> dict:
     "model_index.json of a folder. Raises `CpoError` when it is broken."
-    index, again = path/"model_index.json", "copy it from the model's page again, or save the pipeline again by `pipeline.save_pretrained`"
-    try: found = read_json(index)
-    except CpoError as e: raise CpoError(str(e), hint=again) from None
-    if not isinstance(found, dict): raise CpoError(f"{index}: holds no object with the pipeline's components", hint=again)
+    index, again = (
+        path / "model_index.json",
+        "copy it from the model's page again, or save the pipeline again by `pipeline.save_pretrained`",
+    )
+    try:
+        found = read_json(index)
+    except CpoError as e:
+        raise CpoError(str(e), hint=again) from None
+    if not isinstance(found, dict):
+        raise CpoError(f"{index}: holds no object with the pipeline's components", hint=again)
     return found
 
-def check_pipeline(name_or_path: str | Path) -> type[Backbone]: # its family
+
+def check_pipeline(name_or_path: str | Path) -> type[Backbone]:  # its family
     "What can be known of a pipeline before its weights are read. Raises `CpoError` for an unknown family, and names each component of a folder that is missing, damaged or pickled."
-    if str(name_or_path) == "atelier": name_or_path = data_dir()/"atelier"/"pipeline"
-    path = Path(name_or_path); family = _family(_pipeline_class(str(name_or_path)), str(name_or_path))
-    if not path.is_dir(): return family # the hub's own client checks what it gives
-    wanted = [n for n, v in _index(path).items() if isinstance(v, list) and v and v[0] is not None and n not in family.load_options]
+    if str(name_or_path) == "atelier":
+        name_or_path = data_dir() / "atelier" / "pipeline"
+    path = Path(name_or_path)
+    family = _family(_pipeline_class(str(name_or_path)), str(name_or_path))
+    if not path.is_dir():
+        return family  # the hub's own client checks what it gives
+    wanted = [
+        n
+        for n, v in _index(path).items()
+        if isinstance(v, list) and v and v[0] is not None and n not in family.load_options
+    ]
     needed = [n for n in ("vae", "scheduler", family.denoiser_name) if n not in wanted]
-    bad = [f"{n}: model_index.json does not name it" for n in needed] + [f"{n}: {p}" for n in wanted for p in _component_problems(path/n)]
-    if bad: raise CpoError(f"{path}: the pipeline is not whole:", bad, "copy what is missing from the model's page again, or save the pipeline again by `pipeline.save_pretrained`")
+    bad = [f"{n}: model_index.json does not name it" for n in needed] + [
+        f"{n}: {p}" for n in wanted for p in _component_problems(path / n)
+    ]
+    if bad:
+        raise CpoError(
+            f"{path}: the pipeline is not whole:",
+            bad,
+            "copy what is missing from the model's page again, or save the pipeline again by `pipeline.save_pretrained`",
+        )
     return family
+
 
 def _component_problems(folder: Path) -> list[str]:
     "What is wrong with a component's folder; of weights only headers and lengths are read."
-    if not folder.is_dir(): return ["its folder is missing"]
+    if not folder.is_dir():
+        return ["its folder is missing"]
     bad = []
     for p in sorted(folder.glob("*.json")):
-        try: read_json(p)
-        except CpoError as e: bad.append(str(e).removeprefix(f"{folder}/") if p.stat().st_size else f"{p.name} is empty")
-    if not (folder/"config.json").is_file():
-        if folder.name in ("vae", "unet", "transformer") or folder.name.startswith("text_encoder"): bad.append("its config.json is missing")
+        try:
+            read_json(p)
+        except CpoError as e:
+            bad.append(
+                str(e).removeprefix(f"{folder}/") if p.stat().st_size else f"{p.name} is empty"
+            )
+    if not (folder / "config.json").is_file():
+        if folder.name in ("vae", "unet", "transformer") or folder.name.startswith("text_encoder"):
+            bad.append("its config.json is missing")
         return bad or ([] if any(folder.iterdir()) else ["its folder is empty"])
     return bad + _weight_problems(folder)
 
+
 def _weight_problems(folder: Path) -> list[str]:
-    whole = [n for n in ("diffusion_pytorch_model.safetensors", "model.safetensors") if (folder/n).is_file()]
-    parts = [n for i in folder.glob("*.safetensors.index.json") for n in sorted(set(_weight_map(i).values()))]
-    if whole or parts: return [f"{n} {p}" for n in whole or parts if (p := weights_problem(folder/n))]
-    variants = sorted(p.name for p in folder.glob("*.safetensors")); pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
-    if variants: return [f"there is {variants[0]}, but no weights under the plain name (load the pipeline with that `variant` in diffusers, and save it again)"]
-    if pickles: return [f"its weights are pickled ({pickles[0]}), and opening such a file may run code (load the pipeline in diffusers where you trust it, and save it again with safe_serialization=True)"]
+    whole = [
+        n
+        for n in ("diffusion_pytorch_model.safetensors", "model.safetensors")
+        if (folder / n).is_file()
+    ]
+    parts = [
+        n
+        for i in folder.glob("*.safetensors.index.json")
+        for n in sorted(set(_weight_map(i).values()))
+    ]
+    if whole or parts:
+        return [f"{n} {p}" for n in whole or parts if (p := weights_problem(folder / n))]
+    variants = sorted(p.name for p in folder.glob("*.safetensors"))
+    pickles = sorted(
+        p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt")
+    )
+    if variants:
+        return [
+            f"there is {variants[0]}, but no weights under the plain name (load the pipeline with that `variant` in diffusers, and save it again)"
+        ]
+    if pickles:
+        return [
+            f"its weights are pickled ({pickles[0]}), and opening such a file may run code (load the pipeline in diffusers where you trust it, and save it again with safe_serialization=True)"
+        ]
     return ["its weights (.safetensors) are missing"]
 
-def _weight_map(index: Path) -> dict[str, str]:
-    try: return dict(read_json(index)["weight_map"])
-    except (CpoError, KeyError, TypeError, ValueError): return {} # said elsewhere, or weights are missing
 
-def weights_problem(path: Path) -> str | None: # None: none
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        return dict(read_json(index)["weight_map"])
+    except (CpoError, KeyError, TypeError, ValueError):
+        return {}  # said elsewhere, or weights are missing
+
+
+def weights_problem(path: Path) -> str | None:  # None: none
     "What is wrong with a safetensors file, by its header and its length."
     from safetensors import SafetensorError, safe_open
-    if not path.is_file(): return "is missing"
-    with open(path, "rb") as f: start = f.read(24)
-    if start.startswith(b"version https://git-lfs"): return "is not there itself, only its Git LFS pointer (git lfs pull)"
+
+    if not path.is_file():
+        return "is missing"
+    with open(path, "rb") as f:
+        start = f.read(24)
+    if start.startswith(b"version https://git-lfs"):
+        return "is not there itself, only its Git LFS pointer (git lfs pull)"
     try:
-        with safe_open(path, "pt") as f: return None if len(f.keys()) else "holds no weights"
-    except SafetensorError as e: return f"is damaged or cut short, {path.stat().st_size:,} bytes ({str(e).removeprefix('Error while deserializing header: ')})"
+        with safe_open(path, "pt") as f:
+            return None if len(f.keys()) else "holds no weights"
+    except SafetensorError as e:
+        return f"is damaged or cut short, {path.stat().st_size:,} bytes ({str(e).removeprefix('Error while deserializing header: ')})"
+
 
 @contextlib.contextmanager
 def _quiet():
     "No bars and no hints of the libraries while a pipeline loads; errors still show."
     from diffusers.utils import logging as dl
     from transformers.utils import logging as tl
+
     before = dl.get_verbosity(), tl.get_verbosity()
-    dl.set_verbosity_error(); tl.set_verbosity_error(); dl.disable_progress_bar(); tl.disable_progress_bar()
-    try: yield
+    dl.set_verbosity_error()
+    tl.set_verbosity_error()
+    dl.disable_progress_bar()
+    tl.disable_progress_bar()
+    try:
+        yield
     finally:
-        dl.set_verbosity(before[0]); tl.set_verbosity(before[1]); dl.enable_progress_bar(); tl.enable_progress_bar()
+        dl.set_verbosity(before[0])
+        tl.set_verbosity(before[1])
+        dl.enable_progress_bar()
+        tl.enable_progress_bar()
+
 
 def load_backbone(
-    name_or_path: str | Path = "atelier", # the shipped pipeline, a pipeline folder, or a hub id
-    dtype: torch.dtype = torch.float32, # of the frozen weights; adapters train in float32
-    device: str | torch.device = "cpu", # where
-    resolution: int | None = None # pixels on a side; default: what the model was made for
+    name_or_path: str | Path = "atelier",  # the shipped pipeline, a pipeline folder, or a hub id
+    dtype: torch.dtype = torch.float32,  # of the frozen weights; adapters train in float32
+    device: str | torch.device = "cpu",  # where
+    resolution: int | None = None,  # pixels on a side; default: what the model was made for
 ) -> Backbone:
     "Load a pipeline as a `Backbone`. Raises `CpoError` when it is missing, incomplete, of an unknown family, or cannot hold the resolution."
     import diffusers
+
     name = Path(name_or_path).name if Path(name_or_path).is_dir() else str(name_or_path)
-    if str(name_or_path) == "atelier": name_or_path = data_dir()/"atelier"/"pipeline"
-    family = check_pipeline(name_or_path); kind = family.pipeline_class
+    if str(name_or_path) == "atelier":
+        name_or_path = data_dir() / "atelier" / "pipeline"
+    family = check_pipeline(name_or_path)
+    kind = family.pipeline_class
     try:
-        with _quiet(): pipe = getattr(diffusers, kind).from_pretrained(str(name_or_path), dtype=dtype, use_safetensors=True, **family.load_options)
-    except (OSError, ValueError, TypeError, AttributeError) as e: raise CpoError(f"{name_or_path}: the pipeline does not load ({type(e).__name__}: {str(e)[:300]})", hint="check that all its components are there") from None
+        with _quiet():
+            pipe = getattr(diffusers, kind).from_pretrained(
+                str(name_or_path), dtype=dtype, use_safetensors=True, **family.load_options
+            )
+    except (OSError, ValueError, TypeError, AttributeError) as e:
+        raise CpoError(
+            f"{name_or_path}: the pipeline does not load ({type(e).__name__}: {str(e)[:300]})",
+            hint="check that all its components are there",
+        ) from None
     pipe.set_progress_bar_config(disable=True)
-    waits = sharding_asked() # a base that is to be divided may be too large for one device: it stays in main memory until then
-    found = family(pipe if waits else pipe.to(device), resolution); found.name = name
-    if waits: found.home = torch.device(device); found.park()
+    waits = sharding_asked()  # a base that is to be divided may be too large for one device: it stays in main memory until then
+    found = family(pipe if waits else pipe.to(device), resolution)
+    found.name = name
+    if waits:
+        found.home = torch.device(device)
+        found.park()
     return found
 
 # %% ../nbs/05_backbone.ipynb #7bc9ea14
@@ -909,39 +1709,113 @@ def byte_tokenizer():
     "A `CLIPTokenizer` whose tokens are bytes; for tests."
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
+
     byte = sorted(ByteLevel.alphabet())
-    return CLIPTokenizer(vocab={t: i for i, t in enumerate(byte + [b + "</w>" for b in byte] + ["<|startoftext|>", "<|endoftext|>"])}, merges=[], model_max_length=77)
+    return CLIPTokenizer(
+        vocab={
+            t: i
+            for i, t in enumerate(
+                byte + [b + "</w>" for b in byte] + ["<|startoftext|>", "<|endoftext|>"]
+            )
+        },
+        merges=[],
+        model_max_length=77,
+    )
+
 
 def tiny_clip(tokenizer, projection: bool = False, layers: int = 1):
     "A random CLIP text encoder of width 16; for tests."
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-    return (CLIPTextModelWithProjection if projection else CLIPTextModel)(CLIPTextConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=layers, num_attention_heads=2, projection_dim=16,
-                                                                                         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
+
+    return (CLIPTextModelWithProjection if projection else CLIPTextModel)(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            projection_dim=16,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
 
 def tiny_t5(width: int = 32):
     "A tokenizer of single letters and a random T5 encoder; for tests."
     import string
     from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
     letters = string.ascii_letters + string.digits + string.punctuation
-    tok = T5Tokenizer(vocab=[("<pad>", 0.), ("</s>", 0.), ("<unk>", 0.), ("▁", -2.)] + [(c, -3.) for c in letters] + [("▁" + c, -3.) for c in string.ascii_lowercase])
-    return tok, T5EncoderModel(T5Config(vocab_size=len(tok), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2))
+    tok = T5Tokenizer(
+        vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+        + [(c, -3.0) for c in letters]
+        + [("▁" + c, -3.0) for c in string.ascii_lowercase]
+    )
+    return tok, T5EncoderModel(
+        T5Config(vocab_size=len(tok), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    )
+
 
 def tiny_vae(**settings):
     "A random `AutoencoderKL` with a 16x16 latent grid for 64 px; for tests."
     from diffusers import AutoencoderKL
-    return AutoencoderKL(**(dict(block_out_channels=(8, 8, 8), down_block_types=("DownEncoderBlock2D",)*3, up_block_types=("UpDecoderBlock2D",)*3, latent_channels=4, norm_num_groups=4, sample_size=64) | settings))
+
+    return AutoencoderKL(
+        **(
+            dict(
+                block_out_channels=(8, 8, 8),
+                down_block_types=("DownEncoderBlock2D",) * 3,
+                up_block_types=("UpDecoderBlock2D",) * 3,
+                latent_channels=4,
+                norm_num_groups=4,
+                sample_size=64,
+            )
+            | settings
+        )
+    )
+
 
 def tiny_pipeline(folder: str | Path, prediction_type: str = "v_prediction", seed: int = 0) -> Path:
     "Save a tiny random `StableDiffusionPipeline` (16x16 latents, 4 channels, 64 px) into `folder`; for tests."
     from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
     tok = byte_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         te = tiny_clip(tok)
-        unet = UNet2DConditionModel(sample_size=16, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1, cross_attention_dim=16, attention_head_dim=4, norm_num_groups=4,
-                                    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"))
+        unet = UNet2DConditionModel(
+            sample_size=16,
+            in_channels=4,
+            out_channels=4,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            cross_attention_dim=16,
+            attention_head_dim=4,
+            norm_num_groups=4,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        )
         vae = tiny_vae()
-    sched = DDIMScheduler(beta_start=.00085, beta_end=.012, beta_schedule="scaled_linear", prediction_type=prediction_type, clip_sample=False, steps_offset=1, set_alpha_to_one=False)
-    pipe = StableDiffusionPipeline(vae=vae, text_encoder=te, tokenizer=tok, unet=unet, scheduler=sched, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    sched = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type=prediction_type,
+        clip_sample=False,
+        steps_offset=1,
+        set_alpha_to_one=False,
+    )
+    pipe = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=te,
+        tokenizer=tok,
+        unet=unet,
+        scheduler=sched,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
     pipe.save_pretrained(folder, safe_serialization=True)
     return Path(folder)

@@ -16,7 +16,21 @@ import torch
 
 from .backbone import Adapter, Backbone, Conditioning, _normalise
 from .cache import Damaged, Store, StoredLatents, fingerprint, text_key
-from .core import CpoError, cache_dir, keep_freed_memory, np_rng, processes, read_json, readable_size, readable_time, remove_leftovers, sha256_json, to_jsonable, torch_rng, write_json
+from cpo_nb.core import (
+    CpoError,
+    cache_dir,
+    keep_freed_memory,
+    np_rng,
+    processes,
+    read_json,
+    readable_size,
+    readable_time,
+    remove_leftovers,
+    sha256_json,
+    to_jsonable,
+    torch_rng,
+    write_json,
+)
 from .criteria import CriteriaTree
 from .dataset import attribute_prompt
 from .sft import PRECISIONS, Draw, TrainingSet, autocast
@@ -30,32 +44,46 @@ __all__ = ['Frozen', 'loser_mask', 'preference_prompts', 'frozen_predictions', '
 @dataclass
 class Frozen:
     "What the frozen models say of a batch."
-    target_w: torch.Tensor # z_w, like the latents
-    target_l: torch.Tensor # z_l
-    ref: torch.Tensor | None # the reference's prediction; None when not asked for
-    mask_l: torch.Tensor # (B,), False where there is nothing to move away from
+
+    target_w: torch.Tensor  # z_w, like the latents
+    target_l: torch.Tensor  # z_l
+    ref: torch.Tensor | None  # the reference's prediction; None when not asked for
+    mask_l: torch.Tensor  # (B,), False where there is nothing to move away from
+
 
 def loser_mask(batch: TrainingSet, paired: bool) -> torch.Tensor:
     "Where the loser's prompt has something to name, (B,)."
-    return torch.tensor([bool(n) or (paired and bool(p)) for p, n in zip(batch.positive, batch.negative)])
+    return torch.tensor(
+        [bool(n) or (paired and bool(p)) for p, n in zip(batch.positive, batch.negative)]
+    )
 
-def preference_prompts(captions: list[str], batch: TrainingSet, tree: CriteriaTree, paired: bool) -> tuple[list[str], list[str], torch.Tensor]:
+
+def preference_prompts(
+    captions: list[str], batch: TrainingSet, tree: CriteriaTree, paired: bool
+) -> tuple[list[str], list[str], torch.Tensor]:
     "Winner's prompts, loser's prompts, and where the loser has something to name."
-    w, l = ([attribute_prompt(c, p, n, tree, use=use, paired=paired) for c, p, n in zip(captions, batch.positive, batch.negative)] for use in ("positive", "negative"))
+    w, l = (
+        [
+            attribute_prompt(c, p, n, tree, use=use, paired=paired)
+            for c, p, n in zip(captions, batch.positive, batch.negative)
+        ]
+        for use in ("positive", "negative")
+    )
     return w, l, loser_mask(batch, paired)
 
+
 def frozen_predictions(
-    backbone: Backbone, # with the adapters
-    batch: TrainingSet, # B annotated rows
-    d: Draw, # their noise, timesteps and captions
-    tree: CriteriaTree, # whose phrases the prompts use
-    cond: Conditioning, # the captions, encoded
-    auxiliary: Adapter, # the frozen expert
-    reference: Adapter, # the frozen start of the policy
-    paired: bool = False, # also name the partners of each attribute
-    precision: str = "bf16", # of forward passes
-    need_ref: bool = True, # ask the reference too
-    tokens: int = 0 # length that the winner's and loser's prompts are filled up to
+    backbone: Backbone,  # with the adapters
+    batch: TrainingSet,  # B annotated rows
+    d: Draw,  # their noise, timesteps and captions
+    tree: CriteriaTree,  # whose phrases the prompts use
+    cond: Conditioning,  # the captions, encoded
+    auxiliary: Adapter,  # the frozen expert
+    reference: Adapter,  # the frozen start of the policy
+    paired: bool = False,  # also name the partners of each attribute
+    precision: str = "bf16",  # of forward passes
+    need_ref: bool = True,  # ask the reference too
+    tokens: int = 0,  # length that the winner's and loser's prompts are filled up to
 ) -> Frozen:
     "z_w, z_l and the reference's prediction for one batch, without gradient, in float32."
     w, l, mask = preference_prompts(d.captions, batch, tree, paired)
@@ -72,186 +100,377 @@ def frozen_predictions(
 @dataclass(frozen=True)
 class BankConfig:
     "Settings of a bank."
-    draws: int = 8 # K, draws of noise and timestep for each picture
-    seed: int = 0 # of the draws
-    folder: str | Path | None = None # where it is kept; default: a folder named by its contents, in `within`
-    within: str | Path | None = None # folder of such banks; default: banks in the cache
-    batch_size: int = 32 # pictures at once when it is filled
+
+    draws: int = 8  # K, draws of noise and timestep for each picture
+    seed: int = 0  # of the draws
+    folder: str | Path | None = (
+        None  # where it is kept; default: a folder named by its contents, in `within`
+    )
+    within: str | Path | None = None  # folder of such banks; default: banks in the cache
+    batch_size: int = 32  # pictures at once when it is filled
 
     def __post_init__(self):
-        bad = [f"{k}={getattr(self, k)!r}: must be a whole number of at least 1" for k in ("draws", "batch_size") if not isinstance(getattr(self, k), int) or getattr(self, k) < 1]
-        if isinstance(self.draws, int) and self.draws > 1000: bad.append(f"draws={self.draws}: more than 1000 draws of each picture are no bank; train live")
-        if bad: raise CpoError("settings of the bank are not usable:", bad, "correct these settings")
+        bad = [
+            f"{k}={getattr(self, k)!r}: must be a whole number of at least 1"
+            for k in ("draws", "batch_size")
+            if not isinstance(getattr(self, k), int) or getattr(self, k) < 1
+        ]
+        if isinstance(self.draws, int) and self.draws > 1000:
+            bad.append(
+                f"draws={self.draws}: more than 1000 draws of each picture are no bank; train live"
+            )
+        if bad:
+            raise CpoError("settings of the bank are not usable:", bad, "correct these settings")
+
 
 @lru_cache(maxsize=2)
-def _draw_order(block: int, n: int, draws: int, seed: int) -> np.ndarray: # (n, draws): the draws of each row in the epochs of a block
-    return np_rng(seed, "bank order", block).random((n, draws), np.float32).argsort(1).astype(np.int16)
+def _draw_order(
+    block: int, n: int, draws: int, seed: int
+) -> np.ndarray:  # (n, draws): the draws of each row in the epochs of a block
+    return (
+        np_rng(seed, "bank order", block).random((n, draws), np.float32).argsort(1).astype(np.int16)
+    )
+
 
 def bank_draws(
-    step: int, # update
-    rows: np.ndarray, # its rows, (B,)
-    n: int, # rows of the data set
-    draws: int, # K
-    seed: int # of the data order
-) -> np.ndarray: # numbers of draws, (B,), each in [0, K)
+    step: int,  # update
+    rows: np.ndarray,  # its rows, (B,)
+    n: int,  # rows of the data set
+    draws: int,  # K
+    seed: int,  # of the data order
+) -> np.ndarray:  # numbers of draws, (B,), each in [0, K)
     "Which draw each row of an update takes: in K epochs every draw once, in an order of its own."
-    epochs, out = np.arange(step*len(rows), (step + 1)*len(rows))//n, np.empty(len(rows), np.int64)
-    for e in np.unique(epochs): at = epochs == e; out[at] = _draw_order(int(e)//draws, n, draws, seed)[rows[at], e % draws]
+    epochs, out = (
+        np.arange(step * len(rows), (step + 1) * len(rows)) // n,
+        np.empty(len(rows), np.int64),
+    )
+    for e in np.unique(epochs):
+        at = epochs == e
+        out[at] = _draw_order(int(e) // draws, n, draws, seed)[rows[at], e % draws]
     return out
 
+
 def planned_draws(
-    steps: int, # updates of a run
-    batch_size: int, # rows of an update
-    n: int, # rows of the data set
-    draws: int, # K
-    seed: int # of the data order
-) -> tuple[np.ndarray, np.ndarray]: # rows and numbers of draws, without repeats
+    steps: int,  # updates of a run
+    batch_size: int,  # rows of an update
+    n: int,  # rows of the data set
+    draws: int,  # K
+    seed: int,  # of the data order
+) -> tuple[np.ndarray, np.ndarray]:  # rows and numbers of draws, without repeats
     "Every (row, draw) that a run will ask for: at most rows x K, and no more than it has samples."
-    seen = np.zeros(n*draws, bool)
+    seen = np.zeros(n * draws, bool)
     for step in range(steps):
         rows = batch_indices(step, batch_size, n, seed)
-        seen[rows*draws + bank_draws(step, rows, n, draws, seed)] = True
-        if step % 64 == 0 and seen.all(): break
+        seen[rows * draws + bank_draws(step, rows, n, draws, seed)] = True
+        if step % 64 == 0 and seen.all():
+            break
     return np.divmod(np.flatnonzero(seen), draws)
 
 # %% ../nbs/07a_bank.ipynb #9703821b
 def row_ids(data: TrainingSet) -> list[str]:
     "Hash of each row's latents, caption and attributes."
     z = data.latents
-    pictures = [f"{z.store.folder.name} {k}" for k in z.keys] if isinstance(z, StoredLatents) else [hashlib.sha256(x.half().contiguous().numpy().tobytes()).hexdigest() for x in z]
-    return [sha256_json(row)[:24] for row in zip(pictures, data.captions, data.positive, data.negative)]
+    pictures = (
+        [f"{z.store.folder.name} {k}" for k in z.keys]
+        if isinstance(z, StoredLatents)
+        else [hashlib.sha256(x.half().contiguous().numpy().tobytes()).hexdigest() for x in z]
+    )
+    return [
+        sha256_json(row)[:24] for row in zip(pictures, data.captions, data.positive, data.negative)
+    ]
 
-def _adapter_hash(backbone: Backbone, adapter: Adapter) -> list: # hash and weight of each
+
+def _adapter_hash(backbone: Backbone, adapter: Adapter) -> list:  # hash and weight of each
     def of(name):
         h = hashlib.sha256(repr([backbone.adapters[name][k] for k in ("rank", "alpha")]).encode())
-        for k, p in sorted(backbone.adapter_parameters(name).items()): h.update(k.replace(f".{name}.", ".").encode()); h.update(p.detach().float().cpu().contiguous().numpy().tobytes())
+        for k, p in sorted(backbone.adapter_parameters(name).items()):
+            h.update(k.replace(f".{name}.", ".").encode())
+            h.update(p.detach().float().cpu().contiguous().numpy().tobytes())
         return h.hexdigest()[:16]
+
     return [[of(n), w] for n, w in _normalise(adapter)]
 
-def bank_facts(backbone: Backbone, data: TrainingSet, tree: CriteriaTree, auxiliary: Adapter, reference: Adapter, cfg: BankConfig, paired: bool, caption_dropout: float, precision: str) -> dict:
+
+def bank_facts(
+    backbone: Backbone,
+    data: TrainingSet,
+    tree: CriteriaTree,
+    auxiliary: Adapter,
+    reference: Adapter,
+    cfg: BankConfig,
+    paired: bool,
+    caption_dropout: float,
+    precision: str,
+) -> dict:
     "All that shapes the predictions of a bank, but for the pictures; `tokens`: lengths that captions, and prompts with attributes, are filled up to."
-    c, dropped = backbone.pipe.scheduler.config, ["", *data.captions] if caption_dropout else data.captions
+    c, dropped = (
+        backbone.pipe.scheduler.config,
+        ["", *data.captions] if caption_dropout else data.captions,
+    )
     w, l, _ = preference_prompts(data.captions, data, tree, paired)
-    schedule = {k: c.get(k) for k in ("_class_name", "prediction_type", "num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "rescale_betas_zero_snr", "shift", "use_dynamic_shifting", "base_shift", "max_shift")}
-    return to_jsonable(dict(format="cpo_nb.bank/1", base=fingerprint(backbone.denoiser), text=text_key(backbone), auxiliary=_adapter_hash(backbone, auxiliary), reference=_adapter_hash(backbone, reference), criteria=tree.hash,
-                            family=backbone.pipeline_class, schedule=schedule, density=getattr(backbone, "density", None), latents=list(backbone.latent_shape), dtype=str(backbone.dtype), precision=precision, paired=paired,
-                            caption_dropout=caption_dropout, draws=cfg.draws, seed=cfg.seed, tokens=[max(backbone.prompt_tokens(p), default=0) for p in (dropped, w + l)]))
+    schedule = {
+        k: c.get(k)
+        for k in (
+            "_class_name",
+            "prediction_type",
+            "num_train_timesteps",
+            "beta_schedule",
+            "beta_start",
+            "beta_end",
+            "rescale_betas_zero_snr",
+            "shift",
+            "use_dynamic_shifting",
+            "base_shift",
+            "max_shift",
+        )
+    }
+    return to_jsonable(
+        dict(
+            format="cpo_nb.bank/1",
+            base=fingerprint(backbone.denoiser),
+            text=text_key(backbone),
+            auxiliary=_adapter_hash(backbone, auxiliary),
+            reference=_adapter_hash(backbone, reference),
+            criteria=tree.hash,
+            family=backbone.pipeline_class,
+            schedule=schedule,
+            density=getattr(backbone, "density", None),
+            latents=list(backbone.latent_shape),
+            dtype=str(backbone.dtype),
+            precision=precision,
+            paired=paired,
+            caption_dropout=caption_dropout,
+            draws=cfg.draws,
+            seed=cfg.seed,
+            tokens=[max(backbone.prompt_tokens(p), default=0) for p in (dropped, w + l)],
+        )
+    )
 
 # %% ../nbs/07a_bank.ipynb #53c3b3f3
 from fastcore.basics import patch
 
+
 class Bank:
     "Frozen predictions of a data set's rows for a fixed number of draws. Raises `CpoError` for a folder that holds a bank of something else."
-    def __init__(self,
-                 backbone: Backbone, # with the adapters
-                 data: TrainingSet, # the rows that training uses
-                 tree: CriteriaTree, # whose phrases the prompts use
-                 auxiliary: Adapter, # the frozen expert
-                 reference: Adapter = None, # the frozen start of the policy
-                 cfg: BankConfig = BankConfig(), # settings
-                 paired: bool = False, # also name the partners of each attribute
-                 caption_dropout: float = 0.1, # probability that a draw goes without its caption
-                 precision: str = "bf16" # of forward passes
-                 ):
-        self.backbone, self.data, self.tree, self.auxiliary, self.reference, self.cfg = backbone, data, tree, auxiliary, reference, cfg
+
+    def __init__(
+        self,
+        backbone: Backbone,  # with the adapters
+        data: TrainingSet,  # the rows that training uses
+        tree: CriteriaTree,  # whose phrases the prompts use
+        auxiliary: Adapter,  # the frozen expert
+        reference: Adapter = None,  # the frozen start of the policy
+        cfg: BankConfig = BankConfig(),  # settings
+        paired: bool = False,  # also name the partners of each attribute
+        caption_dropout: float = 0.1,  # probability that a draw goes without its caption
+        precision: str = "bf16",  # of forward passes
+    ):
+        self.backbone, self.data, self.tree, self.auxiliary, self.reference, self.cfg = (
+            backbone,
+            data,
+            tree,
+            auxiliary,
+            reference,
+            cfg,
+        )
         self.paired, self.caption_dropout, self.precision = paired, caption_dropout, precision
-        self.facts = bank_facts(backbone, data, tree, auxiliary, reference, cfg, paired, caption_dropout, precision)
-        self.folder = Path(cfg.folder) if cfg.folder is not None else Path(cfg.within or cache_dir()/"banks")/sha256_json(self.facts)[:24]
+        self.facts = bank_facts(
+            backbone, data, tree, auxiliary, reference, cfg, paired, caption_dropout, precision
+        )
+        self.folder = (
+            Path(cfg.folder)
+            if cfg.folder is not None
+            else Path(cfg.within or cache_dir() / "banks") / sha256_json(self.facts)[:24]
+        )
         in_main(self._claim)
-        self.ids, self.mask_l, self.store, self.planned = row_ids(data), loser_mask(data, paired), Store(self.folder/"records"), {}
+        self.ids, self.mask_l, self.store, self.planned = (
+            row_ids(data),
+            loser_mask(data, paired),
+            Store(self.folder / "records"),
+            {},
+        )
         self.captions_to, self.prompts_to = self.facts["tokens"]
 
     def _claim(self):
-        path = self.folder/"bank.json"
+        path = self.folder / "bank.json"
         if not path.exists():
             remove_leftovers(self.folder)
-            if self.folder.is_dir() and any(self.folder.iterdir()): raise CpoError(f"{self.folder}: is no bank, and not empty", hint="give an empty or a new folder")
+            if self.folder.is_dir() and any(self.folder.iterdir()):
+                raise CpoError(
+                    f"{self.folder}: is no bank, and not empty",
+                    hint="give an empty or a new folder",
+                )
             write_json(path, self.facts)
-        if diff := _differences(read_json(path), self.facts): raise CpoError(f"{self.folder}: this bank was made for something else", diff, "give another folder, or remove this one")
+        if diff := _differences(read_json(path), self.facts):
+            raise CpoError(
+                f"{self.folder}: this bank was made for something else",
+                diff,
+                "give another folder, or remove this one",
+            )
 
     @property
-    def kept_as(self) -> torch.dtype: return PRECISIONS[self.precision] or torch.float32
+    def kept_as(self) -> torch.dtype:
+        return PRECISIONS[self.precision] or torch.float32
+
     @property
-    def record_bytes(self) -> int: return 3*self.kept_as.itemsize*int(np.prod(self.backbone.latent_shape))
+    def record_bytes(self) -> int:
+        return 3 * self.kept_as.itemsize * int(np.prod(self.backbone.latent_shape))
+
     @property
-    def _chunk(self) -> int: # records of a chunk: the same when the rest is made after an interruption, for predictions differ in the last bit with their company
-        return max(self.cfg.batch_size, min(256, 2**26//self.record_bytes, -(-len(self.planned)//processes().count)))
-    def keys(self, rows: Sequence[int], ks: Sequence[int]) -> list[str]: return [f"{self.ids[r]}-{k}" for r, k in zip(rows, ks)]
+    def _chunk(
+        self,
+    ) -> int:  # records of a chunk: the same when the rest is made after an interruption, for predictions differ in the last bit with their company
+        return max(
+            self.cfg.batch_size,
+            min(256, 2**26 // self.record_bytes, -(-len(self.planned) // processes().count)),
+        )
+
+    def keys(self, rows: Sequence[int], ks: Sequence[int]) -> list[str]:
+        return [f"{self.ids[r]}-{k}" for r, k in zip(rows, ks)]
 
     def draw(self, rows: np.ndarray, ks: np.ndarray) -> Draw:
         "Noise, timesteps, noisy latents and captions of draws `ks` (B,) of `rows` (B,)."
-        bb, batch = self.backbone, self.data[rows]; latents = batch.latents.float()
+        bb, batch = self.backbone, self.data[rows]
+        latents = batch.latents.float()
         noise, chance = torch.empty_like(latents), torch.empty(len(rows), 2)
-        for i, key in enumerate(self.keys(rows, ks)): g = torch_rng(self.cfg.seed, "bank", key); chance[i] = torch.rand(2, generator=g); noise[i] = torch.randn(latents.shape[1:], generator=g)
-        noise, t = noise.to(bb.device), bb.timesteps_at((torch.as_tensor(ks) + chance[:, 0])/self.cfg.draws)
-        captions = ["" if d else c for d, c in zip((chance[:, 1] < self.caption_dropout).tolist(), batch.captions)]
+        for i, key in enumerate(self.keys(rows, ks)):
+            g = torch_rng(self.cfg.seed, "bank", key)
+            chance[i] = torch.rand(2, generator=g)
+            noise[i] = torch.randn(latents.shape[1:], generator=g)
+        noise, t = (
+            noise.to(bb.device),
+            bb.timesteps_at((torch.as_tensor(ks) + chance[:, 0]) / self.cfg.draws),
+        )
+        captions = [
+            "" if d else c
+            for d, c in zip((chance[:, 1] < self.caption_dropout).tolist(), batch.captions)
+        ]
         return Draw(noise, t, bb.add_noise(latents.to(bb.device), noise, t), captions)
 
 # %% ../nbs/07a_bank.ipynb #615cddf1
 @patch
 def live(self: Bank, rows: np.ndarray, ks: np.ndarray) -> Frozen:
     "The predictions of draws, computed now."
-    d = self.draw(rows, ks); cond = self.backbone.encode_prompts(d.captions, tokens=self.captions_to)
-    return frozen_predictions(self.backbone, self.data[rows], d, self.tree, cond, self.auxiliary, self.reference, self.paired, self.precision, tokens=self.prompts_to)
+    d = self.draw(rows, ks)
+    cond = self.backbone.encode_prompts(d.captions, tokens=self.captions_to)
+    return frozen_predictions(
+        self.backbone,
+        self.data[rows],
+        d,
+        self.tree,
+        cond,
+        self.auxiliary,
+        self.reference,
+        self.paired,
+        self.precision,
+        tokens=self.prompts_to,
+    )
+
 
 @patch
 def _make(self: Bank, keys: Sequence[str]) -> dict[str, dict[str, torch.Tensor]]:
     made, size = {}, self.cfg.batch_size
     for i in range(0, len(keys), size):
-        part = keys[i:i + size]; fz = self.live(*np.array([self.planned[k] for k in part]).T)
+        part = keys[i : i + size]
+        fz = self.live(*np.array([self.planned[k] for k in part]).T)
         z = torch.stack([fz.target_w, fz.target_l, fz.ref], 1).to(self.kept_as)
-        if not torch.isfinite(z).all(): raise CpoError(f"{self.folder}: a frozen prediction is not finite", hint="give --precision bf16 or fp32, or another auxiliary")
+        if not torch.isfinite(z).all():
+            raise CpoError(
+                f"{self.folder}: a frozen prediction is not finite",
+                hint="give --precision bf16 or fp32, or another auxiliary",
+            )
         made |= dict(zip(part, (dict(z=x) for x in z)))
     return made
+
 
 @patch
 def fill(self: Bank, rows: np.ndarray, ks: np.ndarray, say: Callable | None = None) -> "Bank":
     "Compute what is missing of these draws, shared out between the processes; resumes. Says before how much it will take. Raises `CpoError` when the disk has no room."
     self.planned = dict(zip(self.keys(rows, ks), zip(map(int, rows), map(int, ks))))
-    self.store.agree(); missing = [k for k in self.planned if k not in self.store]; together = self.backbone.sharded
+    self.store.agree()
+    missing = [k for k in self.planned if k not in self.store]
+    together = self.backbone.sharded
     keep_freed_memory()
     with self.backbone.keeping(self.auxiliary):
         if missing and say:
-            some, pace = missing[:self.cfg.batch_size], "a moment"
-            if len(missing) > 16*len(some):
-                self._make(some); began = time.perf_counter(); self._make(some) # the first call takes longer
-                pace = readable_time((time.perf_counter() - began)/len(some)*len(missing)/(1 if together else processes().count))
-            say(f"bank {self.folder.name}: {len(self.planned) - len(missing):,} of {len(self.planned):,} frozen predictions are there; the others take about {pace} and {readable_size(len(missing)*self.record_bytes)}")
-        self.store.fill(list(self.planned), self._make, chunk=self._chunk, desc="bank", together=together)
+            some, pace = missing[: self.cfg.batch_size], "a moment"
+            if len(missing) > 16 * len(some):
+                self._make(some)
+                began = time.perf_counter()
+                self._make(some)  # the first call takes longer
+                pace = readable_time(
+                    (time.perf_counter() - began)
+                    / len(some)
+                    * len(missing)
+                    / (1 if together else processes().count)
+                )
+            say(
+                f"bank {self.folder.name}: {len(self.planned) - len(missing):,} of {len(self.planned):,} frozen predictions are there; the others take about {pace} and {readable_size(len(missing) * self.record_bytes)}"
+            )
+        self.store.fill(
+            list(self.planned), self._make, chunk=self._chunk, desc="bank", together=together
+        )
     return self
 
+
 @patch
-def records(self: Bank, rows: np.ndarray, ks: np.ndarray) -> torch.Tensor: # (B, 3, C, h, w): z_w, z_l, reference
+def records(
+    self: Bank, rows: np.ndarray, ks: np.ndarray
+) -> torch.Tensor:  # (B, 3, C, h, w): z_w, z_l, reference
     "What is kept of draws. Raises `KeyError` for what is not there, and `Damaged` for what is no longer what was written."
     return torch.stack([self.store.get(k)["z"] for k in self.keys(rows, ks)])
 
+
 @patch
-def read(self: Bank, rows: np.ndarray, ks: np.ndarray, z: torch.Tensor | None = None) -> Frozen: # z: of `records`, when it is there already
+def read(
+    self: Bank, rows: np.ndarray, ks: np.ndarray, z: torch.Tensor | None = None
+) -> Frozen:  # z: of `records`, when it is there already
     "The predictions of draws, from the bank; damaged ones are computed again first. Raises `KeyError` for draws that `fill` was not asked for, and `Damaged` where a divided base cannot be asked by one process."
-    try: z = self.records(rows, ks) if z is None else z
+    try:
+        z = self.records(rows, ks) if z is None else z
     except (Damaged, KeyError):
-        if self.backbone.sharded or any(k not in self.planned for k in self.keys(rows, ks)): raise
+        if self.backbone.sharded or any(k not in self.planned for k in self.keys(rows, ks)):
+            raise
         lost = [k for k in self.planned if k not in self.store]
-        for i in range(0, len(lost), self._chunk): self.store.add(self._make(lost[i:i + self._chunk]))
+        for i in range(0, len(lost), self._chunk):
+            self.store.add(self._make(lost[i : i + self._chunk]))
         return self.read(rows, ks)
     z_w, z_l, ref = z.to(self.backbone.device, non_blocking=True).float().unbind(1)
     return Frozen(z_w, z_l, ref, self.mask_l[torch.as_tensor(rows)])
+
 
 @patch
 def alone(self: Bank, keep: Adapter = None):
     "For the length of a block, the weights of the auxiliary lie beside the bank instead of on the device, but for adapters that `keep` names."
     used = {n for n, _ in _normalise(keep)}
-    return self.backbone.laid_aside([(n, w) for n, w in _normalise(self.auxiliary) if n not in used], self.folder/"auxiliary.safetensors")
+    return self.backbone.laid_aside(
+        [(n, w) for n, w in _normalise(self.auxiliary) if n not in used],
+        self.folder / "auxiliary.safetensors",
+    )
 
 # %% ../nbs/07a_bank.ipynb #92bd4aff
-def check_bank(folder: str | Path) -> dict: # facts, records, bytes, damaged
+def check_bank(folder: str | Path) -> dict:  # facts, records, bytes, damaged
     "Read every record of a bank; chunks whose bytes have changed are removed, and counted. Raises `CpoError` for a folder that is no bank."
     folder = Path(folder)
-    if not (folder/"bank.json").is_file(): raise CpoError(f"{folder}: is no bank (it has no bank.json)", hint="give the folder that `cpo bank build` or `cpo align` named")
-    facts, chunks = read_json(folder/"bank.json"), {p for p in (folder/"records").glob("*.safetensors")}
-    store = Store(folder/"records")
+    if not (folder / "bank.json").is_file():
+        raise CpoError(
+            f"{folder}: is no bank (it has no bank.json)",
+            hint="give the folder that `cpo bank build` or `cpo align` named",
+        )
+    facts, chunks = (
+        read_json(folder / "bank.json"),
+        {p for p in (folder / "records").glob("*.safetensors")},
+    )
+    store = Store(folder / "records")
     for key in list(store.where):
         if key in store:
-            try: store.get(key)
-            except Damaged: pass
-    return dict(facts=facts, records=len(store), bytes=store.bytes, damaged=len(chunks - {p for p, _ in store.where.values()}))
+            try:
+                store.get(key)
+            except Damaged:
+                pass
+    return dict(
+        facts=facts,
+        records=len(store),
+        bytes=store.bytes,
+        damaged=len(chunks - {p for p, _ in store.where.values()}),
+    )

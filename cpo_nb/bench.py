@@ -17,8 +17,24 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from .align import METHODS, AlignConfig, _cpo_step, _dpo_step, _sft_step, _training_rows, every_align_prompt
-from .backbone import ADDED_BELOW, Backbone, Conditioning, _lora_layers, load_backbone, tiny_pipeline, tiny_vae
+from cpo_nb.align import (
+    METHODS,
+    AlignConfig,
+    _cpo_step,
+    _dpo_step,
+    _sft_step,
+    _training_rows,
+    every_align_prompt,
+)
+from cpo_nb.backbone import (
+    ADDED_BELOW,
+    Backbone,
+    Conditioning,
+    _lora_layers,
+    load_backbone,
+    tiny_pipeline,
+    tiny_vae,
+)
 from .bank import Bank, BankConfig, bank_draws, planned_draws
 from .core import CpoError, keep_freed_memory, results_dir, torch_rng, write_json
 from .criteria import CriteriaTree, parse_criteria
@@ -37,501 +53,1178 @@ __all__ = ['TARGETS', 'BENCHED', 'PARTS', 'SMALL', 'SMALL_VAE', 'LARGE', 'random
            'preferences', 'draw_preferences', 'machine_peaks', 'measure_roofline', 'draw_roofline', 'draw_parts']
 
 # %% ../nbs/10e_bench.ipynb #d4f6e9af
-TARGETS = dict(time={False: 2.5, True: 2.0}, memory=1.25, # of live CPO against SFT: with gradient checkpointing or not; peak memory
-               plain=1.8, # of live CPO against plain SFT, where a model is so small that the two SFTs differ
-               bank_time=1.05, bank_memory=1.05, # of CPO with a bank against SFT
-               scripts=3.0) # at least, of DPO as the public scripts do it against CPO with a bank
-BENCHED = METHODS + ("bank", "plain", "scripts") # bank: cpo with a bank; as others do it: sft with the LoRA beside the weights; dpo with VAE and text encoders in every update
+TARGETS = dict(
+    time={False: 2.5, True: 2.0},
+    memory=1.25,  # of live CPO against SFT: with gradient checkpointing or not; peak memory
+    plain=1.8,  # of live CPO against plain SFT, where a model is so small that the two SFTs differ
+    bank_time=1.05,
+    bank_memory=1.05,  # of CPO with a bank against SFT
+    scripts=3.0,
+)  # at least, of DPO as the public scripts do it against CPO with a bank
+BENCHED = (
+    METHODS + ("bank", "plain", "scripts")
+)  # bank: cpo with a bank; as others do it: sft with the LoRA beside the weights; dpo with VAE and text encoders in every update
 
 # %% ../nbs/10e_bench.ipynb #394ad036
-_TREE = "id: bench\nname: Bench\nchildren:\n" + "".join(f"  - {{id: p{i}, name: P{i}, positive: good {n}, negative: bad {n}, definition: Look at the {n}.}}\n" for i, n in enumerate(("line", "light", "depth", "color")))
+_TREE = "id: bench\nname: Bench\nchildren:\n" + "".join(
+    f"  - {{id: p{i}, name: P{i}, positive: good {n}, negative: bad {n}, definition: Look at the {n}.}}\n"
+    for i, n in enumerate(("line", "light", "depth", "color"))
+)
+
 
 def random_rows(
-    backbone: Backbone, # whose latents
-    n: int = 16, # rows, an even number
-    seed: int = 0 # of the latents
-) -> tuple[TrainingSet, CriteriaTree]: # rows, and the tree that their attributes are from
+    backbone: Backbone,  # whose latents
+    n: int = 16,  # rows, an even number
+    seed: int = 0,  # of the latents
+) -> tuple[TrainingSet, CriteriaTree]:  # rows, and the tree that their attributes are from
     "Random latents with captions and attributes."
-    tree = parse_criteria(_TREE, "bench"); ids = [p.id for p in tree.pairs]
+    tree = parse_criteria(_TREE, "bench")
+    ids = [p.id for p in tree.pairs]
     kinds = [(ids[:3], ids[3:]), (ids[3:], ids[:3])]
     latents = torch.randn(n, *backbone.latent_shape, generator=torch_rng(seed, "bench")).half()
-    return TrainingSet(latents, [("a tower", "a pine")[i//2 % 2] for i in range(n)], *([kinds[i % 2][k] for i in range(n)] for k in (0, 1))), tree
+    return TrainingSet(
+        latents,
+        [("a tower", "a pine")[i // 2 % 2] for i in range(n)],
+        *([kinds[i % 2][k] for i in range(n)] for k in (0, 1)),
+    ), tree
 
 # %% ../nbs/10e_bench.ipynb #c2298f0b
 class _EncodedAgain:
     "Latents that are encoded whenever they are asked for."
-    def __init__(self, backbone: Backbone, n: int, seed: int): self.backbone, self.pictures = backbone, (255*torch.rand(n, backbone.resolution, backbone.resolution, 3, generator=torch_rng(seed, "pictures"))).to(torch.uint8).numpy()
-    def __getitem__(self, rows) -> torch.Tensor: return self.backbone.encode_images(self.pictures[np.asarray(rows)])
 
-def _beside(backbone: Backbone, step_fn: Callable) -> Callable: # the same with LoRAs beside the weights, as peft computes them
+    def __init__(self, backbone: Backbone, n: int, seed: int):
+        self.backbone, self.pictures = (
+            backbone,
+            (
+                255
+                * torch.rand(
+                    n,
+                    backbone.resolution,
+                    backbone.resolution,
+                    3,
+                    generator=torch_rng(seed, "pictures"),
+                )
+            )
+            .to(torch.uint8)
+            .numpy(),
+        )
+
+    def __getitem__(self, rows) -> torch.Tensor:
+        return self.backbone.encode_images(self.pictures[np.asarray(rows)])
+
+
+def _beside(
+    backbone: Backbone, step_fn: Callable
+) -> Callable:  # the same with LoRAs beside the weights, as peft computes them
     def beside(step, rows, part):
         size, backbone.size = backbone.size, max(backbone.size, ADDED_BELOW)
-        try: return step_fn(step, rows, part)
-        finally: backbone.size = size
+        try:
+            return step_fn(step, rows, part)
+        finally:
+            backbone.size = size
+
     return beside
 
-def _as_scripts(backbone: Backbone, data: TrainingSet, cfg: AlignConfig, pairs: np.ndarray) -> Callable: # an update of DPO with nothing encoded before
-    again = _dpo_step(backbone, replace(data, latents=_EncodedAgain(backbone, len(data), cfg.train.seed)), cfg, "policy", None, pairs)
+
+def _as_scripts(
+    backbone: Backbone, data: TrainingSet, cfg: AlignConfig, pairs: np.ndarray
+) -> Callable:  # an update of DPO with nothing encoded before
+    again = _dpo_step(
+        backbone,
+        replace(data, latents=_EncodedAgain(backbone, len(data), cfg.train.seed)),
+        cfg,
+        "policy",
+        None,
+        pairs,
+    )
+
     def step_fn(step, rows, part):
         kept, backbone.encoded = backbone.encoded, None
-        try: return again(step, rows, part)
-        finally: backbone.encoded = kept
+        try:
+            return again(step, rows, part)
+        finally:
+            backbone.encoded = kept
+
     return _beside(backbone, step_fn)
 
-def _step_fn(backbone: Backbone, data: TrainingSet, tree: CriteriaTree, cfg: AlignConfig, bank_folder: Path | None = None, others: bool = False) -> tuple[Callable, int]: # the library's step function of a method, or what others do in its place, and its number of rows or pairs
+
+def _step_fn(
+    backbone: Backbone,
+    data: TrainingSet,
+    tree: CriteriaTree,
+    cfg: AlignConfig,
+    bank_folder: Path | None = None,
+    others: bool = False,
+) -> tuple[
+    Callable, int
+]:  # the library's step function of a method, or what others do in its place, and its number of rows or pairs
     use, pairs, _ = _training_rows(data, cfg)
-    if cfg.method == "sft": step_fn = _sft_step(backbone, use, tree, cfg, "policy"); return _beside(backbone, step_fn) if others else step_fn, len(use)
-    if cfg.method == "dpo": return _as_scripts(backbone, use, cfg, pairs) if others else _dpo_step(backbone, use, cfg, "policy", None, pairs), len(pairs)
-    bank = bank_folder and Bank(backbone, use, tree, "auxiliary", None, BankConfig(2, folder=bank_folder, batch_size=cfg.train.batch_size), cfg.paired, cfg.caption_dropout, cfg.precision)
-    if bank: bank.fill(*planned_draws(cfg.train.steps, cfg.train.batch_size, len(use), 2, cfg.train.seed))
+    if cfg.method == "sft":
+        step_fn = _sft_step(backbone, use, tree, cfg, "policy")
+        return _beside(backbone, step_fn) if others else step_fn, len(use)
+    if cfg.method == "dpo":
+        return _as_scripts(backbone, use, cfg, pairs) if others else _dpo_step(
+            backbone, use, cfg, "policy", None, pairs
+        ), len(pairs)
+    bank = bank_folder and Bank(
+        backbone,
+        use,
+        tree,
+        "auxiliary",
+        None,
+        BankConfig(2, folder=bank_folder, batch_size=cfg.train.batch_size),
+        cfg.paired,
+        cfg.caption_dropout,
+        cfg.precision,
+    )
+    if bank:
+        bank.fill(
+            *planned_draws(cfg.train.steps, cfg.train.batch_size, len(use), 2, cfg.train.seed)
+        )
     return _cpo_step(backbone, use, tree, cfg, "policy", "auxiliary", None, bank), len(use)
+
 
 class _Policy:
     "What an update moves: the policy adapter, Adam's moments, averaged weights."
-    def __init__(self, backbone: Backbone, cfg: TrainConfig):
-        self.backbone, self.params = backbone, list(backbone.trainable_parameters("policy").values())
-        self.opt, self.ema = Machine().make_optimizer(self.params, cfg), {i: p.detach().clone() for i, p in enumerate(self.params)}
 
-    def updater(self, data: TrainingSet, tree: CriteriaTree, cfg: AlignConfig, **how) -> Callable: # step -> None; how: of `_step_fn`
-        step_fn, n = _step_fn(self.backbone, data, tree, cfg, **how); loop = cfg.train
+    def __init__(self, backbone: Backbone, cfg: TrainConfig):
+        self.backbone, self.params = (
+            backbone,
+            list(backbone.trainable_parameters("policy").values()),
+        )
+        self.opt, self.ema = (
+            Machine().make_optimizer(self.params, cfg),
+            {i: p.detach().clone() for i, p in enumerate(self.params)},
+        )
+
+    def updater(
+        self, data: TrainingSet, tree: CriteriaTree, cfg: AlignConfig, **how
+    ) -> Callable:  # step -> None; how: of `_step_fn`
+        step_fn, n = _step_fn(self.backbone, data, tree, cfg, **how)
+        loop = cfg.train
+
         def update(step):
             rows = batch_indices(step, loop.batch_size, n, loop.seed)
             stats = _gradients(step_fn, step, rows, Machine().shares(len(rows)), None)
             _update(self.params, self.opt, self.ema, loop, step, stats["loss"], None)
             self.opt.zero_grad(set_to_none=True)
+
         return update
 
-    def resident(self, method: str) -> int: # bytes that lie there between two updates: weights, adapters that it asks, moments, averages
-        bb, unused = self.backbone, [] if method in ("cpo", "distill") else list(self.backbone.adapter_parameters("auxiliary").values())
-        kept = list(bb._kept[1].values()) if bb._kept and not bb.checkpointing and method in ("cpo", "distill") else []
+    def resident(
+        self, method: str
+    ) -> int:  # bytes that lie there between two updates: weights, adapters that it asks, moments, averages
+        bb, unused = (
+            self.backbone,
+            []
+            if method in ("cpo", "distill")
+            else list(self.backbone.adapter_parameters("auxiliary").values()),
+        )
+        kept = (
+            list(bb._kept[1].values())
+            if bb._kept and not bb.checkpointing and method in ("cpo", "distill")
+            else []
+        )
         state = [v for s in self.opt.state.values() for v in s.values() if torch.is_tensor(v)]
-        return _nbytes([*bb.denoiser.parameters(), *bb.denoiser.buffers(), *state, *kept, *self.ema.values()]) - _nbytes(unused)
+        return _nbytes(
+            [*bb.denoiser.parameters(), *bb.denoiser.buffers(), *state, *kept, *self.ema.values()]
+        ) - _nbytes(unused)
 
 # %% ../nbs/10e_bench.ipynb #ca8aeef5
 def measure_update(
-    update: Callable, # called without arguments
-    device: torch.device # where it computes
-) -> tuple[int, int, int]: # bytes at the worst moment, above what was there before; FLOPs; bytes that operations read and write
+    update: Callable,  # called without arguments
+    device: torch.device,  # where it computes
+) -> tuple[
+    int, int, int
+]:  # bytes at the worst moment, above what was there before; FLOPs; bytes that operations read and write
     "Memory and work of a call. On a GPU it is made twice."
-    with _Live() as live: update()
-    if device.type != "cuda": return live.peak(), live.flops, live.moved
-    torch.cuda.synchronize(device); torch.cuda.reset_peak_memory_stats(device); before = torch.cuda.memory_allocated(device)
-    update(); torch.cuda.synchronize(device)
+    with _Live() as live:
+        update()
+    if device.type != "cuda":
+        return live.peak(), live.flops, live.moved
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    update()
+    torch.cuda.synchronize(device)
     return torch.cuda.max_memory_allocated(device) - before, live.flops, live.moved
 
 # %% ../nbs/10e_bench.ipynb #1596c3b1
 def in_turn(
-    cases: dict, # key -> what is measured, called with the number of the round
-    rounds: int, # measured
-    warmup: int = 1, # rounds before, which are not
-    before: Callable = lambda key: None, # called before each, outside the clock
-    after: Callable = lambda: None, # called after each, inside the clock: waits for the device
-    clock: Callable = time.perf_counter # in seconds
-) -> dict[tuple, list[float]]: # key -> seconds, round by round
+    cases: dict,  # key -> what is measured, called with the number of the round
+    rounds: int,  # measured
+    warmup: int = 1,  # rounds before, which are not
+    before: Callable = lambda key: None,  # called before each, outside the clock
+    after: Callable = lambda: None,  # called after each, inside the clock: waits for the device
+    clock: Callable = time.perf_counter,  # in seconds
+) -> dict[tuple, list[float]]:  # key -> seconds, round by round
     "Measure calls in turn."
     keys, times = list(cases), {k: [] for k in cases}
     for r in tqdm(range(warmup + rounds), desc="rounds", mininterval=2, disable=None):
-        for k in keys[r % len(keys):] + keys[:r % len(keys)]:
-            before(k); began = clock()
-            cases[k](r); after()
-            if r >= warmup: times[k].append(clock() - began)
+        for k in keys[r % len(keys) :] + keys[: r % len(keys)]:
+            before(k)
+            began = clock()
+            cases[k](r)
+            after()
+            if r >= warmup:
+                times[k].append(clock() - began)
     return times
 
 # %% ../nbs/10e_bench.ipynb #9df8d7b8
-PARTS = dict(encoding="prompts, text encoders, VAE", auxiliary="auxiliary, $z_w$ and $z_l$", reference="reference", forward="policy, forward", backward="policy, backward", optimiser="clipping, optimiser, averages", rest="noise, bank, loss")
+PARTS = dict(
+    encoding="prompts, text encoders, VAE",
+    auxiliary="auxiliary, $z_w$ and $z_l$",
+    reference="reference",
+    forward="policy, forward",
+    backward="policy, backward",
+    optimiser="clipping, optimiser, averages",
+    rest="noise, bank, loss",
+)
+
 
 def update_parts(
-    backbone: Backbone, # that `update` moves
-    update: Callable, # called without arguments
-    count: Callable # gives a number that never falls: seconds, FLOPs
-) -> dict[str, float]: # key of PARTS -> how much of it
+    backbone: Backbone,  # that `update` moves
+    update: Callable,  # called without arguments
+    count: Callable,  # gives a number that never falls: seconds, FLOPs
+) -> dict[str, float]:  # key of PARTS -> how much of it
     "What a call spends on each part of an update."
-    spent = dict.fromkeys(PARTS, 0.)
+    spent = dict.fromkeys(PARTS, 0.0)
+
     def metered(f, part):
         def call(*args, **kw):
-            began = count(); out = f(*args, **kw)
+            began = count()
+            out = f(*args, **kw)
             spent[part(*args) if callable(part) else part] += count() - began
             return out
+
         return call
-    def whose(adapter, *args): return "forward" if torch.is_grad_enabled() else "auxiliary" if adapter else "reference"
+
+    def whose(adapter, *args):
+        return "forward" if torch.is_grad_enabled() else "auxiliary" if adapter else "reference"
+
     with contextlib.ExitStack() as stack:
-        for owner, name, part in ((backbone, "denoise", whose), (backbone, "encode_images", "encoding"), (backbone, "encode_prompts", "encoding"), (torch.Tensor, "backward", "backward"), (sys.modules[__name__], "_update", "optimiser")):
+        for owner, name, part in (
+            (backbone, "denoise", whose),
+            (backbone, "encode_images", "encoding"),
+            (backbone, "encode_prompts", "encoding"),
+            (torch.Tensor, "backward", "backward"),
+            (sys.modules[__name__], "_update", "optimiser"),
+        ):
             stack.enter_context(mock.patch.object(owner, name, metered(getattr(owner, name), part)))
-        began = count(); update(); spent["rest"] = count() - began - sum(spent.values())
+        began = count()
+        update()
+        spent["rest"] = count() - began - sum(spent.values())
     return spent
 
 # %% ../nbs/10e_bench.ipynb #8c526813
 def summary(
-    times: dict[tuple, list[float]], # (method, checkpointing) -> seconds, round by round
-    memory: dict[tuple, dict] # (method, checkpointing) -> bytes `resident` and `update`, and `flops`
-) -> list[dict]: # one for each case
+    times: dict[tuple, list[float]],  # (method, checkpointing) -> seconds, round by round
+    memory: dict[
+        tuple, dict
+    ],  # (method, checkpointing) -> bytes `resident` and `update`, and `flops`
+) -> list[dict]:  # one for each case
     "Medians, quartiles, and ratios to SFT, and to plain SFT where that was measured."
     out, quartiles = [], lambda v: [float(q) for q in np.percentile(v, (25, 50, 75))]
     for (method, ckpt), m in memory.items():
-        row = dict(method=method, checkpointing=ckpt, **m, peak=m["resident"] + m["update"]) if m else dict(method=method, checkpointing=ckpt, out_of_memory=True)
-        if t := times.get((method, ckpt)): row["q1"], row["median"], row["q3"] = quartiles(t); row["rounds"] = len(t)
+        row = (
+            dict(method=method, checkpointing=ckpt, **m, peak=m["resident"] + m["update"])
+            if m
+            else dict(method=method, checkpointing=ckpt, out_of_memory=True)
+        )
+        if t := times.get((method, ckpt)):
+            row["q1"], row["median"], row["q3"] = quartiles(t)
+            row["rounds"] = len(t)
         base, base_t = memory.get(("sft", ckpt)), times.get(("sft", ckpt))
-        if m and base: row["ratio_peak"], row["ratio_update"], row["ratio_flops"] = (m["resident"] + m["update"])/(base["resident"] + base["update"]), m["update"]/base["update"], m["flops"]/max(base["flops"], 1)
-        if t and (plain := times.get(("plain", ckpt))): row["ratio_plain"] = float(np.median(t)/np.median(plain)); row["ratio_plain_q1"], _, row["ratio_plain_q3"] = quartiles(np.array(t)/np.array(plain))
-        if t and base_t: row["ratio_time"] = float(np.median(t)/np.median(base_t)); row["ratio_q1"], _, row["ratio_q3"] = quartiles(np.array(t)/np.array(base_t))
+        if m and base:
+            row["ratio_peak"], row["ratio_update"], row["ratio_flops"] = (
+                (m["resident"] + m["update"]) / (base["resident"] + base["update"]),
+                m["update"] / base["update"],
+                m["flops"] / max(base["flops"], 1),
+            )
+        if t and (plain := times.get(("plain", ckpt))):
+            row["ratio_plain"] = float(np.median(t) / np.median(plain))
+            row["ratio_plain_q1"], _, row["ratio_plain_q3"] = quartiles(
+                np.array(t) / np.array(plain)
+            )
+        if t and base_t:
+            row["ratio_time"] = float(np.median(t) / np.median(base_t))
+            row["ratio_q1"], _, row["ratio_q3"] = quartiles(np.array(t) / np.array(base_t))
         out.append(row)
     return out
 
 # %% ../nbs/10e_bench.ipynb #dd21e406
-def _prepared(backbone: Backbone, rank: int, targets: Sequence[str] | None, seed: int) -> None: # both adapters; an auxiliary that says something else than the base
-    for name in ("auxiliary", "policy"): backbone.add_adapter(name, rank, seed=seed, **({} if targets is None else dict(targets=targets)))
+def _prepared(
+    backbone: Backbone, rank: int, targets: Sequence[str] | None, seed: int
+) -> None:  # both adapters; an auxiliary that says something else than the base
+    for name in ("auxiliary", "policy"):
+        backbone.add_adapter(
+            name, rank, seed=seed, **({} if targets is None else dict(targets=targets))
+        )
     with torch.no_grad():
-        for p in backbone.adapter_parameters("auxiliary").values(): p.copy_(p + .01*torch.randn(p.shape, generator=torch_rng(seed, "auxiliary")).to(p))
+        for p in backbone.adapter_parameters("auxiliary").values():
+            p.copy_(p + 0.01 * torch.randn(p.shape, generator=torch_rng(seed, "auxiliary")).to(p))
 
-def _fits(measure: Callable) -> tuple | None: # None: out of memory
-    try: return measure()
-    except torch.cuda.OutOfMemoryError: pass
-    gc.collect(); torch.cuda.empty_cache()
+
+def _fits(measure: Callable) -> tuple | None:  # None: out of memory
+    try:
+        return measure()
+    except torch.cuda.OutOfMemoryError:
+        pass
+    gc.collect()
+    torch.cuda.empty_cache()
     return None
 
-def _by_part(backbone: Backbone, updates: dict[tuple, Callable], warmup: int, rounds: int, turns: dict) -> dict[tuple, dict]: # case -> key of PARTS -> FLOPs, median of the seconds
+
+def _by_part(
+    backbone: Backbone, updates: dict[tuple, Callable], warmup: int, rounds: int, turns: dict
+) -> dict[tuple, dict]:  # case -> key of PARTS -> FLOPs, median of the seconds
     found, seconds = {}, {k: [] for k in updates}
-    def count(): turns["after"](); return turns["clock"]()
+
+    def count():
+        turns["after"]()
+        return turns["clock"]()
+
     for k, f in updates.items():
-        turns["before"](k) # and a step that was not just made, whose pictures a method may still hold
-        with _Live() as live: found[k] = {p: dict(flops=int(v)) for p, v in update_parts(backbone, lambda: f(warmup + rounds), lambda: live.flops).items()}
-    in_turn({k: (lambda r, k=k, f=f: seconds[k].append(update_parts(backbone, lambda: f(r), count))) for k, f in updates.items()}, rounds, 0, **turns)
+        turns["before"](
+            k
+        )  # and a step that was not just made, whose pictures a method may still hold
+        with _Live() as live:
+            found[k] = {
+                p: dict(flops=int(v))
+                for p, v in update_parts(
+                    backbone, lambda: f(warmup + rounds), lambda: live.flops
+                ).items()
+            }
+    in_turn(
+        {
+            k: (lambda r, k=k, f=f: seconds[k].append(update_parts(backbone, lambda: f(r), count)))
+            for k, f in updates.items()
+        },
+        rounds,
+        0,
+        **turns,
+    )
     for k, parts in found.items():
-        for p, v in parts.items(): v["seconds"] = float(np.median([s[p] for s in seconds[k]])) if rounds else None
+        for p, v in parts.items():
+            v["seconds"] = float(np.median([s[p] for s in seconds[k]])) if rounds else None
     return found
 
+
 def step_costs(
-    make: Callable, # gives a backbone without adapters
+    make: Callable,  # gives a backbone without adapters
     *,
-    steps: int = 7, # rounds that are measured; 0: memory and work alone
-    batch_size: int = 4, # pictures of an update; pairs for dpo
-    methods: Sequence[str] = ("sft", "cpo", "bank", "dpo", "distill"), # of BENCHED
-    checkpointing: Sequence[bool] = (False, True), # without, with gradient checkpointing
-    warmup: int = 2, # rounds before
-    rank: int = 16, # of both LoRAs
-    targets: Sequence[str] | None = None, # keys of LORA_TARGETS; default: all
-    precision: str = "bf16", # of the passes, or fp32
-    compiled: bool = False, # the denoiser's blocks
-    parts: bool = False, # measure also what each part takes, in rounds of its own
-    live_prompts: bool = False, # encode prompts in every update, instead of once before
-    seed: int = 0, # of everything that is drawn
-    clock: Callable = time.perf_counter # in seconds
-) -> list[dict]: # see `summary`
+    steps: int = 7,  # rounds that are measured; 0: memory and work alone
+    batch_size: int = 4,  # pictures of an update; pairs for dpo
+    methods: Sequence[str] = ("sft", "cpo", "bank", "dpo", "distill"),  # of BENCHED
+    checkpointing: Sequence[bool] = (False, True),  # without, with gradient checkpointing
+    warmup: int = 2,  # rounds before
+    rank: int = 16,  # of both LoRAs
+    targets: Sequence[str] | None = None,  # keys of LORA_TARGETS; default: all
+    precision: str = "bf16",  # of the passes, or fp32
+    compiled: bool = False,  # the denoiser's blocks
+    parts: bool = False,  # measure also what each part takes, in rounds of its own
+    live_prompts: bool = False,  # encode prompts in every update, instead of once before
+    seed: int = 0,  # of everything that is drawn
+    clock: Callable = time.perf_counter,  # in seconds
+) -> list[dict]:  # see `summary`
     "Time, memory and work of one update of each method, with latents and, unless asked otherwise, prompts stored. Raises `CpoError` for settings that cannot be used."
-    if bad := [m for m in methods if m not in BENCHED]: raise CpoError(f"method {bad[0]!r} is unknown", hint=f"choose from {', '.join(BENCHED)}")
-    if precision not in ("bf16", "fp32"): raise CpoError(f"precision {precision!r} cannot be measured here", hint="choose bf16 or fp32")
-    keep_freed_memory() # as training does
-    bb = make(); data, tree = random_rows(bb, max(16, 2*batch_size), seed); _prepared(bb, rank, targets, seed)
-    loop = TrainConfig(steps=2*(warmup + steps) + 4, batch_size=batch_size, lr=1e-6, seed=seed)
-    methods = [m for m in methods if m != "plain" or bb.size < ADDED_BELOW] # else SFT is that
-    cfgs = {m: AlignConfig(loop, dict(bank="cpo", scripts="dpo", plain="sft").get(m, m), rows="all", stabilize="norm" if m in ("cpo", "bank") else None, rank=rank, precision=precision) for m in methods}
-    wait = (lambda: torch.cuda.synchronize(bb.device)) if bb.device.type == "cuda" else (lambda: None)
-    if compiled: bb.compile_blocks()
+    if bad := [m for m in methods if m not in BENCHED]:
+        raise CpoError(f"method {bad[0]!r} is unknown", hint=f"choose from {', '.join(BENCHED)}")
+    if precision not in ("bf16", "fp32"):
+        raise CpoError(
+            f"precision {precision!r} cannot be measured here", hint="choose bf16 or fp32"
+        )
+    keep_freed_memory()  # as training does
+    bb = make()
+    data, tree = random_rows(bb, max(16, 2 * batch_size), seed)
+    _prepared(bb, rank, targets, seed)
+    loop = TrainConfig(steps=2 * (warmup + steps) + 4, batch_size=batch_size, lr=1e-6, seed=seed)
+    methods = [m for m in methods if m != "plain" or bb.size < ADDED_BELOW]  # else SFT is that
+    cfgs = {
+        m: AlignConfig(
+            loop,
+            dict(bank="cpo", scripts="dpo", plain="sft").get(m, m),
+            rows="all",
+            stabilize="norm" if m in ("cpo", "bank") else None,
+            rank=rank,
+            precision=precision,
+        )
+        for m in methods
+    }
+    wait = (
+        (lambda: torch.cuda.synchronize(bb.device)) if bb.device.type == "cuda" else (lambda: None)
+    )
+    if compiled:
+        bb.compile_blocks()
     with tempfile.TemporaryDirectory() as stored, bb.keeping("auxiliary"):
-        settle(bb, lambda: (p for c in cfgs.values() for p in every_align_prompt(data, tree, c)), None if live_prompts else stored)
-        policy, memory = _Policy(bb, loop), {}; bb.activate("policy")
-        how = dict(bank=dict(bank_folder=Path(stored)/"bank"), scripts=dict(others=True), plain=dict(others=True))
-        updates = {(m, c): policy.updater(data, tree, cfg, **how.get(m, {})) for c in checkpointing for m, cfg in cfgs.items() if (m, c) != ("plain", True)} # the same with checkpointing
+        settle(
+            bb,
+            lambda: (p for c in cfgs.values() for p in every_align_prompt(data, tree, c)),
+            None if live_prompts else stored,
+        )
+        policy, memory = _Policy(bb, loop), {}
+        bb.activate("policy")
+        how = dict(
+            bank=dict(bank_folder=Path(stored) / "bank"),
+            scripts=dict(others=True),
+            plain=dict(others=True),
+        )
+        updates = {
+            (m, c): policy.updater(data, tree, cfg, **how.get(m, {}))
+            for c in checkpointing
+            for m, cfg in cfgs.items()
+            if (m, c) != ("plain", True)
+        }  # the same with checkpointing
         for (m, c), update in updates.items():
             bb.checkpoint_activations(c)
-            with bb.laid_aside("auxiliary", Path(stored)/"aside.safetensors") if m == "bank" else contextlib.nullcontext(): found = _fits(lambda: (update(0), measure_update(lambda: update(1), bb.device))[1]); policy.opt.zero_grad(set_to_none=True)
-            memory[m, c] = found and dict(resident=policy.resident(m), update=found[0], flops=found[1], moved=found[2])
+            with (
+                bb.laid_aside("auxiliary", Path(stored) / "aside.safetensors")
+                if m == "bank"
+                else contextlib.nullcontext()
+            ):
+                found = _fits(lambda: (update(0), measure_update(lambda: update(1), bb.device))[1])
+                policy.opt.zero_grad(set_to_none=True)
+            memory[m, c] = found and dict(
+                resident=policy.resident(m), update=found[0], flops=found[1], moved=found[2]
+            )
         fitting = {k: (lambda r, f=updates[k]: f(2 + r)) for k, m in memory.items() if m}
         turns = dict(before=lambda k: bb.checkpoint_activations(k[1]), after=wait, clock=clock)
         times = in_turn(fitting, steps, warmup, **turns) if steps and fitting else {}
-        for k, found in (_by_part(bb, fitting, warmup, steps, turns) if parts else {}).items(): memory[k]["parts"] = found
+        for k, found in (_by_part(bb, fitting, warmup, steps, turns) if parts else {}).items():
+            memory[k]["parts"] = found
         bb.activate(None)
-        bb.encoded = None # its files go
+        bb.encoded = None  # its files go
     return summary(times, memory)
 
 # %% ../nbs/10e_bench.ipynb #e7d0c8c5
-_UNET = dict(sample_size=32, in_channels=4, out_channels=4, layers_per_block=1, norm_num_groups=16, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))
-SMALL = { # family -> (tiny pipeline, class of the denoiser, its config)
-    "sd": (tiny_pipeline, "UNet2DConditionModel", _UNET | dict(block_out_channels=(64, 128, 128), cross_attention_dim=16, attention_head_dim=4)),
-    "sdxl": (tiny_sdxl, "UNet2DConditionModel", _UNET | dict(block_out_channels=(64, 128, 192), cross_attention_dim=32, attention_head_dim=(2, 4, 6), use_linear_projection=True, transformer_layers_per_block=(1, 1, 3),
-                                                             addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6*8 + 16)),
-    "sd3": (tiny_sd3, "SD3Transformer2DModel", dict(sample_size=32, patch_size=2, in_channels=4, out_channels=4, num_layers=6, attention_head_dim=32, num_attention_heads=6, joint_attention_dim=32, caption_projection_dim=192,
-                                                    pooled_projection_dim=32, pos_embed_max_size=24, qk_norm="rms_norm")),
-    "flux": (tiny_flux, "FluxTransformer2DModel", dict(patch_size=1, in_channels=16, num_layers=2, num_single_layers=4, attention_head_dim=32, num_attention_heads=6, joint_attention_dim=32, pooled_projection_dim=16,
-                                                       guidance_embeds=True, axes_dims_rope=(8, 12, 12)))}
+_UNET = dict(
+    sample_size=32,
+    in_channels=4,
+    out_channels=4,
+    layers_per_block=1,
+    norm_num_groups=16,
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+)
+SMALL = {  # family -> (tiny pipeline, class of the denoiser, its config)
+    "sd": (
+        tiny_pipeline,
+        "UNet2DConditionModel",
+        _UNET
+        | dict(block_out_channels=(64, 128, 128), cross_attention_dim=16, attention_head_dim=4),
+    ),
+    "sdxl": (
+        tiny_sdxl,
+        "UNet2DConditionModel",
+        _UNET
+        | dict(
+            block_out_channels=(64, 128, 192),
+            cross_attention_dim=32,
+            attention_head_dim=(2, 4, 6),
+            use_linear_projection=True,
+            transformer_layers_per_block=(1, 1, 3),
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=6 * 8 + 16,
+        ),
+    ),
+    "sd3": (
+        tiny_sd3,
+        "SD3Transformer2DModel",
+        dict(
+            sample_size=32,
+            patch_size=2,
+            in_channels=4,
+            out_channels=4,
+            num_layers=6,
+            attention_head_dim=32,
+            num_attention_heads=6,
+            joint_attention_dim=32,
+            caption_projection_dim=192,
+            pooled_projection_dim=32,
+            pos_embed_max_size=24,
+            qk_norm="rms_norm",
+        ),
+    ),
+    "flux": (
+        tiny_flux,
+        "FluxTransformer2DModel",
+        dict(
+            patch_size=1,
+            in_channels=16,
+            num_layers=2,
+            num_single_layers=4,
+            attention_head_dim=32,
+            num_attention_heads=6,
+            joint_attention_dim=32,
+            pooled_projection_dim=16,
+            guidance_embeds=True,
+            axes_dims_rope=(8, 12, 12),
+        ),
+    ),
+}
 
-SMALL_VAE = dict(sd=(64,)*3, sdxl=(56,)*3) # widths of the VAE, so that encoding a picture has the share of work that it has at full size
+SMALL_VAE = dict(
+    sd=(64,) * 3, sdxl=(56,) * 3
+)  # widths of the VAE, so that encoding a picture has the share of work that it has at full size
 
-def _no_zeros(denoiser: torch.nn.Module) -> None: # matrices that start at zero would stop every gradient behind them
+
+def _no_zeros(
+    denoiser: torch.nn.Module,
+) -> None:  # matrices that start at zero would stop every gradient behind them
     for p in denoiser.parameters():
-        if p.dim() > 1 and not p.any(): p.data.normal_(std=.02)
+        if p.dim() > 1 and not p.any():
+            p.data.normal_(std=0.02)
+
 
 def small_backbone(
-    family: str, # key of SMALL, or "atelier" for the pipeline that ships
-    dtype: torch.dtype = torch.float32, # of the frozen weights
-    device: str | torch.device = "cpu", # where
-    resolution: int | None = None, # pixels on a side; default: 128, 32x32 latents; the atelier's 64
-    seed: int = 0, # of the weights
-    as_large: bool = True, # compute as a large model does, with the LoRA beside the weights
-    **changes # of the denoiser's config
+    family: str,  # key of SMALL, or "atelier" for the pipeline that ships
+    dtype: torch.dtype = torch.float32,  # of the frozen weights
+    device: str | torch.device = "cpu",  # where
+    resolution: int
+    | None = None,  # pixels on a side; default: 128, 32x32 latents; the atelier's 64
+    seed: int = 0,  # of the weights
+    as_large: bool = True,  # compute as a large model does, with the LoRA beside the weights
+    **changes,  # of the denoiser's config
 ) -> Backbone:
     "A random pipeline of a family, large enough to be measured on a CPU. Raises `CpoError` for an unknown family."
     import diffusers
-    if family == "atelier": return load_backbone("atelier", dtype, device, resolution)
-    if family not in SMALL: raise CpoError(f"family {family!r} is unknown", hint=f"choose one of atelier, {', '.join(SMALL)}")
+
+    if family == "atelier":
+        return load_backbone("atelier", dtype, device, resolution)
+    if family not in SMALL:
+        raise CpoError(
+            f"family {family!r} is unknown", hint=f"choose one of atelier, {', '.join(SMALL)}"
+        )
     build, cls, config = SMALL[family]
     with tempfile.TemporaryDirectory() as tmp, torch.random.fork_rng():
-        build(tmp, seed=seed); torch.manual_seed(seed)
-        denoiser = getattr(diffusers, cls)(**config | changes); _no_zeros(denoiser)
-        denoiser.save_pretrained(Path(tmp)/("unet" if cls.startswith("UNet") else "transformer"))
-        if family in SMALL_VAE: tiny_vae(block_out_channels=SMALL_VAE[family]).save_pretrained(Path(tmp)/"vae")
+        build(tmp, seed=seed)
+        torch.manual_seed(seed)
+        denoiser = getattr(diffusers, cls)(**config | changes)
+        _no_zeros(denoiser)
+        denoiser.save_pretrained(Path(tmp) / ("unet" if cls.startswith("UNet") else "transformer"))
+        if family in SMALL_VAE:
+            tiny_vae(block_out_channels=SMALL_VAE[family]).save_pretrained(Path(tmp) / "vae")
         bb = load_backbone(tmp, dtype, device, resolution or 128)
     bb.name = f"small {family}"
-    if as_large: bb.size = max(bb.size, ADDED_BELOW)
+    if as_large:
+        bb.size = max(bb.size, ADDED_BELOW)
     return bb
 
 # %% ../nbs/10e_bench.ipynb #4561ac3a
-LARGE = dict(sd="SD 1.5", sdxl="SDXL", sd3="SD 3 medium", flux="FLUX.1-dev") # family -> key of FULL_SIZE
+LARGE = dict(
+    sd="SD 1.5", sdxl="SDXL", sd3="SD 3 medium", flux="FLUX.1-dev"
+)  # family -> key of FULL_SIZE
+
 
 class _DrawnText:
     "A backbone whose prompts are embedded at random, with the shapes of one window."
-    def _rooms(self, prompts): return [self.blank.tensors["prompt_embeds"].shape[1]]*len(prompts)
-    def _fill(self, adapter): return None
+
+    def _rooms(self, prompts):
+        return [self.blank.tensors["prompt_embeds"].shape[1]] * len(prompts)
+
+    def _fill(self, adapter):
+        return None
+
     def _encode(self, prompts, adapter):
-        drawn = lambda v: torch.randn(len(prompts), *v.shape[1:]).to(v) if v.dim() > 1 else v.repeat(len(prompts)) # guidance is a number
+        def drawn(v):
+            return (
+                torch.randn(len(prompts), *v.shape[1:]).to(v)
+                if v.dim() > 1
+                else v.repeat(len(prompts))
+            )  # guidance is a number
+
         return Conditioning({k: drawn(v).to(self.device) for k, v in self.blank.tensors.items()})
 
+
 def random_backbone(
-    family: str, # key of LARGE
-    dtype: torch.dtype = torch.bfloat16, # of the weights
-    device: str | torch.device = "cpu", # where they are made
-    resolution: int | None = None, # pixels on a side; default: what the model was made for
-    seed: int = 0, # of the weights
-    **changes # of the denoiser's config, such as fewer layers for a test
+    family: str,  # key of LARGE
+    dtype: torch.dtype = torch.bfloat16,  # of the weights
+    device: str | torch.device = "cpu",  # where they are made
+    resolution: int | None = None,  # pixels on a side; default: what the model was made for
+    seed: int = 0,  # of the weights
+    **changes,  # of the denoiser's config, such as fewer layers for a test
 ) -> Backbone:
     "A denoiser of full size with random weights and without the rest of its pipeline. Raises `CpoError` for an unknown family."
-    if family not in LARGE: raise CpoError(f"family {family!r} is unknown", hint=f"choose one of {', '.join(LARGE)}")
-    kind, parts, _ = FULL_SIZE[LARGE[family]]; name = "unet" if "unet" in parts else "transformer"
+    if family not in LARGE:
+        raise CpoError(f"family {family!r} is unknown", hint=f"choose one of {', '.join(LARGE)}")
+    kind, parts, _ = FULL_SIZE[LARGE[family]]
+    name = "unet" if "unet" in parts else "transformer"
     with tempfile.TemporaryDirectory() as tmp, torch.random.fork_rng():
-        shapes = bare_backbone(write_configs(LARGE[family], tmp, **changes), dtype, resolution); torch.manual_seed(seed)
+        shapes = bare_backbone(write_configs(LARGE[family], tmp, **changes), dtype, resolution)
+        torch.manual_seed(seed)
         blank, pipe = shapes.blank_conditioning(1), shapes.pipe
-        setattr(pipe, name, _part(tmp, name, "diffusers", parts[name][0], dtype, device).to(device)); _no_zeros(getattr(pipe, name))
+        setattr(pipe, name, _part(tmp, name, "diffusers", parts[name][0], dtype, device).to(device))
+        _no_zeros(getattr(pipe, name))
     bb = type(type(shapes).__name__, (_DrawnText, type(shapes)), {})(pipe, resolution)
     bb.blank, bb.name = blank, f"{LARGE[family]}, random weights"
     for n, m in pipe.components.items():
-        if isinstance(m, torch.nn.Module) and m is not bb.denoiser: setattr(pipe, n, None)
+        if isinstance(m, torch.nn.Module) and m is not bb.denoiser:
+            setattr(pipe, n, None)
     return bb
 
 # %% ../nbs/10e_bench.ipynb #86389ef0
-def _where(device: torch.device) -> str: # in general terms
+def _where(device: torch.device) -> str:  # in general terms
     n = torch.get_num_threads()
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {n} thread{'s'[:n != 1]}"
+    return (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{device.type}, {n} thread{'s'[: n != 1]}"
+    )
+
 
 def bench_families(
-    which: Sequence[str] = ("sd", "sdxl", "sd3", "flux"), # keys of SMALL, or "atelier"
-    tiny: bool = True, # small random pipelines; else denoisers of full size with random weights
-    resolution: int | None = None, # pixels on a side; default: 128 for small ones, else what the model was made for
-    dtype: torch.dtype | None = None, # of the frozen weights; default: float32 for small ones, else bfloat16
-    batch_size: int | None = None, # pictures of an update; pairs for dpo; default: 4, on the atelier 32
-    device: str | torch.device | None = None, # default: a GPU where there is one
-    precision: str | None = None, # of the passes; default: fp32 for float32 on a CPU, else bf16, and on the atelier bf16
-    changes: dict | None = None, # family -> changes of its denoiser's config
-    seed: int = 0, # of everything that is drawn
-    say: Callable = lambda line: None, # is told what begins
-    **costs # of `step_costs`: methods, checkpointing, steps, rank, live_prompts ...
-) -> dict: # device, versions, settings, families: name -> parameters and cases
+    which: Sequence[str] = ("sd", "sdxl", "sd3", "flux"),  # keys of SMALL, or "atelier"
+    tiny: bool = True,  # small random pipelines; else denoisers of full size with random weights
+    resolution: int
+    | None = None,  # pixels on a side; default: 128 for small ones, else what the model was made for
+    dtype: torch.dtype
+    | None = None,  # of the frozen weights; default: float32 for small ones, else bfloat16
+    batch_size: int
+    | None = None,  # pictures of an update; pairs for dpo; default: 4, on the atelier 32
+    device: str | torch.device | None = None,  # default: a GPU where there is one
+    precision: str
+    | None = None,  # of the passes; default: fp32 for float32 on a CPU, else bf16, and on the atelier bf16
+    changes: dict | None = None,  # family -> changes of its denoiser's config
+    seed: int = 0,  # of everything that is drawn
+    say: Callable = lambda line: None,  # is told what begins
+    **costs,  # of `step_costs`: methods, checkpointing, steps, rank, live_prompts ...
+) -> dict:  # device, versions, settings, families: name -> parameters and cases
     "Costs of an update, family by family. Raises `CpoError` for settings that cannot be used."
     device = torch.device(device or the_device())
     dtype = dtype or (torch.float32 if tiny else torch.bfloat16)
-    usual = lambda family: dict(batch_size=batch_size or (32 if family == "atelier" else 4), precision=precision or ("fp32" if dtype == torch.float32 and device.type == "cpu" and family != "atelier" else "bf16"))
-    if unknown := [f for f in which if f not in SMALL and (f != "atelier" or not tiny)]: raise CpoError(f"family {unknown[0]!r} is unknown", hint=f"choose from {', '.join(SMALL)}")
-    if not tiny and costs.get("live_prompts"): raise CpoError("models of full size are built without text encoders, so prompts cannot be encoded live", hint="leave live_prompts off")
+
+    def usual(family):
+        return dict(
+            batch_size=batch_size or (32 if family == "atelier" else 4),
+            precision=precision
+            or (
+                "fp32"
+                if dtype == torch.float32 and device.type == "cpu" and family != "atelier"
+                else "bf16"
+            ),
+        )
+
+    if unknown := [f for f in which if f not in SMALL and (f != "atelier" or not tiny)]:
+        raise CpoError(f"family {unknown[0]!r} is unknown", hint=f"choose from {', '.join(SMALL)}")
+    if not tiny and costs.get("live_prompts"):
+        raise CpoError(
+            "models of full size are built without text encoders, so prompts cannot be encoded live",
+            hint="leave live_prompts off",
+        )
     found = {}
     for family in which:
-        made = [(small_backbone if tiny else random_backbone)(family, dtype, device, resolution, seed, **(changes or {}).get(family, {}))]; bb = made[0]
-        about = dict(model=bb.name, parameters=sum(p.numel() for p in bb.denoiser.parameters()), resolution=bb.resolution, latents=bb.latent_shape)
+        made = [
+            (small_backbone if tiny else random_backbone)(
+                family, dtype, device, resolution, seed, **(changes or {}).get(family, {})
+            )
+        ]
+        bb = made[0]
+        about = dict(
+            model=bb.name,
+            parameters=sum(p.numel() for p in bb.denoiser.parameters()),
+            resolution=bb.resolution,
+            latents=bb.latent_shape,
+        )
         about |= usual(family)
-        say(f"{about['model']}: {about['parameters']/1e6:,.1f} M parameters, {about['batch_size']} pictures of {bb.resolution} px, latents {bb.latent_shape}"); del bb
+        say(
+            f"{about['model']}: {about['parameters'] / 1e6:,.1f} M parameters, {about['batch_size']} pictures of {bb.resolution} px, latents {bb.latent_shape}"
+        )
+        del bb
         found[family] = dict(about, cases=step_costs(made.pop, seed=seed, **usual(family), **costs))
         gc.collect()
-        if device.type == "cuda": torch.cuda.empty_cache()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
     settings = dict(tiny=tiny, dtype=str(dtype)[6:], seed=seed, changes=changes, **costs)
-    return dict(device=_where(device), versions={n: importlib.metadata.version(n) for n in ("torch", "diffusers", "peft")}, settings=settings, families=found)
+    return dict(
+        device=_where(device),
+        versions={n: importlib.metadata.version(n) for n in ("torch", "diffusers", "peft")},
+        settings=settings,
+        families=found,
+    )
 
 # %% ../nbs/10e_bench.ipynb #15ba3d2a
 def verdicts(
-    result: dict # of `bench_families`
-) -> list[dict]: # family, method, checkpointing, what, measured, whose, target, met; least: is the target a lower bound; rounds: quartiles of the ratio over the rounds, of times
+    result: dict,  # of `bench_families`
+) -> list[
+    dict
+]:  # family, method, checkpointing, what, measured, whose, target, met; least: is the target a lower bound; rounds: quartiles of the ratio over the rounds, of times
     "Measured ratios of CPO beside their targets."
     out = []
     for family, found in result["families"].items():
         cases = {(c["method"], c["checkpointing"]): c for c in found["cases"]}
+
         def add(method, ckpt, what, measured, target, rounds=None, least=False, whose="SFT's"):
-            if measured is not None: out.append(dict(family=family, method=method, checkpointing=ckpt, what=what, measured=measured, whose=whose, target=target, met=measured >= target if least else measured <= target, least=least, rounds=rounds))
+            if measured is not None:
+                out.append(
+                    dict(
+                        family=family,
+                        method=method,
+                        checkpointing=ckpt,
+                        what=what,
+                        measured=measured,
+                        whose=whose,
+                        target=target,
+                        met=measured >= target if least else measured <= target,
+                        least=least,
+                        rounds=rounds,
+                    )
+                )
+
         for (m, k), c in cases.items():
-            if m not in ("cpo", "bank"): continue
-            add(m, k, "time", c.get("ratio_time"), TARGETS["bank_time"] if m == "bank" else TARGETS["time"][k], [c["ratio_q1"], c["ratio_q3"]] if "ratio_q1" in c else None)
-            if m == "cpo" and "ratio_plain" in c: add(m, k, "time", c["ratio_plain"], TARGETS["plain"], [c["ratio_plain_q1"], c["ratio_plain_q3"]], whose="plain SFT's")
-            add(m, k, "peak", c.get("ratio_peak"), TARGETS["bank_memory" if m == "bank" else "memory"])
+            if m not in ("cpo", "bank"):
+                continue
+            add(
+                m,
+                k,
+                "time",
+                c.get("ratio_time"),
+                TARGETS["bank_time"] if m == "bank" else TARGETS["time"][k],
+                [c["ratio_q1"], c["ratio_q3"]] if "ratio_q1" in c else None,
+            )
+            if m == "cpo" and "ratio_plain" in c:
+                add(
+                    m,
+                    k,
+                    "time",
+                    c["ratio_plain"],
+                    TARGETS["plain"],
+                    [c["ratio_plain_q1"], c["ratio_plain_q3"]],
+                    whose="plain SFT's",
+                )
+            add(
+                m,
+                k,
+                "peak",
+                c.get("ratio_peak"),
+                TARGETS["bank_memory" if m == "bank" else "memory"],
+            )
             other = cases.get(("scripts", k), {})
-            if m == "bank" and family in SMALL_VAE and "median" in c and "median" in other: add("scripts", k, "time of one preference", other["median"]/c["median"], TARGETS["scripts"], least=True, whose="that of CPO with a bank")
+            if m == "bank" and family in SMALL_VAE and "median" in c and "median" in other:
+                add(
+                    "scripts",
+                    k,
+                    "time of one preference",
+                    other["median"] / c["median"],
+                    TARGETS["scripts"],
+                    least=True,
+                    whose="that of CPO with a bank",
+                )
     return out
 
+
 def bench_table(
-    result: dict # of `bench_families`
+    result: dict,  # of `bench_families`
 ) -> str:
     "A report: one line for each family, method and use of checkpointing, then the targets."
-    s, mib = result["settings"], lambda v: f"{v/2**20:,.1f}"
-    lines = [f"{result['device']}; {', '.join(f'{k} {v}' for k, v in sorted(result['versions'].items()))}; weights {s['dtype']}, prompts {'live' if s.get('live_prompts') else 'stored'}{', blocks compiled (memory and work on a CPU are those of the same blocks as they are)' if s.get('compiled') else ''}",
-             "an update: " + "; ".join(f"{k} {f['batch_size']} pictures in {f['precision']}" for k, f in result["families"].items()) + "; for dpo as many pairs; bank: cpo with a bank; plain: sft, the LoRA beside the weights; scripts: dpo like that, everything encoded in every update", "",
-             f"{'family':7} {'method':8} {'ckpt':4} {'ms':>9} {'quartiles':>19} {'x SFT':>6} {'work':>6} {'peak MiB':>10} {'x SFT':>6} {'update MiB':>11} {'x SFT':>6}"]
+    s, mib = result["settings"], lambda v: f"{v / 2**20:,.1f}"
+    lines = [
+        f"{result['device']}; {', '.join(f'{k} {v}' for k, v in sorted(result['versions'].items()))}; weights {s['dtype']}, prompts {'live' if s.get('live_prompts') else 'stored'}{', blocks compiled (memory and work on a CPU are those of the same blocks as they are)' if s.get('compiled') else ''}",
+        "an update: "
+        + "; ".join(
+            f"{k} {f['batch_size']} pictures in {f['precision']}"
+            for k, f in result["families"].items()
+        )
+        + "; for dpo as many pairs; bank: cpo with a bank; plain: sft, the LoRA beside the weights; scripts: dpo like that, everything encoded in every update",
+        "",
+        f"{'family':7} {'method':8} {'ckpt':4} {'ms':>9} {'quartiles':>19} {'x SFT':>6} {'work':>6} {'peak MiB':>10} {'x SFT':>6} {'update MiB':>11} {'x SFT':>6}",
+    ]
     for family, found in result["families"].items():
         for c in found["cases"]:
             head = f"{family:7} {c['method']:8} {'on' if c['checkpointing'] else 'off':4} "
-            if c.get("out_of_memory"): lines.append(head + "does not fit into the memory"); continue
-            between = f"[{c['q1']*1e3:,.1f}, {c['q3']*1e3:,.1f}]" if "median" in c else ""
-            t = (f"{c['median']*1e3:9,.1f}" if between else f"{'-':>9}") + f" {between:>19}"
-            r = {k: f"{c[k]:6.2f}" if c.get(k) is not None else f"{'-':>6}" for k in ("ratio_time", "ratio_flops", "ratio_peak", "ratio_update")}
-            lines.append(f"{head}{t} {r['ratio_time']} {r['ratio_flops']} {mib(c['peak']):>10} {r['ratio_peak']} {mib(c['update']):>11} {r['ratio_update']}")
-    lines += ["", "work: FLOPs; peak: weights, adapters, moments, averages and the update; update: what comes into being during it", ""]
+            if c.get("out_of_memory"):
+                lines.append(head + "does not fit into the memory")
+                continue
+            between = f"[{c['q1'] * 1e3:,.1f}, {c['q3'] * 1e3:,.1f}]" if "median" in c else ""
+            t = (f"{c['median'] * 1e3:9,.1f}" if between else f"{'-':>9}") + f" {between:>19}"
+            r = {
+                k: f"{c[k]:6.2f}" if c.get(k) is not None else f"{'-':>6}"
+                for k in ("ratio_time", "ratio_flops", "ratio_peak", "ratio_update")
+            }
+            lines.append(
+                f"{head}{t} {r['ratio_time']} {r['ratio_flops']} {mib(c['peak']):>10} {r['ratio_peak']} {mib(c['update']):>11} {r['ratio_update']}"
+            )
+    lines += [
+        "",
+        "work: FLOPs; peak: weights, adapters, moments, averages and the update; update: what comes into being during it",
+        "",
+    ]
     for v in verdicts(result):
-        spread = f" ({v['rounds'][0]:.2f} to {v['rounds'][1]:.2f} over the rounds)" if v["rounds"] else ""
-        who = dict(cpo="CPO, live,", bank="CPO, bank,", scripts="DPO as in the scripts")[v["method"]]
-        lines.append(f"{who} on {v['family']:7} {'with' if v['checkpointing'] else 'without':7} checkpointing: {v['what']} x{v['measured']:.2f} of {v['whose']}{spread}, target at {'least' if v['least'] else 'most'} x{v['target']:.2f}: {'met' if v['met'] else 'MISSED'}")
+        spread = (
+            f" ({v['rounds'][0]:.2f} to {v['rounds'][1]:.2f} over the rounds)"
+            if v["rounds"]
+            else ""
+        )
+        who = dict(cpo="CPO, live,", bank="CPO, bank,", scripts="DPO as in the scripts")[
+            v["method"]
+        ]
+        lines.append(
+            f"{who} on {v['family']:7} {'with' if v['checkpointing'] else 'without':7} checkpointing: {v['what']} x{v['measured']:.2f} of {v['whose']}{spread}, target at {'least' if v['least'] else 'most'} x{v['target']:.2f}: {'met' if v['met'] else 'MISSED'}"
+        )
     return "\n".join(lines)
 
 # %% ../nbs/10e_bench.ipynb #54467ab2
 def write_bench(
-    result: dict, # of `bench_families`
-    name: str # of the run: the file is bench-NAME.json
+    result: dict,  # of `bench_families`
+    name: str,  # of the run: the file is bench-NAME.json
 ) -> Path:
     "Keep a result in `results_dir()`. Raises `CpoError` for a name that is no plain one."
-    if not name.replace("-", "_").isidentifier(): raise CpoError(f"{name!r} is no plain name", hint="use letters, digits and hyphens")
-    return write_json(results_dir()/f"bench-{name}.json", result)
+    if not name.replace("-", "_").isidentifier():
+        raise CpoError(f"{name!r} is no plain name", hint="use letters, digits and hyphens")
+    return write_json(results_dir() / f"bench-{name}.json", result)
 
-def bench_name(kind: str, chosen: Sequence[str] | None = None, compiled: bool = False) -> str: # what is measured, the families if not all of them
+
+def bench_name(
+    kind: str, chosen: Sequence[str] | None = None, compiled: bool = False
+) -> str:  # what is measured, the families if not all of them
     "The name of a run, so that no part of a benchmark takes the place of the whole."
     return "-".join([kind, *(chosen or ()), *(["compiled"] if compiled else [])])
 
+
 def run_bench(
-    which: str | Sequence[str] | None = None, # families, as a list or with commas between; default: all small ones, or SDXL and FLUX of full size
-    full: bool = False, # denoisers of full size with random weights
-    name: str | None = None, # of the file; default: small or full, with the families that were chosen, and -compiled
-    say: Callable = print, # is told what begins, and the table
-    **settings # of `bench_families`
+    which: str
+    | Sequence[str]
+    | None = None,  # families, as a list or with commas between; default: all small ones, or SDXL and FLUX of full size
+    full: bool = False,  # denoisers of full size with random weights
+    name: str
+    | None = None,  # of the file; default: small or full, with the families that were chosen, and -compiled
+    say: Callable = print,  # is told what begins, and the table
+    **settings,  # of `bench_families`
 ) -> dict:
     "Measure, keep and report. Raises `CpoError` when a full-size model is asked for without a GPU."
-    chosen = which is not None; which = [w.strip() for w in which.split(",")] if isinstance(which, str) else which or (("sdxl", "flux") if full else ("atelier", *SMALL))
-    if full and not torch.cuda.is_available() and not settings.get("changes"): raise CpoError("models of full size need a GPU, and torch sees none", hint="leave full off to measure the small ones")
-    defaults = dict(batch_size=1, methods=("sft", "cpo", "bank")) if full else dict(methods=("sft", "plain", "cpo", "bank", "dpo", "scripts"))
+    chosen = which is not None
+    which = (
+        [w.strip() for w in which.split(",")]
+        if isinstance(which, str)
+        else which or (("sdxl", "flux") if full else ("atelier", *SMALL))
+    )
+    if full and not torch.cuda.is_available() and not settings.get("changes"):
+        raise CpoError(
+            "models of full size need a GPU, and torch sees none",
+            hint="leave full off to measure the small ones",
+        )
+    defaults = (
+        dict(batch_size=1, methods=("sft", "cpo", "bank"))
+        if full
+        else dict(methods=("sft", "plain", "cpo", "bank", "dpo", "scripts"))
+    )
     result = bench_families(tuple(which), tiny=not full, say=say, **defaults | settings)
-    path = write_bench(result, name or bench_name("full" if full else "small", chosen and which, settings.get("compiled", False)))
-    say(bench_table(result)); say(f"kept as {path.name}")
+    path = write_bench(
+        result,
+        name
+        or bench_name(
+            "full" if full else "small", chosen and which, settings.get("compiled", False)
+        ),
+    )
+    say(bench_table(result))
+    say(f"kept as {path.name}")
     return result
 
 # %% ../nbs/10e_bench.ipynb #ffb25d72
-def _frozen_variants(rows: int = 32, seed: int = 0) -> dict[str, Callable]: # what -> a frozen pass of the atelier over 3 x `rows` pictures
+def _frozen_variants(
+    rows: int = 32, seed: int = 0
+) -> dict[str, Callable]:  # what -> a frozen pass of the atelier over 3 x `rows` pictures
     from diffusers.models.attention_processor import AttnProcessor2_0
-    bb = load_backbone("atelier", device=the_device()); plain = torch.autocast(bb.device.type, torch.bfloat16)
-    g = torch_rng(seed, "variants"); x, t = torch.randn(3*rows, *bb.latent_shape, generator=g).to(bb.device), torch.randint(0, 1000, (3*rows,), generator=g).to(bb.device)
-    cond = bb.encode_prompts(["a tower"]*(3*rows)).tensors["prompt_embeds"]
+
+    bb = load_backbone("atelier", device=the_device())
+    plain = torch.autocast(bb.device.type, torch.bfloat16)
+    g = torch_rng(seed, "variants")
+    x, t = (
+        torch.randn(3 * rows, *bb.latent_shape, generator=g).to(bb.device),
+        torch.randint(0, 1000, (3 * rows,), generator=g).to(bb.device),
+    )
+    cond = bb.encode_prompts(["a tower"] * (3 * rows)).tensors["prompt_embeds"]
+
     def run(net, how=torch.inference_mode, x=x, cond=cond, cast=plain):
         def call():
-            with how(), cast: net(x, t, encoder_hidden_states=cond)
+            with how(), cast:
+                net(x, t, encoder_hidden_states=cond)
+
         return call
+
     def parts():
         with torch.inference_mode(), plain:
-            for k in range(3): net = bb.denoiser; net(x[k*rows:(k + 1)*rows], t[:rows], encoder_hidden_states=cond[:rows])
-    def copy_of(change): net = copy.deepcopy(bb.denoiser); change(net); return net
-    fused, last, half = copy_of(lambda m: m.set_attn_processor(AttnProcessor2_0())), copy_of(lambda m: m.to(memory_format=torch.channels_last)), copy_of(lambda m: m.bfloat16())
-    compiled = torch.compile(copy.deepcopy(bb.denoiser))
-    return {"as it is": run(bb.denoiser), "autograd off, not inference mode": run(bb.denoiser, torch.no_grad), "three passes of a third": parts, "compiled as a whole": run(compiled), "fused attention": run(fused), "channels last": run(last, x=x.contiguous(memory_format=torch.channels_last)),
-            "weights in bfloat16": run(half, x=x.bfloat16(), cond=cond.bfloat16(), cast=contextlib.nullcontext())}
+            for k in range(3):
+                net = bb.denoiser
+                net(x[k * rows : (k + 1) * rows], t[:rows], encoder_hidden_states=cond[:rows])
 
-def _update_variants(seed: int = 0) -> dict[str, Callable]: # what -> the optimiser and the averages of the atelier's policy
-    bb = load_backbone("atelier", device=the_device()); bb.add_adapter("policy", 32, seed=seed); params = list(bb.trainable_parameters("policy").values()); made = {}
-    for p in params: p.grad = torch.zeros_like(p)
-    for name, kw in dict(fused=dict(fused=True), foreach=dict(foreach=True), single=dict(foreach=False)).items(): made[f"AdamW, {name}"] = torch.optim.AdamW(params, lr=1e-9, **kw).step
+    def copy_of(change):
+        net = copy.deepcopy(bb.denoiser)
+        change(net)
+        return net
+
+    fused, last, half = (
+        copy_of(lambda m: m.set_attn_processor(AttnProcessor2_0())),
+        copy_of(lambda m: m.to(memory_format=torch.channels_last)),
+        copy_of(lambda m: m.bfloat16()),
+    )
+    compiled = torch.compile(copy.deepcopy(bb.denoiser))
+    return {
+        "as it is": run(bb.denoiser),
+        "autograd off, not inference mode": run(bb.denoiser, torch.no_grad),
+        "three passes of a third": parts,
+        "compiled as a whole": run(compiled),
+        "fused attention": run(fused),
+        "channels last": run(last, x=x.contiguous(memory_format=torch.channels_last)),
+        "weights in bfloat16": run(
+            half, x=x.bfloat16(), cond=cond.bfloat16(), cast=contextlib.nullcontext()
+        ),
+    }
+
+
+def _update_variants(
+    seed: int = 0,
+) -> dict[str, Callable]:  # what -> the optimiser and the averages of the atelier's policy
+    bb = load_backbone("atelier", device=the_device())
+    bb.add_adapter("policy", 32, seed=seed)
+    params = list(bb.trainable_parameters("policy").values())
+    made = {}
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    for name, kw in dict(
+        fused=dict(fused=True), foreach=dict(foreach=True), single=dict(foreach=False)
+    ).items():
+        made[f"AdamW, {name}"] = torch.optim.AdamW(params, lr=1e-9, **kw).step
     ema = [p.detach().clone() for p in params]
+
     def loop():
         with torch.no_grad():
-            for e, p in zip(ema, params): e.mul_(.98).add_(p.detach()*.02)
-    return made | {"averages, one by one": loop, "averages, together": lambda: torch._foreach_lerp_(ema, [p.detach() for p in params], .02)}
+            for e, p in zip(ema, params):
+                e.mul_(0.98).add_(p.detach() * 0.02)
 
-def _adapter_variants(rows: int = 4, rank: int = 16, seed: int = 0) -> dict[str, Callable]: # two passes against one with an adapter a sample, on the small SDXL
-    bb = small_backbone("sdxl", device=the_device()); _prepared(bb, rank, None, seed); g = torch_rng(seed, "variants")
-    x, t, cond = torch.randn(3*rows, *bb.latent_shape, generator=g).to(bb.device), bb.sample_timesteps(3*rows, g), bb.encode_prompts(["a tower"]*(3*rows))
+    return made | {
+        "averages, one by one": loop,
+        "averages, together": lambda: torch._foreach_lerp_(ema, [p.detach() for p in params], 0.02),
+    }
+
+
+def _adapter_variants(
+    rows: int = 4, rank: int = 16, seed: int = 0
+) -> dict[str, Callable]:  # two passes against one with an adapter a sample, on the small SDXL
+    bb = small_backbone("sdxl", device=the_device())
+    _prepared(bb, rank, None, seed)
+    g = torch_rng(seed, "variants")
+    x, t, cond = (
+        torch.randn(3 * rows, *bb.latent_shape, generator=g).to(bb.device),
+        bb.sample_timesteps(3 * rows, g),
+        bb.encode_prompts(["a tower"] * (3 * rows)),
+    )
+
     def two():
-        with torch.no_grad(): bb.predict(x[:2*rows], t[:2*rows], cond[:2*rows], "auxiliary"); bb.predict(x[2*rows:], t[2*rows:], cond[2*rows:], None)
-    names = ["auxiliary"]*(2*rows) + ["__base__"]*rows
+        with torch.no_grad():
+            bb.predict(x[: 2 * rows], t[: 2 * rows], cond[: 2 * rows], "auxiliary")
+            bb.predict(x[2 * rows :], t[2 * rows :], cond[2 * rows :], None)
+
+    names = ["auxiliary"] * (2 * rows) + ["__base__"] * rows
+
     def one():
-        hooks = [l.register_forward_pre_hook(lambda m, a, kw: (a, kw | dict(adapter_names=names)), with_kwargs=True) for l in _lora_layers(bb.denoiser).values()]
+        hooks = [
+            l.register_forward_pre_hook(
+                lambda m, a, kw: (a, kw | dict(adapter_names=names)), with_kwargs=True
+            )
+            for l in _lora_layers(bb.denoiser).values()
+        ]
         try:
-            with torch.no_grad(): bb.predict(x, t, cond, "auxiliary")
+            with torch.no_grad():
+                bb.predict(x, t, cond, "auxiliary")
         finally:
-            for h in hooks: h.remove()
+            for h in hooks:
+                h.remove()
+
     return {"auxiliary, then reference": two, "one pass, an adapter a sample": one}
 
-def _batch_variants(family: str = "atelier", batch: int = 32, seed: int = 0) -> dict[str, Callable]: # an update with a bank, and what of it could be prepared beside the one before
-    bb = small_backbone(family, device=the_device()); _prepared(bb, 16, None, seed); data, tree = random_rows(bb, 2*batch, seed); loop = TrainConfig(steps=4, batch_size=batch, lr=1e-6); tmp = tempfile.mkdtemp()
-    settle(bb, None, None, ("", *data.captions)); policy = _Policy(bb, loop); bb.activate("policy"); cfg = AlignConfig(loop, "cpo", precision="bf16")
-    update = policy.updater(data, tree, cfg, bank_folder=Path(tmp)/"bank")
-    bank = Bank(bb, data, tree, "auxiliary", None, BankConfig(2, folder=Path(tmp)/"bank"), precision="bf16"); rows = batch_indices(0, batch, len(data), seed); ks = bank_draws(0, rows, len(data), 2, seed)
-    bank.fill(rows, ks)
-    def prepare(): d = bank.draw(rows, ks); bb.encode_prompts(d.captions, tokens=bank.captions_to); bank.read(rows, ks)
-    def beside():
-        with ThreadPoolExecutor(1) as pool: pool.submit(lambda: (bank.draw(rows, ks), bank.records(rows, ks))); update(0) # a thread that lived on would slow the others down, too
-    return {"an update with a bank": lambda: update(0), "its draws, prompts and records alone": prepare, "the next one's made in a thread meanwhile": beside}
 
-def _prompt_variants(rows: int = 32, seed: int = 0) -> dict[str, Callable]: # what -> the auxiliary's pass of the atelier over one batch under two prompts
-    bb = small_backbone("atelier", device=the_device()); _prepared(bb, 16, None, seed); g = torch_rng(seed, "variants")
-    x, t, cond = torch.randn(rows, *bb.latent_shape, generator=g).to(bb.device), bb.sample_timesteps(rows, g), bb.encode_prompts(["a tower"]*(2*rows))
+def _batch_variants(
+    family: str = "atelier", batch: int = 32, seed: int = 0
+) -> dict[
+    str, Callable
+]:  # an update with a bank, and what of it could be prepared beside the one before
+    bb = small_backbone(family, device=the_device())
+    _prepared(bb, 16, None, seed)
+    data, tree = random_rows(bb, 2 * batch, seed)
+    loop = TrainConfig(steps=4, batch_size=batch, lr=1e-6)
+    tmp = tempfile.mkdtemp()
+    settle(bb, None, None, ("", *data.captions))
+    policy = _Policy(bb, loop)
+    bb.activate("policy")
+    cfg = AlignConfig(loop, "cpo", precision="bf16")
+    update = policy.updater(data, tree, cfg, bank_folder=Path(tmp) / "bank")
+    bank = Bank(
+        bb,
+        data,
+        tree,
+        "auxiliary",
+        None,
+        BankConfig(2, folder=Path(tmp) / "bank"),
+        precision="bf16",
+    )
+    rows = batch_indices(0, batch, len(data), seed)
+    ks = bank_draws(0, rows, len(data), 2, seed)
+    bank.fill(rows, ks)
+
+    def prepare():
+        d = bank.draw(rows, ks)
+        bb.encode_prompts(d.captions, tokens=bank.captions_to)
+        bank.read(rows, ks)
+
+    def beside():
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(lambda: (bank.draw(rows, ks), bank.records(rows, ks)))
+            update(0)  # a thread that lived on would slow the others down, too
+
+    return {
+        "an update with a bank": lambda: update(0),
+        "its draws, prompts and records alone": prepare,
+        "the next one's made in a thread meanwhile": beside,
+    }
+
+
+def _prompt_variants(
+    rows: int = 32, seed: int = 0
+) -> dict[
+    str, Callable
+]:  # what -> the auxiliary's pass of the atelier over one batch under two prompts
+    bb = small_backbone("atelier", device=the_device())
+    _prepared(bb, 16, None, seed)
+    g = torch_rng(seed, "variants")
+    x, t, cond = (
+        torch.randn(rows, *bb.latent_shape, generator=g).to(bb.device),
+        bb.sample_timesteps(rows, g),
+        bb.encode_prompts(["a tower"] * (2 * rows)),
+    )
+
     def run(ask, keep):
         def call():
-            with keep(), bb.frozen_mode(), torch.autocast(bb.device.type, torch.bfloat16): ask(x, t, cond, "auxiliary")
+            with keep(), bb.frozen_mode(), torch.autocast(bb.device.type, torch.bfloat16):
+                ask(x, t, cond, "auxiliary")
+
         return call
-    with bb.keeping("auxiliary"): sums = bb._kept
+
+    with bb.keeping("auxiliary"):
+        sums = bb._kept
+
     @contextlib.contextmanager
     def kept():
         bb._kept = sums
-        try: yield
-        finally: bb._kept = None
-    apart = lambda x, t, cond, a: bb.predict(torch.cat([x, x]), torch.cat([t, t]), cond, a)
-    return {"adapter added in every pass": run(apart, contextlib.nullcontext), "added once": run(apart, kept), "and layers before the prompt once": run(bb.predict_prompts, kept)}
+        try:
+            yield
+        finally:
+            bb._kept = None
+
+    def apart(x, t, cond, a):
+        return bb.predict(torch.cat([x, x]), torch.cat([t, t]), cond, a)
+
+    return {
+        "adapter added in every pass": run(apart, contextlib.nullcontext),
+        "added once": run(apart, kept),
+        "and layers before the prompt once": run(bb.predict_prompts, kept),
+    }
 
 # %% ../nbs/10e_bench.ipynb #5d179dd8
-def _block_variants(family: str, method: str, batch: int = 4, seed: int = 0) -> dict[str, Callable]: # an update, with the denoiser's blocks compiled or not
+def _block_variants(
+    family: str, method: str, batch: int = 4, seed: int = 0
+) -> dict[str, Callable]:  # an update, with the denoiser's blocks compiled or not
     def made(compiled):
-        bb = small_backbone(family, device=the_device()); _prepared(bb, 16, None, seed); data, tree = random_rows(bb, 4*batch, seed); loop = TrainConfig(steps=4, batch_size=batch, lr=1e-6)
-        cfg = AlignConfig(loop, method, rows="all", precision="fp32" if bb.device.type == "cpu" else "bf16"); settle(bb, lambda: every_align_prompt(data, tree, cfg), tempfile.mkdtemp())
-        if compiled: bb.compile_blocks()
-        policy = _Policy(bb, loop); bb.activate("policy"); update = policy.updater(data, tree, cfg)
+        bb = small_backbone(family, device=the_device())
+        _prepared(bb, 16, None, seed)
+        data, tree = random_rows(bb, 4 * batch, seed)
+        loop = TrainConfig(steps=4, batch_size=batch, lr=1e-6)
+        cfg = AlignConfig(
+            loop, method, rows="all", precision="fp32" if bb.device.type == "cpu" else "bf16"
+        )
+        settle(bb, lambda: every_align_prompt(data, tree, cfg), tempfile.mkdtemp())
+        if compiled:
+            bb.compile_blocks()
+        policy = _Policy(bb, loop)
+        bb.activate("policy")
+        update = policy.updater(data, tree, cfg)
         return lambda: update(0)
-    later = lru_cache(lambda: made(True)) # compiled at its first call
+
+    later = lru_cache(lambda: made(True))  # compiled at its first call
     return {"as it is": made(False), "blocks compiled": lambda: later()()}
 
-_VARIANTS = {"frozen passes": _frozen_variants, "optimiser and averages": _update_variants, "two prompts": _prompt_variants, "adapters of the live path": _adapter_variants, "preparing a batch": _batch_variants} | {
-    f"update, {name} of the small {family}": (lambda f=family, m=method: _block_variants(f, m)) for family in ("sdxl", "flux") for method, name in dict(sft="SFT", cpo="live CPO").items()}
 
-def measure_variants(rounds: int = 5, say: Callable = lambda line: None, only: Sequence[str] | None = None) -> dict[str, dict[str, dict]]: # group -> variant -> median, quartiles, ratio to the group's first, seconds of the first call
+_VARIANTS = {
+    "frozen passes": _frozen_variants,
+    "optimiser and averages": _update_variants,
+    "two prompts": _prompt_variants,
+    "adapters of the live path": _adapter_variants,
+    "preparing a batch": _batch_variants,
+} | {
+    f"update, {name} of the small {family}": (lambda f=family, m=method: _block_variants(f, m))
+    for family in ("sdxl", "flux")
+    for method, name in dict(sft="SFT", cpo="live CPO").items()
+}
+
+
+def measure_variants(
+    rounds: int = 5, say: Callable = lambda line: None, only: Sequence[str] | None = None
+) -> dict[
+    str, dict[str, dict]
+]:  # group -> variant -> median, quartiles, ratio to the group's first, seconds of the first call
     "Changes that were tried, each beside what it was tried against."
-    keep_freed_memory(); found = {}; wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    keep_freed_memory()
+    found = {}
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     for group in only or _VARIANTS:
         cases, first = _VARIANTS[group](), {}
         for k, f in list(cases.items()):
             began = time.perf_counter()
-            try: f(); wait(); first[k] = time.perf_counter() - began
+            try:
+                f()
+                wait()
+                first[k] = time.perf_counter() - began
             except Exception as e:
-                if "compiled" not in k: raise
-                del cases[k]; say(f"{group}: {k}: left out, torch.compile does not work here ({type(e).__name__})")
-        times = in_turn({k: (lambda r, f=f: f()) for k, f in cases.items()}, rounds, 1, after=wait); base = np.median(next(iter(times.values())))
-        found[group] = {k: dict(zip(("q1", "median", "q3"), map(float, np.percentile(v, (25, 50, 75)))), ratio=float(np.median(v)/base), first=first[k]) for k, v in times.items()}
-        for k, v in found[group].items(): say(f"{group}: {k}: {1e3*v['median']:.1f} ms, x{v['ratio']:.2f}" + (f", the first {v['first']:.0f} s" if "compiled" in k else ""))
+                if "compiled" not in k:
+                    raise
+                del cases[k]
+                say(
+                    f"{group}: {k}: left out, torch.compile does not work here ({type(e).__name__})"
+                )
+        times = in_turn({k: (lambda r, f=f: f()) for k, f in cases.items()}, rounds, 1, after=wait)
+        base = np.median(next(iter(times.values())))
+        found[group] = {
+            k: dict(
+                zip(("q1", "median", "q3"), map(float, np.percentile(v, (25, 50, 75)))),
+                ratio=float(np.median(v) / base),
+                first=first[k],
+            )
+            for k, v in times.items()
+        }
+        for k, v in found[group].items():
+            say(
+                f"{group}: {k}: {1e3 * v['median']:.1f} ms, x{v['ratio']:.2f}"
+                + (f", the first {v['first']:.0f} s" if "compiled" in k else "")
+            )
     return found
 
 # %% ../nbs/10e_bench.ipynb #2a90feba
-def measure_preferences(which: Sequence[str] = ("sd", "sdxl"), batches: Sequence[int] = (1, 4, 8, 16), rounds: int = 3, say: Callable = lambda line: None, **costs) -> list[dict]: # results of `bench_families`, batch by batch
+def measure_preferences(
+    which: Sequence[str] = ("sd", "sdxl"),
+    batches: Sequence[int] = (1, 4, 8, 16),
+    rounds: int = 3,
+    say: Callable = lambda line: None,
+    **costs,
+) -> list[dict]:  # results of `bench_families`, batch by batch
     "Updates of CPO with a bank and of DPO, with and without caches, at several sizes of a batch."
-    return [bench_families(which, batch_size=b, steps=rounds, methods=("sft", "bank", "dpo", "scripts"), say=say, **costs) for b in batches]
+    return [
+        bench_families(
+            which,
+            batch_size=b,
+            steps=rounds,
+            methods=("sft", "bank", "dpo", "scripts"),
+            say=say,
+            **costs,
+        )
+        for b in batches
+    ]
+
 
 def preferences(
-    found: list[dict] # of `measure_preferences`
-) -> list[dict]: # family, checkpointing, batch; preferences a second of bank, dpo and scripts; ratio and ratio_flops of scripts to bank
+    found: list[dict],  # of `measure_preferences`
+) -> list[
+    dict
+]:  # family, checkpointing, batch; preferences a second of bank, dpo and scripts; ratio and ratio_flops of scripts to bank
     "Preferences a second, and how many times as many CPO learns from."
     out = []
     for result in found:
@@ -539,60 +1232,193 @@ def preferences(
             cases = {(c["method"], c["checkpointing"]): c for c in f["cases"]}
             for k in sorted({k for _, k in cases}):
                 bank, other = cases["bank", k], cases["scripts", k]
-                out.append(dict(family=family, checkpointing=k, batch=f["batch_size"], **{m: f["batch_size"]/cases[m, k]["median"] for m in ("bank", "dpo", "scripts")}, ratio=other["median"]/bank["median"], ratio_flops=other["flops"]/bank["flops"]))
+                out.append(
+                    dict(
+                        family=family,
+                        checkpointing=k,
+                        batch=f["batch_size"],
+                        **{
+                            m: f["batch_size"] / cases[m, k]["median"]
+                            for m in ("bank", "dpo", "scripts")
+                        },
+                        ratio=other["median"] / bank["median"],
+                        ratio_flops=other["flops"] / bank["flops"],
+                    )
+                )
     return out
 
-def draw_preferences(rows: list[dict], axes) -> None: # of `preferences`; one matplotlib axes for each family
+
+def draw_preferences(
+    rows: list[dict], axes
+) -> None:  # of `preferences`; one matplotlib axes for each family
     "CPO's preferences a second over DPO's as in the scripts against the batch, and the ratio of the operations."
     for family, ax in zip(dict.fromkeys(r["family"] for r in rows), axes):
         for k, colour in ((False, "#1b6ca8"), (True, "#d1495b")):
             mine = [r for r in rows if r["family"] == family and r["checkpointing"] == k]
-            if not mine: continue
-            label = f"with{'' if k else 'out'} gradient checkpointing"; x = [r["batch"] for r in mine]
-            ax.plot(x, [r["ratio"] for r in mine], "o-", color=colour, lw=1.4, ms=4, label=label); ax.axhline(mine[-1]["ratio_flops"], color=colour, ls=":", lw=1.1)
-        ax.set(xscale="log", xticks=x, xticklabels=x, xlabel="preferences in an update", title=dict(sd="SD", sdxl="SDXL").get(family, family), ylim=(0, None)); ax.minorticks_off()
-    axes[0].set_ylabel("preferences a second,\nCPO with a bank / DPO as in the scripts"); axes[-1].plot([], [], ":", color="#333333", lw=1.1, label="operations"); axes[-1].legend(fontsize=8, loc="lower right", frameon=False)
+            if not mine:
+                continue
+            label = f"with{'' if k else 'out'} gradient checkpointing"
+            x = [r["batch"] for r in mine]
+            ax.plot(x, [r["ratio"] for r in mine], "o-", color=colour, lw=1.4, ms=4, label=label)
+            ax.axhline(mine[-1]["ratio_flops"], color=colour, ls=":", lw=1.1)
+        ax.set(
+            xscale="log",
+            xticks=x,
+            xticklabels=x,
+            xlabel="preferences in an update",
+            title=dict(sd="SD", sdxl="SDXL").get(family, family),
+            ylim=(0, None),
+        )
+        ax.minorticks_off()
+    axes[0].set_ylabel("preferences a second,\nCPO with a bank / DPO as in the scripts")
+    axes[-1].plot([], [], ":", color="#333333", lw=1.1, label="operations")
+    axes[-1].legend(fontsize=8, loc="lower right", frameon=False)
 
 # %% ../nbs/10e_bench.ipynb #7a324816
-def machine_peaks(device: str | torch.device = "cpu", rounds: int = 5, size: int = 2048) -> dict[str, float]: # FLOP/s by number format; bytes a second
+def machine_peaks(
+    device: str | torch.device = "cpu", rounds: int = 5, size: int = 2048
+) -> dict[str, float]:  # FLOP/s by number format; bytes a second
     "What the device does at best: square matrix products, and copying 256 MiB."
     device, found = torch.device(device), {}
     wait = (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
-    def best(f): return min(in_turn({"": lambda r: f()}, rounds, 2, after=wait)[""])
-    for name, kind in dict(fp32=torch.float32, bf16=torch.bfloat16).items(): a = torch.randn(size, size, device=device).to(kind); found[name] = 2*size**3/best(lambda: a @ a)
-    a = torch.empty(2**26, device=device); b = torch.empty_like(a)
-    return found | dict(bandwidth=2*a.nbytes/best(lambda: b.copy_(a)))
 
-def measure_roofline(which: Sequence[str] = ("atelier", "sdxl", "flux"), rounds: int = 3, say: Callable = lambda line: None, **costs) -> dict: # peaks, and cases of each family
+    def best(f):
+        return min(in_turn({"": lambda r: f()}, rounds, 2, after=wait)[""])
+
+    for name, kind in dict(fp32=torch.float32, bf16=torch.bfloat16).items():
+        a = torch.randn(size, size, device=device).to(kind)
+        found[name] = 2 * size**3 / best(lambda: a @ a)
+    a = torch.empty(2**26, device=device)
+    b = torch.empty_like(a)
+    return found | dict(bandwidth=2 * a.nbytes / best(lambda: b.copy_(a)))
+
+
+def measure_roofline(
+    which: Sequence[str] = ("atelier", "sdxl", "flux"),
+    rounds: int = 3,
+    say: Callable = lambda line: None,
+    **costs,
+) -> dict:  # peaks, and cases of each family
     "Peaks of the machine, and work, bytes and time of an update of each method, whole and part by part."
-    found = bench_families(which, steps=rounds, checkpointing=(False,), methods=("sft", "bank", "cpo", "dpo", "scripts"), parts=True, say=say, **costs)
+    found = bench_families(
+        which,
+        steps=rounds,
+        checkpointing=(False,),
+        methods=("sft", "bank", "cpo", "dpo", "scripts"),
+        parts=True,
+        say=say,
+        **costs,
+    )
     return dict(peaks=machine_peaks(the_device()), families=found["families"])
+
 
 def draw_roofline(result: dict, ax) -> None:
     "Roof and points on matplotlib axes."
-    p, marks = result["peaks"], dict(sft="o", bank="D", cpo="s", dpo="^"); colours = dict(zip(result["families"], ("#1b6ca8", "#d1495b", "#6a8d3a")))
-    cases = [(f, c, c["flops"]/c["moved"], c["flops"]/c["median"]) for f, found in result["families"].items() for c in found["cases"] if c["method"] in marks]
-    x = np.geomspace(min(a for *_, a, _ in cases)/4, max(a for *_, a, _ in cases)*8, 200)
-    for name, style in (("fp32", "-"), ("bf16", "--")): ax.plot(x, np.minimum(p[name], x*p["bandwidth"])/1e9, style, color="#333333", lw=1.2, label=f"roof, {name} ({p[name]/1e9:,.0f} GFLOP/s)")
-    for f, c, at, speed in cases: ax.scatter(at, speed/1e9, marker=marks[c["method"]], s=34, facecolors="none" if c["method"] != "bank" else colours[f], edgecolors=colours[f], lw=1.3)
+    p, marks = result["peaks"], dict(sft="o", bank="D", cpo="s", dpo="^")
+    colours = dict(zip(result["families"], ("#1b6ca8", "#d1495b", "#6a8d3a")))
+    cases = [
+        (f, c, c["flops"] / c["moved"], c["flops"] / c["median"])
+        for f, found in result["families"].items()
+        for c in found["cases"]
+        if c["method"] in marks
+    ]
+    x = np.geomspace(min(a for *_, a, _ in cases) / 4, max(a for *_, a, _ in cases) * 8, 200)
+    for name, style in (("fp32", "-"), ("bf16", "--")):
+        ax.plot(
+            x,
+            np.minimum(p[name], x * p["bandwidth"]) / 1e9,
+            style,
+            color="#333333",
+            lw=1.2,
+            label=f"roof, {name} ({p[name] / 1e9:,.0f} GFLOP/s)",
+        )
+    for f, c, at, speed in cases:
+        ax.scatter(
+            at,
+            speed / 1e9,
+            marker=marks[c["method"]],
+            s=34,
+            facecolors="none" if c["method"] != "bank" else colours[f],
+            edgecolors=colours[f],
+            lw=1.3,
+        )
     names = dict(sft="SFT", bank="CPO, bank", cpo="CPO, live", dpo="Diffusion-DPO")
-    for f, k in colours.items(): ax.plot([], [], color=k, lw=4, label=f"{f}, {result['families'][f]['precision']}")
-    for m, mark in marks.items(): ax.plot([], [], mark, color="#333333", mfc="none" if m != "bank" else "#333333", ms=5, label=names[m])
-    ax.set(xscale="log", yscale="log", xlabel="FLOPs a byte", ylabel="GFLOP/s"); ax.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1.01, .5), frameon=False)
+    for f, k in colours.items():
+        ax.plot([], [], color=k, lw=4, label=f"{f}, {result['families'][f]['precision']}")
+    for m, mark in marks.items():
+        ax.plot(
+            [],
+            [],
+            mark,
+            color="#333333",
+            mfc="none" if m != "bank" else "#333333",
+            ms=5,
+            label=names[m],
+        )
+    ax.set(xscale="log", yscale="log", xlabel="FLOPs a byte", ylabel="GFLOP/s")
+    ax.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
 
 # %% ../nbs/10e_bench.ipynb #b6b82911
-def draw_parts(result: dict, axes) -> None: # of `measure_roofline`; one matplotlib axes for each family
+def draw_parts(
+    result: dict, axes
+) -> None:  # of `measure_roofline`; one matplotlib axes for each family
     "Time and operations of each method, part by part, in units of SFT's."
     from matplotlib.patches import Rectangle
-    names = dict(sft="SFT", bank="CPO, bank", cpo="CPO, live", dpo="Diffusion-DPO", scripts="DPO as in\nthe scripts"); colours = dict(zip(PARTS, ("#b08968", "#6a8d3a", "#a7c171", "#1b6ca8", "#6fa8d6", "#d1495b", "#999999")))
+
+    names = dict(
+        sft="SFT",
+        bank="CPO, bank",
+        cpo="CPO, live",
+        dpo="Diffusion-DPO",
+        scripts="DPO as in\nthe scripts",
+    )
+    colours = dict(
+        zip(PARTS, ("#b08968", "#6a8d3a", "#a7c171", "#1b6ca8", "#6fa8d6", "#d1495b", "#999999"))
+    )
     for (family, found), ax in zip(result["families"].items(), axes):
         cases = {c["method"]: c["parts"] for c in found["cases"]}
         for y, parts in enumerate(cases.values()):
-            for unit, at, alpha in (("seconds", y - .2, 1.), ("flops", y + .2, .45)):
-                whole, left = sum(p[unit] for p in cases["sft"].values()), 0.
-                for k in PARTS: ax.barh(at, share := parts[k][unit]/whole, .36, left, color=colours[k], alpha=alpha, lw=0); left += share
-                ax.text(left + .04, at, f"{left:.2f}", va="center", fontsize=7.5, color="#333333" if unit == "seconds" else "#888888")
-        ax.set(yticks=range(len(cases)), yticklabels=[names[m] for m in cases], title=dict(atelier="the atelier's UNet", sdxl="small SDXL", flux="small FLUX").get(family, family), xlabel="in units of SFT's"); ax.set_xlim(0, 4)
-    axes[0].invert_yaxis() # shared
-    used = [k for k in PARTS if any(c["parts"][k]["seconds"] for f in result["families"].values() for c in f["cases"])]
-    axes[-1].legend([Rectangle((0, 0), 1, 1, color=colours[k]) for k in used], [PARTS[k] for k in used], fontsize=7.5, loc="center left", bbox_to_anchor=(1.02, .5), frameon=False)
+            for unit, at, alpha in (("seconds", y - 0.2, 1.0), ("flops", y + 0.2, 0.45)):
+                whole, left = sum(p[unit] for p in cases["sft"].values()), 0.0
+                for k in PARTS:
+                    ax.barh(
+                        at,
+                        share := parts[k][unit] / whole,
+                        0.36,
+                        left,
+                        color=colours[k],
+                        alpha=alpha,
+                        lw=0,
+                    )
+                    left += share
+                ax.text(
+                    left + 0.04,
+                    at,
+                    f"{left:.2f}",
+                    va="center",
+                    fontsize=7.5,
+                    color="#333333" if unit == "seconds" else "#888888",
+                )
+        ax.set(
+            yticks=range(len(cases)),
+            yticklabels=[names[m] for m in cases],
+            title=dict(atelier="the atelier's UNet", sdxl="small SDXL", flux="small FLUX").get(
+                family, family
+            ),
+            xlabel="in units of SFT's",
+        )
+        ax.set_xlim(0, 4)
+    axes[0].invert_yaxis()  # shared
+    used = [
+        k
+        for k in PARTS
+        if any(c["parts"][k]["seconds"] for f in result["families"].values() for c in f["cases"])
+    ]
+    axes[-1].legend(
+        [Rectangle((0, 0), 1, 1, color=colours[k]) for k in used],
+        [PARTS[k] for k in used],
+        fontsize=7.5,
+        loc="center left",
+        bbox_to_anchor=(1.02, 0.5),
+        frameon=False,
+    )

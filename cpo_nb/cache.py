@@ -26,180 +26,373 @@ __all__ = ['Damaged', 'Store', 'fingerprint', 'text_key', 'picture_key', 'Stored
 class Damaged(CpoError):
     "A record's bytes are not those that were written; its chunk has been removed."
 
+
 class Store:
     "Records of named tensors under content keys, in memory-mapped chunks of safetensors, or in memory."
-    OPEN = 4096 # chunks kept open at once: a memory map each, no file handle
 
-    def __init__(self, folder: str | Path | None): # made when the first record is added; None: in memory
-        self.folder, self.where, self._open, self._sound = None if folder is None else Path(folder), {}, {}, set()
+    OPEN = 4096  # chunks kept open at once: a memory map each, no file handle
+
+    def __init__(
+        self, folder: str | Path | None
+    ):  # made when the first record is added; None: in memory
+        self.folder, self.where, self._open, self._sound = (
+            None if folder is None else Path(folder),
+            {},
+            {},
+            set(),
+        )
         self.scan()
 
     def scan(self) -> None:
         "Read the headers of all chunks; one that is damaged is removed, so that its records are made again. Raises `OSError` for one that cannot be read."
-        if self.folder is None: return
+        if self.folder is None:
+            return
         self.where, self._open = {}, {}
         for path in sorted(self.folder.glob("*.safetensors")):
             try:
-                with safe_open(path, "pt") as f: self.where |= {k: (path, i) for i, k in enumerate(json.loads(f.metadata()["keys"]))}
-            except FileNotFoundError: pass # another process has just removed it
-            except (SafetensorError, KeyError, TypeError, ValueError): path.unlink(missing_ok=True)
+                with safe_open(path, "pt") as f:
+                    self.where |= {
+                        k: (path, i) for i, k in enumerate(json.loads(f.metadata()["keys"]))
+                    }
+            except FileNotFoundError:
+                pass  # another process has just removed it
+            except (SafetensorError, KeyError, TypeError, ValueError):
+                path.unlink(missing_ok=True)
 
     def agree(self) -> None:
         "Look at the folder again while no process writes: all of them see the same, and share out the same work."
-        if processes().count > 1 and self.folder: processes().wait(); self.scan(); processes().wait()
+        if processes().count > 1 and self.folder:
+            processes().wait()
+            self.scan()
+            processes().wait()
 
-    def __contains__(self, key: str) -> bool: return key in self.where
-    def __len__(self) -> int: return len(self.where)
+    def __contains__(self, key: str) -> bool:
+        return key in self.where
+
+    def __len__(self) -> int:
+        return len(self.where)
+
     @property
-    def bytes(self) -> int: return sum(p.stat().st_size for p in {p for p, _ in self.where.values()}) if self.folder else sum(t.nbytes for r in self.where.values() for t in r.values())
+    def bytes(self) -> int:
+        return (
+            sum(p.stat().st_size for p in {p for p, _ in self.where.values()})
+            if self.folder
+            else sum(t.nbytes for r in self.where.values() for t in r.values())
+        )
 
 # %% ../nbs/05f_cache.ipynb #a423d891
 from fastcore.basics import patch
 
+
 def _checksum(record: dict[str, torch.Tensor]) -> int:
     found = 0
-    for _, t in sorted(record.items()): found = zlib.crc32(t.reshape(-1).view(torch.uint8).numpy(), found)
+    for _, t in sorted(record.items()):
+        found = zlib.crc32(t.reshape(-1).view(torch.uint8).numpy(), found)
     return found
+
 
 @patch
 def add(self: Store, records: dict[str, dict[str, torch.Tensor]]) -> None:
     "Write records as one chunk."
-    records = {k: {n: t.detach().cpu().contiguous() for n, t in r.items()} for k, r in records.items()}
-    if self.folder is None: self.where |= records; return
-    path = self.folder/f"{sha256_json(list(records))[:24]}.safetensors"
+    records = {
+        k: {n: t.detach().cpu().contiguous() for n, t in r.items()} for k, r in records.items()
+    }
+    if self.folder is None:
+        self.where |= records
+        return
+    path = self.folder / f"{sha256_json(list(records))[:24]}.safetensors"
     flat = {f"{i}.{name}": t for i, r in enumerate(records.values()) for name, t in r.items()}
-    with atomic_path(path) as tmp: save_file(flat, tmp, metadata=dict(keys=json.dumps(list(records)), crc32=json.dumps([_checksum(r) for r in records.values()])))
+    with atomic_path(path) as tmp:
+        save_file(
+            flat,
+            tmp,
+            metadata=dict(
+                keys=json.dumps(list(records)),
+                crc32=json.dumps([_checksum(r) for r in records.values()]),
+            ),
+        )
     self._open.pop(path, None)
     self.where |= {k: (path, i) for i, k in enumerate(records)}
+
 
 @patch
 def get(self: Store, key: str) -> dict[str, torch.Tensor]:
     "One record; what is read for the first time is checked. Raises `KeyError` for one that is not there, and `Damaged` for one whose bytes have changed."
-    if self.folder is None: return self.where[key]
+    if self.folder is None:
+        return self.where[key]
     path, i = self.where[key]
-    if path not in self._open: self._open_chunk(path)
+    if path not in self._open:
+        self._open_chunk(path)
     f, names, sums = self._open[path]
     record = {n.split(".", 1)[1]: f.get_tensor(n) for n in names.get(i, ())}
     if sums and key not in self._sound:
-        if _checksum(record) != sums[i]: self._drop(path); raise Damaged(f"{path}: its bytes are not those that were written", hint="the file was removed; give the same command again, and it is made again")
+        if _checksum(record) != sums[i]:
+            self._drop(path)
+            raise Damaged(
+                f"{path}: its bytes are not those that were written",
+                hint="the file was removed; give the same command again, and it is made again",
+            )
         self._sound.add(key)
     return record
 
+
 @patch
 def _open_chunk(self: Store, path: Path) -> None:
-    if len(self._open) >= self.OPEN: self._open.pop(next(iter(self._open)))
+    if len(self._open) >= self.OPEN:
+        self._open.pop(next(iter(self._open)))
     f, names = safe_open(path, "pt"), {}
-    for n in f.keys(): names.setdefault(int(n.split(".", 1)[0]), []).append(n)
+    for n in f.keys():
+        names.setdefault(int(n.split(".", 1)[0]), []).append(n)
     self._open[path] = f, names, json.loads(f.metadata().get("crc32", "[]"))
+
 
 @patch
 def _drop(self: Store, path: Path) -> None:
-    path.unlink(missing_ok=True); self._open.pop(path, None)
+    path.unlink(missing_ok=True)
+    self._open.pop(path, None)
     self.where = {k: v for k, v in list(self.where.items()) if v[0] != path}
 
+
 @patch
-def fill(self: Store, keys: Sequence[str], make: Callable, chunk: int = 256, desc: str = "encode", together: bool = False) -> "Store":
+def fill(
+    self: Store,
+    keys: Sequence[str],
+    make: Callable,
+    chunk: int = 256,
+    desc: str = "encode",
+    together: bool = False,
+) -> "Store":
     "Make every record that is missing, `make(keys) -> records` chunk by chunk, shared out between the processes; each chunk is kept as soon as it is there. With `together` all processes make equally many chunks of one size, as a divided model asks for. Raises `CpoError` after the first when the disk has no room for all."
     self.agree()
     who, missing = processes(), [k for k in dict.fromkeys(keys) if k not in self.where]
-    parts = [missing[i:i + chunk] for i in range(0, len(missing), chunk)]
-    if who.main and self.folder: remove_leftovers(self.folder) # of killed processes; others may be writing here now
-    mine = parts if self.folder is None else parts[who.rank::who.count]
-    with tqdm(total=len(missing), desc=desc, mininterval=2, disable=None if who.main and missing else True) as bar:
-        for n in range(-(-len(parts)//who.count) if together and self.folder else len(mine)):
+    parts = [missing[i : i + chunk] for i in range(0, len(missing), chunk)]
+    if who.main and self.folder:
+        remove_leftovers(self.folder)  # of killed processes; others may be writing here now
+    mine = parts if self.folder is None else parts[who.rank :: who.count]
+    with tqdm(
+        total=len(missing), desc=desc, mininterval=2, disable=None if who.main and missing else True
+    ) as bar:
+        for n in range(-(-len(parts) // who.count) if together and self.folder else len(mine)):
             part = mine[n] if n < len(mine) else parts[0]
-            records = make((part*chunk)[:chunk] if together else part)
-            if n == 0 and self.folder: check_room(self.folder, sum(t.nbytes for k in part for t in records[k].values())/len(part)*len(missing), f"{len(missing):,} records to be kept there ({desc})")
-            if n < len(mine): self.add({k: records[k] for k in part})
-            bar.update(min(len(part)*(1 if self.folder is None else who.count), len(missing) - bar.n))
+            records = make((part * chunk)[:chunk] if together else part)
+            if n == 0 and self.folder:
+                check_room(
+                    self.folder,
+                    sum(t.nbytes for k in part for t in records[k].values())
+                    / len(part)
+                    * len(missing),
+                    f"{len(missing):,} records to be kept there ({desc})",
+                )
+            if n < len(mine):
+                self.add({k: records[k] for k in part})
+            bar.update(
+                min(len(part) * (1 if self.folder is None else who.count), len(missing) - bar.n)
+            )
     who.wait()
-    if parts and who.count > 1: self.scan()
+    if parts and who.count > 1:
+        self.scan()
     return self
 
 # %% ../nbs/05f_cache.ipynb #9ad1b944
 def fingerprint(module: torch.nn.Module) -> str:
     "Hash of a module's weights, by samples of every tensor; LoRA layers do not count."
     h = hashlib.sha256()
-    for name, t in sorted((n.replace(".base_layer", ""), t) for n, t in module.state_dict().items() if ".lora_" not in n):
+    for name, t in sorted(
+        (n.replace(".base_layer", ""), t)
+        for n, t in module.state_dict().items()
+        if ".lora_" not in n
+    ):
         flat = t.detach().flatten()
-        h.update(f"{name} {tuple(t.shape)} {t.dtype}".encode()); h.update(flat[::max(1, flat.numel()//64)].float().cpu().numpy().tobytes())
+        h.update(f"{name} {tuple(t.shape)} {t.dtype}".encode())
+        h.update(flat[:: max(1, flat.numel() // 64)].float().cpu().numpy().tobytes())
     return h.hexdigest()[:24]
+
 
 def text_key(backbone: Backbone) -> str:
     "Hash of all that shapes the embedding of a prompt."
-    parts = {n: fingerprint(m) for n, m in backbone.pipe.components.items() if n.startswith("text_encoder") and m is not None}
-    tokens = {n: [type(t).__name__, len(t), t.model_max_length, t("a painting, 'Tis ~7").input_ids] for n, t in backbone.pipe.components.items() if n.startswith("tokenizer") and t is not None}
-    return sha256_json([backbone.pipeline_class, str(backbone.dtype), getattr(backbone, "t5_length", None), backbone.pipe.config.get("force_zeros_for_empty_prompt"), parts, tokens])[:24]
+    parts = {
+        n: fingerprint(m)
+        for n, m in backbone.pipe.components.items()
+        if n.startswith("text_encoder") and m is not None
+    }
+    tokens = {
+        n: [type(t).__name__, len(t), t.model_max_length, t("a painting, 'Tis ~7").input_ids]
+        for n, t in backbone.pipe.components.items()
+        if n.startswith("tokenizer") and t is not None
+    }
+    return sha256_json(
+        [
+            backbone.pipeline_class,
+            str(backbone.dtype),
+            getattr(backbone, "t5_length", None),
+            backbone.pipe.config.get("force_zeros_for_empty_prompt"),
+            parts,
+            tokens,
+        ]
+    )[:24]
+
 
 def picture_key(backbone: Backbone) -> str:
     "Hash of all that shapes the latents of a picture, but the picture."
-    return sha256_json([fingerprint(backbone.pipe.vae), backbone.pipe.vae.config.scaling_factor, getattr(backbone.pipe.vae.config, "shift_factor", None), backbone.resolution, "fit-bicubic-1"])[:24]
+    return sha256_json(
+        [
+            fingerprint(backbone.pipe.vae),
+            backbone.pipe.vae.config.scaling_factor,
+            getattr(backbone.pipe.vae.config, "shift_factor", None),
+            backbone.resolution,
+            "fit-bicubic-1",
+        ]
+    )[:24]
 
 # %% ../nbs/05f_cache.ipynb #d1f89ddc
-def _prompt_hash(prompt: str) -> str: return hashlib.sha256(prompt.encode()).hexdigest()[:32]
+def _prompt_hash(prompt: str) -> str:
+    return hashlib.sha256(prompt.encode()).hexdigest()[:32]
+
 
 class StoredPrompts:
     "Encoded prompts of one pipeline: what `Backbone.encoded` is set to."
-    def __init__(self, backbone: Backbone, folder: str | Path | None): # a subfolder is named by `text_key`; None: in memory
-        self.backbone, self.store = backbone, Store(folder and Path(folder)/f"prompts-{text_key(backbone)}")
+
+    def __init__(
+        self, backbone: Backbone, folder: str | Path | None
+    ):  # a subfolder is named by `text_key`; None: in memory
+        self.backbone, self.store = (
+            backbone,
+            Store(folder and Path(folder) / f"prompts-{text_key(backbone)}"),
+        )
 
     def encode(self, prompts: Sequence[str], batch_size: int = 32) -> "StoredPrompts":
         "Encode what is missing."
         texts, bb = {_prompt_hash(p): p for p in prompts}, self.backbone
+
         def make(keys):
-            batches = [keys[i:i + batch_size] for i in range(0, len(keys), batch_size)]
-            return {k: c.tensors for part in batches for k, c in zip(part, bb.encode_each([texts[k] for k in part]))}
+            batches = [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]
+            return {
+                k: c.tensors
+                for part in batches
+                for k, c in zip(part, bb.encode_each([texts[k] for k in part]))
+            }
+
         self.store.fill(sorted(texts), make, desc="encode prompts")
-        def filling(keys): return {"fill": dict(fill=f)} if (f := bb._fill(None)) is not None else {"fill": {}}
+
+        def filling(keys):
+            return {"fill": dict(fill=f)} if (f := bb._fill(None)) is not None else {"fill": {}}
+
         self.store.fill(["fill"], filling)
         return self
 
-    def __call__(self, prompts: Sequence[str], adapter: Adapter) -> tuple[list[Conditioning], torch.Tensor | None] | None: # each prompt's, and the filling
+    def __call__(
+        self, prompts: Sequence[str], adapter: Adapter
+    ) -> tuple[list[Conditioning], torch.Tensor | None] | None:  # each prompt's, and the filling
         keys = [_prompt_hash(p) for p in prompts]
-        if any(k not in self.store for k in keys) or _reaches_text(self.backbone, adapter): return None
-        load = lambda record: {n: t.to(self.backbone.device, non_blocking=True) for n, t in record.items()}
-        return [Conditioning(load(self.store.get(k))) for k in keys], load(self.store.get("fill")).get("fill")
+        if any(k not in self.store for k in keys) or _reaches_text(self.backbone, adapter):
+            return None
+
+        def load(record):
+            return {n: t.to(self.backbone.device, non_blocking=True) for n, t in record.items()}
+
+        return [Conditioning(load(self.store.get(k))) for k in keys], load(
+            self.store.get("fill")
+        ).get("fill")
+
 
 def _reaches_text(backbone: Backbone, adapter: Adapter) -> bool:
     wanted = {n for n, _ in _normalise(adapter)}
-    return any(wanted & set(l.scaling) for n in backbone.text_encoder_names if (m := getattr(backbone.pipe, n, None)) is not None for l in _lora_layers(m).values())
+    return any(
+        wanted & set(l.scaling)
+        for n in backbone.text_encoder_names
+        if (m := getattr(backbone.pipe, n, None)) is not None
+        for l in _lora_layers(m).values()
+    )
 
 # %% ../nbs/05f_cache.ipynb #96e50df6
 def row_hashes(rows) -> list[str]:
     "SHA-256 of every picture's encoded bytes (of a `datasets.Dataset`), or of its pixels (a dict of arrays or pictures)."
-    if isinstance(rows, dict): return [hashlib.sha256(np.asarray(im).tobytes()).hexdigest()[:32] for im in rows["image"]]
+    if isinstance(rows, dict):
+        return [hashlib.sha256(np.asarray(im).tobytes()).hexdigest()[:32] for im in rows["image"]]
     from datasets import Image
+
     raw = rows.select_columns(["image"]).cast_column("image", Image(decode=False))
-    return [hashlib.sha256(r["image"]["bytes"] or Path(r["image"]["path"]).read_bytes()).hexdigest()[:32] for r in raw]
+    return [
+        hashlib.sha256(r["image"]["bytes"] or Path(r["image"]["path"]).read_bytes()).hexdigest()[
+            :32
+        ]
+        for r in raw
+    ]
+
 
 def encoding_batch(size: int) -> int:
     "Pictures of `size` pixels on a side that a VAE takes at once: its activations need over 1 GiB for one of 1024."
-    return max(1, min(64, 2**22//size**2))
+    return max(1, min(64, 2**22 // size**2))
 
-def fit_pictures(images, size: int) -> np.ndarray: # (N, size, size, 3), uint8
+
+def fit_pictures(images, size: int) -> np.ndarray:  # (N, size, size, 3), uint8
     "Pictures as squares of one size: those that are squares are scaled, others are cropped in the middle."
     from PIL import ImageOps
-    if isinstance(images, np.ndarray): return images
-    return np.stack([np.asarray(im.convert("RGB") if im.size == (size, size) else ImageOps.fit(im.convert("RGB"), (size, size))) for im in images])
+
+    if isinstance(images, np.ndarray):
+        return images
+    return np.stack(
+        [
+            np.asarray(
+                im.convert("RGB")
+                if im.size == (size, size)
+                else ImageOps.fit(im.convert("RGB"), (size, size))
+            )
+            for im in images
+        ]
+    )
+
 
 class StoredLatents:
     "Latents that stay on disk until they are used; as far as training needs, it behaves like a tensor (N, C, h, w)."
-    def __init__(self, store: Store, keys: Sequence[str]): self.store, self.keys = store, list(keys)
-    def __len__(self) -> int: return len(self.keys)
-    def __getitem__(self, rows) -> "StoredLatents": return StoredLatents(self.store, np.array(self.keys, object)[np.asarray(rows)])
+
+    def __init__(self, store: Store, keys: Sequence[str]):
+        self.store, self.keys = store, list(keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, rows) -> "StoredLatents":
+        return StoredLatents(self.store, np.array(self.keys, object)[np.asarray(rows)])
+
     @property
-    def shape(self) -> tuple[int, ...]: return (len(self), *self.store.get(self.keys[0])["latents"].shape)
-    def half(self) -> torch.Tensor: return torch.stack([self.store.get(k)["latents"] for k in self.keys])
-    def float(self) -> torch.Tensor: return self.half().float()
+    def shape(self) -> tuple[int, ...]:
+        return (len(self), *self.store.get(self.keys[0])["latents"].shape)
+
+    def half(self) -> torch.Tensor:
+        return torch.stack([self.store.get(k)["latents"] for k in self.keys])
+
+    def float(self) -> torch.Tensor:
+        return self.half().float()
+
 
 def store_latents(rows, backbone: Backbone, folder: str | Path) -> StoredLatents:
     "Encode every picture that is not in the store yet; a subfolder is named by `picture_key`."
-    keys = row_hashes(rows); at = {k: i for i, k in enumerate(keys)}
-    size = backbone.resolution; batch = encoding_batch(size)
+    keys = row_hashes(rows)
+    at = {k: i for i, k in enumerate(keys)}
+    size = backbone.resolution
+    batch = encoding_batch(size)
+
     def make(part):
         found = []
         for i in range(0, len(part), batch):
-            ims = [rows["image"][at[k]] if isinstance(rows, dict) else rows[at[k]]["image"] for k in part[i:i + batch]]
-            found += [z.clone() for z in backbone.encode_images(fit_pictures(np.stack(ims) if isinstance(ims[0], np.ndarray) else ims, size)).half().cpu()]
+            ims = [
+                rows["image"][at[k]] if isinstance(rows, dict) else rows[at[k]]["image"]
+                for k in part[i : i + batch]
+            ]
+            found += [
+                z.clone()
+                for z in backbone.encode_images(
+                    fit_pictures(np.stack(ims) if isinstance(ims[0], np.ndarray) else ims, size)
+                )
+                .half()
+                .cpu()
+            ]
         return {k: dict(latents=z) for k, z in zip(part, found)}
-    return StoredLatents(Store(Path(folder)/f"latents-{picture_key(backbone)}").fill(keys, make, desc="encode pictures"), keys)
+
+    return StoredLatents(
+        Store(Path(folder) / f"latents-{picture_key(backbone)}").fill(
+            keys, make, desc="encode pictures"
+        ),
+        keys,
+    )

@@ -18,7 +18,25 @@ import typer
 from typer.core import TyperGroup
 
 # nothing else up here: `cpo --help` must not wait for torch
-from .core import CpoError, Scale, atomic_path, data_dir, get_scale, library_versions, processes, read_json, readable_size, readable_time, repo_root, results_dir, runs_dir, sha256_file, to_jsonable, use_style, write_json
+from cpo_nb.core import (
+    CpoError,
+    Scale,
+    atomic_path,
+    data_dir,
+    get_scale,
+    library_versions,
+    processes,
+    read_json,
+    readable_size,
+    readable_time,
+    repo_root,
+    results_dir,
+    runs_dir,
+    sha256_file,
+    to_jsonable,
+    use_style,
+    write_json,
+)
 
 # %% auto #0
 __all__ = ['app', 'criteria_app', 'Data', 'Criteria', 'Base', 'RunFolder', 'Steps', 'Batch', 'Every', 'Rank', 'Alpha', 'Seed',
@@ -35,38 +53,76 @@ __all__ = ['app', 'criteria_app', 'Data', 'Criteria', 'Base', 'RunFolder', 'Step
 def _explain(e: BaseException) -> tuple[int, str] | None:
     "Exit code and message for what a user can mend; None for everything else."
     kind, text = type(e).__name__, str(e)
-    if isinstance(e, CpoError): return 2, text
-    if isinstance(e, KeyboardInterrupt): return 130, "interrupted; the same command goes on from the last checkpoint"
-    if kind == "Interrupted": return 130, text # by name: its module imports torch
-    if getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in text: # safetensors raises its own error
-        return 2, f"no space left on the disk ({text})\n  To mend it: free some and give the same command again; the last checkpoint is intact"
-    if isinstance(e, MemoryError) or kind == "OutOfMemoryError": return 2, f"out of memory ({text[:200]})\n  To mend it: lower --batch-size, or give --dtype bfloat16"
-    if isinstance(e, BrokenPipeError): return None # `cpo ... | head`: typer ends quietly
-    if isinstance(e, OSError): return 2, f"{e.filename}: {e.strerror}" if e.filename is not None and e.strerror else text or kind
+    if isinstance(e, CpoError):
+        return 2, text
+    if isinstance(e, KeyboardInterrupt):
+        return 130, "interrupted; the same command goes on from the last checkpoint"
+    if kind == "Interrupted":
+        return 130, text  # by name: its module imports torch
+    if (
+        getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in text
+    ):  # safetensors raises its own error
+        return (
+            2,
+            f"no space left on the disk ({text})\n  To mend it: free some and give the same command again; the last checkpoint is intact",
+        )
+    if isinstance(e, MemoryError) or kind == "OutOfMemoryError":
+        return (
+            2,
+            f"out of memory ({text[:200]})\n  To mend it: lower --batch-size, or give --dtype bfloat16",
+        )
+    if isinstance(e, BrokenPipeError):
+        return None  # `cpo ... | head`: typer ends quietly
+    if isinstance(e, OSError):
+        return (
+            2,
+            f"{e.filename}: {e.strerror}"
+            if e.filename is not None and e.strerror
+            else text or kind,
+        )
     return None
+
 
 class _Group(TyperGroup):
     "The top of the command."
+
     def invoke(self, ctx):
         "Run a command; turn what `_explain` knows into one message on stderr and an exit code."
-        try: return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
         except (Exception, KeyboardInterrupt) as e:
-            if (said := _explain(e)) is None: raise
+            if (said := _explain(e)) is None:
+                raise
             typer.echo(f"cpo: {said[1]}", err=True)
             raise typer.Exit(said[0]) from None
 
 # %% ../nbs/11_cli.ipynb #ea91a14c
-_PLAIN = dict(rich_markup_mode=None, no_args_is_help=True, context_settings=dict(help_option_names=["-h", "--help"]))
-app = typer.Typer(cls=_Group, add_completion=False, pretty_exceptions_enable=False, **_PLAIN,
-                  epilog="Exit codes: 0 done; 2 a mistake that the message explains; 3 stopped for collapse (align); 130 interrupted, the same command goes on.")
+_PLAIN = dict(
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    context_settings=dict(help_option_names=["-h", "--help"]),
+)
+app = typer.Typer(
+    cls=_Group,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    **_PLAIN,
+    epilog="Exit codes: 0 done; 2 a mistake that the message explains; 3 stopped for collapse (align); 130 interrupted, the same command goes on.",
+)
+
 
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"cpo_nb {importlib.import_module('cpo_nb').__version__}")
         raise typer.Exit()
 
+
 @app.callback()
-def _top(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     """Align diffusion models to fine-grained criteria with Complex Preference Optimization.
 
     \b
@@ -82,6 +138,7 @@ def _top(version: Annotated[bool, typer.Option("--version", callback=_version, i
       cpo results        every row of the table
     """
 
+
 def main() -> None:
     "Entry point of the console script `cpo`."
     app(prog_name="cpo")
@@ -90,8 +147,18 @@ def main() -> None:
 criteria_app = typer.Typer(help="Check and draw criteria trees.", **_PLAIN)
 app.add_typer(criteria_app, name="criteria")
 
+
 @criteria_app.command("check")
-def criteria_check(trees: Annotated[list[str], typer.Argument(metavar="TREE...", help="YAML files, or names of shipped trees such as painting.", show_default=False)]) -> None:
+def criteria_check(
+    trees: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TREE...",
+            help="YAML files, or names of shipped trees such as painting.",
+            show_default=False,
+        ),
+    ],
+) -> None:
     """Check criteria trees; print how many pairs stand below each root and at each level.
 
     Every problem of every file is reported at once, with its node and line.
@@ -101,19 +168,45 @@ def criteria_check(trees: Annotated[list[str], typer.Argument(metavar="TREE...",
       cpo criteria check tree.yaml painting
     """
     from cpo_nb.criteria import load_criteria
+
     bad = []
     for name in trees:
-        try: tree = load_criteria(name)
-        except CpoError as e: bad.append(str(e)); continue
-        typer.echo(f"{name}: sound, {len(tree)} pairs in {len(tree.roots)} root dimensions, depth {tree.depth}\n\n{tree.summary()}\n")
-    if bad: raise CpoError("\ncpo: ".join(bad))
+        try:
+            tree = load_criteria(name)
+        except CpoError as e:
+            bad.append(str(e))
+            continue
+        typer.echo(
+            f"{name}: sound, {len(tree)} pairs in {len(tree.roots)} root dimensions, depth {tree.depth}\n\n{tree.summary()}\n"
+        )
+    if bad:
+        raise CpoError("\ncpo: ".join(bad))
 
 # %% ../nbs/11_cli.ipynb #6b6881b0
 @criteria_app.command("plot")
 def criteria_plot(
-    tree: Annotated[str, typer.Argument(metavar="TREE", help="YAML file, or the name of a shipped tree.", show_default=False)],
-    root: Annotated[Optional[str], typer.Option("--root", metavar="ID", help="Draw only what stands below this node (full id, such as color/harmony). [default: the whole tree]")] = None,
-    out: Annotated[Optional[Path], typer.Option("--out", metavar="FILE", help="Picture to write: .png, .svg or .pdf. [default: the node's id with .png, here]")] = None,
+    tree: Annotated[
+        str,
+        typer.Argument(
+            metavar="TREE", help="YAML file, or the name of a shipped tree.", show_default=False
+        ),
+    ],
+    root: Annotated[
+        Optional[str],
+        typer.Option(
+            "--root",
+            metavar="ID",
+            help="Draw only what stands below this node (full id, such as color/harmony). [default: the whole tree]",
+        ),
+    ] = None,
+    out: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="Picture to write: .png, .svg or .pdf. [default: the node's id with .png, here]",
+        ),
+    ] = None,
 ) -> None:
     """Draw a criteria tree.
 
@@ -122,141 +215,400 @@ def criteria_plot(
       cpo criteria plot painting --root color --out color.png
     """
     from cpo_nb.criteria import load_criteria
+
     found = load_criteria(tree)
     out = out or Path(f"{(root or found.id).replace('/', '-')}.png")
-    if out.suffix not in (".png", ".svg", ".pdf"): raise CpoError(f"--out {out}: pictures of kind {out.suffix or '(none)'!r} cannot be written", hint="end the name in .png, .svg or .pdf")
+    if out.suffix not in (".png", ".svg", ".pdf"):
+        raise CpoError(
+            f"--out {out}: pictures of kind {out.suffix or '(none)'!r} cannot be written",
+            hint="end the name in .png, .svg or .pdf",
+        )
     import matplotlib.pyplot as plt
+
     plt.switch_backend("agg")
     use_style()
     figure = found.plot(root=root).figure
-    with atomic_path(out) as tmp: figure.savefig(tmp, format=out.suffix[1:])
+    with atomic_path(out) as tmp:
+        figure.savefig(tmp, format=out.suffix[1:])
     plt.close(figure)
     typer.echo(f"drawn: {out}")
 
 # %% ../nbs/11_cli.ipynb #48d87bf5
 class DType(str, Enum):
     "Number format of the frozen weights."
-    float32 = "float32"; bfloat16 = "bfloat16"; float16 = "float16"
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
 
 class Precision(str, Enum):
     "Number format of forward passes."
-    bf16 = "bf16"; fp16 = "fp16"; fp32 = "fp32"
+
+    bf16 = "bf16"
+    fp16 = "fp16"
+    fp32 = "fp32"
+
 
 class Optimizer(str, Enum):
     "What turns gradients into updates."
-    adamw = "adamw"; adamw8bit = "adamw8bit"
+
+    adamw = "adamw"
+    adamw8bit = "adamw8bit"
+
 
 class Track(str, Enum):
     "Where logged rows and previews go besides the run's folder."
-    auto = "auto"; tensorboard = "tensorboard"; wandb = "wandb"; none = "none"
 
-Data = Annotated[str, typer.Option("--data", metavar="SOURCE", show_default=False, help="Annotated pictures: a folder with metadata.jsonl (file_name, caption, positive, negative), parquet, or 'atelier' for those that the painter makes.")]
-Criteria = Annotated[str, typer.Option("--criteria", metavar="TREE", help="Criteria tree: a YAML file or the name of a shipped one.")]
-Base = Annotated[str, typer.Option("--base", metavar="PIPELINE", help="Diffusers pipeline: a folder, a hub id, or 'atelier' for the small one that ships.")]
-RunFolder = Annotated[Path, typer.Option("--out", metavar="RUN", show_default=False, help="Folder of the run. The same command on the same folder goes on where it was stopped.")]
-Steps = Annotated[Optional[int], typer.Option("--steps", min=1, help="Updates. [default: of the scale]")]
-Batch = Annotated[Optional[int], typer.Option("--batch-size", min=1, help="Samples per update. [default: of the scale]")]
-Every = Annotated[Optional[int], typer.Option("--checkpoint-every", min=1, help="Updates between two checkpoints. [default: of the scale]")]
+    auto = "auto"
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+    none = "none"
+
+
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        metavar="SOURCE",
+        show_default=False,
+        help="Annotated pictures: a folder with metadata.jsonl (file_name, caption, positive, negative), parquet, or 'atelier' for those that the painter makes.",
+    ),
+]
+Criteria = Annotated[
+    str,
+    typer.Option(
+        "--criteria",
+        metavar="TREE",
+        help="Criteria tree: a YAML file or the name of a shipped one.",
+    ),
+]
+Base = Annotated[
+    str,
+    typer.Option(
+        "--base",
+        metavar="PIPELINE",
+        help="Diffusers pipeline: a folder, a hub id, or 'atelier' for the small one that ships.",
+    ),
+]
+RunFolder = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        metavar="RUN",
+        show_default=False,
+        help="Folder of the run. The same command on the same folder goes on where it was stopped.",
+    ),
+]
+Steps = Annotated[
+    Optional[int], typer.Option("--steps", min=1, help="Updates. [default: of the scale]")
+]
+Batch = Annotated[
+    Optional[int],
+    typer.Option("--batch-size", min=1, help="Samples per update. [default: of the scale]"),
+]
+Every = Annotated[
+    Optional[int],
+    typer.Option(
+        "--checkpoint-every", min=1, help="Updates between two checkpoints. [default: of the scale]"
+    ),
+]
 Rank = Annotated[int, typer.Option("--rank", min=1, help="Rank of the LoRA.")]
-Alpha = Annotated[Optional[float], typer.Option("--alpha", help="The LoRA is scaled by alpha / rank. [default: the rank]")]
+Alpha = Annotated[
+    Optional[float],
+    typer.Option("--alpha", help="The LoRA is scaled by alpha / rank. [default: the rank]"),
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of weights, data order and noise.")]
-Skip = Annotated[bool, typer.Option("--skip-bad", help="Leave bad rows of the data out, with a count, instead of stopping.")]
-ScaleName = Annotated[Optional[str], typer.Option("--scale", metavar="NAME", help="Preset of sizes: smoke (seconds, claims nothing), tiny (two CPU cores) or full (a GPU). [default: CPO_SCALE, else tiny]")]
-Device = Annotated[Optional[str], typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps. [default: cuda where there is one, else cpu]")]
-Dtype = Annotated[DType, typer.Option("--dtype", help="Number format of the frozen weights; adapters train in float32.")]
+Skip = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad", help="Leave bad rows of the data out, with a count, instead of stopping."
+    ),
+]
+ScaleName = Annotated[
+    Optional[str],
+    typer.Option(
+        "--scale",
+        metavar="NAME",
+        help="Preset of sizes: smoke (seconds, claims nothing), tiny (two CPU cores) or full (a GPU). [default: CPO_SCALE, else tiny]",
+    ),
+]
+Device = Annotated[
+    Optional[str],
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help="cpu, cuda, cuda:1 or mps. [default: cuda where there is one, else cpu]",
+    ),
+]
+Dtype = Annotated[
+    DType,
+    typer.Option("--dtype", help="Number format of the frozen weights; adapters train in float32."),
+]
 Passes = Annotated[Precision, typer.Option("--precision", help="Number format of forward passes.")]
-Resolution = Annotated[Optional[int], typer.Option("--resolution", min=8, help="Pixels on a side. [default: what the pipeline was made for]")]
-Micro = Annotated[Optional[int], typer.Option("--micro-batch", min=1, help="Samples per forward pass: a batch is taken in passes of so many, with the same result in less memory. [default: a process's whole share]")]
-Checkpointing = Annotated[bool, typer.Option("--checkpointing", help="Make activations again in the backward pass instead of keeping them: less memory, more time.")]
-Compile = Annotated[bool, typer.Option("--compile", help="Compile the denoiser's transformer blocks by torch.compile: faster updates after a start of a minute or more. Needs a C++ compiler, and triton for a GPU.")]
-OptimizerName = Annotated[Optimizer, typer.Option("--optimizer", help="adamw8bit keeps moments in 8 bits (needs bitsandbytes).")]
-Cache = Annotated[Optional[Path], typer.Option("--cache", metavar="FOLDER", help="Keep encoded pictures and prompts there; VAE and text encoders then leave the device. [default: .cache/encoded; the atelier's stay in memory]")]
-NoCache = Annotated[bool, typer.Option("--no-cache", help="Encode prompts at every update, keep latents in memory.")]
-Tracker = Annotated[Track, typer.Option("--track", help="Send logged rows and previews to TensorBoard (auto: when it is installed) or W&B.")]
-PreviewCount = Annotated[int, typer.Option("--previews", min=0, help="Pictures sampled at every checkpoint, always of the same prompts and seeds, in RUN/previews.")]
-Live = Annotated[bool, typer.Option("--live", help="cpo, distill: new noise and timesteps, and three frozen passes, in every update, instead of a bank of predictions that are computed once.")]
-Draws = Annotated[Optional[int], typer.Option("--draws", min=1, help="Draws of noise and timestep that a bank holds for each picture. [default: 8]")]
-BankFolder = Annotated[Optional[Path], typer.Option("--bank", metavar="FOLDER", help="The bank; one that was made for something else is refused. [default: one that goes by its contents, in the cache]")]
-Accept = Annotated[bool, typer.Option("--accept-changes", help="Resume although settings or data differ from those that the run began with; the run's folder keeps a note of it.")]
-Adapters = Annotated[Optional[list[str]], typer.Option("--adapter", metavar="FOLDER[:WEIGHT]", help="Adapter that `cpo sft` or `cpo align` wrote, with a weight (1); 'atelier' is the shipped auxiliary. Repeat to mix several. [default: none]")]
+Resolution = Annotated[
+    Optional[int],
+    typer.Option(
+        "--resolution", min=8, help="Pixels on a side. [default: what the pipeline was made for]"
+    ),
+]
+Micro = Annotated[
+    Optional[int],
+    typer.Option(
+        "--micro-batch",
+        min=1,
+        help="Samples per forward pass: a batch is taken in passes of so many, with the same result in less memory. [default: a process's whole share]",
+    ),
+]
+Checkpointing = Annotated[
+    bool,
+    typer.Option(
+        "--checkpointing",
+        help="Make activations again in the backward pass instead of keeping them: less memory, more time.",
+    ),
+]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Compile the denoiser's transformer blocks by torch.compile: faster updates after a start of a minute or more. Needs a C++ compiler, and triton for a GPU.",
+    ),
+]
+OptimizerName = Annotated[
+    Optimizer,
+    typer.Option("--optimizer", help="adamw8bit keeps moments in 8 bits (needs bitsandbytes)."),
+]
+Cache = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--cache",
+        metavar="FOLDER",
+        help="Keep encoded pictures and prompts there; VAE and text encoders then leave the device. [default: .cache/encoded; the atelier's stay in memory]",
+    ),
+]
+NoCache = Annotated[
+    bool, typer.Option("--no-cache", help="Encode prompts at every update, keep latents in memory.")
+]
+Tracker = Annotated[
+    Track,
+    typer.Option(
+        "--track",
+        help="Send logged rows and previews to TensorBoard (auto: when it is installed) or W&B.",
+    ),
+]
+PreviewCount = Annotated[
+    int,
+    typer.Option(
+        "--previews",
+        min=0,
+        help="Pictures sampled at every checkpoint, always of the same prompts and seeds, in RUN/previews.",
+    ),
+]
+Live = Annotated[
+    bool,
+    typer.Option(
+        "--live",
+        help="cpo, distill: new noise and timesteps, and three frozen passes, in every update, instead of a bank of predictions that are computed once.",
+    ),
+]
+Draws = Annotated[
+    Optional[int],
+    typer.Option(
+        "--draws",
+        min=1,
+        help="Draws of noise and timestep that a bank holds for each picture. [default: 8]",
+    ),
+]
+BankFolder = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--bank",
+        metavar="FOLDER",
+        help="The bank; one that was made for something else is refused. [default: one that goes by its contents, in the cache]",
+    ),
+]
+Accept = Annotated[
+    bool,
+    typer.Option(
+        "--accept-changes",
+        help="Resume although settings or data differ from those that the run began with; the run's folder keeps a note of it.",
+    ),
+]
+Adapters = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--adapter",
+        metavar="FOLDER[:WEIGHT]",
+        help="Adapter that `cpo sft` or `cpo align` wrote, with a weight (1); 'atelier' is the shipped auxiliary. Repeat to mix several. [default: none]",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
 # %% ../nbs/11_cli.ipynb #8f575cf7
 class _Clock:
     "Lines of progress with the time since the start."
-    def __init__(self): self.start = time.monotonic()
+
+    def __init__(self):
+        self.start = time.monotonic()
+
     def __call__(self, text: str) -> None:
-        if not processes().main: return
+        if not processes().main:
+            return
         s = int(time.monotonic() - self.start)
-        typer.echo(f"[{s//60:3d}:{s % 60:02d}] {text}")
+        typer.echo(f"[{s // 60:3d}:{s % 60:02d}] {text}")
+
 
 def _finite(**options: float | None) -> None:
     "Refuse options that are no finite numbers; the rest is for whoever uses them to judge."
-    bad = [f"--{k.replace('_', '-')} {v}: no finite number" for k, v in options.items() if v is not None and not math.isfinite(v)]
-    if bad: raise CpoError("options are not usable:", bad, "give ordinary numbers")
+    bad = [
+        f"--{k.replace('_', '-')} {v}: no finite number"
+        for k, v in options.items()
+        if v is not None and not math.isfinite(v)
+    ]
+    if bad:
+        raise CpoError("options are not usable:", bad, "give ordinary numbers")
+
 
 def _new_folder(path: Path) -> Path:
     "Refuse, before any work is done, a folder that could not be written to."
     there = next(p for p in (path, *path.absolute().parents) if p.exists())
-    if not there.is_dir(): raise CpoError(f"--out {path}: {there} is a file", hint="give a folder")
-    if not os.access(there, os.W_OK): raise CpoError(f"--out {path}: {there} cannot be written to", hint="give another folder, or change its permissions")
+    if not there.is_dir():
+        raise CpoError(f"--out {path}: {there} is a file", hint="give a folder")
+    if not os.access(there, os.W_OK):
+        raise CpoError(
+            f"--out {path}: {there} cannot be written to",
+            hint="give another folder, or change its permissions",
+        )
     return path
+
 
 def _numbers(text: str, option: str) -> list[int]:
     "Whole numbers from a list with commas."
     parts = [p.strip() for p in text.split(",")]
-    if not all(p.isascii() and p.isdigit() for p in parts): raise CpoError(f"{option} {text!r}: not a list of whole numbers", hint=f"write {option} 0,1,2")
+    if not all(p.isascii() and p.isdigit() for p in parts):
+        raise CpoError(
+            f"{option} {text!r}: not a list of whole numbers", hint=f"write {option} 0,1,2"
+        )
     return list(dict.fromkeys(map(int, parts)))
 
 # %% ../nbs/11_cli.ipynb #a9c77adc
 def _study():
     "The study's module, loaded late; with it, the libraries' chatter is turned off: what goes wrong is raised, and said by us."
     import warnings, transformers
-    transformers.utils.logging.set_verbosity_error(); transformers.utils.logging.disable_progress_bar()
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     import diffusers
-    diffusers.utils.logging.set_verbosity(50); diffusers.utils.logging.disable_progress_bar() # critical only: it logs errors that it raises as well
+
+    diffusers.utils.logging.set_verbosity(50)
+    diffusers.utils.logging.disable_progress_bar()  # critical only: it logs errors that it raises as well
     warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"(peft|huggingface_hub)\.") # of a second adapter on one model, which is what we want; of progress bars
+    warnings.filterwarnings(
+        "ignore", category=UserWarning, module=r"(peft|huggingface_hub)\."
+    )  # of a second adapter on one model, which is what we want; of progress bars
     return importlib.import_module("cpo_nb.study")
 
 # %% ../nbs/11_cli.ipynb #7306f9e6
-def _job(): # loaded late, like the study
+def _job():  # loaded late, like the study
     _study()
     return importlib.import_module("cpo_nb.job")
 
-def _backbone(base: str, device: str | None, dtype: DType, precision: Precision, resolution: int | None = None):
-    "The pipeline on the device asked for."
-    return _job().Job(base=base, device=device, dtype=dtype.value, precision=precision.value, resolution=resolution).backbone()
 
-def _load_adapters(backbone, wanted: list[str] | None) -> tuple[list[tuple[str, float]] | None, list[dict]]:
+def _backbone(
+    base: str, device: str | None, dtype: DType, precision: Precision, resolution: int | None = None
+):
+    "The pipeline on the device asked for."
+    return (
+        _job()
+        .Job(
+            base=base,
+            device=device,
+            dtype=dtype.value,
+            precision=precision.value,
+            resolution=resolution,
+        )
+        .backbone()
+    )
+
+
+def _load_adapters(
+    backbone, wanted: list[str] | None
+) -> tuple[list[tuple[str, float]] | None, list[dict]]:
     "Load FOLDER[:WEIGHT] as adapters: how the backbone calls them, and what to note of them."
     names, notes = [], []
     for i, text in enumerate(wanted or []):
         folder, weight = text, 1.0
         if ":" in text and not Path(text).exists():
             folder, _, tail = text.rpartition(":")
-            try: weight = float(tail)
-            except ValueError: raise CpoError(f"--adapter {text!r}: {tail!r} is no weight", hint="write FOLDER or FOLDER:0.5") from None
-            if not math.isfinite(weight): raise CpoError(f"--adapter {text!r}: the weight must be finite", hint="write FOLDER:0.5")
+            try:
+                weight = float(tail)
+            except ValueError:
+                raise CpoError(
+                    f"--adapter {text!r}: {tail!r} is no weight", hint="write FOLDER or FOLDER:0.5"
+                ) from None
+            if not math.isfinite(weight):
+                raise CpoError(
+                    f"--adapter {text!r}: the weight must be finite", hint="write FOLDER:0.5"
+                )
         backbone.load_adapter(_study().adapter_folder(folder), f"adapter{i}")
-        names.append((f"adapter{i}", weight)); notes.append(dict(folder=folder, weight=weight))
+        names.append((f"adapter{i}", weight))
+        notes.append(dict(folder=folder, weight=weight))
     return names or None, notes
 
 # %% ../nbs/11_cli.ipynb #6809259a
-_LR = dict(sft=1e-4, align=1e-5) # for pipelines other than the shipped one
+_LR = dict(sft=1e-4, align=1e-5)  # for pipelines other than the shipped one
+
 
 def _done(out: Path, base: str) -> None:
-    if processes().main: typer.echo(f"adapter: {out}/adapter\nIn Python:  pipeline.load_lora_weights({str(out/'adapter')!r})\n"
-               f"To look:    cpo sample --base {base} --adapter {out}/adapter --prompt \"...\" --out pictures")
+    if processes().main:
+        typer.echo(
+            f"adapter: {out}/adapter\nIn Python:  pipeline.load_lora_weights({str(out / 'adapter')!r})\n"
+            f'To look:    cpo sample --base {base} --adapter {out}/adapter --prompt "..." --out pictures'
+        )
+
 
 @app.command("sft")
 def run_sft(
-    data: Data, out: RunFolder, criteria: Criteria = "painting", base: Base = "atelier", steps: Steps = None, batch_size: Batch = None,
-    lr: Annotated[Optional[float], typer.Option("--lr", help=f"Peak learning rate of AdamW. [default: 2e-3 on the atelier's base, {_LR['sft']:g} on others]")] = None,
-    rank: Rank = 32, alpha: Alpha = None, seed: Seed = 0, checkpoint_every: Every = None, precision: Passes = Precision.bf16,
-    prompt_variants: Annotated[Optional[int], typer.Option("--prompt-variants", min=1, help="Draw the dropout of attributes so many times for each picture, so that prompts can be encoded before. [default: 4 with a cache, else anew at every update]")] = None,
-    skip_bad: Skip = False, scale: ScaleName = None, device: Device = None, dtype: Dtype = DType.float32, resolution: Resolution = None, micro_batch: Micro = None, checkpointing: Checkpointing = False, compile: Compile = False,
-    optimizer: OptimizerName = Optimizer.adamw, cache: Cache = None, no_cache: NoCache = False, track: Tracker = Track.auto, previews: PreviewCount = 4, accept_changes: Accept = False,
+    data: Data,
+    out: RunFolder,
+    criteria: Criteria = "painting",
+    base: Base = "atelier",
+    steps: Steps = None,
+    batch_size: Batch = None,
+    lr: Annotated[
+        Optional[float],
+        typer.Option(
+            "--lr",
+            help=f"Peak learning rate of AdamW. [default: 2e-3 on the atelier's base, {_LR['sft']:g} on others]",
+        ),
+    ] = None,
+    rank: Rank = 32,
+    alpha: Alpha = None,
+    seed: Seed = 0,
+    checkpoint_every: Every = None,
+    precision: Passes = Precision.bf16,
+    prompt_variants: Annotated[
+        Optional[int],
+        typer.Option(
+            "--prompt-variants",
+            min=1,
+            help="Draw the dropout of attributes so many times for each picture, so that prompts can be encoded before. [default: 4 with a cache, else anew at every update]",
+        ),
+    ] = None,
+    skip_bad: Skip = False,
+    scale: ScaleName = None,
+    device: Device = None,
+    dtype: Dtype = DType.float32,
+    resolution: Resolution = None,
+    micro_batch: Micro = None,
+    checkpointing: Checkpointing = False,
+    compile: Compile = False,
+    optimizer: OptimizerName = Optimizer.adamw,
+    cache: Cache = None,
+    no_cache: NoCache = False,
+    track: Tracker = Track.auto,
+    previews: PreviewCount = 4,
+    accept_changes: Accept = False,
 ) -> None:
     """Stage 1: teach a base pipeline the vocabulary of a criteria tree.
 
@@ -270,12 +622,45 @@ def run_sft(
     study = _study()
     _finite(alpha=alpha)
     sc, clock = get_scale(scale), _Clock()
-    cfg = study.auxiliary_config(sc, seed); loop = cfg.train; steps = steps or loop.steps
-    loop = replace(loop, steps=steps, warmup=min(loop.warmup, steps), batch_size=batch_size or loop.batch_size, checkpoint_every=checkpoint_every or loop.checkpoint_every,
-                   lr=lr if lr is not None else loop.lr if base == "atelier" else _LR["sft"])
-    cfg = replace(cfg, train=loop, rank=rank, alpha=alpha, precision=precision.value, prompt_variants=prompt_variants)
+    cfg = study.auxiliary_config(sc, seed)
+    loop = cfg.train
+    steps = steps or loop.steps
+    loop = replace(
+        loop,
+        steps=steps,
+        warmup=min(loop.warmup, steps),
+        batch_size=batch_size or loop.batch_size,
+        checkpoint_every=checkpoint_every or loop.checkpoint_every,
+        lr=lr if lr is not None else loop.lr if base == "atelier" else _LR["sft"],
+    )
+    cfg = replace(
+        cfg,
+        train=loop,
+        rank=rank,
+        alpha=alpha,
+        precision=precision.value,
+        prompt_variants=prompt_variants,
+    )
     _new_folder(out)
-    job = _job().Job(data, criteria, base, sc.name, skip_bad, device, dtype.value, precision.value, resolution, checkpointing, micro_batch, optimizer.value, "" if no_cache else cache, track.value, previews, accept_changes=accept_changes, compile=compile)
+    job = _job().Job(
+        data,
+        criteria,
+        base,
+        sc.name,
+        skip_bad,
+        device,
+        dtype.value,
+        precision.value,
+        resolution,
+        checkpointing,
+        micro_batch,
+        optimizer.value,
+        "" if no_cache else cache,
+        track.value,
+        previews,
+        accept_changes=accept_changes,
+        compile=compile,
+    )
     _, res = _job().run_stage1(job, cfg, out, clock)
     clock(f"done: {res.step} updates, {readable_time(res.seconds)} of training")
     _done(out, base)
@@ -283,68 +668,219 @@ def run_sft(
 # %% ../nbs/11_cli.ipynb #a0dc1f1b
 class Method(str, Enum):
     "What moves the policy."
-    cpo = "cpo"; distill = "distill"; dpo = "dpo"; sft = "sft"
+
+    cpo = "cpo"
+    distill = "distill"
+    dpo = "dpo"
+    sft = "sft"
+
 
 class Stabilize(str, Enum):
     "Rule for the losing term's gradient."
-    none = "none"; norm = "norm"; safeguard = "safeguard"
+
+    none = "none"
+    norm = "norm"
+    safeguard = "safeguard"
+
 
 class Rows(str, Enum):
     "Which rows plain fine-tuning learns from."
-    top = "top"; all = "all"
 
-def _align_config(loop: dict, method: str, stabilize: str | None, base: str, lr: float | None, given: dict, common: dict):
+    top = "top"
+    all = "all"
+
+
+def _align_config(
+    loop: dict,
+    method: str,
+    stabilize: str | None,
+    base: str,
+    lr: float | None,
+    given: dict,
+    common: dict,
+):
     "Settings of stage 2: what was given, then what was chosen for the atelier, then the defaults. `given` holds None for options left out."
     study = _study()
     stabilize = stabilize or ("norm" if method == "cpo" else "none")
-    uses = dict(cpo={"beta", "paired", "auxiliary"}, distill={"strength", "paired", "auxiliary"}, dpo={"beta", "margin"}, sft={"rows"})[method] | {"cpo": {"stabilize"}, "dpo": {"stabilize"}}.get(method, set())
-    if "stabilize" in uses: uses |= dict(none=set(), norm={"gamma"}, safeguard={"mu"})[stabilize]
+    uses = dict(
+        cpo={"beta", "paired", "auxiliary"},
+        distill={"strength", "paired", "auxiliary"},
+        dpo={"beta", "margin"},
+        sft={"rows"},
+    )[method] | {"cpo": {"stabilize"}, "dpo": {"stabilize"}}.get(method, set())
+    if "stabilize" in uses:
+        uses |= dict(none=set(), norm={"gamma"}, safeguard={"mu"})[stabilize]
     idle = [f"--{k}" for k, v in given.items() if v not in (None, False) and k not in uses]
-    if idle: typer.echo(f"note: {', '.join(idle)}: not used by --method {method}" + (f" --stabilize {stabilize}" if "stabilize" in uses else ""), err=True)
-    key = dict(cpo=dict(none="cpo-plain", norm="cpo-norm", safeguard="cpo-safeguard"), dpo=dict(none="dpo", norm="dpo-safeguard", safeguard="dpo-safeguard")).get(method, {}).get(stabilize, method)
+    if idle:
+        typer.echo(
+            f"note: {', '.join(idle)}: not used by --method {method}"
+            + (f" --stabilize {stabilize}" if "stabilize" in uses else ""),
+            err=True,
+        )
+    key = (
+        dict(
+            cpo=dict(none="cpo-plain", norm="cpo-norm", safeguard="cpo-safeguard"),
+            dpo=dict(none="dpo", norm="dpo-safeguard", safeguard="dpo-safeguard"),
+        )
+        .get(method, {})
+        .get(stabilize, method)
+    )
     chosen = dict(study.chosen(key, get_scale("tiny"))) if base == "atelier" else {}
     rate = chosen.pop("lr", _LR["align"])
-    options = {dict(strength="scale").get(k, k): v for k, v in given.items() if v is not None and k in uses and k not in ("auxiliary", "stabilize")}
-    train = study.TrainConfig(lr=rate if lr is None else lr, ema=.98, log_every=1, **loop)
-    return study.AlignConfig(train, method, **{**chosen, **options, **common, "stabilize": None if stabilize == "none" else stabilize})
+    options = {
+        dict(strength="scale").get(k, k): v
+        for k, v in given.items()
+        if v is not None and k in uses and k not in ("auxiliary", "stabilize")
+    }
+    train = study.TrainConfig(lr=rate if lr is None else lr, ema=0.98, log_every=1, **loop)
+    return study.AlignConfig(
+        train,
+        method,
+        **{**chosen, **options, **common, "stabilize": None if stabilize == "none" else stabilize},
+    )
 
 # %% ../nbs/11_cli.ipynb #6be7b316
 def _bank_config(method: str, live: bool, draws: int | None, folder: Path | None):
     "The bank that a method reads; None for one that asks no auxiliary, and for the live path."
     if method not in ("cpo", "distill") or live:
-        if draws or folder: typer.echo(f"note: --draws and --bank are not used {'with --live' if live else f'by --method {method}'}", err=True)
+        if draws or folder:
+            typer.echo(
+                f"note: --draws and --bank are not used {'with --live' if live else f'by --method {method}'}",
+                err=True,
+            )
         return None
     from cpo_nb.bank import BankConfig
+
     return BankConfig(draws or BankConfig.draws, folder=folder)
 
 # %% ../nbs/11_cli.ipynb #fa365428
 def _kept(out: Path) -> str:
     "Which weights the adapter of a stopped run holds."
     from safetensors import safe_open
-    path = out/"last_good.safetensors"
-    if not path.exists(): return "the averaged weights at the stop (no checkpoint was far enough from collapse)"
-    with safe_open(path, "pt") as f: return f"the weights after update {f.metadata()['step']}, the last that were far from collapse"
+
+    path = out / "last_good.safetensors"
+    if not path.exists():
+        return "the averaged weights at the stop (no checkpoint was far enough from collapse)"
+    with safe_open(path, "pt") as f:
+        return (
+            f"the weights after update {f.metadata()['step']}, the last that were far from collapse"
+        )
+
 
 @app.command("align")
 def run_align(
-    data: Data, out: RunFolder, criteria: Criteria = "painting", base: Base = "atelier",
-    auxiliary: Annotated[Optional[str], typer.Option("--auxiliary", metavar="ADAPTER", help="Adapter folder that `cpo sft` wrote (RUN/adapter), or 'atelier' for the shipped one. Needed by cpo and distill.")] = None,
-    method: Annotated[Method, typer.Option("--method", help="cpo; distill: regression on the auxiliary's guided prediction; dpo: pairs of pictures with one caption; sft: plain fine-tuning on the best pictures.")] = Method.cpo,
-    stabilize: Annotated[Optional[Stabilize], typer.Option("--stabilize", help="cpo, dpo: how the losing term's gradient is held back. [default: norm for cpo, none for dpo]")] = None,
-    gamma: Annotated[Optional[float], typer.Option("--gamma", help="norm: how far the losing gradient may come up to the winning one, from 0 to below 1. More moves further. [default: 0.9]")] = None,
-    mu: Annotated[Optional[float], typer.Option("--mu", help="safeguard: share of the winning term's descent that is kept at least, from 0 to 1. [default: 0.5]")] = None,
-    beta: Annotated[Optional[float], typer.Option("--beta", help="cpo, dpo: inverse temperature on per-sample mean squared errors. [default: 200]")] = None,
-    strength: Annotated[Optional[float], typer.Option("--strength", help="distill: guidance strength s in z_w + s (z_w - z_l), at least 0. [default: 1.5]")] = None,
-    paired: Annotated[bool, typer.Option("--paired", help="cpo, distill: also name the opposite of every attribute.")] = False,
-    rows: Annotated[Optional[Rows], typer.Option("--rows", help="sft: the top quartile by positives minus negatives, or all rows. [default: top]")] = None,
-    margin: Annotated[Optional[int], typer.Option("--margin", min=1, help="dpo: smallest difference of positives minus negatives within a pair. [default: 2]")] = None,
-    steps: Steps = None, batch_size: Batch = None,
-    lr: Annotated[Optional[float], typer.Option("--lr", help=f"Learning rate of AdamW. [default: chosen per method on the atelier's base, {_LR['align']:g} on others]")] = None,
-    live: Live = False, draws: Draws = None, bank: BankFolder = None,
-    collapse: Annotated[float, typer.Option("--collapse", min=0, help="Stop when the winning error has grown by this share of the targets' variance; 0 watches nothing.")] = 0.5,
-    rank: Rank = 32, alpha: Alpha = None, seed: Seed = 0, checkpoint_every: Every = None, precision: Passes = Precision.bf16,
-    skip_bad: Skip = False, scale: ScaleName = None, device: Device = None, dtype: Dtype = DType.float32, resolution: Resolution = None, micro_batch: Micro = None, checkpointing: Checkpointing = False, compile: Compile = False,
-    optimizer: OptimizerName = Optimizer.adamw, cache: Cache = None, no_cache: NoCache = False, track: Tracker = Track.auto, previews: PreviewCount = 4, accept_changes: Accept = False,
+    data: Data,
+    out: RunFolder,
+    criteria: Criteria = "painting",
+    base: Base = "atelier",
+    auxiliary: Annotated[
+        Optional[str],
+        typer.Option(
+            "--auxiliary",
+            metavar="ADAPTER",
+            help="Adapter folder that `cpo sft` wrote (RUN/adapter), or 'atelier' for the shipped one. Needed by cpo and distill.",
+        ),
+    ] = None,
+    method: Annotated[
+        Method,
+        typer.Option(
+            "--method",
+            help="cpo; distill: regression on the auxiliary's guided prediction; dpo: pairs of pictures with one caption; sft: plain fine-tuning on the best pictures.",
+        ),
+    ] = Method.cpo,
+    stabilize: Annotated[
+        Optional[Stabilize],
+        typer.Option(
+            "--stabilize",
+            help="cpo, dpo: how the losing term's gradient is held back. [default: norm for cpo, none for dpo]",
+        ),
+    ] = None,
+    gamma: Annotated[
+        Optional[float],
+        typer.Option(
+            "--gamma",
+            help="norm: how far the losing gradient may come up to the winning one, from 0 to below 1. More moves further. [default: 0.9]",
+        ),
+    ] = None,
+    mu: Annotated[
+        Optional[float],
+        typer.Option(
+            "--mu",
+            help="safeguard: share of the winning term's descent that is kept at least, from 0 to 1. [default: 0.5]",
+        ),
+    ] = None,
+    beta: Annotated[
+        Optional[float],
+        typer.Option(
+            "--beta",
+            help="cpo, dpo: inverse temperature on per-sample mean squared errors. [default: 200]",
+        ),
+    ] = None,
+    strength: Annotated[
+        Optional[float],
+        typer.Option(
+            "--strength",
+            help="distill: guidance strength s in z_w + s (z_w - z_l), at least 0. [default: 1.5]",
+        ),
+    ] = None,
+    paired: Annotated[
+        bool,
+        typer.Option("--paired", help="cpo, distill: also name the opposite of every attribute."),
+    ] = False,
+    rows: Annotated[
+        Optional[Rows],
+        typer.Option(
+            "--rows",
+            help="sft: the top quartile by positives minus negatives, or all rows. [default: top]",
+        ),
+    ] = None,
+    margin: Annotated[
+        Optional[int],
+        typer.Option(
+            "--margin",
+            min=1,
+            help="dpo: smallest difference of positives minus negatives within a pair. [default: 2]",
+        ),
+    ] = None,
+    steps: Steps = None,
+    batch_size: Batch = None,
+    lr: Annotated[
+        Optional[float],
+        typer.Option(
+            "--lr",
+            help=f"Learning rate of AdamW. [default: chosen per method on the atelier's base, {_LR['align']:g} on others]",
+        ),
+    ] = None,
+    live: Live = False,
+    draws: Draws = None,
+    bank: BankFolder = None,
+    collapse: Annotated[
+        float,
+        typer.Option(
+            "--collapse",
+            min=0,
+            help="Stop when the winning error has grown by this share of the targets' variance; 0 watches nothing.",
+        ),
+    ] = 0.5,
+    rank: Rank = 32,
+    alpha: Alpha = None,
+    seed: Seed = 0,
+    checkpoint_every: Every = None,
+    precision: Passes = Precision.bf16,
+    skip_bad: Skip = False,
+    scale: ScaleName = None,
+    device: Device = None,
+    dtype: Dtype = DType.float32,
+    resolution: Resolution = None,
+    micro_batch: Micro = None,
+    checkpointing: Checkpointing = False,
+    compile: Compile = False,
+    optimizer: OptimizerName = Optimizer.adamw,
+    cache: Cache = None,
+    no_cache: NoCache = False,
+    track: Tracker = Track.auto,
+    previews: PreviewCount = 4,
+    accept_changes: Accept = False,
 ) -> None:
     """Stage 2: move a policy towards positive attributes and away from negative ones.
 
@@ -359,14 +895,66 @@ def run_align(
     """
     sc, steps = get_scale(scale), steps or get_scale(scale).align_steps
     _finite(alpha=alpha, collapse=collapse)
-    loop = dict(steps=steps, batch_size=batch_size or sc.batch_size, warmup=min(10, steps), seed=seed, checkpoint_every=checkpoint_every or sc.checkpoint_every)
-    given = dict(gamma=gamma, mu=mu, beta=beta, strength=strength, paired=paired or None, rows=rows and rows.value, margin=margin, auxiliary=auxiliary, stabilize=stabilize and stabilize.value)
-    cfg = _align_config(loop, method.value, given["stabilize"], base, lr, given, dict(rank=rank, alpha=alpha, collapse=collapse or None, precision=precision.value))
+    loop = dict(
+        steps=steps,
+        batch_size=batch_size or sc.batch_size,
+        warmup=min(10, steps),
+        seed=seed,
+        checkpoint_every=checkpoint_every or sc.checkpoint_every,
+    )
+    given = dict(
+        gamma=gamma,
+        mu=mu,
+        beta=beta,
+        strength=strength,
+        paired=paired or None,
+        rows=rows and rows.value,
+        margin=margin,
+        auxiliary=auxiliary,
+        stabilize=stabilize and stabilize.value,
+    )
+    cfg = _align_config(
+        loop,
+        method.value,
+        given["stabilize"],
+        base,
+        lr,
+        given,
+        dict(rank=rank, alpha=alpha, collapse=collapse or None, precision=precision.value),
+    )
     _new_folder(out)
-    job = _job().Job(data, criteria, base, sc.name, skip_bad, device, dtype.value, precision.value, resolution, checkpointing, micro_batch, optimizer.value, "" if no_cache else cache, track.value, previews, accept_changes=accept_changes, compile=compile)
+    job = _job().Job(
+        data,
+        criteria,
+        base,
+        sc.name,
+        skip_bad,
+        device,
+        dtype.value,
+        precision.value,
+        resolution,
+        checkpointing,
+        micro_batch,
+        optimizer.value,
+        "" if no_cache else cache,
+        track.value,
+        previews,
+        accept_changes=accept_changes,
+        compile=compile,
+    )
     clock = _Clock()
-    _, res = _job().run_stage2(job, cfg, out, auxiliary, clock, lambda text: typer.echo(text, err=True), _bank_config(method.value, live, draws, bank))
-    clock(f"{'stopped' if res.stopped else 'done'}: {res.step} updates, {readable_time(res.seconds)} of training")
+    _, res = _job().run_stage2(
+        job,
+        cfg,
+        out,
+        auxiliary,
+        clock,
+        lambda text: typer.echo(text, err=True),
+        _bank_config(method.value, live, draws, bank),
+    )
+    clock(
+        f"{'stopped' if res.stopped else 'done'}: {res.step} updates, {readable_time(res.seconds)} of training"
+    )
     _done(out, base)
     if res.stopped:
         typer.echo(f"cpo: {res.stopped}\n  The adapter holds {_kept(out)}.", err=True)
@@ -376,14 +964,34 @@ def run_align(
 bank_app = typer.Typer(help="Banks of frozen predictions: build, check.", **_PLAIN)
 app.add_typer(bank_app, name="bank")
 
+
 @bank_app.command("build")
 def bank_build(
-    data: Data, auxiliary: Annotated[str, typer.Option("--auxiliary", metavar="ADAPTER", show_default=False, help="Adapter folder that `cpo sft` wrote (RUN/adapter), or 'atelier' for the shipped one.")],
-    criteria: Criteria = "painting", base: Base = "atelier", draws: Draws = None, bank: BankFolder = None,
+    data: Data,
+    auxiliary: Annotated[
+        str,
+        typer.Option(
+            "--auxiliary",
+            metavar="ADAPTER",
+            show_default=False,
+            help="Adapter folder that `cpo sft` wrote (RUN/adapter), or 'atelier' for the shipped one.",
+        ),
+    ],
+    criteria: Criteria = "painting",
+    base: Base = "atelier",
+    draws: Draws = None,
+    bank: BankFolder = None,
     paired: Annotated[bool, typer.Option("--paired", help="For runs with --paired.")] = False,
-
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Pictures at once.")] = 32, precision: Passes = Precision.bf16,
-    skip_bad: Skip = False, scale: ScaleName = None, device: Device = None, dtype: Dtype = DType.float32, resolution: Resolution = None, cache: Cache = None, no_cache: NoCache = False, compile: Compile = False,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Pictures at once.")] = 32,
+    precision: Passes = Precision.bf16,
+    skip_bad: Skip = False,
+    scale: ScaleName = None,
+    device: Device = None,
+    dtype: Dtype = DType.float32,
+    resolution: Resolution = None,
+    cache: Cache = None,
+    no_cache: NoCache = False,
+    compile: Compile = False,
 ) -> None:
     """Compute what the frozen models say of every draw of every picture, so that `cpo align` computes nothing of it.
 
@@ -396,39 +1004,122 @@ def bank_build(
     """
     _study()
     from cpo_nb.bank import BankConfig
-    job = _job().Job(data, criteria, base, get_scale(scale).name, skip_bad, device, dtype.value, precision.value, resolution, cache="" if no_cache else cache, held_out=0, compile=compile); clock = _Clock()
-    made = _job().build_bank(job, auxiliary, BankConfig(draws or BankConfig.draws, folder=bank, batch_size=batch_size), paired, say=clock, warn=lambda text: typer.echo(text, err=True))
-    clock(f"bank: {len(made.store):,} predictions, {readable_size(made.store.bytes)}: {made.folder}")
+
+    job = _job().Job(
+        data,
+        criteria,
+        base,
+        get_scale(scale).name,
+        skip_bad,
+        device,
+        dtype.value,
+        precision.value,
+        resolution,
+        cache="" if no_cache else cache,
+        held_out=0,
+        compile=compile,
+    )
+    clock = _Clock()
+    made = _job().build_bank(
+        job,
+        auxiliary,
+        BankConfig(draws or BankConfig.draws, folder=bank, batch_size=batch_size),
+        paired,
+        say=clock,
+        warn=lambda text: typer.echo(text, err=True),
+    )
+    clock(
+        f"bank: {len(made.store):,} predictions, {readable_size(made.store.bytes)}: {made.folder}"
+    )
+
 
 @bank_app.command("check")
-def bank_check(folder: Annotated[Path, typer.Argument(metavar="FOLDER", show_default=False, help="The bank.")]) -> None:
+def bank_check(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", show_default=False, help="The bank.")],
+) -> None:
     """Read every record of a bank; what is damaged is removed, so that the next run computes it again."""
     from cpo_nb.bank import check_bank
-    found = check_bank(folder); f = found["facts"]
-    typer.echo(f"{folder}: {found['records']:,} predictions, {readable_size(found['bytes'])}, sound" + (f"; {found['damaged']} damaged chunk{'s'[:found['damaged'] > 1]} removed" if found["damaged"] else ""))
-    typer.echo(f"{f['family']}, latents {tuple(f['latents'])}, {f['draws']} draws a picture of seed {f['seed']}, passes in {f['precision']}")
+
+    found = check_bank(folder)
+    f = found["facts"]
+    typer.echo(
+        f"{folder}: {found['records']:,} predictions, {readable_size(found['bytes'])}, sound"
+        + (
+            f"; {found['damaged']} damaged chunk{'s'[: found['damaged'] > 1]} removed"
+            if found["damaged"]
+            else ""
+        )
+    )
+    typer.echo(
+        f"{f['family']}, latents {tuple(f['latents'])}, {f['draws']} draws a picture of seed {f['seed']}, passes in {f['precision']}"
+    )
+
 
 @bank_app.command("study")
 def bank_study(scale: ScaleName = None) -> None:
     "On the atelier, what K draws of each picture cost in quality beside new ones; kept in data/results/bank; resumable."
-    study = _study(); sc, clock = get_scale(scale), _Clock()
-    clock(f"{len(study.bank_cases(sc))} runs"); study.study_bank(sc, _training_set(sc), clock)
+    study = _study()
+    sc, clock = get_scale(scale), _Clock()
+    clock(f"{len(study.bank_cases(sc))} runs")
+    study.study_bank(sc, _training_set(sc), clock)
     clock(f"done: {study.bank_path(sc)}")
 
 # %% ../nbs/11_cli.ipynb #5440e6c1
 @app.command("plan")
 def run_plan(
     base: Base = "atelier",
-    method: Annotated[Method, typer.Option("--method", help="What will be trained; sft stands for stage 1 as well.")] = Method.cpo,
-    data: Annotated[Optional[str], typer.Option("--data", metavar="SOURCE", help="Count the pictures of this data.")] = None,
-    pictures: Annotated[Optional[int], typer.Option("--pictures", min=1, help="How many pictures there are. [default: those of --data, else of the scale]")] = None,
-    gpu: Annotated[Optional[str], typer.Option("--gpu", metavar="NAME", help="A GPU to fit into, such as 'RTX 4090' or 'H100'; cpu for none. [default: the one that is here]")] = None,
-    memory: Annotated[Optional[float], typer.Option("--memory", min=0.1, help="Its memory in GiB. [default: known for common ones]")] = None,
+    method: Annotated[
+        Method,
+        typer.Option("--method", help="What will be trained; sft stands for stage 1 as well."),
+    ] = Method.cpo,
+    data: Annotated[
+        Optional[str],
+        typer.Option("--data", metavar="SOURCE", help="Count the pictures of this data."),
+    ] = None,
+    pictures: Annotated[
+        Optional[int],
+        typer.Option(
+            "--pictures",
+            min=1,
+            help="How many pictures there are. [default: those of --data, else of the scale]",
+        ),
+    ] = None,
+    gpu: Annotated[
+        Optional[str],
+        typer.Option(
+            "--gpu",
+            metavar="NAME",
+            help="A GPU to fit into, such as 'RTX 4090' or 'H100'; cpu for none. [default: the one that is here]",
+        ),
+    ] = None,
+    memory: Annotated[
+        Optional[float],
+        typer.Option(
+            "--memory", min=0.1, help="Its memory in GiB. [default: known for common ones]"
+        ),
+    ] = None,
     count: Annotated[int, typer.Option("--processes", min=1, help="GPUs that share a batch.")] = 1,
-    sharded: Annotated[bool, typer.Option("--sharded", help="They share the base's weights too (FSDP).")] = False,
-    prompt_variants: Annotated[int, typer.Option("--prompt-variants", min=1, help="sft: prompts drawn for each picture.")] = 4,
-    live: Live = False, draws: Draws = None, steps: Steps = None, batch_size: Batch = None, rank: Rank = 32, criteria: Criteria = "painting", skip_bad: Skip = False, scale: ScaleName = None, dtype: Dtype = DType.float32, precision: Passes = Precision.bf16,
-    resolution: Resolution = None, micro_batch: Micro = None, checkpointing: Checkpointing = False, optimizer: OptimizerName = Optimizer.adamw, no_cache: NoCache = False,
+    sharded: Annotated[
+        bool, typer.Option("--sharded", help="They share the base's weights too (FSDP).")
+    ] = False,
+    prompt_variants: Annotated[
+        int, typer.Option("--prompt-variants", min=1, help="sft: prompts drawn for each picture.")
+    ] = 4,
+    live: Live = False,
+    draws: Draws = None,
+    steps: Steps = None,
+    batch_size: Batch = None,
+    rank: Rank = 32,
+    criteria: Criteria = "painting",
+    skip_bad: Skip = False,
+    scale: ScaleName = None,
+    dtype: Dtype = DType.float32,
+    precision: Passes = Precision.bf16,
+    resolution: Resolution = None,
+    micro_batch: Micro = None,
+    checkpointing: Checkpointing = False,
+    optimizer: OptimizerName = Optimizer.adamw,
+    no_cache: NoCache = False,
 ) -> None:
     """What a run will cost before it starts: parameters, memory, time, disk; and what to change until it fits.
 
@@ -437,33 +1128,95 @@ def run_plan(
       cpo plan --base black-forest-labs/FLUX.1-dev --dtype bfloat16 \\
           --batch-size 8 --micro-batch 1 --checkpointing --gpu "RTX 4090"
     """
-    sc = get_scale(scale); _study()
+    sc = get_scale(scale)
+    _study()
     import torch
     from cpo_nb.plan import fit, fit_report, plan_run
+
     if data is not None and not pictures:
         from cpo_nb.criteria import load_criteria
-        found = _job().Job(data, skip_bad=skip_bad).rows(load_criteria(criteria), typer.echo); pictures = len(found["train"]) if found is not None else None
-    here = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu" if base == "atelier" and memory is None else None
+
+        found = _job().Job(data, skip_bad=skip_bad).rows(load_criteria(criteria), typer.echo)
+        pictures = len(found["train"]) if found is not None else None
+    here = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else "cpu"
+        if base == "atelier" and memory is None
+        else None
+    )
     from cpo_nb.bank import BankConfig
+
     draws = None if live or method.value not in ("cpo", "distill") else draws or BankConfig.draws
-    prompts = 1 if draws else dict(cpo=6, distill=6, sft=2*prompt_variants).get(method.value, 1) # with and without the caption, which is dropped now and then
-    plan = plan_run(base, method=method.value, resolution=resolution, batch_size=batch_size or sc.batch_size, steps=steps or (sc.sft_steps if method.value == "sft" else sc.align_steps), pictures=pictures or sc.pictures, prompts_per_picture=prompts, rank=rank,
-                    dtype=dtype.value, precision=precision.value, micro_batch=micro_batch, checkpointing=checkpointing, optimizer=optimizer.value, cached=not no_cache, draws=draws, processes=count, sharded=sharded, device_name=gpu or here, memory_gib=memory)
+    prompts = (
+        1 if draws else dict(cpo=6, distill=6, sft=2 * prompt_variants).get(method.value, 1)
+    )  # with and without the caption, which is dropped now and then
+    plan = plan_run(
+        base,
+        method=method.value,
+        resolution=resolution,
+        batch_size=batch_size or sc.batch_size,
+        steps=steps or (sc.sft_steps if method.value == "sft" else sc.align_steps),
+        pictures=pictures or sc.pictures,
+        prompts_per_picture=prompts,
+        rank=rank,
+        dtype=dtype.value,
+        precision=precision.value,
+        micro_batch=micro_batch,
+        checkpointing=checkpointing,
+        optimizer=optimizer.value,
+        cached=not no_cache,
+        draws=draws,
+        processes=count,
+        sharded=sharded,
+        device_name=gpu or here,
+        memory_gib=memory,
+    )
     typer.echo(plan)
-    if plan.fits is False: typer.echo(f"\n{fit_report(plan, fit(plan))}")
+    if plan.fits is False:
+        typer.echo(f"\n{fit_report(plan, fit(plan))}")
 
 # %% ../nbs/11_cli.ipynb #8d25baa0
 class Part(str, Enum):
     "What is measured."
-    updates = "updates"; waits = "waits"; growth = "growth"; preferences = "preferences"; variants = "variants"; roofline = "roofline"
+
+    updates = "updates"
+    waits = "waits"
+    growth = "growth"
+    preferences = "preferences"
+    variants = "variants"
+    roofline = "roofline"
+
 
 @app.command("bench")
 def run_bench_(
-    families: Annotated[Optional[str], typer.Option("--families", metavar="A,B,...", help="Of atelier, sd, sdxl, sd3, flux. [default: all; with --full sdxl and flux]")] = None,
-    full: Annotated[bool, typer.Option("--full", help="Denoisers of full size with random weights, 1024 px, bfloat16; needs a GPU.")] = False,
-    part: Annotated[Part, typer.Option("--part", help="updates; waits: painter, measures, start-up, sampling beside the pipeline's own call; growth: costs against pictures, pairs, batch, resolution, processes; preferences: CPO with a bank beside DPO, with and without caches, by size of batch; variants: what was tried, beside what it was tried against; roofline.")] = Part.updates,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Timed updates of each method, taken in turn.")] = 5,
-    rank: Rank = 16, compile: Compile = False, # of updates, preferences and the roofline
+    families: Annotated[
+        Optional[str],
+        typer.Option(
+            "--families",
+            metavar="A,B,...",
+            help="Of atelier, sd, sdxl, sd3, flux. [default: all; with --full sdxl and flux]",
+        ),
+    ] = None,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full",
+            help="Denoisers of full size with random weights, 1024 px, bfloat16; needs a GPU.",
+        ),
+    ] = False,
+    part: Annotated[
+        Part,
+        typer.Option(
+            "--part",
+            help="updates; waits: painter, measures, start-up, sampling beside the pipeline's own call; growth: costs against pictures, pairs, batch, resolution, processes; preferences: CPO with a bank beside DPO, with and without caches, by size of batch; variants: what was tried, beside what it was tried against; roofline.",
+        ),
+    ] = Part.updates,
+    rounds: Annotated[
+        int, typer.Option("--rounds", min=1, help="Timed updates of each method, taken in turn.")
+    ] = 5,
+    rank: Rank = 16,
+    compile: Compile = False,  # of updates, preferences and the roofline
 ) -> None:
     """Time and memory of an update of every method, beside plain fine-tuning; kept in data/results (or CPO_RESULTS).
 
@@ -473,18 +1226,46 @@ def run_bench_(
     """
     _study()
     from cpo_nb.bench import SMALL, run_bench
+
     names = [n.strip() for n in families.split(",")] if families else None
-    if bad := [n for n in names or [] if n not in ("atelier", *SMALL)]: raise CpoError(f"--families: unknown {', '.join(bad)}", hint=f"choose from atelier, {', '.join(SMALL)}")
+    if bad := [n for n in names or [] if n not in ("atelier", *SMALL)]:
+        raise CpoError(
+            f"--families: unknown {', '.join(bad)}", hint=f"choose from atelier, {', '.join(SMALL)}"
+        )
     if part is not Part.updates:
         from cpo_nb import scaling
         from cpo_nb.bench import bench_name, measure_preferences, measure_roofline, measure_variants
+
         by_family = part in (Part.preferences, Part.roofline)
-        if names and not by_family: raise CpoError(f"--part {part.value} does not go by families", hint="leave --families out")
-        if full: raise CpoError(f"--part {part.value} is measured on small models", hint="leave --full out")
-        if compile and not by_family: raise CpoError(f"--part {part.value} goes without --compile", hint="leave it out; variants measures both")
-        measure = dict(waits=scaling.measure_waits, growth=scaling.measure_growth, preferences=measure_preferences, variants=measure_variants, roofline=measure_roofline)[part.value]
-        found = measure(say=typer.echo, rounds=rounds, **dict(which=names) if names else {}, **dict(rank=rank, compiled=compile) if by_family else {})
-        return typer.echo(f"kept as {scaling.write_scaling(bench_name(part.value, names, compile), {part.value: found}, by_family or part is Part.variants).name}")
+        if names and not by_family:
+            raise CpoError(
+                f"--part {part.value} does not go by families", hint="leave --families out"
+            )
+        if full:
+            raise CpoError(
+                f"--part {part.value} is measured on small models", hint="leave --full out"
+            )
+        if compile and not by_family:
+            raise CpoError(
+                f"--part {part.value} goes without --compile",
+                hint="leave it out; variants measures both",
+            )
+        measure = dict(
+            waits=scaling.measure_waits,
+            growth=scaling.measure_growth,
+            preferences=measure_preferences,
+            variants=measure_variants,
+            roofline=measure_roofline,
+        )[part.value]
+        found = measure(
+            say=typer.echo,
+            rounds=rounds,
+            **dict(which=names) if names else {},
+            **dict(rank=rank, compiled=compile) if by_family else {},
+        )
+        return typer.echo(
+            f"kept as {scaling.write_scaling(bench_name(part.value, names, compile), {part.value: found}, by_family or part is Part.variants).name}"
+        )
     run_bench(names, full, say=typer.echo, steps=rounds, rank=rank, compiled=compile)
 
 # %% ../nbs/11_cli.ipynb #41a65eef
@@ -492,25 +1273,81 @@ def _prompts(prompt: list[str] | None, file: Path | None, count: int) -> list[st
     "Prompts from the command line, then from a file with one a line, each `count` times."
     found = list(prompt or [])
     if file is not None:
-        try: found += [l.strip() for l in file.read_text(encoding="utf-8").splitlines() if l.strip()]
-        except UnicodeDecodeError: raise CpoError(f"--prompts {file}: not a text file in UTF-8", hint="give one prompt a line") from None
-    if not found: raise CpoError("there is no prompt" + (f" in {file}" if file else ""), hint="give --prompt \"a painting of an oak\", or --prompts FILE with one a line")
+        try:
+            found += [l.strip() for l in file.read_text(encoding="utf-8").splitlines() if l.strip()]
+        except UnicodeDecodeError:
+            raise CpoError(
+                f"--prompts {file}: not a text file in UTF-8", hint="give one prompt a line"
+            ) from None
+    if not found:
+        raise CpoError(
+            "there is no prompt" + (f" in {file}" if file else ""),
+            hint='give --prompt "a painting of an oak", or --prompts FILE with one a line',
+        )
     return [p for p in found for _ in range(count)]
+
 
 @app.command("sample")
 def run_sample(
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", show_default=False, help="Folder for 00000.png, ... and prompts.jsonl, which says how each was made.")],
-    prompt: Annotated[Optional[list[str]], typer.Option("--prompt", help="A prompt; repeat for several.")] = None,
-    prompts: Annotated[Optional[Path], typer.Option("--prompts", metavar="FILE", help="Text file with one prompt a line; empty lines are passed over.")] = None,
-    base: Base = "atelier", adapter: Adapters = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            metavar="FOLDER",
+            show_default=False,
+            help="Folder for 00000.png, ... and prompts.jsonl, which says how each was made.",
+        ),
+    ],
+    prompt: Annotated[
+        Optional[list[str]], typer.Option("--prompt", help="A prompt; repeat for several.")
+    ] = None,
+    prompts: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--prompts",
+            metavar="FILE",
+            help="Text file with one prompt a line; empty lines are passed over.",
+        ),
+    ] = None,
+    base: Base = "atelier",
+    adapter: Adapters = None,
     count: Annotated[int, typer.Option("--count", min=1, help="Pictures per prompt.")] = 1,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the first picture; the next gets the next number. A seed gives the same picture whatever the batch size.")] = 0,
-    steps: Annotated[Optional[int], typer.Option("--steps", min=1, help="Sampler steps. [default: of the scale]")] = None,
-    guidance: Annotated[Optional[float], typer.Option("--guidance", min=1, help="Strength of classifier-free guidance; 1 turns it off. [default: of the scale]")] = None,
-    negative_prompt: Annotated[Optional[str], typer.Option("--negative-prompt", help="What to guide away from. [default: nothing]")] = None,
-    batch_size: Annotated[Optional[int], typer.Option("--batch-size", min=1, help="Pictures at once. [default: of the scale]")] = None,
-    grid: Annotated[bool, typer.Option("--grid", help="Also write grid.png, all pictures in rows of eight.")] = False,
-    overwrite: Overwrite = False, scale: ScaleName = None, device: Device = None, dtype: Dtype = DType.float32, precision: Passes = Precision.bf16, resolution: Resolution = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            "--seed",
+            min=0,
+            help="Seed of the first picture; the next gets the next number. A seed gives the same picture whatever the batch size.",
+        ),
+    ] = 0,
+    steps: Annotated[
+        Optional[int], typer.Option("--steps", min=1, help="Sampler steps. [default: of the scale]")
+    ] = None,
+    guidance: Annotated[
+        Optional[float],
+        typer.Option(
+            "--guidance",
+            min=1,
+            help="Strength of classifier-free guidance; 1 turns it off. [default: of the scale]",
+        ),
+    ] = None,
+    negative_prompt: Annotated[
+        Optional[str],
+        typer.Option("--negative-prompt", help="What to guide away from. [default: nothing]"),
+    ] = None,
+    batch_size: Annotated[
+        Optional[int],
+        typer.Option("--batch-size", min=1, help="Pictures at once. [default: of the scale]"),
+    ] = None,
+    grid: Annotated[
+        bool, typer.Option("--grid", help="Also write grid.png, all pictures in rows of eight.")
+    ] = False,
+    overwrite: Overwrite = False,
+    scale: ScaleName = None,
+    device: Device = None,
+    dtype: Dtype = DType.float32,
+    precision: Passes = Precision.bf16,
+    resolution: Resolution = None,
 ) -> None:
     """Pictures from prompts, with or without adapters.
 
@@ -519,74 +1356,185 @@ def run_sample(
       cpo sample --adapter runs/policy/adapter:0.8 --count 8 --grid --out seen \\
           --prompt "a painting of a pine in rose and green"
     """
-    sc = get_scale(scale); _finite(guidance=guidance)
-    texts = _prompts(prompt, prompts, count); _new_folder(out)
-    if not overwrite and ((out/"prompts.jsonl").exists() or (out/"00000.png").exists()): raise CpoError(f"--out {out}: there are pictures already", hint="give another folder, or --overwrite")
+    sc = get_scale(scale)
+    _finite(guidance=guidance)
+    texts = _prompts(prompt, prompts, count)
+    _new_folder(out)
+    if not overwrite and ((out / "prompts.jsonl").exists() or (out / "00000.png").exists()):
+        raise CpoError(
+            f"--out {out}: there are pictures already", hint="give another folder, or --overwrite"
+        )
     backbone = _backbone(base, device, dtype, precision, resolution)
     names, notes = _load_adapters(backbone, adapter)
     settings = dict(steps=steps or sc.sample_steps, guidance_scale=guidance or sc.guidance_scale)
-    _write_pictures(backbone, texts, list(range(seed, seed + len(texts))), names, negative_prompt, settings, batch_size or sc.sample_batch, precision.value, out, dict(base=base, adapters=notes), grid)
-    if processes().main: typer.echo(f"{len(texts)} picture{'s'[:len(texts) > 1]}: {out}")
+    _write_pictures(
+        backbone,
+        texts,
+        list(range(seed, seed + len(texts))),
+        names,
+        negative_prompt,
+        settings,
+        batch_size or sc.sample_batch,
+        precision.value,
+        out,
+        dict(base=base, adapters=notes),
+        grid,
+    )
+    if processes().main:
+        typer.echo(f"{len(texts)} picture{'s'[: len(texts) > 1]}: {out}")
 
 # %% ../nbs/11_cli.ipynb #385c4c1c
-def _write_pictures(backbone, texts: list[str], seeds: list[int], adapter, negative: str | None, settings: dict, batch: int, precision: str, out: Path, notes: dict, grid: bool) -> None:
+def _write_pictures(
+    backbone,
+    texts: list[str],
+    seeds: list[int],
+    adapter,
+    negative: str | None,
+    settings: dict,
+    batch: int,
+    precision: str,
+    out: Path,
+    notes: dict,
+    grid: bool,
+) -> None:
     "Sample batch by batch, shared out between the processes, and write each picture as soon as it is there; prompts.jsonl last, so that it never names a missing one."
     import numpy as np
     from PIL import Image
     from cpo_nb.sampling import image_grid, sample
-    who, table, name = processes(), out/"prompts.jsonl", lambda i: f"{i:05d}.png"
+
+    who, table, name = processes(), out / "prompts.jsonl", lambda i: f"{i:05d}.png"
+
     def save(im, name):
-        with atomic_path(out/name) as tmp: Image.fromarray(im).save(tmp, format="PNG")
-    if who.main and table.exists(): # of what else is in the folder nothing is touched
-        for old in re.findall(r'"file_name": "(\d+\.png)"', table.read_text(encoding="utf-8")) + ["grid.png", table.name]: (out/old).unlink(missing_ok=True)
+        with atomic_path(out / name) as tmp:
+            Image.fromarray(im).save(tmp, format="PNG")
+
+    if who.main and table.exists():  # of what else is in the folder nothing is touched
+        for old in re.findall(r'"file_name": "(\d+\.png)"', table.read_text(encoding="utf-8")) + [
+            "grid.png",
+            table.name,
+        ]:
+            (out / old).unlink(missing_ok=True)
     who.wait()
-    for i in range(0, len(texts), many := 4*batch):
-        rows = list(range(i, min(i + many, len(texts))))[who.rank::who.count]
-        images = sample(backbone, [texts[k] for k in rows], [seeds[k] for k in rows], adapter=adapter, negative_prompts=None if negative is None else [negative]*len(rows), batch_size=batch, precision=precision, **settings)
-        for k, im in zip(rows, images): save(im, name(k))
+    for i in range(0, len(texts), many := 4 * batch):
+        rows = list(range(i, min(i + many, len(texts))))[who.rank :: who.count]
+        images = sample(
+            backbone,
+            [texts[k] for k in rows],
+            [seeds[k] for k in rows],
+            adapter=adapter,
+            negative_prompts=None if negative is None else [negative] * len(rows),
+            batch_size=batch,
+            precision=precision,
+            **settings,
+        )
+        for k, im in zip(rows, images):
+            save(im, name(k))
     who.wait()
-    if not who.main: return
-    if grid: save(image_grid(np.stack([np.asarray(Image.open(out/name(k))) for k in range(len(texts))]), min(8, len(texts))), "grid.png")
-    lines = [dict(file_name=name(k), prompt=t, negative_prompt=negative, seed=seeds[k], **settings, precision=precision, **notes) for k, t in enumerate(texts)]
-    with atomic_path(table) as tmp: tmp.write_text("".join(json.dumps(l, ensure_ascii=False) + "\n" for l in lines), encoding="utf-8")
+    if not who.main:
+        return
+    if grid:
+        save(
+            image_grid(
+                np.stack([np.asarray(Image.open(out / name(k))) for k in range(len(texts))]),
+                min(8, len(texts)),
+            ),
+            "grid.png",
+        )
+    lines = [
+        dict(
+            file_name=name(k),
+            prompt=t,
+            negative_prompt=negative,
+            seed=seeds[k],
+            **settings,
+            precision=precision,
+            **notes,
+        )
+        for k, t in enumerate(texts)
+    ]
+    with atomic_path(table) as tmp:
+        tmp.write_text(
+            "".join(json.dumps(l, ensure_ascii=False) + "\n" for l in lines), encoding="utf-8"
+        )
 
 # %% ../nbs/11_cli.ipynb #c7b59141
 def attribute_changes(
-    before, # a `Verdict` on the base's pictures
-    after, # one on the adapter's, of the same prompts and seeds
-) -> list[dict]: # one a pair: rates before and after, and their change as (mean, low, high), for both attributes
+    before,  # a `Verdict` on the base's pictures
+    after,  # one on the adapter's, of the same prompts and seeds
+) -> list[
+    dict
+]:  # one a pair: rates before and after, and their change as (mean, low, high), for both attributes
     "Paired changes of attribute rates, with 95 % bootstrap intervals over pictures. Raises `CpoError` when the pictures do not correspond."
     from cpo_nb.atelier import PAIRS
     from cpo_nb.metrics import bootstrap_interval
+
     a, b = before.settings, after.settings
-    if a.shape != b.shape: raise CpoError(f"attribute_changes: {a.shape} against {b.shape}", hint="judge pictures of the same prompts")
+    if a.shape != b.shape:
+        raise CpoError(
+            f"attribute_changes: {a.shape} against {b.shape}",
+            hint="judge pictures of the same prompts",
+        )
     out = []
     for j, pair in enumerate(PAIRS):
         row = dict(pair=pair)
         for name, sign in (("positive", 1), ("negative", -1)):
             x, y = (a[:, j] == sign).astype(float), (b[:, j] == sign).astype(float)
-            row[name] = dict(before=float(x.mean()), after=float(y.mean()), change=bootstrap_interval([y - x]))
+            row[name] = dict(
+                before=float(x.mean()), after=float(y.mean()), change=bootstrap_interval([y - x])
+            )
         out.append(row)
     return out
 
+
 def _changes_table(changes: list[dict]) -> str:
     from cpo_nb.study import text_table
-    def cells(c): return [f"{c['before']:.2f}", f"{c['after']:.2f}", "{:+.2f} [{:+.2f}, {:+.2f}]".format(*c["change"])]
+
+    def cells(c):
+        return [
+            f"{c['before']:.2f}",
+            f"{c['after']:.2f}",
+            "{:+.2f} [{:+.2f}, {:+.2f}]".format(*c["change"]),
+        ]
+
     head = ["pair", "positive: base", "adapter", "change", "negative: base", "adapter", "change"]
-    return text_table(head, [[c["pair"], *cells(c["positive"]), *cells(c["negative"])] for c in sorted(changes, key=lambda c: c["negative"]["change"][0])])
+    return text_table(
+        head,
+        [
+            [c["pair"], *cells(c["positive"]), *cells(c["negative"])]
+            for c in sorted(changes, key=lambda c: c["negative"]["change"][0])
+        ],
+    )
 
 # %% ../nbs/11_cli.ipynb #609ff302
 class Prompt(str, Enum):
     "What the prompts name."
-    caption = "caption"; positives = "positives"; guided = "guided"
+
+    caption = "caption"
+    positives = "positives"
+    guided = "guided"
+
 
 @app.command("evaluate")
 def run_evaluate(
     adapter: Adapters = None,
     base: Base = "atelier",
-    prompt: Annotated[Prompt, typer.Option("--prompt", help="caption: the plain caption; positives: all positive attributes named; guided: these against all negative ones.")] = Prompt.caption,
-    images: Annotated[Optional[int], typer.Option("--images", min=4, help="Pictures of each of the two. [default: of the scale]")] = None,
-    out: Annotated[Optional[Path], typer.Option("--out", metavar="FILE.json", help="Also write all numbers there.")] = None,
+    prompt: Annotated[
+        Prompt,
+        typer.Option(
+            "--prompt",
+            help="caption: the plain caption; positives: all positive attributes named; guided: these against all negative ones.",
+        ),
+    ] = Prompt.caption,
+    images: Annotated[
+        Optional[int],
+        typer.Option(
+            "--images", min=4, help="Pictures of each of the two. [default: of the scale]"
+        ),
+    ] = None,
+    out: Annotated[
+        Optional[Path],
+        typer.Option("--out", metavar="FILE.json", help="Also write all numbers there."),
+    ] = None,
     scale: ScaleName = None,
 ) -> None:
     """Judge an adapter on the atelier's captions, against the base.
@@ -599,40 +1547,85 @@ def run_evaluate(
       cpo evaluate --adapter runs/policy/adapter
     """
     study = _study()
-    sc = get_scale(scale); sc = replace(sc, eval_images=images or sc.eval_images); clock = _Clock()
-    if not adapter: raise CpoError("there is nothing to evaluate", hint="give --adapter FOLDER")
-    if out is not None and (out.is_dir() or not _new_folder(out.parent)): raise CpoError(f"--out {out}: is a folder", hint="give the name of a file")
+    sc = get_scale(scale)
+    sc = replace(sc, eval_images=images or sc.eval_images)
+    clock = _Clock()
+    if not adapter:
+        raise CpoError("there is nothing to evaluate", hint="give --adapter FOLDER")
+    if out is not None and (out.is_dir() or not _new_folder(out.parent)):
+        raise CpoError(f"--out {out}: is a folder", hint="give the name of a file")
     judge, backbone = study.load_judge(), _backbone(base, "cpu", DType.float32, Precision.bf16)
-    if backbone.resolution != 64: raise CpoError(f"--base {base}: gives pictures of {backbone.resolution} px, and the judge reads the atelier's, of 64", hint="evaluate adapters of the atelier's base")
+    if backbone.resolution != 64:
+        raise CpoError(
+            f"--base {base}: gives pictures of {backbone.resolution} px, and the judge reads the atelier's, of 64",
+            hint="evaluate adapters of the atelier's base",
+        )
     names, notes = _load_adapters(backbone, adapter)
     clock(f"{sc.eval_images} pictures of the base and of the adapter, {sc.sample_steps} steps each")
-    results, verdicts = _judged_rows(backbone, judge, names, prompt.value, sc, " + ".join(map(_short_name, notes)))
+    results, verdicts = _judged_rows(
+        backbone, judge, names, prompt.value, sc, " + ".join(map(_short_name, notes))
+    )
     changes, agree = attribute_changes(*verdicts), study.judge_agreement(sc, judge)
     typer.echo(f"\n{study.results_table(results)}\n{_trust(agree)}\n\n{_changes_table(changes)}")
     if out is not None:
-        write_json(out, dict(base=base, adapters=notes, prompt=prompt.value, scale=asdict(sc), results={k: v[0] for k, v in results.items()}, changes=changes, judge_agreement=agree, versions=library_versions()))
+        write_json(
+            out,
+            dict(
+                base=base,
+                adapters=notes,
+                prompt=prompt.value,
+                scale=asdict(sc),
+                results={k: v[0] for k, v in results.items()},
+                changes=changes,
+                judge_agreement=agree,
+                versions=library_versions(),
+            ),
+        )
         typer.echo(f"\nnumbers: {out}")
 
 # %% ../nbs/11_cli.ipynb #e4612d1d
-def _judged_rows(backbone, judge, adapter, prompt: str, sc: Scale, label: str) -> tuple[dict[str, list[dict]], list]:
+def _judged_rows(
+    backbone, judge, adapter, prompt: str, sc: Scale, label: str
+) -> tuple[dict[str, list[dict]], list]:
     "Results of the base and of the adapter in the form of stored ones, and the judge's verdicts."
     study = _study()
     ideal, results, verdicts = study.ideal_features(sc, judge), {}, []
     tree = study.atelier_tree()
-    for name, row, ad in (("base", study.Row("base", "base"), None), ("adapter", study.Row("adapter", label, prompt=prompt), adapter)):
+    for name, row, ad in (
+        ("base", study.Row("base", "base"), None),
+        ("adapter", study.Row("adapter", label, prompt=prompt), adapter),
+    ):
         images, subject, palette = study.row_images(backbone, row, sc, tree, ad)
-        v = study.judge_images(judge, images); verdicts.append(v)
-        results[name] = [to_jsonable(dict(row=name, label=row.label, seed=0, scale=sc.name, device="cpu", seconds=0.0, stopped=None, **study.evaluate(v, subject, palette, ideal)))]
+        v = study.judge_images(judge, images)
+        verdicts.append(v)
+        results[name] = [
+            to_jsonable(
+                dict(
+                    row=name,
+                    label=row.label,
+                    seed=0,
+                    scale=sc.name,
+                    device="cpu",
+                    seconds=0.0,
+                    stopped=None,
+                    **study.evaluate(v, subject, palette, ideal),
+                )
+            )
+        ]
     return results, verdicts
+
 
 def _short_name(note: dict) -> str:
     "An adapter's folder as a word: the run's name, and the weight unless it is 1."
     path = Path(note["folder"])
-    return (path.parent.name if path.name == "adapter" and path.parent.name else path.name) + (f":{note['weight']:g}" if note["weight"] != 1 else "")
+    return (path.parent.name if path.name == "adapter" and path.parent.name else path.name) + (
+        f":{note['weight']:g}" if note["weight"] != 1 else ""
+    )
+
 
 def _trust(agree: dict[str, float]) -> str:
     low = min(agree, key=agree.get)
-    return f"The judge reads {sum(agree.values())/len(agree):.1%} of settings as painted on pictures it never saw (least: {agree[low]:.1%}, {low})."
+    return f"The judge reads {sum(agree.values()) / len(agree):.1%} of settings as painted on pictures it never saw (least: {agree[low]:.1%}, {low})."
 
 # %% ../nbs/11_cli.ipynb #835e349c
 def _wanted(names: list[str] | None, seeds: list[int], sc: Scale) -> list[tuple]:
@@ -640,22 +1633,38 @@ def _wanted(names: list[str] | None, seeds: list[int], sc: Scale) -> list[tuple]
     study = _study()
     known = study.rows(sc)
     unknown = [n for n in names or [] if n not in known]
-    if unknown: raise CpoError(f"--rows: unknown {', '.join(unknown)}", hint=f"choose from {', '.join(known)}")
-    wanted = sorted(((n, s) for n in known if not names or n in names for s in _row_seeds(known[n], seeds, sc)), key=lambda x: x[1]) # every row once before any row again
+    if unknown:
+        raise CpoError(
+            f"--rows: unknown {', '.join(unknown)}", hint=f"choose from {', '.join(known)}"
+        )
+    wanted = sorted(
+        ((n, s) for n in known if not names or n in names for s in _row_seeds(known[n], seeds, sc)),
+        key=lambda x: x[1],
+    )  # every row once before any row again
     of_seed = {s: study.rows(sc, s) for _, s in wanted}
     return [(of_seed[s][n], s) for n, s in wanted]
 
+
 def _row_seeds(row, seeds: list[int], sc: Scale) -> list[int]:
-    return seeds[:1] if row.align is None else seeds if row.seeds is None or tuple(seeds) != sc.seeds else list(row.seeds)
+    return (
+        seeds[:1]
+        if row.align is None
+        else seeds
+        if row.seeds is None or tuple(seeds) != sc.seeds
+        else list(row.seeds)
+    )
+
 
 def _cost(missing: list[tuple], stored: dict[str, list[dict]]) -> str:
     "What the missing rows will take to train, from what rows of the same name took."
     times = {k: [r["seconds"] for r in rs if r["seconds"]] for k, rs in stored.items()}
     train = [row.name for row, _ in missing if row.align is not None]
-    known = [sum(times[n])/len(times[n]) for n in train if times.get(n)]
+    known = [sum(times[n]) / len(times[n]) for n in train if times.get(n)]
     text = f"{len(missing)} to compute, {len(train)} of them with training"
-    if known: text += f"; training took {readable_time(sum(known))} for {len(known)} such rows when they were last computed"
+    if known:
+        text += f"; training took {readable_time(sum(known))} for {len(known)} such rows when they were last computed"
     return text + ("; of the others no time is known yet" if len(known) < len(train) else "")
+
 
 def _ordered(results: dict[str, list[dict]], sc: Scale) -> dict[str, list[dict]]:
     "The rows of the table, in its order."
@@ -664,14 +1673,55 @@ def _ordered(results: dict[str, list[dict]], sc: Scale) -> dict[str, list[dict]]
 # %% ../nbs/11_cli.ipynb #da9acc25
 @app.command("results")
 def run_results(
-    rows: Annotated[Optional[str], typer.Option("--rows", metavar="A,B,...", help="Rows to compute, such as base,cpo-norm. [default: all]")] = None,
-    seeds: Annotated[Optional[str], typer.Option("--seeds", metavar="0,1,2", help="Training seeds of stage 2. [default: of the scale]")] = None,
-    data: Annotated[Optional[str], typer.Option("--data", metavar="SOURCE", help="Compute and keep the table of your own pictures instead, as `cpo reproduce --data` does.")] = None,
-    search: Annotated[bool, typer.Option("--search", help="First choose learning rate and strength of every method, where that is not stored yet.")] = False,
-    stored: Annotated[bool, typer.Option("--stored", help="Compute nothing: print what is stored.")] = False,
-    figures: Annotated[bool, typer.Option("--figures", help="Then draw all figures again (needs the checkout and Jupyter).")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes that compute side by side, sharing the cores. Two of one core each do more than one of two.")] = 1,
+    rows: Annotated[
+        Optional[str],
+        typer.Option(
+            "--rows",
+            metavar="A,B,...",
+            help="Rows to compute, such as base,cpo-norm. [default: all]",
+        ),
+    ] = None,
+    seeds: Annotated[
+        Optional[str],
+        typer.Option(
+            "--seeds", metavar="0,1,2", help="Training seeds of stage 2. [default: of the scale]"
+        ),
+    ] = None,
+    data: Annotated[
+        Optional[str],
+        typer.Option(
+            "--data",
+            metavar="SOURCE",
+            help="Compute and keep the table of your own pictures instead, as `cpo reproduce --data` does.",
+        ),
+    ] = None,
+    search: Annotated[
+        bool,
+        typer.Option(
+            "--search",
+            help="First choose learning rate and strength of every method, where that is not stored yet.",
+        ),
+    ] = False,
+    stored: Annotated[
+        bool, typer.Option("--stored", help="Compute nothing: print what is stored.")
+    ] = False,
+    figures: Annotated[
+        bool,
+        typer.Option(
+            "--figures", help="Then draw all figures again (needs the checkout and Jupyter)."
+        ),
+    ] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the table as Markdown.")
+    ] = False,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            "--jobs",
+            min=1,
+            help="Processes that compute side by side, sharing the cores. Two of one core each do more than one of two.",
+        ),
+    ] = 1,
     scale: ScaleName = None,
 ) -> None:
     """Compute every row of the table that is not there yet, and print the table.
@@ -686,127 +1736,227 @@ def run_results(
     study = _study()
     sc, clock = get_scale(scale), _Clock()
     names = [n.strip() for n in rows.split(",")] if rows is not None else None
-    if search and stored: raise CpoError("--search computes, --stored does not", hint="give one of them")
+    if search and stored:
+        raise CpoError("--search computes, --stored does not", hint="give one of them")
     if data is not None:
-        for s in _numbers(seeds, "--seeds") if seeds is not None else sc.seeds[:1]: _keep_paintings(data, sc, s, clock)
+        for s in _numbers(seeds, "--seeds") if seeds is not None else sc.seeds[:1]:
+            _keep_paintings(data, sc, s, clock)
         return
     if search:
-        _training_set(sc) # made once, before several want it
+        _training_set(sc)  # made once, before several want it
         _side_by_side(_search_one, [(m, sc, clock) for m in study.SEARCHED], jobs)
     wanted = _wanted(names, _numbers(seeds, "--seeds") if seeds is not None else list(sc.seeds), sc)
     missing = [(row, s) for row, s in wanted if study.stored_result(row, sc, s) is None]
-    if missing and stored: typer.echo(f"note: {len(missing)} of {len(wanted)} results are missing, or of other settings than today's: {', '.join(f'{r.name} (seed {s})' for r, s in missing)}", err=True)
-    elif missing: _compute(missing, sc, clock, jobs)
+    if missing and stored:
+        typer.echo(
+            f"note: {len(missing)} of {len(wanted)} results are missing, or of other settings than today's: {', '.join(f'{r.name} (seed {s})' for r, s in missing)}",
+            err=True,
+        )
+    elif missing:
+        _compute(missing, sc, clock, jobs)
     every = study.load_results(sc.name)
-    found = {k: every[k] for k in study.rows(sc) if k in every and k in names} if names else _ordered(every, sc)
-    if not found: raise CpoError(f"{results_dir()}: no results at scale {sc.name}", hint="give the command without --stored to compute them, or another --scale")
+    found = (
+        {k: every[k] for k in study.rows(sc) if k in every and k in names}
+        if names
+        else _ordered(every, sc)
+    )
+    if not found:
+        raise CpoError(
+            f"{results_dir()}: no results at scale {sc.name}",
+            hint="give the command without --stored to compute them, or another --scale",
+        )
     typer.echo(study.results_table(found, markdown))
-    if figures: rebuild_figures(sc, results_dir(), clock)
+    if figures:
+        rebuild_figures(sc, results_dir(), clock)
+
 
 def _keep_paintings(data: str, sc: Scale, seed: int, clock: _Clock) -> None:
     "The table of real pictures, kept with its grids under data/results/paintings."
     from cpo_nb import real
-    run = runs_dir()/sc.name/f"paintings-seed{seed}"
+
+    run = runs_dir() / sc.name / f"paintings-seed{seed}"
     real.reproduce_paintings(data, scale=sc, seed=seed, say=clock, run_dir=run)
-    with atomic_path(results_dir()/"paintings"/f"{sc.name}-seed{seed}") as tmp:
+    with atomic_path(results_dir() / "paintings" / f"{sc.name}-seed{seed}") as tmp:
         tmp.mkdir(parents=True)
-        for p in (run/"result.json", *run.glob("*.jpg")): shutil.copy(p, tmp/p.name)
+        for p in (run / "result.json", *run.glob("*.jpg")):
+            shutil.copy(p, tmp / p.name)
+
 
 @contextlib.contextmanager
 def _environ(**values: str):
     "Set environment variables for the length of a block."
     before = {k: os.environ.get(k) for k in values}
     os.environ.update(values)
-    try: yield
+    try:
+        yield
     finally:
         for k, v in before.items():
-            if v is None: os.environ.pop(k, None)
-            else: os.environ[k] = v
+            if v is None:
+                os.environ.pop(k, None)
+            else:
+                os.environ[k] = v
+
 
 @lru_cache(maxsize=1)
-def _training_set(sc: Scale): return _study().atelier_training_set(sc, _study().load_backbone("atelier"))
+def _training_set(sc: Scale):
+    return _study().atelier_training_set(sc, _study().load_backbone("atelier"))
+
 
 def _side_by_side(task, asked: list[tuple], jobs: int) -> None:
     "Call a task with each tuple of arguments, in as many processes as there are jobs; the first error ends them all."
     if jobs == 1 or len(asked) < 2:
-        for args in asked: task(*args)
+        for args in asked:
+            task(*args)
         return
     import torch
-    jobs = min(jobs, len(asked)); threads = max(1, (os.cpu_count() or 1)//jobs)
-    with _environ(TQDM_DISABLE="1", OMP_NUM_THREADS=str(threads)), ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+
+    jobs = min(jobs, len(asked))
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with (
+        _environ(TQDM_DISABLE="1", OMP_NUM_THREADS=str(threads)),
+        ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (threads,)) as pool,
+    ):
         try:
-            for done in as_completed([pool.submit(task, *args) for args in asked]): done.result()
+            for done in as_completed([pool.submit(task, *args) for args in asked]):
+                done.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
 
 def _search_one(method: str, sc: Scale, clock: _Clock) -> None:
     clock(f"search: {method}")
     best = _study().search(method, sc, _training_set(sc), clock)["best"]
     clock(f"    {method}, chosen: {', '.join(f'{k} {v:g}' for k, v in best.items())}")
 
+
 def _compute_one(row, seed: int, sc: Scale, clock: _Clock, which: str) -> None:
     clock(f"{which}: {row.label}, seed {seed}")
     r = _study().run_row(row, sc, seed, _training_set(sc) if row.align is not None else None)
-    clock(f"    {row.label}, seed {seed}: #A_pos {sum(r['n_pos'])/len(r['n_pos']):.2f}, #A_neg {sum(r['n_neg'])/len(r['n_neg']):.2f}, {readable_time(r['seconds'])} of training" + (f"; {r['stopped']}" if r["stopped"] else ""))
+    clock(
+        f"    {row.label}, seed {seed}: #A_pos {sum(r['n_pos']) / len(r['n_pos']):.2f}, #A_neg {sum(r['n_neg']) / len(r['n_neg']):.2f}, {readable_time(r['seconds'])} of training"
+        + (f"; {r['stopped']}" if r["stopped"] else "")
+    )
+
 
 def _compute(missing: list[tuple], sc: Scale, clock: _Clock, jobs: int) -> None:
     "Compute rows, saying before and after what each costs."
     clock(f"scale {sc.name}: {_cost(missing, _study().load_results(sc.name))}")
-    if any(row.align is not None for row, _ in missing): _training_set(sc) # made once, before several want it
-    _side_by_side(_compute_one, [(row, s, sc, clock, f"{i} of {len(missing)}") for i, (row, s) in enumerate(missing, 1)], jobs)
+    if any(row.align is not None for row, _ in missing):
+        _training_set(sc)  # made once, before several want it
+    _side_by_side(
+        _compute_one,
+        [(row, s, sc, clock, f"{i} of {len(missing)}") for i, (row, s) in enumerate(missing, 1)],
+        jobs,
+    )
 
 # %% ../nbs/11_cli.ipynb #97ead03f
-_ANSI = r"\x1b\[[0-9;]*m" # colours in tracebacks
+_ANSI = r"\x1b\[[0-9;]*m"  # colours in tracebacks
+
 
 def rebuild_figures(
-    scale: Scale, # what the figures are drawn at
-    results: Path, # folder of results that they read
-    say, # called with lines of progress
-    notebooks: list[Path] | None = None # default: every figure notebook of the checkout
+    scale: Scale,  # what the figures are drawn at
+    results: Path,  # folder of results that they read
+    say,  # called with lines of progress
+    notebooks: list[Path] | None = None,  # default: every figure notebook of the checkout
 ) -> None:
     "Execute figure notebooks, each in a process of its own. Raises `CpoError` with the end of the output of each that fails."
     root = repo_root()
-    if notebooks is None and root is None: return say("figures: left out, for their notebooks are in the checkout, not in the installed package")
-    if importlib.util.find_spec("nbconvert") is None: return say("figures: left out, for Jupyter's nbconvert is not installed (pip install nbconvert ipykernel)")
-    paths = notebooks if notebooks is not None else sorted((root/"nbs").glob("2*.ipynb"))
-    env = os.environ | dict(CPO_SCALE=scale.name, CPO_RESULTS=str(Path(results).absolute()), TQDM_DISABLE="1", PYTHONHASHSEED="0")
-    env["PYTHONPATH"] = os.pathsep.join(p for p in (str(Path(importlib.util.find_spec("cpo_nb").origin).parents[1]), env.get("PYTHONPATH")) if p)
+    if notebooks is None and root is None:
+        return say(
+            "figures: left out, for their notebooks are in the checkout, not in the installed package"
+        )
+    if importlib.util.find_spec("nbconvert") is None:
+        return say(
+            "figures: left out, for Jupyter's nbconvert is not installed (pip install nbconvert ipykernel)"
+        )
+    paths = notebooks if notebooks is not None else sorted((root / "nbs").glob("2*.ipynb"))
+    env = os.environ | dict(
+        CPO_SCALE=scale.name,
+        CPO_RESULTS=str(Path(results).absolute()),
+        TQDM_DISABLE="1",
+        PYTHONHASHSEED="0",
+    )
+    env["PYTHONPATH"] = os.pathsep.join(
+        p
+        for p in (
+            str(Path(importlib.util.find_spec("cpo_nb").origin).parents[1]),
+            env.get("PYTHONPATH"),
+        )
+        if p
+    )
     failed = []
     with tempfile.TemporaryDirectory() as tmp:
         for path in paths:
             say(f"figure: {path.stem}")
-            r = subprocess.run([sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", "--output-dir", tmp, str(path)], cwd=path.parent, env=env, capture_output=True, text=True)
-            if r.returncode: failed.append(f"{path.name}: {re.sub(_ANSI, '', ' '.join(r.stderr.strip().splitlines()[-1:]))}")
-    if failed: raise CpoError("figures could not be drawn:", failed, "open the notebook in JupyterLab to see the whole error")
+            r = subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "nbconvert",
+                    "--to",
+                    "notebook",
+                    "--execute",
+                    "--output-dir",
+                    tmp,
+                    str(path),
+                ],
+                cwd=path.parent,
+                env=env,
+                capture_output=True,
+                text=True,
+            )
+            if r.returncode:
+                failed.append(
+                    f"{path.name}: {re.sub(_ANSI, '', ' '.join(r.stderr.strip().splitlines()[-1:]))}"
+                )
+    if failed:
+        raise CpoError(
+            "figures could not be drawn:",
+            failed,
+            "open the notebook in JupyterLab to see the whole error",
+        )
 
 # %% ../nbs/11_cli.ipynb #dcf1d3b7
 def _short_stage1(sc: Scale, data, clock: _Clock) -> None:
     "The beginning of stage 1, laid beside the shipped auxiliary's own."
     study = _study()
-    cfg = study.auxiliary_config(sc); whole = cfg.train.steps
-    cfg = replace(cfg, train=replace(cfg.train, steps=max(2, whole//25), horizon=whole)) # the rates are those of the whole run
+    cfg = study.auxiliary_config(sc)
+    whole = cfg.train.steps
+    cfg = replace(
+        cfg, train=replace(cfg.train, steps=max(2, whole // 25), horizon=whole)
+    )  # the rates are those of the whole run
     clock(f"stage 1: the first {cfg.train.steps} of {whole} updates of the auxiliary")
-    run = runs_dir()/"reproduce"/sc.name/"stage1"
+    run = runs_dir() / "reproduce" / sc.name / "stage1"
     res = study.sft(study.load_backbone("atelier"), data, study.atelier_tree(), run, cfg)
     mine = {r["step"]: r["loss"] for r in study.read_metrics(run)}
-    recipe = study.shipped_auxiliary()/"recipe.json"
-    shipped = dict(map(tuple, read_json(recipe)["recipe"].get("losses", []))) if recipe.is_file() else {}
+    recipe = study.shipped_auxiliary() / "recipe.json"
+    shipped = (
+        dict(map(tuple, read_json(recipe)["recipe"].get("losses", []))) if recipe.is_file() else {}
+    )
     both = [(mine[s], shipped[s]) for s in mine if s in shipped]
-    if both: clock(f"    loss {sum(m for m, _ in both)/len(both):.4f} now, {sum(s for _, s in both)/len(both):.4f} when the shipped one was trained (mean of {len(both)} logged updates); {readable_time(res.seconds)} of training")
-    else: clock(f"    loss {mine[max(mine)]:.4f}; {readable_time(res.seconds)} of training. No log of the shipped one at scale {sc.name} to compare with")
+    if both:
+        clock(
+            f"    loss {sum(m for m, _ in both) / len(both):.4f} now, {sum(s for _, s in both) / len(both):.4f} when the shipped one was trained (mean of {len(both)} logged updates); {readable_time(res.seconds)} of training"
+        )
+    else:
+        clock(
+            f"    loss {mine[max(mine)]:.4f}; {readable_time(res.seconds)} of training. No log of the shipped one at scale {sc.name} to compare with"
+        )
     clock("    from here on the shipped auxiliary is used")
 
 # %% ../nbs/11_cli.ipynb #76ddfd2f
 def _merged_results(fresh: Path, folder: Path) -> Path:
     "Committed results, with those computed now in place of theirs: what the figures read."
-    if results_dir().is_dir(): shutil.copytree(results_dir(), folder, dirs_exist_ok=True)
+    if results_dir().is_dir():
+        shutil.copytree(results_dir(), folder, dirs_exist_ok=True)
     return Path(shutil.copytree(fresh, folder, dirs_exist_ok=True))
 
+
 def reproduce_atelier(
-    sc: Scale, # sizes
-    seed: int, # training seed of stage 2
-    figures: bool = True # draw the figures again?
+    sc: Scale,  # sizes
+    seed: int,  # training seed of stage 2
+    figures: bool = True,  # draw the figures again?
 ) -> None:
     "Stage 1 (its beginning), stage 2, pictures, judge, table and figures on the atelier."
     study = _study()
@@ -816,28 +1966,59 @@ def reproduce_atelier(
     data = _training_set(sc)
     clock(f"data: {len(data):,} annotated pictures to train on")
     _short_stage1(sc, data, clock)
-    fresh, now = runs_dir()/"reproduce"/sc.name/"results", {}
+    fresh, now = runs_dir() / "reproduce" / sc.name / "results", {}
     with _environ(CPO_RESULTS=str(fresh)):
         for row, _ in wanted:
-            clock(f"{'stage 2: ' if row.align else ''}{row.label}" + (f", {row.align.train.steps} updates" if row.align else "") + f", {sc.eval_images} pictures, judge")
+            clock(
+                f"{'stage 2: ' if row.align else ''}{row.label}"
+                + (f", {row.align.train.steps} updates" if row.align else "")
+                + f", {sc.eval_images} pictures, judge"
+            )
             now[row.name] = [study.run_row(row, sc, seed, data)]
     agree = study.judge_agreement(sc, study.load_judge())
     table = {f"{k} now": v for k, v in now.items()} | committed
-    clock("table\n"); typer.echo(f"{study.results_table(table, marks={k: 'committed' if k in committed else 'computed now' for k in table})}\n{_trust(agree)}\n")
+    clock("table\n")
+    typer.echo(
+        f"{study.results_table(table, marks={k: 'committed' if k in committed else 'computed now' for k in table})}\n{_trust(agree)}\n"
+    )
     for name, rs in now.items():
         old = [r for r in committed.get(name, []) if r["seed"] == seed or rs[0]["row"] == "base"]
-        if old: typer.echo(f"{rs[0]['label']}: #A_neg {study.summarise(rs)['n_neg'][0]:.3f} now, {study.summarise(old)['n_neg'][0]:.3f} committed for the same seed")
+        if old:
+            typer.echo(
+                f"{rs[0]['label']}: #A_neg {study.summarise(rs)['n_neg'][0]:.3f} now, {study.summarise(old)['n_neg'][0]:.3f} committed for the same seed"
+            )
     if figures:
-        with tempfile.TemporaryDirectory() as tmp: rebuild_figures(sc, _merged_results(fresh, Path(tmp)), clock)
+        with tempfile.TemporaryDirectory() as tmp:
+            rebuild_figures(sc, _merged_results(fresh, Path(tmp)), clock)
     clock(f"done; results in {fresh}")
 
 # %% ../nbs/11_cli.ipynb #23590e12
 @app.command("reproduce")
 def run_reproduce(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Training seed of stage 2.")] = 0,
-    data: Annotated[Optional[str], typer.Option("--data", metavar="SOURCE", help="Your own pictures instead of the atelier: a folder with a table of file_name and caption, or style and period. Without labels, measures annotate them.")] = None,
-    criteria: Annotated[Optional[str], typer.Option("--criteria", metavar="TREE", help="With --data: the tree of its annotations. [default: painting]")] = None,
-    figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Draw all figures again at the end (needs the checkout and Jupyter).")] = True,
+    data: Annotated[
+        Optional[str],
+        typer.Option(
+            "--data",
+            metavar="SOURCE",
+            help="Your own pictures instead of the atelier: a folder with a table of file_name and caption, or style and period. Without labels, measures annotate them.",
+        ),
+    ] = None,
+    criteria: Annotated[
+        Optional[str],
+        typer.Option(
+            "--criteria",
+            metavar="TREE",
+            help="With --data: the tree of its annotations. [default: painting]",
+        ),
+    ] = None,
+    figures: Annotated[
+        bool,
+        typer.Option(
+            "--figures/--no-figures",
+            help="Draw all figures again at the end (needs the checkout and Jupyter).",
+        ),
+    ] = True,
     scale: ScaleName = None,
 ) -> None:
     """The main result, from data to table and figures, for one seed.
@@ -851,101 +2032,239 @@ def run_reproduce(
     """
     sc = get_scale(scale)
     if data is None:
-        if criteria is not None: raise CpoError("--criteria without --data", hint="the atelier has its own annotations; give --data as well, or neither")
-        if sc.name == "full": raise CpoError("the atelier is reproduced at scale smoke or tiny", hint="give --scale tiny, or --data for real paintings")
+        if criteria is not None:
+            raise CpoError(
+                "--criteria without --data",
+                hint="the atelier has its own annotations; give --data as well, or neither",
+            )
+        if sc.name == "full":
+            raise CpoError(
+                "the atelier is reproduced at scale smoke or tiny",
+                hint="give --scale tiny, or --data for real paintings",
+            )
         return reproduce_atelier(sc, seed, figures)
     from cpo_nb import real
-    real.reproduce_paintings(data, criteria=criteria or "painting", scale=sc, seed=seed, say=_Clock())
+
+    real.reproduce_paintings(
+        data, criteria=criteria or "painting", scale=sc, seed=seed, say=_Clock()
+    )
 
 # %% ../nbs/11_cli.ipynb #776cce59
-atelier_app = typer.Typer(help="Check the parts that ship with the atelier, or make them again.", **_PLAIN)
+atelier_app = typer.Typer(
+    help="Check the parts that ship with the atelier, or make them again.", **_PLAIN
+)
 app.add_typer(atelier_app, name="atelier")
 
-PartFolder = Annotated[Optional[Path], typer.Option("--out", metavar="FOLDER", help="Where to. [default: data/atelier; at smoke scale runs/smoke/atelier]")]
+PartFolder = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--out",
+        metavar="FOLDER",
+        help="Where to. [default: data/atelier; at smoke scale runs/smoke/atelier]",
+    ),
+]
+
 
 def _goal(part: str, out: Path | None, sc: Scale, overwrite: bool) -> Path:
     "Where a part goes; refused before hours of work when it is there already."
-    folder = out or (runs_dir()/"smoke"/"atelier" if sc.name == "smoke" else data_dir()/"atelier")
-    goal = _new_folder(folder)/part
-    if goal.exists() and not overwrite: raise CpoError(f"{goal} is there already", hint="give --overwrite to replace it, or another --out")
+    folder = out or (
+        runs_dir() / "smoke" / "atelier" if sc.name == "smoke" else data_dir() / "atelier"
+    )
+    goal = _new_folder(folder) / part
+    if goal.exists() and not overwrite:
+        raise CpoError(
+            f"{goal} is there already", hint="give --overwrite to replace it, or another --out"
+        )
     return goal
+
 
 def _write_recipe(folder: Path, recipe: dict, files: list[str] | None = None) -> None:
     "recipe.json: how the files of a folder were made, their SHA-256, and library versions."
-    names = files or sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    write_json(folder/"recipe.json", dict(recipe=recipe, sha256={n: sha256_file(folder/n) for n in names}, versions=library_versions()))
+    names = files or sorted(
+        p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()
+    )
+    write_json(
+        folder / "recipe.json",
+        dict(
+            recipe=recipe,
+            sha256={n: sha256_file(folder / n) for n in names},
+            versions=library_versions(),
+        ),
+    )
+
 
 @atelier_app.command("check")
-def atelier_check(folder: Annotated[Optional[Path], typer.Argument(metavar="[FOLDER]", help="Folder with parts. [default: data/atelier]", show_default=False)] = None) -> None:
+def atelier_check(
+    folder: Annotated[
+        Optional[Path],
+        typer.Argument(
+            metavar="[FOLDER]",
+            help="Folder with parts. [default: data/atelier]",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
     "Compare every part's files with the SHA-256 in its recipe."
-    folder = folder or data_dir()/"atelier"
+    folder = folder or data_dir() / "atelier"
     recipes, problems, seen = sorted(folder.rglob("recipe.json")), [], set()
     for path in recipes:
-        content = read_json(path); hashes = content.get("sha256") if isinstance(content, dict) else None
-        if not isinstance(hashes, dict): problems.append(f"{path.relative_to(folder)}: names no files"); continue
+        content = read_json(path)
+        hashes = content.get("sha256") if isinstance(content, dict) else None
+        if not isinstance(hashes, dict):
+            problems.append(f"{path.relative_to(folder)}: names no files")
+            continue
         for name, want in hashes.items():
-            p = path.parent/name; seen.add(p)
-            if not p.is_file(): problems.append(f"{p.relative_to(folder)}: missing")
-            elif sha256_file(p) != want: problems.append(f"{p.relative_to(folder)}: is not the file that {path.relative_to(folder)} describes")
-    if not recipes: raise CpoError(f"{folder}: there is no recipe.json in it", hint="`cpo atelier base`, `judge` and `auxiliary` make the parts")
-    if problems: raise CpoError(f"{folder}: {len(problems)} problem{'s'[:len(problems) > 1]}", problems, "take the files from the repository again, or make the part again")
-    loose = [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*.safetensors")) if p not in seen]
-    typer.echo(f"{folder}: {len(seen)} files of {len(recipes)} part{'s'[:len(recipes) > 1]} are as their recipes say" + (f"; without a recipe: {', '.join(loose)}" if loose else ""))
+            p = path.parent / name
+            seen.add(p)
+            if not p.is_file():
+                problems.append(f"{p.relative_to(folder)}: missing")
+            elif sha256_file(p) != want:
+                problems.append(
+                    f"{p.relative_to(folder)}: is not the file that {path.relative_to(folder)} describes"
+                )
+    if not recipes:
+        raise CpoError(
+            f"{folder}: there is no recipe.json in it",
+            hint="`cpo atelier base`, `judge` and `auxiliary` make the parts",
+        )
+    if problems:
+        raise CpoError(
+            f"{folder}: {len(problems)} problem{'s'[: len(problems) > 1]}",
+            problems,
+            "take the files from the repository again, or make the part again",
+        )
+    loose = [
+        p.relative_to(folder).as_posix()
+        for p in sorted(folder.rglob("*.safetensors"))
+        if p not in seen
+    ]
+    typer.echo(
+        f"{folder}: {len(seen)} files of {len(recipes)} part{'s'[: len(recipes) > 1]} are as their recipes say"
+        + (f"; without a recipe: {', '.join(loose)}" if loose else "")
+    )
 
 # %% ../nbs/11_cli.ipynb #e7df7a19
 @atelier_app.command("base")
-def atelier_base(out: PartFolder = None, overwrite: Overwrite = False, scale: ScaleName = None) -> None:
+def atelier_base(
+    out: PartFolder = None, overwrite: Overwrite = False, scale: ScaleName = None
+) -> None:
     "Train the small Stable Diffusion pipeline again, from painting its pictures on; about 40 minutes on two CPU cores, resumable."
-    made = importlib.import_module("cpo_nb.atelier_base") # the one room behind this one
-    sc, clock = get_scale(scale), _Clock(); goal = _goal("pipeline", out, sc, overwrite)
-    small = dict(steps=sc.sft_steps, pictures=sc.pictures, batch_size=sc.batch_size, tiny=True) if sc.name == "smoke" else {}
+    made = importlib.import_module("cpo_nb.atelier_base")  # the one room behind this one
+    sc, clock = get_scale(scale), _Clock()
+    goal = _goal("pipeline", out, sc, overwrite)
+    small = (
+        dict(steps=sc.sft_steps, pictures=sc.pictures, batch_size=sc.batch_size, tiny=True)
+        if sc.name == "smoke"
+        else {}
+    )
     clock("base: pictures, autoencoder, UNet")
-    run = runs_dir()/sc.name/"atelier-base"
+    run = runs_dir() / sc.name / "atelier-base"
     pipe, res = made.train_base(run, **small)
     log = _study().read_metrics(run)
-    made.save_base(pipe, goal, dict(command="cpo atelier base", scale=sc.name, steps=res.step, seconds=round(res.seconds), curve={k: [r[k] for r in log] for k in ("step", "loss")}))
+    made.save_base(
+        pipe,
+        goal,
+        dict(
+            command="cpo atelier base",
+            scale=sc.name,
+            steps=res.step,
+            seconds=round(res.seconds),
+            curve={k: [r[k] for r in log] for k in ("step", "loss")},
+        ),
+    )
     clock(f"done: {goal}, {res.step} updates, {readable_time(res.seconds)} of training")
 
+
 @atelier_app.command("judge")
-def atelier_judge(out: PartFolder = None, overwrite: Overwrite = False, scale: ScaleName = None) -> None:
+def atelier_judge(
+    out: PartFolder = None, overwrite: Overwrite = False, scale: ScaleName = None
+) -> None:
     "Train the judge again, on pictures that are painted for it alone; resumable."
     from cpo_nb import metrics
-    sc, clock = get_scale(scale), _Clock(); goal = _goal("judge.safetensors", out, sc, overwrite)
+
+    sc, clock = get_scale(scale), _Clock()
+    goal = _goal("judge.safetensors", out, sc, overwrite)
     clock(f"judge: {sc.judge_pictures:,} pictures, {sc.judge_steps} updates")
-    judge = metrics.train_judge(runs_dir()/sc.name/"atelier-judge", sc.judge_pictures, sc.judge_steps)
+    judge = metrics.train_judge(
+        runs_dir() / sc.name / "atelier-judge", sc.judge_pictures, sc.judge_steps
+    )
     metrics.save_judge(judge, goal)
-    _write_recipe(goal.parent, dict(command="cpo atelier judge", scale=sc.name, pictures=sc.judge_pictures, steps=sc.judge_steps), [goal.name])
+    _write_recipe(
+        goal.parent,
+        dict(
+            command="cpo atelier judge",
+            scale=sc.name,
+            pictures=sc.judge_pictures,
+            steps=sc.judge_steps,
+        ),
+        [goal.name],
+    )
     clock(f"done: {goal}")
 
 # %% ../nbs/11_cli.ipynb #ed2fa2e4
 @atelier_app.command("auxiliary")
-def atelier_auxiliary(out: PartFolder = None, seed: Seed = 0, overwrite: Overwrite = False, scale: ScaleName = None) -> None:
+def atelier_auxiliary(
+    out: PartFolder = None, seed: Seed = 0, overwrite: Overwrite = False, scale: ScaleName = None
+) -> None:
     "Stage 1 of the default run: train the shipped auxiliary adapter again; resumable."
     study = _study()
-    sc, clock = get_scale(scale), _Clock(); goal = _goal("auxiliary", out, sc, overwrite)
-    backbone = study.load_backbone("atelier"); data = study.atelier_training_set(sc, backbone)
-    cfg, run = study.auxiliary_config(sc, seed), runs_dir()/sc.name/f"auxiliary-seed{seed}"
-    clock(f"auxiliary: {cfg.train.steps} updates of {cfg.train.batch_size} from {len(data):,} pictures")
+    sc, clock = get_scale(scale), _Clock()
+    goal = _goal("auxiliary", out, sc, overwrite)
+    backbone = study.load_backbone("atelier")
+    data = study.atelier_training_set(sc, backbone)
+    cfg, run = study.auxiliary_config(sc, seed), runs_dir() / sc.name / f"auxiliary-seed{seed}"
+    clock(
+        f"auxiliary: {cfg.train.steps} updates of {cfg.train.batch_size} from {len(data):,} pictures"
+    )
     res = study.sft(backbone, data, study.atelier_tree(), run, cfg)
     losses = [(r["step"], r["loss"]) for r in study.read_metrics(run)]
     with atomic_path(goal) as tmp:
-        shutil.copytree(run/"adapter", tmp)
-        _write_recipe(tmp, dict(command="cpo atelier auxiliary", scale=sc.name, seed=seed, settings=asdict(cfg), seconds=round(res.seconds), losses=losses))
+        shutil.copytree(run / "adapter", tmp)
+        _write_recipe(
+            tmp,
+            dict(
+                command="cpo atelier auxiliary",
+                scale=sc.name,
+                seed=seed,
+                settings=asdict(cfg),
+                seconds=round(res.seconds),
+                losses=losses,
+            ),
+        )
     clock(f"done: {goal}, {readable_time(res.seconds)} of training")
 
+
 @atelier_app.command("policy")
-def atelier_policy(out: PartFolder = None, seed: Seed = 0, overwrite: Overwrite = False, scale: ScaleName = None) -> None:
+def atelier_policy(
+    out: PartFolder = None, seed: Seed = 0, overwrite: Overwrite = False, scale: ScaleName = None
+) -> None:
     "Stage 2 of the default run: train the shipped policy again, which is the row cpo-norm of the table; resumable."
     study = _study()
-    sc, clock = get_scale(scale), _Clock(); goal = _goal("policy", out, sc, overwrite)
+    sc, clock = get_scale(scale), _Clock()
+    goal = _goal("policy", out, sc, overwrite)
     row = study.rows(sc, seed)["cpo-norm"]
-    if not study.searched("cpo-norm", sc): clock(f"note: no finished search of scale {sc.name} is stored, so the settings are the first of its grids (`cpo results --search` runs it)")
+    if not study.searched("cpo-norm", sc):
+        clock(
+            f"note: no finished search of scale {sc.name} is stored, so the settings are the first of its grids (`cpo results --search` runs it)"
+        )
     clock(f"policy: {row.align.train.steps} updates of {row.align.train.batch_size}")
     res, run = study.train_policy(study.load_backbone("atelier"), row.align, sc)
     with atomic_path(goal) as tmp:
-        shutil.copytree(run/"adapter", tmp)
-        _write_recipe(tmp, dict(command="cpo atelier policy", scale=sc.name, seed=seed, settings=asdict(row.align), seconds=round(res.seconds), stopped=res.stopped, ingredients=study._ingredients()))
+        shutil.copytree(run / "adapter", tmp)
+        _write_recipe(
+            tmp,
+            dict(
+                command="cpo atelier policy",
+                scale=sc.name,
+                seed=seed,
+                settings=asdict(row.align),
+                seconds=round(res.seconds),
+                stopped=res.stopped,
+                ingredients=study._ingredients(),
+            ),
+        )
     clock(f"done: {goal}, {readable_time(res.seconds)} of training")
+
 
 @atelier_app.command("sweep")
 def atelier_sweep(scale: ScaleName = None) -> None:
@@ -956,23 +2275,41 @@ def atelier_sweep(scale: ScaleName = None) -> None:
     study.sweep_auxiliary(sc, _training_set(sc), clock)
     clock(f"done: {study.sweep_path(sc)}")
 
+
 @atelier_app.command("dataset")
 def atelier_dataset_(
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", show_default=False, help="Folder to write; it must be new or empty.")],
-    pictures: Annotated[Optional[int], typer.Option("--pictures", min=1, help="How many. [default: of the scale]")] = None,
-    seed: Seed = 0, scale: ScaleName = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            metavar="FOLDER",
+            show_default=False,
+            help="Folder to write; it must be new or empty.",
+        ),
+    ],
+    pictures: Annotated[
+        Optional[int], typer.Option("--pictures", min=1, help="How many. [default: of the scale]")
+    ] = None,
+    seed: Seed = 0,
+    scale: ScaleName = None,
 ) -> None:
     "Write the painter's annotated pictures as a folder to look at: images, and metadata.jsonl with captions and attributes."
     from PIL import Image
     from cpo_nb.atelier import draw_scenes, paint
     from cpo_nb.dataset import save_paintings
+
     n = pictures or get_scale(scale).pictures
+
     def rows():
-        for start in range(0, n, 256): # painted as they are written: no need to hold them all
-            sc = draw_scenes(min(256, n - start), seed, start=start); pos, neg = sc.attributes()
-            for im, c, p, q in zip(paint(sc), sc.captions(), pos, neg): yield dict(image=Image.fromarray(im), caption=c, positive=p, negative=q)
+        for start in range(0, n, 256):  # painted as they are written: no need to hold them all
+            sc = draw_scenes(min(256, n - start), seed, start=start)
+            pos, neg = sc.attributes()
+            for im, c, p, q in zip(paint(sc), sc.captions(), pos, neg):
+                yield dict(image=Image.fromarray(im), caption=c, positive=p, negative=q)
+
     save_paintings(rows(), out, "painting")
-    typer.echo(f"{n} picture{'s'[:n > 1]}: {out}")
+    typer.echo(f"{n} picture{'s'[: n > 1]}: {out}")
 
 # %% ../nbs/11_cli.ipynb #3a33a958
-if __name__ == "__main__" and "__file__" in globals(): main() # a notebook is "__main__" as well, but has no file
+if __name__ == "__main__" and "__file__" in globals():
+    main()  # a notebook is "__main__" as well, but has no file

@@ -23,46 +23,63 @@ __all__ = ['CpoError', 'Scale', 'get_scale', 'repo_root', 'data_dir', 'cache_dir
 # %% ../nbs/00_core.ipynb #f1fab66e
 class CpoError(ValueError):
     "A mistake in what the user gave: its message says what is wrong, where, and what to do."
-    def __init__(self,
-                 what: str, # one line: what is wrong and where
-                 problems: list[str] | None = None, # every single problem found, one a line
-                 hint: str = ""): # what to do about it
+
+    def __init__(
+        self,
+        what: str,  # one line: what is wrong and where
+        problems: list[str] | None = None,  # every single problem found, one a line
+        hint: str = "",
+    ):  # what to do about it
         self.what, self.problems, self.hint = what, list(problems or []), hint
-        lines = [what] + [f"  - {p}" for p in self.problems] + ([f"  To mend it: {hint}"] if hint else [])
+        lines = (
+            [what]
+            + [f"  - {p}" for p in self.problems]
+            + ([f"  To mend it: {hint}"] if hint else [])
+        )
         super().__init__("\n".join(lines))
 
 # %% ../nbs/00_core.ipynb #b16eac47
 @dataclass(frozen=True)
 class Scale:
     "A frozen preset of every size that notebooks and commands use."
-    name: str # smoke, tiny or full
-    pictures: int # pictures in the atelier's dataset
-    batch_size: int # samples per update
-    sft_steps: int # updates of stage 1 (the auxiliary)
-    align_steps: int # updates of stage 2 (the policy)
-    checkpoint_every: int # updates between two checkpoints
-    eval_images: int # images per row of a table and seed
-    ideal_images: int # pictures in the ideal set
-    sample_steps: int # sampler steps per image
-    sample_batch: int # images per sampling batch
-    guidance_scale: float # classifier-free guidance at sampling
-    judge_pictures: int # pictures that the judge classifier is trained on
-    judge_steps: int # its updates
-    seeds: tuple[int, ...] # training seeds of stage 2
 
-_SCALES = {s.name: s for s in (
-    Scale("smoke", 96, 4, 2, 3, 2, 8, 32, 3, 8, 2.0, 64, 3, (0,)),
-    Scale("tiny", 10000, 32, 4500, 100, 50, 512, 2048, 20, 64, 2.0, 20000, 5000, (0, 1, 2)),
-    Scale("full", 10000, 8, 10000, 2000, 250, 2048, 4096, 30, 8, 5.0, 20000, 5000, (0, 1, 2)),
-)}
+    name: str  # smoke, tiny or full
+    pictures: int  # pictures in the atelier's dataset
+    batch_size: int  # samples per update
+    sft_steps: int  # updates of stage 1 (the auxiliary)
+    align_steps: int  # updates of stage 2 (the policy)
+    checkpoint_every: int  # updates between two checkpoints
+    eval_images: int  # images per row of a table and seed
+    ideal_images: int  # pictures in the ideal set
+    sample_steps: int  # sampler steps per image
+    sample_batch: int  # images per sampling batch
+    guidance_scale: float  # classifier-free guidance at sampling
+    judge_pictures: int  # pictures that the judge classifier is trained on
+    judge_steps: int  # its updates
+    seeds: tuple[int, ...]  # training seeds of stage 2
+
+
+_SCALES = {
+    s.name: s
+    for s in (
+        Scale("smoke", 96, 4, 2, 3, 2, 8, 32, 3, 8, 2.0, 64, 3, (0,)),
+        Scale("tiny", 10000, 32, 4500, 100, 50, 512, 2048, 20, 64, 2.0, 20000, 5000, (0, 1, 2)),
+        Scale("full", 10000, 8, 10000, 2000, 250, 2048, 4096, 30, 8, 5.0, 20000, 5000, (0, 1, 2)),
+    )
+}
+
 
 def get_scale(
-    name: str | None = None # smoke, tiny or full; default: the environment variable CPO_SCALE, else tiny
+    name: str
+    | None = None,  # smoke, tiny or full; default: the environment variable CPO_SCALE, else tiny
 ) -> Scale:
     "The preset of that name. Raises `CpoError` for an unknown one."
     name = name or os.environ.get("CPO_SCALE") or "tiny"
     if name not in _SCALES:
-        raise CpoError(f"unknown scale {name!r}", hint=f"choose one of {', '.join(_SCALES)} (CPO_SCALE or --scale)")
+        raise CpoError(
+            f"unknown scale {name!r}",
+            hint=f"choose one of {', '.join(_SCALES)} (CPO_SCALE or --scale)",
+        )
     return _SCALES[name]
 
 # %% ../nbs/00_core.ipynb #9a213d63
@@ -70,290 +87,443 @@ def _package_dir() -> Path:
     # not __file__: these cells also run inside a notebook
     return Path(importlib.util.find_spec("cpo_nb").origin).resolve().parent
 
+
 def repo_root() -> Path | None:
     "The checkout that this package runs from, or None when it is installed from a wheel."
     root = _package_dir().parent
-    return root if (root/"settings.ini").is_file() and (root/"nbs").is_dir() else None
+    return root if (root / "settings.ini").is_file() and (root / "nbs").is_dir() else None
+
 
 def data_dir() -> Path:
     "Folder of shipped data: `data/` of the checkout, or its copy inside the installed package."
-    inside = _package_dir()/"data"
-    return repo_root()/"data" if repo_root() else inside
+    inside = _package_dir() / "data"
+    return repo_root() / "data" if repo_root() else inside
+
 
 def cache_dir() -> Path:
     "Folder of rebuildable artefacts: `CPO_CACHE`, else `.cache/` of the checkout, else `~/.cache/cpo_nb`."
-    default = repo_root()/".cache" if repo_root() else Path.home()/".cache"/"cpo_nb"
+    default = repo_root() / ".cache" if repo_root() else Path.home() / ".cache" / "cpo_nb"
     path = Path(os.environ.get("CPO_CACHE") or default)
     path.mkdir(parents=True, exist_ok=True)
     return path
 
+
 def runs_dir() -> Path:
     "Folder of training runs: `CPO_RUNS`, else `runs/` of the checkout, else `runs/` of the working folder."
-    return Path(os.environ.get("CPO_RUNS") or ((repo_root() or Path.cwd())/"runs"))
+    return Path(os.environ.get("CPO_RUNS") or ((repo_root() or Path.cwd()) / "runs"))
 
 # %% ../nbs/00_core.ipynb #ad13603b
 def figures_dir() -> Path:
     "Folder that figures are written to: `CPO_FIGURES`, else `figures/` of the checkout or of the working folder."
-    path = Path(os.environ.get("CPO_FIGURES") or ((repo_root() or Path.cwd())/"figures"))
+    path = Path(os.environ.get("CPO_FIGURES") or ((repo_root() or Path.cwd()) / "figures"))
     path.mkdir(parents=True, exist_ok=True)
     return path
 
+
 def results_dir() -> Path:
     "Folder of result files: `CPO_RESULTS`, else `data/results/` of the checkout."
-    path = Path(os.environ.get("CPO_RESULTS") or data_dir()/"results")
+    path = Path(os.environ.get("CPO_RESULTS") or data_dir() / "results")
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 # %% ../nbs/00_core.ipynb #bc53de87
 def seed_for(
-    seed: int, # the user's seed
-    *names: str | int # what the stream is for, e.g. "align", "noise", 3
-) -> int: # a 63-bit seed
+    seed: int,  # the user's seed
+    *names: str | int,  # what the stream is for, e.g. "align", "noise", 3
+) -> int:  # a 63-bit seed
     "A seed derived from `seed` and names, the same on every machine (SHA-256)."
     text = "/".join(map(str, (seed, *names)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
 
 def np_rng(seed: int, *names: str | int) -> np.random.Generator:
     "A NumPy generator for the named stream."
     return np.random.default_rng(seed_for(seed, *names))
 
+
 def torch_rng(seed: int, *names: str | int, device: str = "cpu"):
     "A `torch.Generator` for the named stream."
     import torch
+
     return torch.Generator(device).manual_seed(seed_for(seed, *names))
+
 
 def seed_everything(seed: int) -> None:
     "Seed Python, NumPy and torch."
-    random.seed(seed); np.random.seed(seed % 2**32)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
     import torch
+
     torch.manual_seed(seed)
 
 # %% ../nbs/00_core.ipynb #08c4ff56
-def _this_machine() -> str: # four digits for the place where process numbers mean something
+def _this_machine() -> str:  # four digits for the place where process numbers mean something
     space = "/proc/self/ns/pid"
-    return hashlib.sha256(f"{platform.node()} {os.readlink(space) if os.path.islink(space) else ''}".encode()).hexdigest()[:4]
+    return hashlib.sha256(
+        f"{platform.node()} {os.readlink(space) if os.path.islink(space) else ''}".encode()
+    ).hexdigest()[:4]
 
-_writing: set[Path] = set() # temporary folders that this process is filling
+
+_writing: set[Path] = set()  # temporary folders that this process is filling
+
 
 @contextlib.contextmanager
 def atomic_path(
-    path: str | Path # the final file or folder
-) -> Iterator[Path]: # a temporary path of the same name in a folder beside it, to be written by the caller
+    path: str | Path,  # the final file or folder
+) -> Iterator[
+    Path
+]:  # a temporary path of the same name in a folder beside it, to be written by the caller
     "Give a temporary path; rename it to `path` when the block ends well, remove it when it does not. Raises `OSError` also for what safetensors calls an error of its own."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.parent/f".{path.name}.{os.getpid()}.{_this_machine()}{random.SystemRandom().randrange(16**6):06x}.tmp"
-    new, old = tmp/path.name, tmp/f"{path.name}.old"
-    tmp.mkdir(); _writing.add(tmp)
+    tmp = (
+        path.parent
+        / f".{path.name}.{os.getpid()}.{_this_machine()}{random.SystemRandom().randrange(16**6):06x}.tmp"
+    )
+    new, old = tmp / path.name, tmp / f"{path.name}.old"
+    tmp.mkdir()
+    _writing.add(tmp)
     try:
         yield new
         _open_to_others(new, tmp.stat().st_mode)
-        if path.is_dir() and new.is_dir(): os.replace(path, old) # a folder cannot be replaced at once, and half of one must never be seen
-        try: os.replace(new, path)
+        if path.is_dir() and new.is_dir():
+            os.replace(
+                path, old
+            )  # a folder cannot be replaced at once, and half of one must never be seen
+        try:
+            os.replace(new, path)
         except OSError:
-            if old.exists(): os.replace(old, path)
+            if old.exists():
+                os.replace(old, path)
             raise
     except Exception as e:
-        if type(e).__name__ == "SafetensorError" and (found := re.search(r"os error (\d+)", str(e))): raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from e
+        if type(e).__name__ == "SafetensorError" and (
+            found := re.search(r"os error (\d+)", str(e))
+        ):
+            raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from e
         raise
-    finally: shutil.rmtree(tmp, ignore_errors=True); _writing.discard(tmp)
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
+        _writing.discard(tmp)
 
-def _open_to_others(path: Path, mode: int) -> None: # safetensors keeps its files from everyone else, whatever the user's umask
+
+def _open_to_others(
+    path: Path, mode: int
+) -> None:  # safetensors keeps its files from everyone else, whatever the user's umask
     for p in (path, *path.rglob("*")):
-        if p.is_file() and not p.is_symlink() and not p.stat().st_mode & 0o077: p.chmod(mode & 0o666)
+        if p.is_file() and not p.is_symlink() and not p.stat().st_mode & 0o077:
+            p.chmod(mode & 0o666)
 
-_LEFT = re.compile(r"\..+\.(\d+)\.([0-9a-f]{4})?[0-9a-f]{6}\.tmp|\.tmp\w{6}") # ours; ours of before; safetensors' own
+
+_LEFT = re.compile(
+    r"\..+\.(\d+)\.([0-9a-f]{4})?[0-9a-f]{6}\.tmp|\.tmp\w{6}"
+)  # ours; ours of before; safetensors' own
+
 
 def remove_leftovers(
-    folder: str | Path, # where `atomic_path` wrote, not deeper
-    alone: bool = False # can nobody else be writing there?
+    folder: str | Path,  # where `atomic_path` wrote, not deeper
+    alone: bool = False,  # can nobody else be writing there?
 ) -> None:
     "Remove what killed processes left half-written. Unless `alone`, only where the writer has ended on this machine, or nothing has moved for a day."
     for left in Path(folder).glob(".*"):
-        if not (m := _LEFT.fullmatch(left.name)) or not (alone or _abandoned(left, m[1], m[2])): continue
-        if left.is_dir(): shutil.rmtree(left, ignore_errors=True)
-        else: left.unlink(missing_ok=True)
+        if not (m := _LEFT.fullmatch(left.name)) or not (alone or _abandoned(left, m[1], m[2])):
+            continue
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
 
 def _abandoned(left: Path, pid: str | None, machine: str | None) -> bool:
     try:
-        if time.time() - left.stat().st_mtime > 86400: return True
-        if machine != _this_machine() or os.name == "nt": return False # there, asking for a process ends it
-        if int(pid) == os.getpid(): return left not in _writing
+        if time.time() - left.stat().st_mtime > 86400:
+            return True
+        if machine != _this_machine() or os.name == "nt":
+            return False  # there, asking for a process ends it
+        if int(pid) == os.getpid():
+            return left not in _writing
         os.kill(int(pid), 0)
-    except FileNotFoundError: return False # whoever it was has finished
-    except ProcessLookupError: return True
-    except OSError: return False # a process of another user
+    except FileNotFoundError:
+        return False  # whoever it was has finished
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False  # a process of another user
     return False
+
 
 def write_json(path: str | Path, obj: Any) -> Path:
     "Write `obj` as indented JSON, atomically, with sorted keys."
     with atomic_path(path) as tmp:
-        tmp.write_text(json.dumps(to_jsonable(obj), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        tmp.write_text(
+            json.dumps(
+                to_jsonable(obj), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False
+            )
+            + "\n",
+            encoding="utf-8",
+        )
     return Path(path)
+
 
 def read_json(path: str | Path) -> Any:
     "Read a JSON file. Raises `CpoError` naming the file when it is missing or broken."
-    try: return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError: raise CpoError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as e: raise CpoError(f"{path}: not valid JSON ({e})") from None
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CpoError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        raise CpoError(f"{path}: not valid JSON ({e})") from None
 
 # %% ../nbs/00_core.ipynb #dec208d5
 def to_jsonable(obj: Any) -> Any:
     "Turn dataclasses, paths, tuples, NumPy and torch scalars and arrays into what JSON knows; NaN and infinities become None."
-    if is_dataclass(obj) and not isinstance(obj, type): obj = asdict(obj)
-    if isinstance(obj, dict): return {str(k): to_jsonable(v) for k, v in obj.items()}
-    if isinstance(obj, (list, tuple, set, frozenset)): return [to_jsonable(v) for v in (sorted(obj) if isinstance(obj, (set, frozenset)) else obj)]
-    if isinstance(obj, Path): return obj.as_posix()
-    if hasattr(obj, "tolist"): return to_jsonable(obj.tolist())
-    if isinstance(obj, float) and not np.isfinite(obj): return None
+    if is_dataclass(obj) and not isinstance(obj, type):
+        obj = asdict(obj)
+    if isinstance(obj, dict):
+        return {str(k): to_jsonable(v) for k, v in obj.items()}
+    if isinstance(obj, (list, tuple, set, frozenset)):
+        return [to_jsonable(v) for v in (sorted(obj) if isinstance(obj, (set, frozenset)) else obj)]
+    if isinstance(obj, Path):
+        return obj.as_posix()
+    if hasattr(obj, "tolist"):
+        return to_jsonable(obj.tolist())
+    if isinstance(obj, float) and not np.isfinite(obj):
+        return None
     return obj
+
 
 def sha256_file(path: str | Path) -> str:
     "SHA-256 of a file's bytes, as hex."
-    with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
 
 def sha256_json(obj: Any) -> str:
     "SHA-256 of `obj` as canonical JSON, as hex."
-    return hashlib.sha256(json.dumps(to_jsonable(obj), sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(to_jsonable(obj), sort_keys=True, ensure_ascii=False).encode()
+    ).hexdigest()
 
 # %% ../nbs/00_core.ipynb #e08e2c1c
-def readable_size(n: float) -> str: # of bytes
+def readable_size(n: float) -> str:  # of bytes
     "A number of bytes with the unit that suits it."
     for unit, by in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if abs(n) >= by: return f"{n/by:.1f} {unit}"
+        if abs(n) >= by:
+            return f"{n / by:.1f} {unit}"
     return f"{n:.0f} bytes"
+
 
 def readable_time(seconds: float) -> str:
     "A duration in the unit that suits it."
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds/60:.0f} min" if seconds < 5400 else f"{seconds/3600:.1f} h" if seconds < 172800 else f"{seconds/86400:.1f} days"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+        if seconds < 172800
+        else f"{seconds / 86400:.1f} days"
+    )
+
 
 def check_room(
-    path: str | Path, # file or folder that will be written; it may be yet to be made
-    needed: float, # bytes
-    what: str # what they are for
+    path: str | Path,  # file or folder that will be written; it may be yet to be made
+    needed: float,  # bytes
+    what: str,  # what they are for
 ) -> None:
     "Raises `CpoError` when the disk has too little room. A disk that does not say how large it is passes."
     there = next((p for p in (Path(path), *Path(path).absolute().parents) if p.exists()), None)
-    try: disk = shutil.disk_usage(there)
-    except (OSError, TypeError): return
+    try:
+        disk = shutil.disk_usage(there)
+    except (OSError, TypeError):
+        return
     if disk.total and needed > disk.free:
-        raise CpoError(f"{path}: the disk is too small for {what}: they need {readable_size(needed)}, and {readable_size(disk.free)} are free", hint="free some, or give a folder on another disk")
+        raise CpoError(
+            f"{path}: the disk is too small for {what}: they need {readable_size(needed)}, and {readable_size(disk.free)} are free",
+            hint="free some, or give a folder on another disk",
+        )
 
 # %% ../nbs/00_core.ipynb #360a8ea0
 def library_versions() -> dict[str, str]:
     "Versions of the libraries that shape results."
-    names = ("torch", "diffusers", "transformers", "peft", "accelerate", "datasets", "numpy", "scikit-image")
+    names = (
+        "torch",
+        "diffusers",
+        "transformers",
+        "peft",
+        "accelerate",
+        "datasets",
+        "numpy",
+        "scikit-image",
+    )
     found = {}
     for n in names:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError): found[n] = importlib.metadata.version(n)
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[n] = importlib.metadata.version(n)
     return found
 
+
 def cached(
-    name: str, # what it is; the first part of the folder's name
-    build: Callable[[Path], None], # writes the artefact into the empty folder that it is given
-    config: dict | None = None, # every setting that shapes the artefact
-    seed: int = 0 # its seed
-) -> Path: # the finished folder
+    name: str,  # what it is; the first part of the folder's name
+    build: Callable[[Path], None],  # writes the artefact into the empty folder that it is given
+    config: dict | None = None,  # every setting that shapes the artefact
+    seed: int = 0,  # its seed
+) -> Path:  # the finished folder
     "Folder of an artefact: taken from the cache when config, seed, builder and versions agree, else built, atomically and under a lock."
     from filelock import FileLock
-    key = sha256_json(dict(config=config or {}, seed=seed, source=inspect.getsource(build), versions=library_versions()))[:16]
-    path = cache_dir()/f"{name}-{key}"
+
+    key = sha256_json(
+        dict(
+            config=config or {},
+            seed=seed,
+            source=inspect.getsource(build),
+            versions=library_versions(),
+        )
+    )[:16]
+    path = cache_dir() / f"{name}-{key}"
     with FileLock(str(path) + ".lock"):
         if not path.is_dir():
             remove_leftovers(path.parent)
             with atomic_path(path) as tmp:
                 tmp.mkdir()
                 build(tmp)
-                write_json(tmp/"artefact.json", dict(name=name, config=config, seed=seed, versions=library_versions()))
+                write_json(
+                    tmp / "artefact.json",
+                    dict(name=name, config=config, seed=seed, versions=library_versions()),
+                )
     return path
 
 # %% ../nbs/00_core.ipynb #ec34953e
 def check(
-    actual, # tensor, array or number under test
-    expected, # what it should be
-    rtol: float = 1e-5, # relative tolerance
-    atol: float = 1e-7 # absolute tolerance
+    actual,  # tensor, array or number under test
+    expected,  # what it should be
+    rtol: float = 1e-5,  # relative tolerance
+    atol: float = 1e-7,  # absolute tolerance
 ) -> None:
     "Assert equal shape, equal dtype kind, finiteness and closeness, in this order. Raises `AssertionError` that says which failed."
-    a, e = (x.detach().cpu().double().numpy() if hasattr(x, "detach") and x.is_floating_point() else
-            x.detach().cpu().numpy() if hasattr(x, "detach") else np.asarray(x) for x in (actual, expected))
+    a, e = (
+        x.detach().cpu().double().numpy()
+        if hasattr(x, "detach") and x.is_floating_point()
+        else x.detach().cpu().numpy()
+        if hasattr(x, "detach")
+        else np.asarray(x)
+        for x in (actual, expected)
+    )
     assert a.shape == e.shape, f"shape {a.shape} is not {e.shape}"
     assert a.dtype.kind == e.dtype.kind, f"dtype {a.dtype} is not of the kind of {e.dtype}"
-    if a.dtype.kind in "fc": assert np.isfinite(a).all(), f"{(~np.isfinite(a)).sum()} of {a.size} values are not finite"
+    if a.dtype.kind in "fc":
+        assert np.isfinite(a).all(), f"{(~np.isfinite(a)).sum()} of {a.size} values are not finite"
     np.testing.assert_allclose(a, e, rtol=rtol, atol=atol)
 
 # %% ../nbs/00_core.ipynb #feda90cc
 @dataclass(frozen=True)
 class Processes:
     "Who this process is among those that `accelerate launch` started."
-    rank: int = 0 # number of this one
-    count: int = 1 # how many there are
+
+    rank: int = 0  # number of this one
+    count: int = 1  # how many there are
 
     @property
-    def main(self) -> bool: "Does this one write and print?"; return self.rank == 0
+    def main(self) -> bool:
+        "Does this one write and print?"
+        return self.rank == 0
+
     def wait(self) -> None:
         "Go on when all have come here."
-        if self.count > 1: torch_distributed().barrier()
+        if self.count > 1:
+            torch_distributed().barrier()
+
 
 def processes() -> Processes:
     "The processes of this run; joins them at the first call."
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1: return Processes()
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Processes()
     from accelerate import PartialState
     import torch
-    if not PartialState._shared_state: atexit.register(_part)
-    state = PartialState(cpu=not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true")
+
+    if not PartialState._shared_state:
+        atexit.register(_part)
+    state = PartialState(
+        cpu=not torch.cuda.is_available()
+        or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    )
     return Processes(state.process_index, state.num_processes)
+
 
 def torch_distributed():
     "`torch.distributed`, imported late."
     import torch.distributed
+
     return torch.distributed
 
-def _part() -> None: # an interpreter that ends while gloo's threads live may abort
+
+def _part() -> None:  # an interpreter that ends while gloo's threads live may abort
     dist = torch_distributed()
-    if dist.is_initialized() and dist.get_backend() == "gloo": dist.destroy_process_group()
+    if dist.is_initialized() and dist.get_backend() == "gloo":
+        dist.destroy_process_group()
 
 # %% ../nbs/00_core.ipynb #2409c057
 def shared_out(
-    items: Sequence, # N things that can be sliced
-    make: Callable[[Sequence], np.ndarray] # k of them to (k, ...), also for k = 0
-) -> np.ndarray: # (N, ...)
+    items: Sequence,  # N things that can be sliced
+    make: Callable[[Sequence], np.ndarray],  # k of them to (k, ...), also for k = 0
+) -> np.ndarray:  # (N, ...)
     "`make(items)`, each process doing its share; all of them call this and get the same."
     who, parts = processes(), [None]
-    if who.count == 1: return make(items)
-    cut = [len(items)*r//who.count for r in range(who.count + 1)]; parts *= who.count
+    if who.count == 1:
+        return make(items)
+    cut = [len(items) * r // who.count for r in range(who.count + 1)]
+    parts *= who.count
     mine, problem = None, None
-    try: mine = make(items[cut[who.rank]:cut[who.rank + 1]])
-    except CpoError as e: problem = e # the others wait for an answer
+    try:
+        mine = make(items[cut[who.rank] : cut[who.rank + 1]])
+    except CpoError as e:
+        problem = e  # the others wait for an answer
     torch_distributed().all_gather_object(parts, mine)
-    if problem: raise problem
-    if any(p is None for p in parts): raise CpoError(f"process {who.rank} stops with another one, which says why")
+    if problem:
+        raise problem
+    if any(p is None for p in parts):
+        raise CpoError(f"process {who.rank} stops with another one, which says why")
     return np.concatenate(parts)
 
 # %% ../nbs/00_core.ipynb #581e909a
 @cache
-def keep_freed_memory() -> bool: # is it kept?
+def keep_freed_memory() -> bool:  # is it kept?
     "Let this process keep up to 1 GiB of memory that it frees, for what it asks for next: with glibc, and unless a variable of the environment sets the allocator already."
-    if sys.platform != "linux" or any(k.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")) for k in os.environ): return False
-    try: libc = ctypes.CDLL(None); libc.gnu_get_libc_version
-    except (OSError, AttributeError): return False
-    return bool(libc.mallopt(-3, 2**28) and libc.mallopt(-1, 2**30)) # M_MMAP_THRESHOLD: blocks above it are given back; M_TRIM_THRESHOLD
+    if sys.platform != "linux" or any(
+        k.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")) for k in os.environ
+    ):
+        return False
+    try:
+        libc = ctypes.CDLL(None)
+        libc.gnu_get_libc_version
+    except (OSError, AttributeError):
+        return False
+    return bool(
+        libc.mallopt(-3, 2**28) and libc.mallopt(-1, 2**30)
+    )  # M_MMAP_THRESHOLD: blocks above it are given back; M_TRIM_THRESHOLD
 
 # %% ../nbs/00_core.ipynb #a4f91c14
 def use_style() -> None:
     "Apply the repository's matplotlib style (Agg-safe, deterministic SVG ids)."
     import matplotlib as mpl, matplotlib.style
-    mpl.style.use(data_dir()/"style.mplstyle")
+
+    mpl.style.use(data_dir() / "style.mplstyle")
     mpl.rcParams["svg.hashsalt"] = "cpo_nb"
 
+
 def save_figure(
-    fig, # a matplotlib figure
-    name: str, # file name without ending
-    scale: Scale | None = None # scale that its numbers were made at; at `smoke` the file goes to a cache folder, never over a real one
-) -> Path: # the PNG
+    fig,  # a matplotlib figure
+    name: str,  # file name without ending
+    scale: Scale
+    | None = None,  # scale that its numbers were made at; at `smoke` the file goes to a cache folder, never over a real one
+) -> Path:  # the PNG
     "Write `figures/name.png` without dates or software names inside."
-    folder = cache_dir()/"smoke-figures" if scale is not None and scale.name == "smoke" else figures_dir()
-    path = folder/f"{name}.png"
+    folder = (
+        cache_dir() / "smoke-figures"
+        if scale is not None and scale.name == "smoke"
+        else figures_dir()
+    )
+    path = folder / f"{name}.png"
     with atomic_path(path) as tmp:
         fig.savefig(tmp, format="png", dpi=150, metadata={"Software": None})
     return path

@@ -24,31 +24,47 @@ __all__ = ['Pair', 'Node', 'CriteriaError', 'UnknownIdError', 'CriteriaTree', 'p
 # %% ../nbs/01_criteria.ipynb #1fede2bf
 class _Place:
     "What pairs and nodes share: where they stand in the tree, read off the full id."
+
     @property
-    def slug(self) -> str: "Last part of the full id."; return self.id.rpartition("/")[2]
+    def slug(self) -> str:
+        "Last part of the full id."
+        return self.id.rpartition("/")[2]
+
     @property
-    def parent(self) -> str: "Full id of the node above; empty for a root."; return self.id.rpartition("/")[0]
+    def parent(self) -> str:
+        "Full id of the node above; empty for a root."
+        return self.id.rpartition("/")[0]
+
     @property
-    def root(self) -> str: "Id of the root dimension that it belongs to."; return self.id.partition("/")[0]
+    def root(self) -> str:
+        "Id of the root dimension that it belongs to."
+        return self.id.partition("/")[0]
+
     @property
-    def level(self) -> int: "1 for a root dimension, 2 for its children, and so on."; return self.id.count("/") + 1
+    def level(self) -> int:
+        "1 for a root dimension, 2 for its children, and so on."
+        return self.id.count("/") + 1
+
 
 @dataclass(frozen=True)
 class Pair(_Place):
     "A pair of opposite attributes: a leaf of the criteria tree."
-    id: str # full id, e.g. "composition/placement/focal-point/position"
-    name: str # what is judged, for people
-    positive: str # prompt phrase that praises; at most 12 words, no comma
-    negative: str # prompt phrase that faults; at most 12 words, no comma
-    definition: str # a sentence by which an annotator decides
+
+    id: str  # full id, e.g. "composition/placement/focal-point/position"
+    name: str  # what is judged, for people
+    positive: str  # prompt phrase that praises; at most 12 words, no comma
+    negative: str  # prompt phrase that faults; at most 12 words, no comma
+    definition: str  # a sentence by which an annotator decides
+
 
 @dataclass(frozen=True)
 class Node(_Place):
     "A group of pairs or of further groups."
-    id: str # full id
-    name: str # for people
-    children: tuple[Node | Pair, ...] # in file order
-    description: str = "" # what the group is about, optional
+
+    id: str  # full id
+    name: str  # for people
+    children: tuple[Node | Pair, ...]  # in file order
+    description: str = ""  # what the group is about, optional
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
@@ -59,24 +75,34 @@ class Node(_Place):
 class CriteriaError(CpoError):
     "A criteria file that breaks the rules, or a question that the tree cannot answer."
 
+
 class UnknownIdError(CriteriaError, KeyError):
     "An id that is not in the tree; the message offers the nearest ones."
-    __str__ = ValueError.__str__ # KeyError's own would quote the whole message
+
+    __str__ = ValueError.__str__  # KeyError's own would quote the whole message
+
 
 _MAX_BYTES, _MAX_NESTING, _MAX_DEPTH = 1 << 20, 64, 10
 _MAX_WORDS, _MAX_PHRASE, _MAX_NAME, _MAX_TEXT, _MAX_ID = 12, 120, 80, 800, 64
 
+
 def _short(value: Any) -> str:
     "A value for an error message: never longer than 60 characters, always one line."
-    try: text = repr(value)
-    except ValueError: text = f"a huge {type(value).__name__}" # Python refuses to write out integers of thousands of digits
+    try:
+        text = repr(value)
+    except ValueError:
+        text = f"a huge {type(value).__name__}"  # Python refuses to write out integers of thousands of digits
     return text if len(text) <= 60 else text[:57] + "..."
 
-def _many(count: int, word: str) -> str: return f"{count} {word}{'s'[:count != 1]}"
+
+def _many(count: int, word: str) -> str:
+    return f"{count} {word}{'s'[: count != 1]}"
+
 
 def _alike(word: str, words: Iterable[str]) -> list[str]:
     "The words spelt most like `word`, nearest first."
     return difflib.get_close_matches(word, list(words), n=3, cutoff=0.7)
+
 
 def _offer(words: list[str], n: int = 3) -> str:
     "', did you mean ...?' with the first `n` of `words`, or an empty string."
@@ -86,94 +112,140 @@ def _offer(words: list[str], n: int = 3) -> str:
 # %% ../nbs/01_criteria.ipynb #e3c8f7db
 class _Map(dict):
     "A YAML mapping that remembers its line and what was wrong with its keys."
+
     line, problems = 0, ()
+
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     "The safe loader (the fast one where PyYAML has it), with mappings that keep the first of two equal keys and report the second."
+
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> _Map:
     out, problems = _Map(), []
     for key_node, value_node in node.value:
         key, line = loader.construct_object(key_node, deep=True), key_node.start_mark.line + 1
-        if not isinstance(key, str): problems.append(f"field name {_short(key)} in line {line} is not text: put it in quotes")
-        elif key in out: problems.append(f"field {_short(key)} is given again in line {line}")
-        else: out[key] = loader.construct_object(value_node, deep=True)
+        if not isinstance(key, str):
+            problems.append(
+                f"field name {_short(key)} in line {line} is not text: put it in quotes"
+            )
+        elif key in out:
+            problems.append(f"field {_short(key)} is given again in line {line}")
+        else:
+            out[key] = loader.construct_object(value_node, deep=True)
     out.line, out.problems = node.start_mark.line + 1, problems
     return out
 
+
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+
 
 def _scan(text: str, source: str) -> None:
     "Refuse what must not reach the constructor, from the stream of parser events."
     depth, problems = 0, []
     for event in yaml.parse(text, Loader=_Loader):
         line = event.start_mark.line + 1
-        if isinstance(event, yaml.AliasEvent): problems.append(f"line {line}: alias *{event.anchor}: write the text out")
-        elif getattr(event, "anchor", None): problems.append(f"line {line}: anchor &{event.anchor}: anchors are not allowed")
-        if getattr(event, "tag", None): problems.append(f"line {line}: tag {event.tag}: tags are not allowed")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent):
+            problems.append(f"line {line}: alias *{event.anchor}: write the text out")
+        elif getattr(event, "anchor", None):
+            problems.append(f"line {line}: anchor &{event.anchor}: anchors are not allowed")
+        if getattr(event, "tag", None):
+            problems.append(f"line {line}: tag {event.tag}: tags are not allowed")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(
+            event, yaml.CollectionEndEvent
+        )
         if depth > _MAX_NESTING:
-            raise CriteriaError(f"{source}: line {line} is nested more than {_MAX_NESTING} deep", hint=f"a tree has at most {_MAX_DEPTH} levels")
-    if problems: raise CriteriaError(f"{source}: {_many(len(problems), 'problem')}", problems)
+            raise CriteriaError(
+                f"{source}: line {line} is nested more than {_MAX_NESTING} deep",
+                hint=f"a tree has at most {_MAX_DEPTH} levels",
+            )
+    if problems:
+        raise CriteriaError(f"{source}: {_many(len(problems), 'problem')}", problems)
 
 # %% ../nbs/01_criteria.ipynb #2ef5b999
 def _read_yaml(
-    text: str, # the file's text
-    source: str # its name, for messages
-) -> Any: # nested `_Map`s, lists and scalars
+    text: str,  # the file's text
+    source: str,  # its name, for messages
+) -> Any:  # nested `_Map`s, lists and scalars
     "Parse YAML text. Raises `CriteriaError` with the line of the first mistake in its syntax, or with all aliases, anchors and tags."
     if len(text.encode("utf-8", "replace")) > _MAX_BYTES:
-        raise CriteriaError(f"{source}: larger than {_MAX_BYTES >> 20} MiB", hint="a tree of 246 pairs takes less than a tenth of it; is this the right file?")
+        raise CriteriaError(
+            f"{source}: larger than {_MAX_BYTES >> 20} MiB",
+            hint="a tree of 246 pairs takes less than a tenth of it; is this the right file?",
+        )
     try:
         _scan(text, source)
         loader = _Loader(text)
-        try: return loader.get_single_data()
-        finally: loader.dispose()
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as e:
         mark = e.problem_mark or e.context_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise CriteriaError(f"{source}: not valid YAML{where}: {e.problem or e.context}",
-                            hint="texts that hold ': ' or ' #' or begin with a special sign belong in quotes") from None
-    except yaml.YAMLError as e: # e.g. a control character
+        raise CriteriaError(
+            f"{source}: not valid YAML{where}: {e.problem or e.context}",
+            hint="texts that hold ': ' or ' #' or begin with a special sign belong in quotes",
+        ) from None
+    except yaml.YAMLError as e:  # e.g. a control character
         raise CriteriaError(f"{source}: not valid YAML: {str(e).splitlines()[0]}") from None
-    except CpoError: raise
-    except ValueError as e: # a plain scalar that looks like a date or a number and is none
-        raise CriteriaError(f"{source}: a value that looks like a date or a number is none ({e})", hint="put it in quotes") from None
+    except CpoError:
+        raise
+    except ValueError as e:  # a plain scalar that looks like a date or a number and is none
+        raise CriteriaError(
+            f"{source}: a value that looks like a date or a number is none ({e})",
+            hint="put it in quotes",
+        ) from None
 
 # %% ../nbs/01_criteria.ipynb #44c545b2
 _SLUG = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
 
+
 def _slug(text: str) -> str:
-    if not _SLUG.fullmatch(text): raise ValueError(f"{_short(text)} is not a slug: use a-z, 0-9 and single hyphens")
-    if len(text) > _MAX_ID: raise ValueError(f"is longer than {_MAX_ID} characters")
+    if not _SLUG.fullmatch(text):
+        raise ValueError(f"{_short(text)} is not a slug: use a-z, 0-9 and single hyphens")
+    if len(text) > _MAX_ID:
+        raise ValueError(f"is longer than {_MAX_ID} characters")
     return text
+
 
 def _text(limit: int) -> Callable[[str], str]:
     "A validator of running text: line breaks become blanks, and something legible must remain."
+
     def clean(text: str) -> str:
         text = " ".join(text.split())
-        if not text: raise ValueError("is empty")
-        if not text.isprintable(): raise ValueError(f"{_short(text)} holds invisible characters")
-        if len(text) > limit: raise ValueError(f"has {len(text)} characters, at most {limit} are allowed")
+        if not text:
+            raise ValueError("is empty")
+        if not text.isprintable():
+            raise ValueError(f"{_short(text)} holds invisible characters")
+        if len(text) > limit:
+            raise ValueError(f"has {len(text)} characters, at most {limit} are allowed")
         return text
+
     return clean
+
 
 def _phrase(text: str) -> str:
     "A validator of prompt phrases."
-    if len(text.strip().splitlines()) > 1: raise ValueError(f"{_short(text)} has more than one line")
+    if len(text.strip().splitlines()) > 1:
+        raise ValueError(f"{_short(text)} has more than one line")
     text = _text(_MAX_PHRASE)(text)
-    if "," in text: raise ValueError(f"{_short(text)} holds a comma: prompts join phrases by commas")
-    if len(text.split()) > _MAX_WORDS: raise ValueError(f"has {len(text.split())} words, at most {_MAX_WORDS} are allowed")
+    if "," in text:
+        raise ValueError(f"{_short(text)} holds a comma: prompts join phrases by commas")
+    if len(text.split()) > _MAX_WORDS:
+        raise ValueError(f"has {len(text.split())} words, at most {_MAX_WORDS} are allowed")
     return text
+
 
 class _Fields(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     id: Annotated[str, AfterValidator(_slug)]
     name: Annotated[str, AfterValidator(_text(_MAX_NAME))]
 
+
 class _NodeFields(_Fields):
     description: Annotated[str, AfterValidator(_text(_MAX_TEXT))] = ""
     children: Annotated[list[Any], Field(min_length=1)]
+
 
 class _PairFields(_Fields):
     positive: Annotated[str, AfterValidator(_phrase)]
@@ -184,61 +256,97 @@ class _PairFields(_Fields):
 def _say_field(error: dict, model: type[_Fields]) -> str:
     "One of pydantic's errors as a sentence for the file's author."
     name, value = error["loc"][0], error["input"]
-    if error["type"] == "missing": return f"{name} is missing"
-    if error["type"] == "extra_forbidden": return f"unknown field {_short(name)}" + _offer(_alike(str(name), model.model_fields), 1)
-    if error["type"] == "value_error": return f"{name} {error['ctx']['error']}"
-    if error["type"] == "too_short": return f"{name} is an empty list"
+    if error["type"] == "missing":
+        return f"{name} is missing"
+    if error["type"] == "extra_forbidden":
+        return f"unknown field {_short(name)}" + _offer(_alike(str(name), model.model_fields), 1)
+    if error["type"] == "value_error":
+        return f"{name} {error['ctx']['error']}"
+    if error["type"] == "too_short":
+        return f"{name} is an empty list"
     wanted = "a list" if error["type"] == "list_type" else "text"
-    if value is None: return f"{name} is empty"
-    if isinstance(value, (dict, list)): return f"{name} must be {wanted}, not a {'mapping' if isinstance(value, dict) else 'list'}"
-    return f"{name} must be {wanted}, not {_short(value)}" + (": put it in quotes" if wanted == "text" else "")
+    if value is None:
+        return f"{name} is empty"
+    if isinstance(value, (dict, list)):
+        return f"{name} must be {wanted}, not a {'mapping' if isinstance(value, dict) else 'list'}"
+    return f"{name} must be {wanted}, not {_short(value)}" + (
+        ": put it in quotes" if wanted == "text" else ""
+    )
+
 
 def _valid_fields(
-    data: dict, # one node of the file
-    model: type[_Fields], # the rules that it is held to
-    say: Callable[[str], None] # is told every problem
-) -> dict: # the fields that are as they should be
+    data: dict,  # one node of the file
+    model: type[_Fields],  # the rules that it is held to
+    say: Callable[[str], None],  # is told every problem
+) -> dict:  # the fields that are as they should be
     "Check one node's own fields."
     try:
         found = model.model_validate(data)
         return {name: getattr(found, name) for name in model.model_fields}
     except ValidationError as e:
-        for error in e.errors(): say(_say_field(error, model))
+        for error in e.errors():
+            say(_say_field(error, model))
         bad = {error["loc"][0] for error in e.errors()}
-        return {k: v if isinstance(v, list) else " ".join(v.split()) for k, v in data.items() if k not in bad}
+        return {
+            k: v if isinstance(v, list) else " ".join(v.split())
+            for k, v in data.items()
+            if k not in bad
+        }
 
 # %% ../nbs/01_criteria.ipynb #5c3f7bbf
 @dataclass
 class _Walk:
     "What is found on the way through a file."
+
     problems: list[str] = field(default_factory=list)
-    phrases: dict[str, str] = field(default_factory=dict) # folded phrase -> where it was first used
+    phrases: dict[str, str] = field(
+        default_factory=dict
+    )  # folded phrase -> where it was first used
 
     def phrase(self, phrase: str, use: str, node: str, say: Callable[[str], None]) -> None:
         "Note the `use` (positive or negative) of a phrase; say so when it was used before."
         key = unicodedata.normalize("NFKC", phrase).casefold()
         first = self.phrases.setdefault(key, f"the {use} of {node}")
-        if first == f"the positive of {node}" and use == "negative": say(f"positive and negative are the same phrase {phrase!r}")
-        elif first != f"the {use} of {node}": say(f"{use} {phrase!r} is also {first}: all phrases of a tree must differ")
+        if first == f"the positive of {node}" and use == "negative":
+            say(f"positive and negative are the same phrase {phrase!r}")
+        elif first != f"the {use} of {node}":
+            say(f"{use} {phrase!r} is also {first}: all phrases of a tree must differ")
+
 
 def _walk_node(walk: _Walk, data: Any, above: str, number: int, level: int) -> Node | Pair | None:
     "Check one node and all below it; the built node, or None where it cannot be built."
     own = data.get("id") if isinstance(data, dict) else None
-    slug = own if isinstance(own, str) and len(own) <= _MAX_ID and _SLUG.fullmatch(own) else f"#{number}" # its place stands in for a missing id
+    slug = (
+        own
+        if isinstance(own, str) and len(own) <= _MAX_ID and _SLUG.fullmatch(own)
+        else f"#{number}"
+    )  # its place stands in for a missing id
     full = f"{above}/{slug}" if above else slug
     where = f"node {full!r}" + (f" (line {data.line})" if getattr(data, "line", 0) else "")
-    say = lambda problem: walk.problems.append(f"{where}: {problem}")
-    if not isinstance(data, dict): return say(f"must be a mapping with id and name, not {_short(data)}")
-    for problem in getattr(data, "problems", ()): say(problem)
-    if level > _MAX_DEPTH: return say(f"stands at level {level}; the deepest allowed is {_MAX_DEPTH}")
+
+    def say(problem):
+        return walk.problems.append(f"{where}: {problem}")
+
+    if not isinstance(data, dict):
+        return say(f"must be a mapping with id and name, not {_short(data)}")
+    for problem in getattr(data, "problems", ()):
+        say(problem)
+    if level > _MAX_DEPTH:
+        return say(f"stands at level {level}; the deepest allowed is {_MAX_DEPTH}")
     leaf = [f for f in ("positive", "negative", "definition") if f in data]
-    if not leaf and "children" not in data: say("has neither children nor positive, negative and definition")
-    if leaf and "children" in data: say(f"has both children and {', '.join(leaf)}: a node groups, a pair is judged")
-    if "children" in data: return _walk_group(walk, {k: v for k, v in data.items() if k not in leaf}, full, level, say)
+    if not leaf and "children" not in data:
+        say("has neither children nor positive, negative and definition")
+    if leaf and "children" in data:
+        say(f"has both children and {', '.join(leaf)}: a node groups, a pair is judged")
+    if "children" in data:
+        return _walk_group(walk, {k: v for k, v in data.items() if k not in leaf}, full, level, say)
     fields = _valid_fields(data, _PairFields if leaf else _Fields, say)
     for use in ("positive", "negative"):
-        if use in fields: walk.phrase(fields[use], use, where, say)
-    return Pair(**{**fields, "id": full}) if fields.keys() == _PairFields.model_fields.keys() else None
+        if use in fields:
+            walk.phrase(fields[use], use, where, say)
+    return (
+        Pair(**{**fields, "id": full}) if fields.keys() == _PairFields.model_fields.keys() else None
+    )
 
 # %% ../nbs/01_criteria.ipynb #d7df5973
 def _walk_children(walk: _Walk, children: list, above: str, level: int) -> tuple[Node | Pair, ...]:
@@ -246,29 +354,41 @@ def _walk_children(walk: _Walk, children: list, above: str, level: int) -> tuple
     seen = {}
     for number, child in enumerate(children, 1):
         slug = child.get("id") if isinstance(child, dict) else None
-        if not isinstance(slug, str): continue
+        if not isinstance(slug, str):
+            continue
         line = f" (line {child.line})" if getattr(child, "line", 0) else ""
-        if slug in seen: walk.problems.append(f"node {_short((above + '/' + slug).lstrip('/'))}{line}: id is taken by a sibling{seen[slug]}")
-        else: seen[slug] = line
-    built = (_walk_node(walk, child, above, number, level) for number, child in enumerate(children, 1))
+        if slug in seen:
+            walk.problems.append(
+                f"node {_short((above + '/' + slug).lstrip('/'))}{line}: id is taken by a sibling{seen[slug]}"
+            )
+        else:
+            seen[slug] = line
+    built = (
+        _walk_node(walk, child, above, number, level) for number, child in enumerate(children, 1)
+    )
     return tuple(b for b in built if b is not None)
 
-def _walk_group(walk: _Walk, data: dict, full: str, level: int, say: Callable[[str], None]) -> Node | None:
+
+def _walk_group(
+    walk: _Walk, data: dict, full: str, level: int, say: Callable[[str], None]
+) -> Node | None:
     "Check an inner node and all below it."
     fields = _valid_fields(data, _NodeFields, say)
     children = _walk_children(walk, fields.get("children", []), full, level + 1)
-    if not {"id", "name", "children"} <= fields.keys(): return None
+    if not {"id", "name", "children"} <= fields.keys():
+        return None
     return Node(full, fields["name"], children, fields.get("description", ""))
 
 # %% ../nbs/01_criteria.ipynb #a1ffa182
 @dataclass(frozen=True, repr=False)
 class CriteriaTree:
     "A checked tree of attribute pairs. Made by `load_criteria` or `parse_criteria`."
-    id: str # slug of the whole, e.g. "painting"
-    name: str # for people
-    roots: tuple[Node | Pair, ...] # the root dimensions, in file order
-    description: str = "" # what the tree is for
-    source: str = field(default="", compare=False) # file or name that it was read from
+
+    id: str  # slug of the whole, e.g. "painting"
+    name: str  # for people
+    roots: tuple[Node | Pair, ...]  # the root dimensions, in file order
+    description: str = ""  # what the tree is for
+    source: str = field(default="", compare=False)  # file or name that it was read from
 
     @cached_property
     def pairs(self) -> tuple[Pair, ...]:
@@ -289,7 +409,8 @@ class CriteriaTree:
     def _by_id(self) -> dict[str, Node | Pair]:
         found, todo = {}, list(reversed(self.roots))
         while todo:
-            item = todo.pop(); found[item.id] = item
+            item = todo.pop()
+            found[item.id] = item
             todo += reversed(item.children if isinstance(item, Node) else ())
         return found
 
@@ -298,87 +419,148 @@ class CriteriaTree:
         "All inner nodes, in file order."
         return tuple(n for n in self._by_id.values() if isinstance(n, Node))
 
-    def __len__(self) -> int: return len(self.pairs)
-    def __iter__(self) -> Iterator[Pair]: return iter(self.pairs)
-    def __repr__(self) -> str: return f"CriteriaTree({self.id!r}: {_many(len(self), 'pair')}, {_many(len(self.roots), 'root')}, depth {self.depth}, hash {self.hash[:12]})"
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __iter__(self) -> Iterator[Pair]:
+        return iter(self.pairs)
+
+    def __repr__(self) -> str:
+        return f"CriteriaTree({self.id!r}: {_many(len(self), 'pair')}, {_many(len(self.roots), 'root')}, depth {self.depth}, hash {self.hash[:12]})"
 
 # %% ../nbs/01_criteria.ipynb #56f16f1a
 def parse_criteria(
-    text: str, # YAML
-    source: str = "criteria" # what messages call it
+    text: str,  # YAML
+    source: str = "criteria",  # what messages call it
 ) -> CriteriaTree:
     "Build and check a tree from YAML text. Raises `CriteriaError` that lists every problem with node and line."
     data = _read_yaml(text, source)
-    if data is None: raise CriteriaError(f"{source}: the file is empty", hint="see data/criteria/product_photography.yaml for a small example")
-    if not isinstance(data, dict): raise CriteriaError(f"{source}: the top must be a mapping with id, name and children, not {_short(data)}")
+    if data is None:
+        raise CriteriaError(
+            f"{source}: the file is empty",
+            hint="see data/criteria/product_photography.yaml for a small example",
+        )
+    if not isinstance(data, dict):
+        raise CriteriaError(
+            f"{source}: the top must be a mapping with id, name and children, not {_short(data)}"
+        )
     walk = _Walk()
-    say = lambda problem: walk.problems.append(f"top node (line {data.line}): {problem}")
-    for problem in data.problems: say(problem)
+
+    def say(problem):
+        return walk.problems.append(f"top node (line {data.line}): {problem}")
+
+    for problem in data.problems:
+        say(problem)
     top = _valid_fields(data, _NodeFields, say)
     roots = _walk_children(walk, top.get("children", []), "", 1)
     if walk.problems:
-        raise CriteriaError(f"{source}: {_many(len(walk.problems), 'problem')}", walk.problems, hint="the rules stand in notebook 01_criteria; data/criteria/ holds valid files")
+        raise CriteriaError(
+            f"{source}: {_many(len(walk.problems), 'problem')}",
+            walk.problems,
+            hint="the rules stand in notebook 01_criteria; data/criteria/ holds valid files",
+        )
     return CriteriaTree(top["id"], top["name"], roots, top["description"], source)
 
 # %% ../nbs/01_criteria.ipynb #ea535f8a
 def shipped_criteria() -> tuple[str, ...]:
     "Names of the trees that travel with the package."
-    return tuple(sorted(p.stem for p in (data_dir()/"criteria").glob("*.yaml")))
+    return tuple(sorted(p.stem for p in (data_dir() / "criteria").glob("*.yaml")))
+
 
 def _read_file(path: Path) -> str:
     "The text of a criteria file. Raises `CriteriaError` when there is none to be read."
     try:
-        if path.is_dir(): raise CriteriaError(f"{path}: is a folder", hint="give the YAML file itself")
-        if path.exists() and not path.is_file(): raise CriteriaError(f"{path}: is not a regular file")
-        with open(path, "rb") as f: raw = f.read(_MAX_BYTES + 1)
-        return raw.decode("utf-8-sig") if len(raw) <= _MAX_BYTES else "x" * len(raw) # refused by its size further on
-    except CpoError: raise
+        if path.is_dir():
+            raise CriteriaError(f"{path}: is a folder", hint="give the YAML file itself")
+        if path.exists() and not path.is_file():
+            raise CriteriaError(f"{path}: is not a regular file")
+        with open(path, "rb") as f:
+            raw = f.read(_MAX_BYTES + 1)
+        return (
+            raw.decode("utf-8-sig") if len(raw) <= _MAX_BYTES else "x" * len(raw)
+        )  # refused by its size further on
+    except CpoError:
+        raise
     except (FileNotFoundError, NotADirectoryError):
         shipped = shipped_criteria()
-        raise CriteriaError(f"{path}: no such file, and no shipped tree of this name" + _offer(_alike(path.stem, shipped), 1),
-                            hint=f"give the path of a YAML file or one of {', '.join(shipped)}") from None
+        raise CriteriaError(
+            f"{path}: no such file, and no shipped tree of this name"
+            + _offer(_alike(path.stem, shipped), 1),
+            hint=f"give the path of a YAML file or one of {', '.join(shipped)}",
+        ) from None
     except UnicodeDecodeError as e:
-        raise CriteriaError(f"{path}: not UTF-8 text (byte {e.object[e.start]:#04x} at position {e.start})", hint="save the file as UTF-8") from None
-    except (OSError, ValueError) as e: # no permission, or a name that no file can have
-        raise CriteriaError(f"{_short(str(path))}: cannot be read ({getattr(e, 'strerror', None) or type(e).__name__})") from None
+        raise CriteriaError(
+            f"{path}: not UTF-8 text (byte {e.object[e.start]:#04x} at position {e.start})",
+            hint="save the file as UTF-8",
+        ) from None
+    except (OSError, ValueError) as e:  # no permission, or a name that no file can have
+        raise CriteriaError(
+            f"{_short(str(path))}: cannot be read ({getattr(e, 'strerror', None) or type(e).__name__})"
+        ) from None
+
 
 def load_criteria(
-    name_or_path: str | Path | CriteriaTree # "painting", "product_photography", the path of a YAML file, or a tree (returned as it is)
+    name_or_path: str
+    | Path
+    | CriteriaTree,  # "painting", "product_photography", the path of a YAML file, or a tree (returned as it is)
 ) -> CriteriaTree:
     "Load and check a criteria tree. Raises `CriteriaError` that names the file and every problem with its node and line."
-    if isinstance(name_or_path, CriteriaTree): return name_or_path
+    if isinstance(name_or_path, CriteriaTree):
+        return name_or_path
     if not isinstance(name_or_path, (str, Path)):
-        raise CriteriaError(f"criteria must be a name, a path or a CriteriaTree, not {_short(name_or_path)}")
-    if "\n" in str(name_or_path): raise CriteriaError("criteria must be a name or a path, not YAML text", hint="use parse_criteria(text)")
+        raise CriteriaError(
+            f"criteria must be a name, a path or a CriteriaTree, not {_short(name_or_path)}"
+        )
+    if "\n" in str(name_or_path):
+        raise CriteriaError(
+            "criteria must be a name or a path, not YAML text", hint="use parse_criteria(text)"
+        )
     path = Path(name_or_path)
-    if isinstance(name_or_path, str) and name_or_path in shipped_criteria(): path = data_dir()/"criteria"/f"{name_or_path}.yaml"
+    if isinstance(name_or_path, str) and name_or_path in shipped_criteria():
+        path = data_dir() / "criteria" / f"{name_or_path}.yaml"
     return parse_criteria(_read_file(path), str(name_or_path))
 
 # %% ../nbs/01_criteria.ipynb #deeb1bbd
 def _as_dict(item: Node | Pair) -> dict:
     "The node as it would stand in a file."
     out = dict(id=item.slug, name=item.name)
-    if isinstance(item, Pair): return out | dict(positive=item.positive, negative=item.negative, definition=item.definition)
-    return out | (dict(description=item.description) if item.description else {}) | dict(children=[_as_dict(c) for c in item.children])
+    if isinstance(item, Pair):
+        return out | dict(
+            positive=item.positive, negative=item.negative, definition=item.definition
+        )
+    return (
+        out
+        | (dict(description=item.description) if item.description else {})
+        | dict(children=[_as_dict(c) for c in item.children])
+    )
+
 
 @patch
 def to_dict(self: CriteriaTree) -> dict:
     "The tree as the nested mapping that its file holds."
     about = dict(description=self.description) if self.description else {}
-    return dict(id=self.id, name=self.name) | about | dict(children=[_as_dict(r) for r in self.roots])
+    return (
+        dict(id=self.id, name=self.name) | about | dict(children=[_as_dict(r) for r in self.roots])
+    )
+
 
 @patch(as_prop=True)
 def hash(self: CriteriaTree) -> str:
     "SHA-256 of the content: every id, text and their order; 64 hex digits."
     return sha256_json(self.to_dict())
 
+
 @patch
 def save(
     self: CriteriaTree,
-    path: str | Path # the YAML file to write, replaced as a whole
+    path: str | Path,  # the YAML file to write, replaced as a whole
 ) -> Path:
     "Write the tree as YAML that `load_criteria` reads back as an equal tree."
-    with atomic_path(path) as tmp: tmp.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=100), encoding="utf-8")
+    with atomic_path(path) as tmp:
+        tmp.write_text(
+            yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=100),
+            encoding="utf-8",
+        )
     return Path(path)
 
 # %% ../nbs/01_criteria.ipynb #16ae8b58
@@ -388,145 +570,201 @@ def _nearest_ids(key: str, ids: tuple[str, ...]) -> str:
     slug = key.strip("/").rpartition("/")[2]
     return _offer(_alike(key, ids) + [i for i in ids if i.rpartition("/")[2] == slug])
 
+
 @patch
 def _unknown(self: CriteriaTree, key: Any) -> str:
-    if not isinstance(key, str): return f"{_short(key)} is not an id of {self.id!r}: ids are text such as {self.pairs[0].id!r} (for a position: tree.pairs[0])"
+    if not isinstance(key, str):
+        return f"{_short(key)} is not an id of {self.id!r}: ids are text such as {self.pairs[0].id!r} (for a position: tree.pairs[0])"
     return f"{_short(key)} is not in {self.id!r}" + _nearest_ids(key, tuple(self._by_id))
+
 
 @patch
 def __getitem__(
     self: CriteriaTree,
-    key: str # full id of a pair or node
+    key: str,  # full id of a pair or node
 ) -> Pair | Node:
     "The pair or node of that id. Raises `UnknownIdError` that offers the nearest ids."
-    if not isinstance(key, str) or key not in self._by_id: raise UnknownIdError(self._unknown(key))
+    if not isinstance(key, str) or key not in self._by_id:
+        raise UnknownIdError(self._unknown(key))
     return self._by_id[key]
+
 
 @patch
 def get(
     self: CriteriaTree,
-    key: str, # full id of a pair or node
-    default: Any = None # returned where there is none
+    key: str,  # full id of a pair or node
+    default: Any = None,  # returned where there is none
 ) -> Any:
     "The pair or node of that id, else `default`."
     return self._by_id.get(key, default) if isinstance(key, str) else default
 
+
 @patch
 def __contains__(
     self: CriteriaTree,
-    item: Any # a full id, a `Pair` or a `Node`
+    item: Any,  # a full id, a `Pair` or a `Node`
 ) -> bool:
     "Is this id, pair or node in the tree? For annotations, which name pairs only, ask `item in tree.index` or `pair_problem`."
-    return self.get(item.id) == item if isinstance(item, (Pair, Node)) else isinstance(item, str) and item in self._by_id
+    return (
+        self.get(item.id) == item
+        if isinstance(item, (Pair, Node))
+        else isinstance(item, str) and item in self._by_id
+    )
+
 
 @patch
 def pair_problem(
     self: CriteriaTree,
-    key: Any # what an annotation gives as a pair's id
-) -> str | None: # one line for an error message, or None when it is the id of a pair
+    key: Any,  # what an annotation gives as a pair's id
+) -> str | None:  # one line for an error message, or None when it is the id of a pair
     "Why `key` cannot stand for a pair in an annotation, with the nearest ids."
-    if key not in self: return self._unknown(key)
-    if isinstance(self[key], Node): return f"{key!r} is a node with {len(self[key].pairs)} pairs, not a pair; name one of them, e.g. {self[key].pairs[0].id!r}"
+    if key not in self:
+        return self._unknown(key)
+    if isinstance(self[key], Node):
+        return f"{key!r} is a node with {len(self[key].pairs)} pairs, not a pair; name one of them, e.g. {self[key].pairs[0].id!r}"
 
 # %% ../nbs/01_criteria.ipynb #d9286424
 def _prune(item: Node | Pair, keep: set[str]) -> Node | Pair | None:
     "`item` with only the pairs in `keep` below it, or None when nothing is left."
-    if isinstance(item, Pair): return item if item.id in keep else None
+    if isinstance(item, Pair):
+        return item if item.id in keep else None
     children = tuple(c for c in (_prune(c, keep) for c in item.children) if c is not None)
     return Node(item.id, item.name, children, item.description) if children else None
+
 
 @patch
 def select(
     self: CriteriaTree,
-    ids: str | Iterable[str | Pair | Node] # full ids, or pairs and nodes themselves; a node stands for all its pairs
-) -> CriteriaTree: # in the order of the file, whatever the order of `ids`
+    ids: str
+    | Iterable[
+        str | Pair | Node
+    ],  # full ids, or pairs and nodes themselves; a node stands for all its pairs
+) -> CriteriaTree:  # in the order of the file, whatever the order of `ids`
     "The tree with only these pairs and with unchanged ids. Raises `UnknownIdError` that lists every unknown id."
-    ids = [i.id if isinstance(i, (Pair, Node)) else i for i in ([ids] if isinstance(ids, (str, Pair, Node)) else ids)]
+    ids = [
+        i.id if isinstance(i, (Pair, Node)) else i
+        for i in ([ids] if isinstance(ids, (str, Pair, Node)) else ids)
+    ]
     unknown = [self._unknown(i) for i in ids if not isinstance(i, str) or i not in self]
-    if unknown: raise UnknownIdError(f"{len(unknown)} of {len(ids)} ids are not in {self.id!r}", unknown)
-    if not ids: raise CriteriaError(f"no pair of {self.id!r} selected", hint="give at least one id")
+    if unknown:
+        raise UnknownIdError(f"{len(unknown)} of {len(ids)} ids are not in {self.id!r}", unknown)
+    if not ids:
+        raise CriteriaError(f"no pair of {self.id!r} selected", hint="give at least one id")
     keep = {p.id for i in ids for p in (self[i].pairs if isinstance(self[i], Node) else (self[i],))}
     roots = tuple(r for r in (_prune(r, keep) for r in self.roots) if r is not None)
     return CriteriaTree(self.id, self.name, roots, self.description, self.source)
 
+
 @patch
 def subtree(
     self: CriteriaTree,
-    key: str # full id of a node or pair
+    key: str,  # full id of a node or pair
 ) -> CriteriaTree:
     "The tree with only what stands at or below `key`; ids stay whole. Raises `UnknownIdError`."
     return self.select([self[key].id])
 
+
 @patch
 def find(
     self: CriteriaTree,
-    text: str # words, in any order and case; all must occur
-) -> tuple[Pair, ...]: # in file order
+    text: str,  # words, in any order and case; all must occur
+) -> tuple[Pair, ...]:  # in file order
     "Pairs whose id, names, phrases and definition together hold every word of `text`."
     words = str(text).casefold().split()
-    def where(p): return " ".join((p.id, p.name, p.positive, p.negative, p.definition)).casefold()
+
+    def where(p):
+        return " ".join((p.id, p.name, p.positive, p.negative, p.definition)).casefold()
+
     return tuple(p for p in self.pairs if words and all(w in where(p) for w in words))
 
 # %% ../nbs/01_criteria.ipynb #847cd3b7
 @patch
 def outline(
     self: CriteriaTree,
-    root: str | None = None, # full id of the node or pair to begin at; default: the whole tree
-    depth: int | None = None, # deepest level shown; default: all
-    definitions: bool = False # show each pair's definition too
-) -> str: # one line per node and pair
+    root: str | None = None,  # full id of the node or pair to begin at; default: the whole tree
+    depth: int | None = None,  # deepest level shown; default: all
+    definitions: bool = False,  # show each pair's definition too
+) -> str:  # one line per node and pair
     "The tree as indented text. Raises `UnknownIdError`."
     lines = []
+
     def add(item, indent):
-        if depth is not None and item.level > depth: return
+        if depth is not None and item.level > depth:
+            return
         if isinstance(item, Pair):
             lines.append(f"{indent}{item.slug}:  + {item.positive}  - {item.negative}")
-            if definitions: lines.append(f"{indent}    {item.definition}")
+            if definitions:
+                lines.append(f"{indent}    {item.definition}")
             return
         lines.append(f"{indent}{item.slug}/  {item.name} ({len(item.pairs)})")
-        for c in item.children: add(c, indent + "  ")
-    if root is not None: add(self[root], "")
+        for c in item.children:
+            add(c, indent + "  ")
+
+    if root is not None:
+        add(self[root], "")
     else:
         lines.append(f"{self.name} ({len(self)} pairs)")
-        for r in self.roots: add(r, "  ")
+        for r in self.roots:
+            add(r, "  ")
     return "\n".join(lines)
+
 
 @patch
 def show(
     self: CriteriaTree,
-    root: str | None = None, # full id to begin at; default: the whole tree
-    depth: int | None = None, # deepest level shown
-    definitions: bool = False # show definitions too
+    root: str | None = None,  # full id to begin at; default: the whole tree
+    depth: int | None = None,  # deepest level shown
+    definitions: bool = False,  # show definitions too
 ) -> None:
     "Print `outline`."
     print(self.outline(root, depth, definitions))
 
-@patch
-def counts(self: CriteriaTree) -> dict[str, dict[int, int]]: # root id -> level -> number of pairs, every level from 1 to the tree's depth
-    "How many pairs stand at which level of each root dimension."
-    out = {r.id: dict.fromkeys(range(1, self.depth + 1), 0) for r in self.roots}
-    for p in self.pairs: out[p.root][p.level] += 1
-    return out
 
 @patch
-def summary(self: CriteriaTree) -> str: # a table as text
+def counts(
+    self: CriteriaTree,
+) -> dict[
+    str, dict[int, int]
+]:  # root id -> level -> number of pairs, every level from 1 to the tree's depth
+    "How many pairs stand at which level of each root dimension."
+    out = {r.id: dict.fromkeys(range(1, self.depth + 1), 0) for r in self.roots}
+    for p in self.pairs:
+        out[p.root][p.level] += 1
+    return out
+
+
+@patch
+def summary(self: CriteriaTree) -> str:  # a table as text
     "Pairs by root dimension and level, with sums."
     rows = [(self[r].name, *by.values(), sum(by.values())) for r, by in self.counts().items()]
     rows.append(("all", *(sum(c) for c in list(zip(*rows))[1:])))
     head = ("root dimension", *(f"level {k}" for k in range(1, self.depth + 1)), "pairs")
     wide = max(len(r[0]) for r in (head, *rows))
-    return "\n".join(f"{r[0]:{wide}}" + "".join(f"{c or '-':>9}" for c in r[1:]) for r in (head, *rows))
+    return "\n".join(
+        f"{r[0]:{wide}}" + "".join(f"{c or '-':>9}" for c in r[1:]) for r in (head, *rows)
+    )
 
 # %% ../nbs/01_criteria.ipynb #ee941567
 _TABLE = "<tr><td><code>{}</code></td><td style='color:#1d6b3a'>+ {}</td><td style='color:#a12a2a'>&minus; {}</td><td style='text-align:left'>{}</td></tr>"
 
+
 def _html(item: Node, folded: bool) -> str:
     "A node as a foldable block: its pairs in a table, its groups as blocks inside."
-    esc = lambda *texts: tuple(html.escape(t) for t in texts)
-    rows = "".join(_TABLE.format(*esc(c.slug, c.positive, c.negative, c.definition)) for c in item.children if isinstance(c, Pair))
-    inside = (f"<table>{rows}</table>" if rows else "") + "".join(_html(c, folded) for c in item.children if isinstance(c, Node))
+
+    def esc(*texts):
+        return tuple(html.escape(t) for t in texts)
+
+    rows = "".join(
+        _TABLE.format(*esc(c.slug, c.positive, c.negative, c.definition))
+        for c in item.children
+        if isinstance(c, Pair)
+    )
+    inside = (f"<table>{rows}</table>" if rows else "") + "".join(
+        _html(c, folded) for c in item.children if isinstance(c, Node)
+    )
     head = "<b>{}</b> <code>{}</code>".format(*esc(item.name, item.id)) + f" ({len(item.pairs)})"
     return f"<details{'' if folded else ' open'} style='margin-left:1em'><summary>{head}</summary>{inside}</details>"
+
 
 @patch
 def _repr_html_(self: CriteriaTree) -> str:
@@ -535,7 +773,11 @@ def _repr_html_(self: CriteriaTree) -> str:
     return top.replace("<details", "<details open", 1) if len(self) > 24 else top
 
 # %% ../nbs/01_criteria.ipynb #a7cb8ea2
-_LINE, _PAD = 1.15, 3.0 # height of a line in units of its size; room between a label and the edge of its cell, in points
+_LINE, _PAD = (
+    1.15,
+    3.0,
+)  # height of a line in units of its size; room between a label and the edge of its cell, in points
+
 
 @lru_cache(maxsize=65536)
 def _width(text: str) -> float:
@@ -543,77 +785,124 @@ def _width(text: str) -> float:
     import matplotlib as mpl
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
+
     font = FontProperties(family=mpl.rcParams["font.family"], size=100)
-    return 1.02 * text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / 100 # 2% for hinting
+    return (
+        1.02 * text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / 100
+    )  # 2% for hinting
+
 
 @lru_cache(maxsize=65536)
 def _broken(text: str, most: int = 4) -> tuple[tuple[str, float, float], ...]:
     "The narrowest way to set `text` in 1, 2, ... `most` lines: (text with line breaks, width, height), in units of its size."
     words, out = text.split(), []
-    spans = sorted({_width(" ".join(words[i:j])) for i in range(len(words)) for j in range(i + 1, len(words) + 1)})
-    for width in reversed(spans): # narrower and narrower: the last of each number of lines is its best
+    spans = sorted(
+        {
+            _width(" ".join(words[i:j]))
+            for i in range(len(words))
+            for j in range(i + 1, len(words) + 1)
+        }
+    )
+    for width in reversed(
+        spans
+    ):  # narrower and narrower: the last of each number of lines is its best
         lines = [""]
         for word in words:
             longer = f"{lines[-1]} {word}".strip()
-            if _width(longer) <= width + 1e-9: lines[-1] = longer
-            else: lines.append(word)
-        if all(_width(l) <= width + 1e-9 for l in lines) and len(lines) <= most: out.append(("\n".join(lines), width, _LINE * len(lines)))
+            if _width(longer) <= width + 1e-9:
+                lines[-1] = longer
+            else:
+                lines.append(word)
+        if all(_width(l) <= width + 1e-9 for l in lines) and len(lines) <= most:
+            out.append(("\n".join(lines), width, _LINE * len(lines)))
     return tuple({b[2]: b for b in out}.values())
 
 # %% ../nbs/01_criteria.ipynb #65425fc0
 @dataclass
 class _Cell:
     "One node or pair in a drawing."
+
     item: Node | Pair
-    ring: int # 1 for the hub's children
-    first: float # where its rows begin, in rows
-    rows: float # how many rows it spans
-    color: tuple # face colour
+    ring: int  # 1 for the hub's children
+    first: float  # where its rows begin, in rows
+    rows: float  # how many rows it spans
+    color: tuple  # face colour
 
     @property
-    def ink(self) -> str: "Colour of text upon it."; return "white" if sum(c * k for c, k in zip(self.color, (0.299, 0.587, 0.114))) < 0.5 else "#222222"
+    def ink(self) -> str:
+        "Colour of text upon it."
+        return (
+            "white"
+            if sum(c * k for c, k in zip(self.color, (0.299, 0.587, 0.114))) < 0.5
+            else "#222222"
+        )
+
 
 def _tint(color: tuple, share: float) -> tuple:
     "`color` mixed with this share of white."
     return tuple(c + (1 - c) * share for c in color)
 
+
 def _cells(children: tuple[Node | Pair, ...], gap: float) -> tuple[list[_Cell], float]:
     "All cells below the hub, and the rows they take; `gap` rows stay free after each child of the hub."
     import matplotlib as mpl
+
     palette = [mpl.colors.to_rgb(c) for c in mpl.rcParams["axes.prop_cycle"].by_key()["color"]]
     out, row = [], 0.0
+
     def add(item, ring, color):
         nonlocal row
-        cell = _Cell(item, ring, row, 1, _tint(color, min(0.9, 0.27 * (ring - 1)) if isinstance(item, Node) else 0.82))
+        cell = _Cell(
+            item,
+            ring,
+            row,
+            1,
+            _tint(color, min(0.9, 0.27 * (ring - 1)) if isinstance(item, Node) else 0.82),
+        )
         out.append(cell)
-        if isinstance(item, Pair): row += 1
+        if isinstance(item, Pair):
+            row += 1
         else:
-            for c in item.children: add(c, ring + 1, color)
+            for c in item.children:
+                add(c, ring + 1, color)
             cell.rows = len(item.pairs)
+
     for k, child in enumerate(children):
         add(child, 1, palette[k % len(palette)])
         row += gap
     return out, row
 
+
 def _rim(labels: str) -> list[tuple[str, str, str]]:
     "Columns of text beside the pairs: (field, sign before it, colour)."
-    columns = dict(phrases=[("positive", "+ ", "#14532d"), ("negative", "\u2212 ", "#8f1d1d")], names=[("name", "", "#222222")], none=[])
-    if labels not in columns: raise CriteriaError(f"labels must be one of {', '.join(columns)}, not {_short(labels)}")
+    columns = dict(
+        phrases=[("positive", "+ ", "#14532d"), ("negative", "\u2212 ", "#8f1d1d")],
+        names=[("name", "", "#222222")],
+        none=[],
+    )
+    if labels not in columns:
+        raise CriteriaError(f"labels must be one of {', '.join(columns)}, not {_short(labels)}")
     return columns[labels]
+
 
 def _rim_widths(cells: list[_Cell], rim: list) -> list[float]:
     "Widths of those columns with the room around them, in units of the text size."
-    return [max(_width(sign + getattr(c.item, name)) for c in cells if isinstance(c.item, Pair)) + 1.2 for name, sign, _ in rim]
+    return [
+        max(_width(sign + getattr(c.item, name)) for c in cells if isinstance(c.item, Pair)) + 1.2
+        for name, sign, _ in rim
+    ]
 
 # %% ../nbs/01_criteria.ipynb #ac9d36e4
 @dataclass
 class _Way:
     "One way to set a label in a cell of a ring."
-    text: str # with line breaks
-    along: bool # along the arc, else along the radius
-    need: float # width of ring that it needs
-    low: float # smallest radius of its centre at which it keeps between the cell's sides
-    high: float # largest one at which it keeps inside the ring
+
+    text: str  # with line breaks
+    along: bool  # along the arc, else along the radius
+    need: float  # width of ring that it needs
+    low: float  # smallest radius of its centre at which it keeps between the cell's sides
+    high: float  # largest one at which it keeps inside the ring
+
 
 def _ways(text: str, outer: float, size: float, half: float) -> Iterator[_Way]:
     "Ways to set `text` at this size in a cell that ends at radius `outer` and spans 2 `half` radians."
@@ -621,46 +910,72 @@ def _ways(text: str, outer: float, size: float, half: float) -> Iterator[_Way]:
     for broken, width, height in _broken(text):
         w, h = width * size, height * size
         low, high = (h + 1) / (2 * tan) + w / 2, edge - w / 2
-        if low <= high: yield _Way(broken, False, w + 2 * _PAD, low, high)
-        if edge <= w / 2: continue
+        if low <= high:
+            yield _Way(broken, False, w + 2 * _PAD, low, high)
+        if edge <= w / 2:
+            continue
         low, high = (w + 2 * _PAD) / (2 * tan) + h / 2, math.sqrt(edge**2 - w**2 / 4) - h / 2
-        if low <= high: yield _Way(broken, True, outer - high + h / 2 + _PAD, low, high)
+        if low <= high:
+            yield _Way(broken, True, outer - high + h / 2 + _PAD, low, high)
+
 
 @dataclass
 class _Sunburst:
     "Measures of a sunburst, in points."
-    radius: float # of the whole disc
-    rows: float # rows around the rim
-    size: float = 10.0 # of the text around the rim
-    inner: float = 0.0 # radius where the text begins
-    columns: tuple[float, ...] = () # inner radius of each column of text
-    rings: tuple[tuple[float, float, float], ...] = () # inner radius, outer radius and text size of rings 1, 2, ...
+
+    radius: float  # of the whole disc
+    rows: float  # rows around the rim
+    size: float = 10.0  # of the text around the rim
+    inner: float = 0.0  # radius where the text begins
+    columns: tuple[float, ...] = ()  # inner radius of each column of text
+    rings: tuple[
+        tuple[float, float, float], ...
+    ] = ()  # inner radius, outer radius and text size of rings 1, 2, ...
 
     def angle(self, row: float) -> float:
         "Degrees, counter-clockwise from three o'clock; row 0 begins at the top and rows run clockwise."
         return 90 - 360 * row / self.rows
 
-    def half(self, cell: _Cell) -> float: "Half a cell's angle in radians."; return math.pi * cell.rows / self.rows
+    def half(self, cell: _Cell) -> float:
+        "Half a cell's angle in radians."
+        return math.pi * cell.rows / self.rows
+
     @property
-    def hub(self) -> float: "Radius of the hub."; return self.rings[0][0] if self.rings else 0.1 * self.radius
+    def hub(self) -> float:
+        "Radius of the hub."
+        return self.rings[0][0] if self.rings else 0.1 * self.radius
 
 # %% ../nbs/01_criteria.ipynb #50e8c64f
 def _label(cell: _Cell, sun: _Sunburst, outer: float, size: float) -> tuple[float, list[_Way]]:
     "A node's text size and the ways to set its name: at `size`, or at a share of it where the cell is too narrow for that."
-    tries = ((share * size, list(_ways(cell.item.name, outer, share * size, sun.half(cell)))) for share in (1 - 0.05 * k for k in range(8)))
+    tries = (
+        (share * size, list(_ways(cell.item.name, outer, share * size, sun.half(cell))))
+        for share in (1 - 0.05 * k for k in range(8))
+    )
     return next(((own, ways) for own, ways in tries if ways), (0.0, []))
 
-def _fit_rings(cells: list[_Cell], sun: _Sunburst, size: float, spare: float) -> tuple[tuple[float, float, float], ...] | None:
+
+def _fit_rings(
+    cells: list[_Cell], sun: _Sunburst, size: float, spare: float
+) -> tuple[tuple[float, float, float], ...] | None:
     "Rings from the rim inward, as wide as their labels need at text size `size` (more on the inner rings) and `spare` wider; None when no hub is left."
     outer, rings = sun.inner - sun.size, []
     for ring in range(max((c.ring for c in cells if isinstance(c.item, Node)), default=0), 0, -1):
         own = size * max(1.0, 1.4 - 0.15 * (ring - 1))
-        labels = (_label(c, sun, outer, own)[1] for c in cells if c.ring == ring and isinstance(c.item, Node))
-        inner = outer - max(min((w.need for w in ways), default=math.inf) for ways in labels) - spare
-        if inner < 0.1 * sun.radius: return None
+        labels = (
+            _label(c, sun, outer, own)[1]
+            for c in cells
+            if c.ring == ring and isinstance(c.item, Node)
+        )
+        inner = (
+            outer - max(min((w.need for w in ways), default=math.inf) for ways in labels) - spare
+        )
+        if inner < 0.1 * sun.radius:
+            return None
         rings.append((inner, outer, own))
         outer = inner
     return tuple(reversed(rings))
+
 
 def _largest(fits: Callable[[float], Any], low: float, high: float) -> float:
     "The largest number between `low` and `high` that fits, by bisection."
@@ -669,52 +984,147 @@ def _largest(fits: Callable[[float], Any], low: float, high: float) -> float:
         low, high = (middle, high) if fits(middle) is not None else (low, middle)
     return low
 
-def _fit_sunburst(cells: list[_Cell], rows: float, rim: list, radius: float, most: float = 10.0) -> _Sunburst:
+
+def _fit_sunburst(
+    cells: list[_Cell], rows: float, rim: list, radius: float, most: float = 10.0
+) -> _Sunburst:
     "The largest text sizes at which everything fits a disc of this radius. Raises `CriteriaError` when none does."
     sun = _Sunburst(radius, rows)
     widths = _rim_widths(cells, rim)
-    sun.size = min(most, 2 * math.pi * radius / (_LINE * rows + 2 * math.pi * sum(widths)), 0.5 * radius / max(sum(widths), 1)) # the rim takes half of the radius at most
+    sun.size = min(
+        most,
+        2 * math.pi * radius / (_LINE * rows + 2 * math.pi * sum(widths)),
+        0.5 * radius / max(sum(widths), 1),
+    )  # the rim takes half of the radius at most
     sun.inner = radius - sum(widths) * sun.size
     sun.columns = tuple(sun.inner + (sum(widths[:k]) + 0.6) * sun.size for k in range(len(widths)))
     size = _largest(lambda x: _fit_rings(cells, sun, x, 0), 1.0, most)
     spare = _largest(lambda x: _fit_rings(cells, sun, size, x), 0.0, radius)
     sun.rings = _fit_rings(cells, sun, size, spare)
-    if sun.rings is None: raise CriteriaError("the drawing is too small for this tree", hint="give a larger axes, or a node as root=")
+    if sun.rings is None:
+        raise CriteriaError(
+            "the drawing is too small for this tree", hint="give a larger axes, or a node as root="
+        )
     return sun
 
 # %% ../nbs/01_criteria.ipynb #91d27772
 def _put(ax, radius: float, degrees: float, text: str, along: bool, **style) -> None:
     "Write `text` at polar coordinates, upright for the reader: centred when along the arc, else as `ha` says for the right half."
-    upside = math.sin(math.radians(degrees)) < -1e-9 if along else math.cos(math.radians(degrees)) < -1e-9
+    upside = (
+        math.sin(math.radians(degrees)) < -1e-9
+        if along
+        else math.cos(math.radians(degrees)) < -1e-9
+    )
     turn = degrees - 90 if along else degrees
-    if style.get("ha") == "left" and upside: style["ha"] = "right"
+    if style.get("ha") == "left" and upside:
+        style["ha"] = "right"
     x, y = radius * math.cos(math.radians(degrees)), radius * math.sin(math.radians(degrees))
-    ax.text(x, y, text, rotation=turn + 180 * upside, rotation_mode="anchor", parse_math=False, linespacing=_LINE if "\n" in text else 1,
-            **{"ha": "center", "va": "center"} | style)
+    ax.text(
+        x,
+        y,
+        text,
+        rotation=turn + 180 * upside,
+        rotation_mode="anchor",
+        parse_math=False,
+        linespacing=_LINE if "\n" in text else 1,
+        **{"ha": "center", "va": "center"} | style,
+    )
+
 
 def _draw_sunburst(ax, cells: list[_Cell], sun: _Sunburst, rim: list, title: str) -> None:
     "Draw rings, rim, hub and all labels into `ax`, whose unit is a point."
     from matplotlib.patches import Wedge
+
     def wedge(cell, inner, outer, color):
-        ax.add_patch(Wedge((0, 0), outer, sun.angle(cell.first + cell.rows), sun.angle(cell.first), width=outer - inner, facecolor=color, edgecolor="white", linewidth=0.6))
+        ax.add_patch(
+            Wedge(
+                (0, 0),
+                outer,
+                sun.angle(cell.first + cell.rows),
+                sun.angle(cell.first),
+                width=outer - inner,
+                facecolor=color,
+                edgecolor="white",
+                linewidth=0.6,
+            )
+        )
+
     ends = (*sun.columns[1:], sun.radius + 0.6 * sun.size)
     for cell in cells:
-        degrees, ring = sun.angle(cell.first + cell.rows / 2), sun.rings[cell.ring - 1] if cell.ring <= len(sun.rings) else None
+        degrees, ring = (
+            sun.angle(cell.first + cell.rows / 2),
+            sun.rings[cell.ring - 1] if cell.ring <= len(sun.rings) else None,
+        )
         if cell.ring == 1:
-            for k, (start, end) in enumerate(zip(sun.columns, ends)): wedge(cell, start - 0.6 * sun.size, end - 0.6 * sun.size, _tint(cell.color, 0.90 + 0.05 * k))
+            for k, (start, end) in enumerate(zip(sun.columns, ends)):
+                wedge(
+                    cell,
+                    start - 0.6 * sun.size,
+                    end - 0.6 * sun.size,
+                    _tint(cell.color, 0.90 + 0.05 * k),
+                )
         if isinstance(cell.item, Node):
             wedge(cell, *ring[:2], cell.color)
             size, ways = _label(cell, sun, *ring[1:])
-            way = min((w for w in ways if w.need <= ring[1] - ring[0] + 1e-6), key=lambda w: (w.along != (cell.ring == 1), w.text.count("\n")))
-            _put(ax, min(max(sum(ring[:2]) / 2, way.low), way.high), degrees, way.text, way.along, fontsize=size, color=cell.ink)
+            way = min(
+                (w for w in ways if w.need <= ring[1] - ring[0] + 1e-6),
+                key=lambda w: (w.along != (cell.ring == 1), w.text.count("\n")),
+            )
+            _put(
+                ax,
+                min(max(sum(ring[:2]) / 2, way.low), way.high),
+                degrees,
+                way.text,
+                way.along,
+                fontsize=size,
+                color=cell.ink,
+            )
             continue
-        wedge(cell, ring[0] if ring else sun.rings[-1][1] if sun.rings else sun.hub, sun.inner, cell.color)
+        wedge(
+            cell,
+            ring[0] if ring else sun.rings[-1][1] if sun.rings else sun.hub,
+            sun.inner,
+            cell.color,
+        )
         for start, (name, sign, color) in zip(sun.columns, rim):
-            _put(ax, start, degrees, sign + getattr(cell.item, name), False, fontsize=sun.size, color=color, ha="left")
-    broken, size = max(((b, min(14, 1.8 * sun.hub / math.hypot(w * 1.1, h))) for b, w, h in _broken(title)), key=lambda b: b[1])
-    ax.text(0, 0, broken, ha="center", va="center", fontsize=size, weight="bold", parse_math=False, linespacing=_LINE)
-    for k, text in enumerate(("inner circle:  + praises a picture", "outer circle:  \u2212 faults it") if len(rim) == 2 else ()): # the corners of the square are free
-        ax.text(-sun.radius, (-0.96 - 0.03 * k) * sun.radius, text, fontsize=min(12, sun.radius / 50), color=rim[k][2], va="bottom")
+            _put(
+                ax,
+                start,
+                degrees,
+                sign + getattr(cell.item, name),
+                False,
+                fontsize=sun.size,
+                color=color,
+                ha="left",
+            )
+    broken, size = max(
+        ((b, min(14, 1.8 * sun.hub / math.hypot(w * 1.1, h))) for b, w, h in _broken(title)),
+        key=lambda b: b[1],
+    )
+    ax.text(
+        0,
+        0,
+        broken,
+        ha="center",
+        va="center",
+        fontsize=size,
+        weight="bold",
+        parse_math=False,
+        linespacing=_LINE,
+    )
+    for k, text in enumerate(
+        ("inner circle:  + praises a picture", "outer circle:  \u2212 faults it")
+        if len(rim) == 2
+        else ()
+    ):  # the corners of the square are free
+        ax.text(
+            -sun.radius,
+            (-0.96 - 0.03 * k) * sun.radius,
+            text,
+            fontsize=min(12, sun.radius / 50),
+            color=rim[k][2],
+            va="bottom",
+        )
 
 # %% ../nbs/01_criteria.ipynb #f7813d0e
 def _fit_rows(cells: list[_Cell], rim: list) -> tuple[list[float], list[float]]:
@@ -723,84 +1133,144 @@ def _fit_rows(cells: list[_Cell], rim: list) -> tuple[list[float], list[float]]:
     wide = [0.0] * (deepest + 1)
     for ring in range(deepest, 0, -1):
         for c in (c for c in cells if c.ring == ring):
-            if isinstance(c.item, Pair): need = _width(c.item.name) - sum(wide[ring + 1:]) # a pair's cell reaches to the last column
-            else: need = min(w for _, w, h in _broken(c.item.name) if h <= 1.6 * c.rows + 1e-9)
+            if isinstance(c.item, Pair):
+                need = _width(c.item.name) - sum(
+                    wide[ring + 1 :]
+                )  # a pair's cell reaches to the last column
+            else:
+                need = min(w for _, w, h in _broken(c.item.name) if h <= 1.6 * c.rows + 1e-9)
             wide[ring] = max(wide[ring], need + 1.2)
-    texts = _rim_widths(cells, [r for r in rim if r[0] != "name"]) # names stand in the cells already
+    texts = _rim_widths(
+        cells, [r for r in rim if r[0] != "name"]
+    )  # names stand in the cells already
     edges = [sum(wide[1:k]) for k in range(1, deepest + 2)]
     return edges, [edges[-1] + sum(texts[:k]) for k in range(len(texts) + 1)]
 
-def _draw_rows(ax, cells: list[_Cell], columns: tuple[list[float], list[float]], rim: list, size: float, top: float, title: str) -> None:
+
+def _draw_rows(
+    ax,
+    cells: list[_Cell],
+    columns: tuple[list[float], list[float]],
+    rim: list,
+    size: float,
+    top: float,
+    title: str,
+) -> None:
     "Draw the cells as rows from the point (0, top) down, in `ax`, whose unit is a point."
     from matplotlib.patches import Rectangle
+
     (edges, texts), line = columns, 1.6 * size
     style = dict(va="center", fontsize=size, parse_math=False, linespacing=_LINE)
     ax.text(0, top - line / 2, title, weight="bold", **style)
     for cell in cells:
-        left, right = edges[cell.ring - 1] * size, edges[cell.ring if isinstance(cell.item, Node) else -1] * size
+        left, right = (
+            edges[cell.ring - 1] * size,
+            edges[cell.ring if isinstance(cell.item, Node) else -1] * size,
+        )
         low = top - line * (1 + cell.first + cell.rows)
-        ax.add_patch(Rectangle((left, low), right - left, line * cell.rows, facecolor=cell.color, edgecolor="white", linewidth=0.8))
-        text = next(b for b, w, h in _broken(cell.item.name) if isinstance(cell.item, Pair) or (w + 1.19) * size <= right - left and h <= 1.6 * cell.rows + 1e-9)
+        ax.add_patch(
+            Rectangle(
+                (left, low),
+                right - left,
+                line * cell.rows,
+                facecolor=cell.color,
+                edgecolor="white",
+                linewidth=0.8,
+            )
+        )
+        text = next(
+            b
+            for b, w, h in _broken(cell.item.name)
+            if isinstance(cell.item, Pair)
+            or (w + 1.19) * size <= right - left
+            and h <= 1.6 * cell.rows + 1e-9
+        )
         middle = low + line * cell.rows / 2
         ax.text(left + 0.6 * size, middle, text, color=cell.ink, **style)
-        if isinstance(cell.item, Node): continue
+        if isinstance(cell.item, Node):
+            continue
         for start, (name, sign, color) in zip(texts, (r for r in rim if r[0] != "name")):
-            ax.text((start + 0.6) * size, middle, sign + getattr(cell.item, name), color=color, **style)
+            ax.text(
+                (start + 0.6) * size, middle, sign + getattr(cell.item, name), color=color, **style
+            )
 
 # %% ../nbs/01_criteria.ipynb #1c63fa02
 def _points(ax) -> tuple[float, float]:
     "Width and height of an axes in points, its layout settled."
-    figure = ax.figure.canvas.figure # the whole figure, also for an axes inside a subfigure
+    figure = ax.figure.canvas.figure  # the whole figure, also for an axes inside a subfigure
     figure.draw_without_rendering()
     box = ax.get_window_extent()
     return box.width * 72 / figure.dpi, box.height * 72 / figure.dpi
 
+
 def _bare_axes(width: float, height: float):
     "An axes that fills a new figure of this size in points."
     import matplotlib.pyplot as plt
-    return plt.figure(figsize=(width / 72, height / 72), layout="none").add_axes((0, 0, 1, 1), frame_on=False, xticks=[], yticks=[])
+
+    return plt.figure(figsize=(width / 72, height / 72), layout="none").add_axes(
+        (0, 0, 1, 1), frame_on=False, xticks=[], yticks=[]
+    )
+
 
 @patch
 def plot(
     self: CriteriaTree,
-    ax=None, # matplotlib axes to draw in, text being made to fit; default: a new figure, as large as legible text needs
-    root: str | None = None, # full id of the node to draw; default: the whole tree
-    labels: str = "phrases", # beside each pair: "phrases", "names" or "none"
-    kind: str = "auto" # "rows", "sunburst", or "auto": rows for up to 80 pairs
+    ax=None,  # matplotlib axes to draw in, text being made to fit; default: a new figure, as large as legible text needs
+    root: str | None = None,  # full id of the node to draw; default: the whole tree
+    labels: str = "phrases",  # beside each pair: "phrases", "names" or "none"
+    kind: str = "auto",  # "rows", "sunburst", or "auto": rows for up to 80 pairs
 ):
     "Draw the tree or one of its nodes so that no text meets another; returns the axes. Raises `CriteriaError`, also when an axes is too small."
     hub = self if root is None else self[root]
-    if isinstance(hub, Pair): raise CriteriaError(f"{root!r} is a pair: nothing to draw", hint=f"give a node, such as {hub.parent or hub.id!r}")
-    if kind not in ("auto", "rows", "sunburst"): raise CriteriaError(f"kind must be auto, rows or sunburst, not {_short(kind)}")
+    if isinstance(hub, Pair):
+        raise CriteriaError(
+            f"{root!r} is a pair: nothing to draw",
+            hint=f"give a node, such as {hub.parent or hub.id!r}",
+        )
+    if kind not in ("auto", "rows", "sunburst"):
+        raise CriteriaError(f"kind must be auto, rows or sunburst, not {_short(kind)}")
     children, rim = (self.roots if hub is self else hub.children), _rim(labels)
     title = f"{hub.name}: {_many(len(hub.pairs), 'pair')}"
-    draw = _plot_rows if kind == "rows" or kind == "auto" and len(hub.pairs) <= 80 else _plot_sunburst
-    if ax is not None: ax.set_axis_off() # before the axes is measured: ticks take room from it
+    draw = (
+        _plot_rows if kind == "rows" or kind == "auto" and len(hub.pairs) <= 80 else _plot_sunburst
+    )
+    if ax is not None:
+        ax.set_axis_off()  # before the axes is measured: ticks take room from it
     return draw(ax, children, rim, title)
+
 
 def _plot_sunburst(ax, children: tuple, rim: list, title: str):
     pairs = sum(isinstance(c, Pair) or len(c.pairs) for c in children)
     cells, rows = _cells(children, pairs / 300 if len(children) > 1 else 0)
-    if ax is None: # 7 points around the rim
+    if ax is None:  # 7 points around the rim
         wide = sum(_rim_widths(cells, rim))
         radius = max(7 * (_LINE * rows / (2 * math.pi) + wide), 2 * 7 * wide, 330)
         ax = _bare_axes(2 * radius + 12, 2 * radius + 12)
     width, height = _points(ax)
     sun = _fit_sunburst(cells, rows, rim, min(width, height) / 2 - 6)
-    if rim and sun.size < 3: raise CriteriaError(f"the axes is too small: text around the rim would be {sun.size:.1f} points high",
-                                                     hint="give a larger one, a node as root=, or labels='none'")
+    if rim and sun.size < 3:
+        raise CriteriaError(
+            f"the axes is too small: text around the rim would be {sun.size:.1f} points high",
+            hint="give a larger one, a node as root=, or labels='none'",
+        )
     ax.set(xlim=(-width / 2, width / 2), ylim=(-height / 2, height / 2), aspect="equal")
     _draw_sunburst(ax, cells, sun, rim, title)
     return ax
+
 
 def _plot_rows(ax, children: tuple, rim: list, title: str):
     cells, rows = _cells(children, 0.3 if len(children) > 1 else 0)
     columns = _fit_rows(cells, rim)
     wide, high = max(columns[1][-1], _width(title) * 1.15), 1.6 * (rows + 1)
-    if ax is None: ax = _bare_axes(9 * wide + 12, 9 * high + 12)
+    if ax is None:
+        ax = _bare_axes(9 * wide + 12, 9 * high + 12)
     width, height = _points(ax)
     size = min(10, (width - 12) / wide, (height - 12) / high)
-    if size < 3: raise CriteriaError(f"the axes is too small: text would be {max(size, 0):.1f} points high", hint="give a larger one, or a node as root=")
+    if size < 3:
+        raise CriteriaError(
+            f"the axes is too small: text would be {max(size, 0):.1f} points high",
+            hint="give a larger one, or a node as root=",
+        )
     ax.set(xlim=(-6, width - 6), ylim=(-height + 6, 6), aspect="equal")
     _draw_rows(ax, cells, columns, rim, size, 0, title)
     return ax
@@ -809,11 +1279,15 @@ def _plot_rows(ax, children: tuple, rim: list, title: str):
 def _text_boxes(ax) -> list[tuple[str, Any]]:
     "Every text of an axes with the corners of its box (4, 2) in points, turned as the text is."
     import numpy as np
+
     figure = ax.figure.canvas.figure
     figure.draw_without_rendering()
     out = []
     for text in (t for t in ax.texts if t.get_text()):
-        degrees, middle = text.get_rotation(), np.array(text.get_window_extent().get_points()).mean(0) # a turned box and its hull share their middle
+        degrees, middle = (
+            text.get_rotation(),
+            np.array(text.get_window_extent().get_points()).mean(0),
+        )  # a turned box and its hull share their middle
         text.set_rotation(0)
         box, turn = text.get_window_extent(), math.radians(degrees)
         text.set_rotation(degrees)
@@ -823,21 +1297,27 @@ def _text_boxes(ax) -> list[tuple[str, Any]]:
         out.append((text.get_text(), corners * 72 / figure.dpi))
     return out
 
+
 def text_overlaps(
-    ax, # matplotlib axes, with texts at any angle
-    margin: float = 0.0 # overlap that is tolerated, in points
-) -> list[tuple[str, str]]: # the texts of every pair that meets
+    ax,  # matplotlib axes, with texts at any angle
+    margin: float = 0.0,  # overlap that is tolerated, in points
+) -> list[tuple[str, str]]:  # the texts of every pair that meets
     "Which texts of a drawing run into each other: a test for figures (separating axes of the turned boxes)."
     import numpy as np
+
     texts, boxes = zip(*_text_boxes(ax))
-    boxes = np.stack(boxes) # (N, 4, 2)
+    boxes = np.stack(boxes)  # (N, 4, 2)
     sides = np.stack([boxes[:, 1] - boxes[:, 0], boxes[:, 3] - boxes[:, 0]], 1)
-    sides /= np.linalg.norm(sides, axis=-1, keepdims=True) # (N, 2, 2)
+    sides /= np.linalg.norm(sides, axis=-1, keepdims=True)  # (N, 2, 2)
     out = []
     for i in range(len(boxes) - 1):
-        others = boxes[i + 1:]
-        axes = np.concatenate([np.broadcast_to(sides[i], (len(others), 2, 2)), sides[i + 1:]], 1) # (M, 4, 2)
+        others = boxes[i + 1 :]
+        axes = np.concatenate(
+            [np.broadcast_to(sides[i], (len(others), 2, 2)), sides[i + 1 :]], 1
+        )  # (M, 4, 2)
         a, b = np.einsum("pc,mac->map", boxes[i], axes), np.einsum("mpc,mac->map", others, axes)
-        shared = np.minimum(a.max(-1), b.max(-1)) - np.maximum(a.min(-1), b.min(-1)) # (M, 4): negative where the axis separates
+        shared = np.minimum(a.max(-1), b.max(-1)) - np.maximum(
+            a.min(-1), b.min(-1)
+        )  # (M, 4): negative where the axis separates
         out += [(texts[i], texts[i + 1 + j]) for j in np.flatnonzero((shared > margin).all(-1))]
     return out

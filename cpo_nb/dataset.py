@@ -18,7 +18,12 @@ from PIL import Image, ImageFile, ImageOps
 from .core import CpoError, atomic_path, cache_dir, np_rng, sha256_file, to_jsonable
 from .criteria import CriteriaTree, load_criteria
 
-if TYPE_CHECKING: from datasets import Dataset, DatasetDict, Features # at run time imported where needed: it takes a second
+if TYPE_CHECKING:
+    from datasets import (
+        Dataset,
+        DatasetDict,
+        Features,
+    )  # at run time imported where needed: it takes a second
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'MAX_BYTES', 'SPLITS', 'RowProblem', 'DatasetError', 'split_of', 'LoadReport', 'load_paintings',
@@ -29,204 +34,332 @@ __all__ = ['MAX_PIXELS', 'MAX_BYTES', 'SPLITS', 'RowProblem', 'DatasetError', 's
 # %% ../nbs/02_dataset.ipynb #8c977612
 _log = logging.getLogger("cpo_nb.dataset")
 
+
 @dataclass(frozen=True)
 class RowProblem:
     "One thing that is wrong with one row."
-    table: str # file that holds the row, e.g. metadata.jsonl
-    row: int # its number there, from 1 (the line in a .jsonl; the record, header not counted, in a .csv)
-    file: str # the picture's name as the row gives it, "" where it gives none
-    problem: str # what is wrong and what would be right
+
+    table: str  # file that holds the row, e.g. metadata.jsonl
+    row: int  # its number there, from 1 (the line in a .jsonl; the record, header not counted, in a .csv)
+    file: str  # the picture's name as the row gives it, "" where it gives none
+    problem: str  # what is wrong and what would be right
 
     def __str__(self) -> str:
-        return f"{self.table} row {self.row}" + (f" ({self.file})" if self.file else "") + f": {self.problem}"
+        return (
+            f"{self.table} row {self.row}"
+            + (f" ({self.file})" if self.file else "")
+            + f": {self.problem}"
+        )
+
 
 class DatasetError(CpoError):
     "Everything that is wrong with a dataset. The message is capped; `.problems` and `.rows` hold every problem."
-    shown = 20 # problems printed in the message
-    def __init__(self,
-                 what: str, # one line: what is wrong and where
-                 problems: Iterable[RowProblem | str] = (), # every problem found
-                 hint: str = ""): # what to do about it
+
+    shown = 20  # problems printed in the message
+
+    def __init__(
+        self,
+        what: str,  # one line: what is wrong and where
+        problems: Iterable[RowProblem | str] = (),  # every problem found
+        hint: str = "",
+    ):  # what to do about it
         rows = list(problems)
         texts, more = [str(p) for p in rows], len(rows) - self.shown
-        super().__init__(what, texts[:self.shown] + ([f"... and {more:,} more; all {len(rows):,} are in `.problems`"] if more > 0 else []), hint)
+        super().__init__(
+            what,
+            texts[: self.shown]
+            + (
+                [f"... and {more:,} more; all {len(rows):,} are in `.problems`"] if more > 0 else []
+            ),
+            hint,
+        )
         self.problems, self.rows = texts, rows
 
 # %% ../nbs/02_dataset.ipynb #685e38a2
-_MAX_LINE = 1 << 20 # bytes in one line of a .jsonl: an honest row has a few hundred
-_Row = tuple[int, dict | None, str] # number, record, problem ("" where there is a record)
+_MAX_LINE = 1 << 20  # bytes in one line of a .jsonl: an honest row has a few hundred
+_Row = tuple[int, dict | None, str]  # number, record, problem ("" where there is a record)
+
 
 def _show(value: Any) -> str:
     "A short, printable form of anything a file may contain (no control characters, no megabytes)."
     text = ascii(value[:80] if isinstance(value, str) else value)
     return text if len(text) <= 80 else text[:77] + "..."
 
+
 def _unique_keys(items: list[tuple[str, Any]]) -> dict:
     for key, n in Counter(k for k, _ in items).items():
-        if n > 1: raise ValueError(f"the key {_show(key)} stands {n} times")
+        if n > 1:
+            raise ValueError(f"the key {_show(key)} stands {n} times")
     return dict(items)
 
-def _no_constant(name: str) -> None: raise ValueError(f"{name} is not a JSON value")
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON value")
+
 
 def _parse_line(line: bytes) -> tuple[dict | None, str]:
-    try: record = json.loads(line.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_no_constant)
-    except UnicodeDecodeError as e: return None, f"not UTF-8 (byte {e.start + 1} of the line)"
-    except json.JSONDecodeError as e: return None, f"not valid JSON ({e.msg}, column {e.colno})"
-    except (ValueError, RecursionError) as e: return None, f"not valid JSON ({e})"
-    return (record, "") if isinstance(record, dict) else (None, f"not a JSON object but {_kind(record)}")
+    try:
+        record = json.loads(
+            line.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_no_constant
+        )
+    except UnicodeDecodeError as e:
+        return None, f"not UTF-8 (byte {e.start + 1} of the line)"
+    except json.JSONDecodeError as e:
+        return None, f"not valid JSON ({e.msg}, column {e.colno})"
+    except (ValueError, RecursionError) as e:
+        return None, f"not valid JSON ({e})"
+    return (
+        (record, "")
+        if isinstance(record, dict)
+        else (None, f"not a JSON object but {_kind(record)}")
+    )
+
 
 def _read_jsonl(path: Path) -> Iterator[_Row]:
     with open(path, "rb") as f:
         n = 0
         while line := f.readline(_MAX_LINE):
             n, whole = n + 1, line
-            while line and not line.endswith(b"\n"): line = f.readline(_MAX_LINE) # the rest of a line that is too long
-            if len(whole) == _MAX_LINE and not whole.endswith(b"\n"): yield n, None, f"a line of more than {_MAX_LINE:,} bytes"; continue
-            if n == 1: whole = whole.removeprefix(b"\xef\xbb\xbf")
-            if whole.strip(): yield n, *_parse_line(whole)
+            while line and not line.endswith(b"\n"):
+                line = f.readline(_MAX_LINE)  # the rest of a line that is too long
+            if len(whole) == _MAX_LINE and not whole.endswith(b"\n"):
+                yield n, None, f"a line of more than {_MAX_LINE:,} bytes"
+                continue
+            if n == 1:
+                whole = whole.removeprefix(b"\xef\xbb\xbf")
+            if whole.strip():
+                yield n, *_parse_line(whole)
 
 # %% ../nbs/02_dataset.ipynb #7185b150
 def _kind(value: Any) -> str:
     "The type of a JSON value, in words."
-    if value is None: return "null"
-    names = {bool: "a truth value", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object", bytes: "bytes"}
+    if value is None:
+        return "null"
+    names = {
+        bool: "a truth value",
+        int: "a number",
+        float: "a number",
+        str: "text",
+        list: "a list",
+        dict: "an object",
+        bytes: "bytes",
+    }
     return names.get(type(value), type(value).__name__)
 
+
 def _cell_ids(text: str) -> Any:
-    if not text.lstrip().startswith("["): return [t.strip() for t in text.split(";")] if text.strip() else []
-    with contextlib.suppress(ValueError, RecursionError): return json.loads(text)
-    return text # stays text, and is reported as such
+    if not text.lstrip().startswith("["):
+        return [t.strip() for t in text.split(";")] if text.strip() else []
+    with contextlib.suppress(ValueError, RecursionError):
+        return json.loads(text)
+    return text  # stays text, and is reported as such
+
 
 def _read_csv(path: Path) -> Iterator[_Row]:
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as f: # wrong bytes are reported row by row
+    with open(
+        path, encoding="utf-8-sig", errors="surrogateescape", newline=""
+    ) as f:  # wrong bytes are reported row by row
         reader, n = csv.reader(f, strict=True), 0
-        try: header = next(reader, [])
-        except csv.Error as e: raise DatasetError(f"{path}: the header is not CSV ({e})") from None
+        try:
+            header = next(reader, [])
+        except csv.Error as e:
+            raise DatasetError(f"{path}: the header is not CSV ({e})") from None
         twice = [h for h, k in Counter(header).items() if k > 1]
-        if twice: raise DatasetError(f"{path}: columns named twice: {', '.join(map(_show, twice))}")
+        if twice:
+            raise DatasetError(f"{path}: columns named twice: {', '.join(map(_show, twice))}")
         while True:
             n += 1
-            try: cells = next(reader)
-            except StopIteration: return
-            except csv.Error as e: yield n, None, f"not valid CSV ({e})"; continue
-            if not cells: n -= 1; continue
-            if len(cells) != len(header): yield n, None, f"{len(cells)} cells where the header has {len(header)}"; continue
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as e:
+                yield n, None, f"not valid CSV ({e})"
+                continue
+            if not cells:
+                n -= 1
+                continue
+            if len(cells) != len(header):
+                yield n, None, f"{len(cells)} cells where the header has {len(header)}"
+                continue
             record = dict(zip(header, cells))
-            yield n, {k: _cell_ids(v) if k in ("positive", "negative") else v for k, v in record.items()}, ""
+            yield (
+                n,
+                {
+                    k: _cell_ids(v) if k in ("positive", "negative") else v
+                    for k, v in record.items()
+                },
+                "",
+            )
 
 # %% ../nbs/02_dataset.ipynb #d20f1eb1
 def _column_values(column) -> list:
     "Python values of an Arrow column; text that is not UTF-8 becomes a lone surrogate, which the row check then reports."
-    try: return column.to_pylist()
-    except UnicodeDecodeError: pass
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        pass
+
     def value(cell):
-        try: return cell.as_py()
-        except UnicodeDecodeError: return "\udcff"
+        try:
+            return cell.as_py()
+        except UnicodeDecodeError:
+            return "\udcff"
+
     return [value(c) for c in column]
+
 
 def _read_parquet(path: Path) -> Iterator[_Row]:
     import pyarrow as pa, pyarrow.parquet as pq
+
     n = 0
     try:
         with pq.ParquetFile(path) as f:
-            for batch in f.iter_batches(batch_size=32): # small, since every row carries a picture
+            for batch in f.iter_batches(batch_size=32):  # small, since every row carries a picture
                 columns = {k: _column_values(c) for k, c in zip(batch.schema.names, batch.columns)}
                 for i in range(batch.num_rows):
                     n += 1
                     yield n, {k: v[i] for k, v in columns.items()}, ""
     except (pa.ArrowException, OSError) as e:
-        raise DatasetError(f"{path}: cannot be read as parquet after row {n} ({str(e).splitlines()[0]})", hint="write the file again") from None
+        raise DatasetError(
+            f"{path}: cannot be read as parquet after row {n} ({str(e).splitlines()[0]})",
+            hint="write the file again",
+        ) from None
 
 # %% ../nbs/02_dataset.ipynb #388757b6
 def _label_problems(
-    positive: Any, negative: Any, # what the row holds; anything may arrive here
-    ids: dict[str, Any], # full ids of the tree's pairs
-    suggest: Callable[[str], str] = lambda unknown: "" # "; did you mean ...?"
+    positive: Any,
+    negative: Any,  # what the row holds; anything may arrive here
+    ids: dict[str, Any],  # full ids of the tree's pairs
+    suggest: Callable[[str], str] = lambda unknown: "",  # "; did you mean ...?"
 ) -> list[str]:
     found, sets = [], {}
     for name, value in (("positive", positive), ("negative", negative)):
         if not isinstance(value, (list, tuple, set, frozenset)):
-            found.append(f"{name} is {_kind(value)}, not a list of pair ids ([] where none applies)"); continue
+            found.append(
+                f"{name} is {_kind(value)}, not a list of pair ids ([] where none applies)"
+            )
+            continue
         wrong = [v for v in value if not isinstance(v, str)]
-        if wrong: found.append(f"{name} holds {_kind(wrong[0])} ({_show(wrong[0])}), not only pair ids as text")
+        if wrong:
+            found.append(
+                f"{name} holds {_kind(wrong[0])} ({_show(wrong[0])}), not only pair ids as text"
+            )
         counts = Counter(v for v in value if isinstance(v, str))
         found += [f"{name} names {_show(v)} {n} times" for v, n in counts.items() if n > 1]
-        found += [f"{name} has the unknown id {_show(v)}{suggest(v)}" for v in counts if v not in ids]
+        found += [
+            f"{name} has the unknown id {_show(v)}{suggest(v)}" for v in counts if v not in ids
+        ]
         sets[name] = set(counts)
     both = sorted(sets.get("positive", set()) & sets.get("negative", set()))
     return found + [f"{_show(v)} is in both positive and negative" for v in both]
 
+
 def _text_problem(record: dict) -> str:
     "Text that cannot be written as UTF-8 (lone surrogates) would break the table later, so it is found here."
-    try: json.dumps(record, ensure_ascii=False, default=lambda other: "").encode("utf-8")
-    except UnicodeEncodeError: return "text that is not valid UTF-8"
-    except (ValueError, RecursionError): return "values that are nested too deep"
+    try:
+        json.dumps(record, ensure_ascii=False, default=lambda other: "").encode("utf-8")
+    except UnicodeEncodeError:
+        return "text that is not valid UTF-8"
+    except (ValueError, RecursionError):
+        return "values that are nested too deep"
     return ""
 
 # %% ../nbs/02_dataset.ipynb #ced5ffc1
 def _file_inside(
-    name: Any, # path as the row gives it
-    root: Path # the dataset's folder, resolved
-) -> tuple[Path | None, str]: # the file, or what is wrong
-    if not isinstance(name, str) or not name.strip(): return None, f"the file name is {_kind(name) if not isinstance(name, str) else 'empty'}"
+    name: Any,  # path as the row gives it
+    root: Path,  # the dataset's folder, resolved
+) -> tuple[Path | None, str]:  # the file, or what is wrong
+    if not isinstance(name, str) or not name.strip():
+        return None, f"the file name is {_kind(name) if not isinstance(name, str) else 'empty'}"
     posix, windows = PurePosixPath(name), PureWindowsPath(name)
-    if "://" in name or "::" in name: return None, "the path is a URL; only files inside the folder are read"
-    if posix.is_absolute() or windows.is_absolute() or windows.drive or windows.root: return None, "the path leaves the folder: it is absolute"
-    if ".." in windows.parts: return None, "the path leaves the folder: it holds '..'"
+    if "://" in name or "::" in name:
+        return None, "the path is a URL; only files inside the folder are read"
+    if posix.is_absolute() or windows.is_absolute() or windows.drive or windows.root:
+        return None, "the path leaves the folder: it is absolute"
+    if ".." in windows.parts:
+        return None, "the path leaves the folder: it holds '..'"
     try:
-        path = (root/name).resolve(strict=True)
+        path = (root / name).resolve(strict=True)
         info = path.stat()
-    except FileNotFoundError: return None, "no such file"
-    except RuntimeError: return None, "the path cannot be followed (its links run in a circle)" # Python below 3.13
-    except (OSError, ValueError) as e: return None, f"the path cannot be followed ({getattr(e, 'strerror', None) or e})"
-    if not path.is_relative_to(root): return None, "the path leaves the folder: it is a link to a file outside; copy that file in"
-    if not stat.S_ISREG(info.st_mode): return None, "not a regular file"
+    except FileNotFoundError:
+        return None, "no such file"
+    except RuntimeError:
+        return None, "the path cannot be followed (its links run in a circle)"  # Python below 3.13
+    except (OSError, ValueError) as e:
+        return None, f"the path cannot be followed ({getattr(e, 'strerror', None) or e})"
+    if not path.is_relative_to(root):
+        return None, "the path leaves the folder: it is a link to a file outside; copy that file in"
+    if not stat.S_ISREG(info.st_mode):
+        return None, "not a regular file"
     return path, ""
 
 # %% ../nbs/02_dataset.ipynb #f2619c69
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM") # no format that runs a program or fetches a file
+_FORMATS = (
+    "PNG",
+    "JPEG",
+    "WEBP",
+    "BMP",
+    "TIFF",
+    "GIF",
+    "PPM",
+)  # no format that runs a program or fetches a file
 _MODES = ("RGB", "L", "P", "1", "RGBA", "LA", "PA")
 MAX_PIXELS, MAX_BYTES = 64_000_000, 256 << 20
+
 
 def _header_problem(im: Image.Image, max_pixels: int) -> str:
     "What the header of an opened, not yet decoded picture rules out."
     w, h = im.size
-    if w * h > max_pixels: return f"{w} x {h} pixels are more than max_pixels = {max_pixels:,} (an image bomb?)"
-    if getattr(im, "is_animated", False) and im.format != "MPO": return f"{getattr(im, 'n_frames', 'several')} frames; one still picture is needed"
-    if im.mode not in _MODES: return f"colour mode {im.mode}; convert it to 8-bit RGB first"
+    if w * h > max_pixels:
+        return f"{w} x {h} pixels are more than max_pixels = {max_pixels:,} (an image bomb?)"
+    if getattr(im, "is_animated", False) and im.format != "MPO":
+        return f"{getattr(im, 'n_frames', 'several')} frames; one still picture is needed"
+    if im.mode not in _MODES:
+        return f"colour mode {im.mode}; convert it to 8-bit RGB first"
     return ""
 
+
 def _image_problem(
-    data: bytes, # the file's bytes
-    max_pixels: int = MAX_PIXELS # largest width x height that is decoded
-) -> str: # "" for a good picture
+    data: bytes,  # the file's bytes
+    max_pixels: int = MAX_PIXELS,  # largest width x height that is decoded
+) -> str:  # "" for a good picture
     "What is wrong with an encoded picture."
-    if not data: return "the file is empty"
+    if not data:
+        return "the file is empty"
     try:
         im = Image.open(BytesIO(data), formats=_FORMATS)
-        if problem := _header_problem(im, max_pixels): return problem
-        if im.format == "PNG": # a PNG carries checksums, which decoding alone does not always look at
+        if problem := _header_problem(im, max_pixels):
+            return problem
+        if (
+            im.format == "PNG"
+        ):  # a PNG carries checksums, which decoding alone does not always look at
             im.verify()
             im = Image.open(BytesIO(data), formats=_FORMATS)
         im.load()
-        if im.getexif().get(0x0112) is not None: ImageOps.exif_transpose(im) # `datasets` will turn it, so turning must work
+        if im.getexif().get(0x0112) is not None:
+            ImageOps.exif_transpose(im)  # `datasets` will turn it, so turning must work
         if "A" in im.getbands() or "transparency" in im.info:
-            if im.convert("RGBA").getextrema()[3][0] < 255: return "transparent pixels; flatten it onto a background first"
-    except Image.DecompressionBombError: return "too many pixels (an image bomb?)"
-    except Exception as e: # decoders raise a dozen unrelated types on hostile bytes
+            if im.convert("RGBA").getextrema()[3][0] < 255:
+                return "transparent pixels; flatten it onto a background first"
+    except Image.DecompressionBombError:
+        return "too many pixels (an image bomb?)"
+    except Exception as e:  # decoders raise a dozen unrelated types on hostile bytes
         return f"not a readable picture ({type(e).__name__}: {_show(str(e))[1:-1]})"
     return ""
 
 # %% ../nbs/02_dataset.ipynb #c9b86b18
 SPLITS = ("train", "validation", "test")
 
+
 def _split_of_digest(digest: bytes) -> str:
     h = int.from_bytes(digest[:8], "big") / 2**64
     return "train" if h < 0.8 else "validation" if h < 0.9 else "test"
 
+
 def split_of(
-    image_bytes: bytes # the picture's file, as stored
-) -> str: # train, validation or test
+    image_bytes: bytes,  # the picture's file, as stored
+) -> str:  # train, validation or test
     "The split that a picture belongs to, by a hash of its bytes (80/10/10: paper; the rule: ours)."
     return _split_of_digest(hashlib.sha256(image_bytes).digest())
 
@@ -234,20 +367,44 @@ def split_of(
 def _find_source(source: str | Path) -> tuple[Path, list[Path], Callable[[Path], Iterator[_Row]]]:
     "The folder that paths are relative to, the tables, and the function that reads one. Raises `DatasetError`."
     path = Path(source)
-    if path.name in ("metadata.jsonl", "metadata.csv"): path = path.parent
+    if path.name in ("metadata.jsonl", "metadata.csv"):
+        path = path.parent
     readers = {".parquet": _read_parquet, ".csv": _read_csv, ".jsonl": _read_jsonl}
-    if path.is_file() and path.suffix in readers: return path.parent.resolve(), [path], readers[path.suffix]
-    if not path.is_dir(): raise DatasetError(f"{source}: " + ("not a .parquet, .csv or .jsonl file" if path.exists() else "no such file or folder"), hint=_FORMAT_HINT)
-    tables = [path/n for n in ("metadata.jsonl", "metadata.csv") if (path/n).is_file()]
-    parquet = sorted(path.glob("*.parquet")) or sorted((path/"data").glob("*.parquet"))
+    if path.is_file() and path.suffix in readers:
+        return path.parent.resolve(), [path], readers[path.suffix]
+    if not path.is_dir():
+        raise DatasetError(
+            f"{source}: "
+            + (
+                "not a .parquet, .csv or .jsonl file" if path.exists() else "no such file or folder"
+            ),
+            hint=_FORMAT_HINT,
+        )
+    tables = [path / n for n in ("metadata.jsonl", "metadata.csv") if (path / n).is_file()]
+    parquet = sorted(path.glob("*.parquet")) or sorted((path / "data").glob("*.parquet"))
     if len(tables) + bool(parquet) > 1:
-        raise DatasetError(f"{path}: more than one table", [p.name for p in tables + parquet[:1]], "keep one of them, so that it is clear which one counts")
-    if parquet: return path.resolve(), parquet, _read_parquet
-    if tables: return path.resolve(), tables, _read_jsonl if tables[0].suffix == ".jsonl" else _read_csv
+        raise DatasetError(
+            f"{path}: more than one table",
+            [p.name for p in tables + parquet[:1]],
+            "keep one of them, so that it is clear which one counts",
+        )
+    if parquet:
+        return path.resolve(), parquet, _read_parquet
+    if tables:
+        return path.resolve(), tables, _read_jsonl if tables[0].suffix == ".jsonl" else _read_csv
     deeper = sorted(p.relative_to(path).as_posix() for p in path.glob("*/metadata.*"))
-    saved = [n for n in ("dataset_dict.json", "dataset_info.json") if (path/n).is_file()]
-    hint = f"give one of the folders that hold {', '.join(deeper[:3])}" if deeper else "write what save_to_disk made as parquet" if saved else _FORMAT_HINT
-    raise DatasetError(f"{path}: neither metadata.jsonl, metadata.csv nor a .parquet file", hint=hint)
+    saved = [n for n in ("dataset_dict.json", "dataset_info.json") if (path / n).is_file()]
+    hint = (
+        f"give one of the folders that hold {', '.join(deeper[:3])}"
+        if deeper
+        else "write what save_to_disk made as parquet"
+        if saved
+        else _FORMAT_HINT
+    )
+    raise DatasetError(
+        f"{path}: neither metadata.jsonl, metadata.csv nor a .parquet file", hint=hint
+    )
+
 
 _FORMAT_HINT = "give a folder of pictures with a metadata.jsonl (file_name, caption, positive, negative), or parquet"
 
@@ -255,47 +412,72 @@ _FORMAT_HINT = "give a folder of pictures with a metadata.jsonl (file_name, capt
 @dataclass
 class _Checker:
     "All checks of one row, with what they need to know."
-    root: Path # the dataset's folder, resolved
-    ids: dict[str, Any] # the tree's pairs by full id
-    image_column: str # file_name in an imagefolder, image in parquet
+
+    root: Path  # the dataset's folder, resolved
+    ids: dict[str, Any]  # the tree's pairs by full id
+    image_column: str  # file_name in an imagefolder, image in parquet
     max_pixels: int
     max_bytes: int
-    empty_captions: bool # are they allowed?
+    empty_captions: bool  # are they allowed?
     suggestions: dict[str, str] = field(default_factory=dict)
 
     def suggest(self, unknown: str) -> str:
-        if unknown not in self.suggestions and len(self.suggestions) < 50: # a comparison with all ids is slow
+        if (
+            unknown not in self.suggestions and len(self.suggestions) < 50
+        ):  # a comparison with all ids is slow
             near = difflib.get_close_matches(unknown[:200], self.ids, 1, 0.6)
             self.suggestions[unknown] = f"; did you mean {near[0]!r}?" if near else ""
         return self.suggestions.get(unknown, "")
 
     def picture(self, cell: Any) -> tuple[Path | None, bytes, str]:
         "The picture's file (None when its bytes are embedded), the digest of its bytes, and what is wrong."
-        if self.image_column == "file_name" or isinstance(cell, str): cell = {"path": cell}
-        if isinstance(cell, bytes): cell = {"bytes": cell}
-        if not isinstance(cell, dict): return None, b"", f"the image is {_kind(cell)}"
-        file, data, too_big = None, cell.get("bytes"), f"the file has more than max_bytes = {self.max_bytes:,}"
+        if self.image_column == "file_name" or isinstance(cell, str):
+            cell = {"path": cell}
+        if isinstance(cell, bytes):
+            cell = {"bytes": cell}
+        if not isinstance(cell, dict):
+            return None, b"", f"the image is {_kind(cell)}"
+        file, data, too_big = (
+            None,
+            cell.get("bytes"),
+            f"the file has more than max_bytes = {self.max_bytes:,}",
+        )
         if data is None:
             file, problem = _file_inside(cell.get("path"), self.root)
-            if problem: return None, b"", problem
-            if file.stat().st_size > self.max_bytes: return None, b"", too_big # before it is read
-            try: data = file.read_bytes()
-            except OSError as e: return None, b"", f"the file cannot be read ({type(e).__name__})"
-        if not isinstance(data, bytes): return None, b"", f"the image's bytes are {_kind(data)}"
-        if len(data) > self.max_bytes: return None, b"", too_big
+            if problem:
+                return None, b"", problem
+            if file.stat().st_size > self.max_bytes:
+                return None, b"", too_big  # before it is read
+            try:
+                data = file.read_bytes()
+            except OSError as e:
+                return None, b"", f"the file cannot be read ({type(e).__name__})"
+        if not isinstance(data, bytes):
+            return None, b"", f"the image's bytes are {_kind(data)}"
+        if len(data) > self.max_bytes:
+            return None, b"", too_big
         return file, hashlib.sha256(data).digest(), _image_problem(data, self.max_pixels)
 
     def row(self, record: dict) -> tuple[Path | None, bytes, list[str]]:
         "The picture's file and digest, and everything that is wrong with the row."
-        missing = [c for c in (self.image_column, "caption", "positive", "negative") if c not in record]
+        missing = [
+            c for c in (self.image_column, "caption", "positive", "negative") if c not in record
+        ]
         found = [f"no column {c!r}" for c in missing]
-        if self.image_column != "image" and "image" in record: found.append("a column 'image' beside 'file_name'; rename it")
-        if text := _text_problem({k: v for k, v in record.items() if k != "image"}): return None, b"", found + [text]
+        if self.image_column != "image" and "image" in record:
+            found.append("a column 'image' beside 'file_name'; rename it")
+        if text := _text_problem({k: v for k, v in record.items() if k != "image"}):
+            return None, b"", found + [text]
         caption = record.get("caption", "-")
-        if not isinstance(caption, str): found.append(f"the caption is {_kind(caption)}, not text")
-        elif not caption.strip() and not self.empty_captions: found.append("the caption is empty (the policy is trained on it)")
-        found += _label_problems(record.get("positive", []), record.get("negative", []), self.ids, self.suggest)
-        if self.image_column in missing: return None, b"", found
+        if not isinstance(caption, str):
+            found.append(f"the caption is {_kind(caption)}, not text")
+        elif not caption.strip() and not self.empty_captions:
+            found.append("the caption is empty (the policy is trained on it)")
+        found += _label_problems(
+            record.get("positive", []), record.get("negative", []), self.ids, self.suggest
+        )
+        if self.image_column in missing:
+            return None, b"", found
         place, digest, problem = self.picture(record[self.image_column])
         return place, digest, found + ([problem] if problem else [])
 
@@ -303,60 +485,99 @@ class _Checker:
 @dataclass(frozen=True)
 class _Good:
     "A row that passed all checks."
-    table: str # file that holds it
-    number: int # its number there
-    index: int # its position over all tables, from 0
-    name: str # the picture's name, for messages
-    record: dict # its columns without the picture
-    file: Path | None # the picture's file, None where its bytes are embedded
-    digest: bytes # SHA-256 of the picture's bytes
 
-def _scan(root: Path, tables: list[Path], read: Callable, checker: _Checker, complete: Callable | None = None) -> tuple[list[_Good], list[RowProblem], int]:
+    table: str  # file that holds it
+    number: int  # its number there
+    index: int  # its position over all tables, from 0
+    name: str  # the picture's name, for messages
+    record: dict  # its columns without the picture
+    file: Path | None  # the picture's file, None where its bytes are embedded
+    digest: bytes  # SHA-256 of the picture's bytes
+
+
+def _scan(
+    root: Path,
+    tables: list[Path],
+    read: Callable,
+    checker: _Checker,
+    complete: Callable | None = None,
+) -> tuple[list[_Good], list[RowProblem], int]:
     "Check every row of every table: the good rows, the problems, and how many rows there were."
     from tqdm import tqdm
+
     good, problems, index = [], [], -1
     rows = ((t, *r) for t in tables for r in read(t))
-    for table, number, record, problem in tqdm(rows, desc="checking rows", unit="", disable=None): # silent where there is no terminal
+    for table, number, record, problem in tqdm(
+        rows, desc="checking rows", unit="", disable=None
+    ):  # silent where there is no terminal
         index += 1
-        if record is not None and complete: record = complete(record)
+        if record is not None and complete:
+            record = complete(record)
         cell = (record or {}).get(checker.image_column)
         cell = cell.get("path") if isinstance(cell, dict) else cell
         name = _show(cell)[1:-1] if isinstance(cell, str) else ""
         file, digest, found = (None, b"", [problem]) if record is None else checker.row(record)
         problems += [RowProblem(table.name, number, name, p) for p in found]
-        if found: continue
-        kept = {} if read is _read_parquet else {k: v for k, v in record.items() if k not in ("image", checker.image_column)} # parquet is read again, and never whole
-        for a in {"positive", "negative"} & set(kept): kept[a] = list(map(sys.intern, kept[a])) # checked, so ids of the tree: one string each, however many rows
+        if found:
+            continue
+        kept = (
+            {}
+            if read is _read_parquet
+            else {k: v for k, v in record.items() if k not in ("image", checker.image_column)}
+        )  # parquet is read again, and never whole
+        for a in {"positive", "negative"} & set(kept):
+            kept[a] = list(
+                map(sys.intern, kept[a])
+            )  # checked, so ids of the tree: one string each, however many rows
         good.append(_Good(table.name, number, index, name, kept, file, digest))
     return good, problems, index + 1
 
 # %% ../nbs/02_dataset.ipynb #a9cc656c
 _BASE = ("image", "caption", "positive", "negative")
 
+
 def _features(extra_schema) -> "Features":
     "The features of a dataset: ours, and whatever else the Arrow schema holds."
     from datasets import Features, Image as ImageFeature, Sequence as List, Value
+
     extra = Features.from_arrow_schema(extra_schema)
     ids = List(Value("string"))
-    return Features({"image": ImageFeature(mode="RGB"), "caption": Value("string"), "positive": ids, "negative": ids, **extra})
+    return Features(
+        {
+            "image": ImageFeature(mode="RGB"),
+            "caption": Value("string"),
+            "positive": ids,
+            "negative": ids,
+            **extra,
+        }
+    )
+
 
 def _mixed_types(rows: list[_Good]) -> list[tuple[_Good, str]]:
     "Rows whose further columns have another type than most rows."
     kinds: dict[str, Counter] = {}
     for row in rows:
         for k, v in row.record.items():
-            if k not in _BASE and v is not None: kinds.setdefault(k, Counter())[_kind(v)] += 1
+            if k not in _BASE and v is not None:
+                kinds.setdefault(k, Counter())[_kind(v)] += 1
     usual = {k: c.most_common(1)[0][0] for k, c in kinds.items()}
-    return [(row, f"column {_show(k)} is {_kind(v)} here and {usual[k]} in most rows")
-            for row in rows for k, v in row.record.items() if k in usual and v is not None and _kind(v) != usual[k]]
+    return [
+        (row, f"column {_show(k)} is {_kind(v)} here and {usual[k]} in most rows")
+        for row in rows
+        for k, v in row.record.items()
+        if k in usual and v is not None and _kind(v) != usual[k]
+    ]
+
 
 def _from_rows(rows: list[_Good], source: str) -> "dict[str, Dataset]":
     "One dataset per split, the pictures by path. Raises `DatasetError` for a column that has no single type."
     import pyarrow as pa
     from datasets import Dataset
+
     extras, arrays = list(dict.fromkeys(k for r in rows for k in r.record if k not in _BASE)), {}
     for name in extras:
-        try: arrays[name] = pa.array([r.record.get(name) for r in rows])
+        try:
+            arrays[name] = pa.array([r.record.get(name) for r in rows])
         except (pa.ArrowException, OverflowError) as e:
             what = f"{source}: column {_show(name)} has no single type ({str(e).splitlines()[0]})"
             raise DatasetError(what, hint="write it as text, or leave it out") from None
@@ -364,7 +585,9 @@ def _from_rows(rows: list[_Good], source: str) -> "dict[str, Dataset]":
     for split in SPLITS:
         part = [r for r in rows if _split_of_digest(r.digest) == split]
         columns = {k: [r.record.get(k) for r in part] for k in (*_BASE[1:], *extras)}
-        parts[split] = Dataset.from_dict({"image": [str(r.file) for r in part], **columns}, features=features)
+        parts[split] = Dataset.from_dict(
+            {"image": [str(r.file) for r in part], **columns}, features=features
+        )
     return parts
 
 # %% ../nbs/02_dataset.ipynb #d5f8d8f0
@@ -372,20 +595,29 @@ def _from_rows(rows: list[_Good], source: str) -> "dict[str, Dataset]":
 def _quiet_datasets() -> Iterator[None]:
     "No progress bars and no log lines from `datasets`: what goes wrong is raised."
     import datasets
+
     was_off, level = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(logging.CRITICAL)
-    try: yield
+    try:
+        yield
     finally:
         datasets.logging.set_verbosity(level)
-        if not was_off: datasets.enable_progress_bars()
+        if not was_off:
+            datasets.enable_progress_bars()
+
 
 def _from_parquet(tables: list[Path], rows: list[_Good], source: str) -> "dict[str, Dataset]":
     "One dataset per split from checked parquet files."
     import pyarrow as pa, pyarrow.parquet as pq
     from datasets import Dataset, Image as ImageFeature
+
     schema = pq.read_schema(tables[0])
-    others = [f"{t.name}: {', '.join(map(_show, n))}" for t in tables if set(n := pq.read_schema(t).names) != set(schema.names)]
+    others = [
+        f"{t.name}: {', '.join(map(_show, n))}"
+        for t in tables
+        if set(n := pq.read_schema(t).names) != set(schema.names)
+    ]
     if others:
         what = f"{source}: not the same columns as in {tables[0].name} ({', '.join(map(_show, schema.names))})"
         raise DatasetError(what, others, "give all files the same columns")
@@ -394,70 +626,110 @@ def _from_parquet(tables: list[Path], rows: list[_Good], source: str) -> "dict[s
         # a new schema, without the file's metadata: that could make a further column decode pictures which nobody checked
         features = _features(pa.schema([f for f in schema if f.name not in _BASE]))
         with _quiet_datasets():
-            data = Dataset.from_parquet(list(map(str, tables)), features=features, cache_dir=str(cache_dir()/"parquet"/key)).select_columns(list(features))
-    except Exception as e: # `datasets` wraps what went wrong in several types
+            data = Dataset.from_parquet(
+                list(map(str, tables)),
+                features=features,
+                cache_dir=str(cache_dir() / "parquet" / key),
+            ).select_columns(list(features))
+    except Exception as e:  # `datasets` wraps what went wrong in several types
         what = f"{source}: the columns cannot be joined ({str(e.__cause__ or e).splitlines()[0]})"
         raise DatasetError(what, hint="give all files the same columns and types") from None
-    if any(r.file for r in rows): # paths are relative to the folder, not to wherever Python runs
+    if any(r.file for r in rows):  # paths are relative to the folder, not to wherever Python runs
         columns = data.cast_column("image", ImageFeature(decode=False))[:]
         for r in rows:
-            if r.file: columns["image"][r.index] = {"bytes": None, "path": str(r.file)}
+            if r.file:
+                columns["image"][r.index] = {"bytes": None, "path": str(r.file)}
         data = Dataset.from_dict(columns, features=features)
-    return {s: data.select([r.index for r in rows if _split_of_digest(r.digest) == s]) for s in SPLITS}
+    return {
+        s: data.select([r.index for r in rows if _split_of_digest(r.digest) == s]) for s in SPLITS
+    }
 
 # %% ../nbs/02_dataset.ipynb #533374e2
 @dataclass(frozen=True)
 class LoadReport:
     "What loading found; `load_paintings` leaves it as `.report` on the DatasetDict that it returns."
-    source: str # what was read
-    rows: int # rows in the tables
-    kept: int # rows in the result
-    repeated: int # kept rows whose picture an earlier row has too
-    problems: tuple[RowProblem, ...] # all problems of the rows that were left out
+
+    source: str  # what was read
+    rows: int  # rows in the tables
+    kept: int  # rows in the result
+    repeated: int  # kept rows whose picture an earlier row has too
+    problems: tuple[RowProblem, ...]  # all problems of the rows that were left out
 
     @property
-    def left_out(self) -> int: return self.rows - self.kept
+    def left_out(self) -> int:
+        return self.rows - self.kept
 
     def __str__(self) -> str:
         return f"{self.source}: {self.kept:,} of {self.rows:,} rows kept, {self.left_out:,} left out, {self.repeated:,} with a repeated picture"
+
 
 def _tree(criteria: CriteriaTree | str | Path) -> CriteriaTree:
     return load_criteria(criteria) if isinstance(criteria, (str, Path)) else criteria
 
 # %% ../nbs/02_dataset.ipynb #4e797695
 def load_paintings(
-    source: str | Path, # folder with metadata.jsonl or metadata.csv; such a table under any name; parquet file, or a folder of them
-    criteria: CriteriaTree | str | Path, # the tree that the pair ids belong to, or its name or file
+    source: str
+    | Path,  # folder with metadata.jsonl or metadata.csv; such a table under any name; parquet file, or a folder of them
+    criteria: CriteriaTree
+    | str
+    | Path,  # the tree that the pair ids belong to, or its name or file
     *,
-    on_error: str = "raise", # bad rows: "raise" one DatasetError, or "skip" them with a count
-    max_pixels: int = MAX_PIXELS, # largest width x height of a picture
-    max_bytes: int = MAX_BYTES, # largest file of a picture, bytes
-    empty_captions: bool = False, # are empty captions good rows?
-    complete: Callable[[dict], dict] | None = None # adds to each row what its table lacks, before it is checked: a caption from other columns, empty lists for pictures that are yet to be annotated
-) -> "DatasetDict": # train, validation and test, with a `LoadReport` as `.report` (on this object, not on what `map` makes of it)
+    on_error: str = "raise",  # bad rows: "raise" one DatasetError, or "skip" them with a count
+    max_pixels: int = MAX_PIXELS,  # largest width x height of a picture
+    max_bytes: int = MAX_BYTES,  # largest file of a picture, bytes
+    empty_captions: bool = False,  # are empty captions good rows?
+    complete: Callable[[dict], dict]
+    | None = None,  # adds to each row what its table lacks, before it is checked: a caption from other columns, empty lists for pictures that are yet to be annotated
+) -> "DatasetDict":  # train, validation and test, with a `LoadReport` as `.report` (on this object, not on what `map` makes of it)
     """Annotated pictures, checked and split 80/10/10 (paper) by a hash of each picture's bytes (ours).
 
     Pictures decode to RGB on access. Raises `DatasetError` for a source that cannot be read and, unless `on_error="skip"`, for bad
     rows, with all of them in `.problems`; also when no good row is left."""
     from datasets import DatasetDict
-    if on_error not in ("raise", "skip"): raise DatasetError(f"unknown on_error {on_error!r}", hint="choose 'raise' or 'skip'")
+
+    if on_error not in ("raise", "skip"):
+        raise DatasetError(f"unknown on_error {on_error!r}", hint="choose 'raise' or 'skip'")
     tree = _tree(criteria)
     root, tables, read = _find_source(source)
-    if complete and read is _read_parquet: raise DatasetError(f"{source}: rows of parquet cannot be completed", hint="write the missing columns into the file, or give a .csv or .jsonl table")
-    checker = _Checker(root, tree.index, "image" if read is _read_parquet else "file_name", max_pixels, max_bytes, empty_captions)
-    with _strict_images(): good, problems, total = _scan(root, tables, read, checker, complete)
-    if read is not _read_parquet: # parquet columns have one type by nature
+    if complete and read is _read_parquet:
+        raise DatasetError(
+            f"{source}: rows of parquet cannot be completed",
+            hint="write the missing columns into the file, or give a .csv or .jsonl table",
+        )
+    checker = _Checker(
+        root,
+        tree.index,
+        "image" if read is _read_parquet else "file_name",
+        max_pixels,
+        max_bytes,
+        empty_captions,
+    )
+    with _strict_images():
+        good, problems, total = _scan(root, tables, read, checker, complete)
+    if read is not _read_parquet:  # parquet columns have one type by nature
         mixed = _mixed_types(good)
         problems += [RowProblem(r.table, r.number, r.name, p) for r, p in mixed]
         bad = {r.index for r, _ in mixed}
         good = [r for r in good if r.index not in bad]
-    if problems and (on_error == "raise" or not good): raise _too_bad(source, tree, problems, total, len(good))
-    if not good: raise DatasetError(f"{source}: no rows")
-    if problems: _log.warning("%s: left out %d of %d rows, e.g. %s", source, total - len(good), total, problems[0])
-    parts = _from_parquet(tables, good, str(source)) if read is _read_parquet else _from_rows(good, str(source))
+    if problems and (on_error == "raise" or not good):
+        raise _too_bad(source, tree, problems, total, len(good))
+    if not good:
+        raise DatasetError(f"{source}: no rows")
+    if problems:
+        _log.warning(
+            "%s: left out %d of %d rows, e.g. %s", source, total - len(good), total, problems[0]
+        )
+    parts = (
+        _from_parquet(tables, good, str(source))
+        if read is _read_parquet
+        else _from_rows(good, str(source))
+    )
     result = DatasetDict(parts)
-    result.report = LoadReport(str(source), total, len(good), len(good) - len({r.digest for r in good}), tuple(problems))
+    result.report = LoadReport(
+        str(source), total, len(good), len(good) - len({r.digest for r in good}), tuple(problems)
+    )
     return result
+
 
 @contextlib.contextmanager
 def _strict_images() -> Iterator[None]:
@@ -467,171 +739,291 @@ def _strict_images() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    finally: ImageFile.LOAD_TRUNCATED_IMAGES = before
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
-def _too_bad(source, tree: CriteriaTree, problems: list[RowProblem], total: int, good: int) -> DatasetError:
-    what = f"{source}: {len(problems):,} problem{'s'[:len(problems) > 1]} in {total - good:,} of {total:,} rows"
-    if any("unknown id" in p.problem for p in problems): what += f" (ids are those of the tree {tree.id!r})"
-    return DatasetError(what, problems, "mend the rows, or pass on_error=\"skip\" to leave them out" if good else "no good row is left")
+
+def _too_bad(
+    source, tree: CriteriaTree, problems: list[RowProblem], total: int, good: int
+) -> DatasetError:
+    what = f"{source}: {len(problems):,} problem{'s'[: len(problems) > 1]} in {total - good:,} of {total:,} rows"
+    if any("unknown id" in p.problem for p in problems):
+        what += f" (ids are those of the tree {tree.id!r})"
+    return DatasetError(
+        what,
+        problems,
+        'mend the rows, or pass on_error="skip" to leave them out'
+        if good
+        else "no good row is left",
+    )
 
 # %% ../nbs/02_dataset.ipynb #81c706fa
 def _encoded(cell: Any) -> tuple[bytes, str]:
     "The bytes of a picture and what is wrong with it."
     if isinstance(cell, np.ndarray):
-        if cell.dtype != np.uint8 or not (cell.ndim == 2 or cell.ndim == 3 and cell.shape[2] in (3, 4)):
-            return b"", f"an array of {cell.dtype} {cell.shape}; it must be uint8, (height, width, 3)"
+        if cell.dtype != np.uint8 or not (
+            cell.ndim == 2 or cell.ndim == 3 and cell.shape[2] in (3, 4)
+        ):
+            return (
+                b"",
+                f"an array of {cell.dtype} {cell.shape}; it must be uint8, (height, width, 3)",
+            )
         cell = Image.fromarray(cell)
     if isinstance(cell, Image.Image):
-        if cell.mode not in _MODES: return b"", f"colour mode {cell.mode}; convert it to 8-bit RGB first"
-        out = BytesIO(); ImageOps.exif_transpose(cell).save(out, "PNG") # a PNG made here would lose which way is up
+        if cell.mode not in _MODES:
+            return b"", f"colour mode {cell.mode}; convert it to 8-bit RGB first"
+        out = BytesIO()
+        ImageOps.exif_transpose(cell).save(out, "PNG")  # a PNG made here would lose which way is up
         return out.getvalue(), _image_problem(out.getvalue())
-    if isinstance(cell, dict): cell = cell.get("path") if cell.get("bytes") is None else cell["bytes"]
-    try: data = Path(cell).read_bytes() if isinstance(cell, (str, Path)) else cell
-    except (OSError, ValueError) as e: return b"", f"the file cannot be read ({type(e).__name__})"
-    return (data, _image_problem(data)) if isinstance(data, bytes) else (b"", f"the image is {_kind(data)}")
+    if isinstance(cell, dict):
+        cell = cell.get("path") if cell.get("bytes") is None else cell["bytes"]
+    try:
+        data = Path(cell).read_bytes() if isinstance(cell, (str, Path)) else cell
+    except (OSError, ValueError) as e:
+        return b"", f"the file cannot be read ({type(e).__name__})"
+    return (
+        (data, _image_problem(data))
+        if isinstance(data, bytes)
+        else (b"", f"the image is {_kind(data)}")
+    )
+
 
 def _rows_of(rows: Any) -> Iterator[dict]:
     "The rows of a Dataset, a DatasetDict or any iterable of dicts, pictures not decoded."
     from datasets import Dataset, Image as ImageFeature
+
     for part in rows.values() if isinstance(rows, dict) else (rows,):
         encoded = isinstance(part, Dataset) and isinstance(part.features.get("image"), ImageFeature)
-        yield from part.with_format(None).cast_column("image", ImageFeature(decode=False)) if encoded else part
+        yield from (
+            part.with_format(None).cast_column("image", ImageFeature(decode=False))
+            if encoded
+            else part
+        )
 
 # %% ../nbs/02_dataset.ipynb #9360d4d6
 def save_paintings(
-    rows: "Dataset | DatasetDict | Iterable[dict]", # with image, caption, positive, negative and whatever else JSON can hold
-    folder: str | Path, # folder to make; must not exist yet, or be empty
-    criteria: CriteriaTree | str | Path | None = None, # tree that the ids must belong to; None: ids are not looked up
-    overwrite: bool = False # replace an earlier dataset (a folder with a metadata.jsonl)?
-) -> Path: # the folder
+    rows: "Dataset | DatasetDict | Iterable[dict]",  # with image, caption, positive, negative and whatever else JSON can hold
+    folder: str | Path,  # folder to make; must not exist yet, or be empty
+    criteria: CriteriaTree
+    | str
+    | Path
+    | None = None,  # tree that the ids must belong to; None: ids are not looked up
+    overwrite: bool = False,  # replace an earlier dataset (a folder with a metadata.jsonl)?
+) -> Path:  # the folder
     "Write an imagefolder that `load_paintings` reads. Raises `DatasetError` with all bad rows, and then leaves nothing behind."
     folder, found = Path(folder), []
     ids = _tree(criteria).index if criteria is not None else None
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not (overwrite and (folder/"metadata.jsonl").is_file()):
-        raise DatasetError(f"{folder} is there already", hint="choose another name; overwrite=True replaces a folder that holds a metadata.jsonl")
+    if (
+        folder.exists()
+        and (not folder.is_dir() or any(folder.iterdir()))
+        and not (overwrite and (folder / "metadata.jsonl").is_file())
+    ):
+        raise DatasetError(
+            f"{folder} is there already",
+            hint="choose another name; overwrite=True replaces a folder that holds a metadata.jsonl",
+        )
     with atomic_path(folder) as tmp:
-        (tmp/"images").mkdir(parents=True)
-        with open(tmp/"metadata.jsonl", "w", encoding="utf-8") as table:
+        (tmp / "images").mkdir(parents=True)
+        with open(tmp / "metadata.jsonl", "w", encoding="utf-8") as table:
             for i, row in enumerate(_rows_of(rows)):
                 data, problems = _row_to_save(row, ids)
                 found += [RowProblem("rows", i + 1, "", p) for p in problems]
-                if problems: continue
+                if problems:
+                    continue
                 name = f"images/{i:06d}.{_suffix(data)}"
-                (tmp/name).write_bytes(data)
-                line = {"file_name": name, **{k: v for k, v in row.items() if k not in ("image", "file_name")}}
-                table.write(json.dumps(to_jsonable(line), ensure_ascii=False, allow_nan=False) + "\n")
-        if found: raise DatasetError(f"{folder}: {len(found):,} problem{'s'[:len(found) > 1]}, nothing was written", found)
+                (tmp / name).write_bytes(data)
+                line = {
+                    "file_name": name,
+                    **{k: v for k, v in row.items() if k not in ("image", "file_name")},
+                }
+                table.write(
+                    json.dumps(to_jsonable(line), ensure_ascii=False, allow_nan=False) + "\n"
+                )
+        if found:
+            raise DatasetError(
+                f"{folder}: {len(found):,} problem{'s'[: len(found) > 1]}, nothing was written",
+                found,
+            )
     return folder
+
 
 def _suffix(data: bytes) -> str:
     kind = Image.open(BytesIO(data), formats=_FORMATS).format.lower()
     return {"jpeg": "jpg", "mpo": "jpg", "tiff": "tif"}.get(kind, kind)
 
+
 def _row_to_save(row: dict, ids: dict | None) -> tuple[bytes, list[str]]:
     "The encoded picture of a row, and what is wrong with the row."
     missing = [f"no column {c!r}" for c in _BASE if c not in row]
-    if missing: return b"", missing
-    named = [v for k in ("positive", "negative") if isinstance(row[k], (list, tuple)) for v in row[k] if isinstance(v, str)]
-    found = _label_problems(row["positive"], row["negative"], dict.fromkeys(named) if ids is None else ids)
-    if not isinstance(row["caption"], str): found.append(f"the caption is {_kind(row['caption'])}, not text")
-    try: json.dumps(to_jsonable({k: v for k, v in row.items() if k != "image"}), ensure_ascii=False).encode()
-    except (TypeError, ValueError, RecursionError) as e: found.append(f"a column that JSON cannot hold ({_show(str(e))[1:-1]})")
+    if missing:
+        return b"", missing
+    named = [
+        v
+        for k in ("positive", "negative")
+        if isinstance(row[k], (list, tuple))
+        for v in row[k]
+        if isinstance(v, str)
+    ]
+    found = _label_problems(
+        row["positive"], row["negative"], dict.fromkeys(named) if ids is None else ids
+    )
+    if not isinstance(row["caption"], str):
+        found.append(f"the caption is {_kind(row['caption'])}, not text")
+    try:
+        json.dumps(
+            to_jsonable({k: v for k, v in row.items() if k != "image"}), ensure_ascii=False
+        ).encode()
+    except (TypeError, ValueError, RecursionError) as e:
+        found.append(f"a column that JSON cannot hold ({_show(str(e))[1:-1]})")
     data, problem = _encoded(row["image"])
     return data, found + ([problem] if problem else [])
 
 # %% ../nbs/02_dataset.ipynb #e9c7ab3b
 def _phrases(
-    positive: Sequence[str], negative: Sequence[str], # A+ and A-, full pair ids
-    tree: CriteriaTree, # the tree of both
-    use: str, paired: bool, dropout: float, rng: np.random.Generator | None
-) -> list[tuple[str, str]]: # (pair id, phrase)
+    positive: Sequence[str],
+    negative: Sequence[str],  # A+ and A-, full pair ids
+    tree: CriteriaTree,  # the tree of both
+    use: str,
+    paired: bool,
+    dropout: float,
+    rng: np.random.Generator | None,
+) -> list[tuple[str, str]]:  # (pair id, phrase)
     "The attributes that a prompt names, in its order. Raises `DatasetError` for ids or settings that make no sense."
-    problems = _setting_problems(use, paired, dropout, rng) + _label_problems(positive, negative, tree.index)
-    if problems: raise DatasetError(f"attribute_prompt: {len(problems)} problem{'s'[:len(problems) > 1]}", problems)
-    if use == "none": return []
+    problems = _setting_problems(use, paired, dropout, rng) + _label_problems(
+        positive, negative, tree.index
+    )
+    if problems:
+        raise DatasetError(
+            f"attribute_prompt: {len(problems)} problem{'s'[: len(problems) > 1]}", problems
+        )
+    if use == "none":
+        return []
     sides = {**dict.fromkeys(positive, "positive"), **dict.fromkeys(negative, "negative")}
-    if use != "both": sides = {i: use for i, side in sides.items() if paired or side == use}
-    named = [(i, getattr(tree.pairs[tree.index[i]], side)) for i, side in sorted(sides.items(), key=lambda s: tree.index[s[0]])]
-    if rng is None: return named
-    keep = rng.random(len(named)) >= dropout # before the shuffle, so that who is dropped does not hang on the order
+    if use != "both":
+        sides = {i: use for i, side in sides.items() if paired or side == use}
+    named = [
+        (i, getattr(tree.pairs[tree.index[i]], side))
+        for i, side in sorted(sides.items(), key=lambda s: tree.index[s[0]])
+    ]
+    if rng is None:
+        return named
+    keep = (
+        rng.random(len(named)) >= dropout
+    )  # before the shuffle, so that who is dropped does not hang on the order
     return [named[i] for i in rng.permutation(len(named)) if keep[i]]
 
-def _setting_problems(use: str, paired: bool, dropout: float, rng: np.random.Generator | None) -> list[str]:
+
+def _setting_problems(
+    use: str, paired: bool, dropout: float, rng: np.random.Generator | None
+) -> list[str]:
     problems = []
-    if use not in ("both", "positive", "negative", "none"): problems.append(f"unknown use {use!r}; choose both, positive, negative or none")
-    if paired and use in ("both", "none"): problems.append(f"paired=True has no meaning with use={use!r}: it names one side of every pair")
-    if not 0 <= dropout <= 1: problems.append(f"dropout is {dropout}, not a probability")
-    if dropout > 0 and rng is None: problems.append("dropout needs an rng (e.g. core.np_rng(seed, 'prompts', step))")
+    if use not in ("both", "positive", "negative", "none"):
+        problems.append(f"unknown use {use!r}; choose both, positive, negative or none")
+    if paired and use in ("both", "none"):
+        problems.append(
+            f"paired=True has no meaning with use={use!r}: it names one side of every pair"
+        )
+    if not 0 <= dropout <= 1:
+        problems.append(f"dropout is {dropout}, not a probability")
+    if dropout > 0 and rng is None:
+        problems.append("dropout needs an rng (e.g. core.np_rng(seed, 'prompts', step))")
     return problems
 
+
 def _join(caption: str, phrases: Sequence[str]) -> str:
-    if not phrases: return caption
+    if not phrases:
+        return caption
     head = caption.strip().rstrip(".,;: ")
     stop = " " if head.endswith(("!", "?")) else ". "
     return (head + stop if head else "") + ", ".join(phrases)
 
 # %% ../nbs/02_dataset.ipynb #71a8bebe
 def attribute_prompt(
-    caption: str, # plain caption; "" leaves the phrases alone
-    positive: Sequence[str], # A+: full pair ids
-    negative: Sequence[str], # A-: full pair ids, none of them in A+
-    tree: CriteriaTree, # the tree that both belong to
+    caption: str,  # plain caption; "" leaves the phrases alone
+    positive: Sequence[str],  # A+: full pair ids
+    negative: Sequence[str],  # A-: full pair ids, none of them in A+
+    tree: CriteriaTree,  # the tree that both belong to
     *,
-    use: str = "both", # which sets are named: "both", "positive", "negative" or "none"
-    paired: bool = False, # also name the partner of every attribute in the other set (with "positive" or "negative")
-    dropout: float = 0.0, # probability with which each attribute is left out, 0 to 1
-    rng: np.random.Generator | None = None # draws dropout and order; None: all of them, in the tree's order
+    use: str = "both",  # which sets are named: "both", "positive", "negative" or "none"
+    paired: bool = False,  # also name the partner of every attribute in the other set (with "positive" or "negative")
+    dropout: float = 0.0,  # probability with which each attribute is left out, 0 to 1
+    rng: np.random.Generator
+    | None = None,  # draws dropout and order; None: all of them, in the tree's order
 ) -> str:
     """The caption and the phrases of its attributes (structured prompts: paper; format, dropout and pairing: ours).
 
     No length is checked here: see `fit_prompt`. Raises `DatasetError` for an unknown id, an id in both sets, or settings that exclude each other."""
-    return _join(caption, [phrase for _, phrase in _phrases(positive, negative, tree, use, paired, dropout, rng)])
+    return _join(
+        caption,
+        [phrase for _, phrase in _phrases(positive, negative, tree, use, paired, dropout, rng)],
+    )
 
 # %% ../nbs/02_dataset.ipynb #2553f1d6
 def token_counts(
-    prompts: Sequence[str], # any number of prompts
-    tokenizer: Any # a transformers tokenizer, or several (SDXL has two): then the largest count
-) -> np.ndarray: # (N,) int, tokens with begin and end
+    prompts: Sequence[str],  # any number of prompts
+    tokenizer: Any,  # a transformers tokenizer, or several (SDXL has two): then the largest count
+) -> np.ndarray:  # (N,) int, tokens with begin and end
     "How many tokens each prompt has, uncut."
     tokenizers = tokenizer if isinstance(tokenizer, (list, tuple)) else [tokenizer]
-    if not len(prompts): return np.zeros(0, int)
-    counts = [[len(ids) for ids in t(list(prompts), truncation=False, padding=False, verbose=False)["input_ids"]] for t in tokenizers]
+    if not len(prompts):
+        return np.zeros(0, int)
+    counts = [
+        [
+            len(ids)
+            for ids in t(list(prompts), truncation=False, padding=False, verbose=False)["input_ids"]
+        ]
+        for t in tokenizers
+    ]
     return np.max(counts, axis=0)
+
 
 @dataclass(frozen=True)
 class FittedPrompt:
     "One row's prompt, short enough for the text encoder."
-    prompts: tuple[str, ...] # one prompt, or several chunks
-    tokens: tuple[int, ...] # tokens of each
-    full_tokens: int # tokens of the prompt with everything in it
-    attributes: int # attributes that it had to name
-    left_out: tuple[str, ...] # ids of the pairs that this draw leaves out
+
+    prompts: tuple[str, ...]  # one prompt, or several chunks
+    tokens: tuple[int, ...]  # tokens of each
+    full_tokens: int  # tokens of the prompt with everything in it
+    attributes: int  # attributes that it had to name
+    left_out: tuple[str, ...]  # ids of the pairs that this draw leaves out
 
     @property
     def prompt(self) -> str:
         "The one prompt. Raises `DatasetError` where there are several chunks."
         if len(self.prompts) > 1:
-            raise DatasetError(f"a prompt of {len(self.prompts)} chunks where one was asked for", hint="encode all of .prompts, or use how=\"subset\"")
+            raise DatasetError(
+                f"a prompt of {len(self.prompts)} chunks where one was asked for",
+                hint='encode all of .prompts, or use how="subset"',
+            )
         return self.prompts[0]
 
 # %% ../nbs/02_dataset.ipynb #13eb8ac7
-def _pack(units: Sequence[str], render: Callable[[list[str]], str], count: Callable[[str], int], limit: int) -> list[str]:
+def _pack(
+    units: Sequence[str],
+    render: Callable[[list[str]], str],
+    count: Callable[[str], int],
+    limit: int,
+) -> list[str]:
     "Put units into as few consecutive prompts of at most `limit` tokens as their order allows. Raises `DatasetError` for a unit that fits in none."
     groups: list[list[str]] = [[]]
     for unit in units:
-        if groups[-1] and count(render(groups[-1] + [unit])) > limit: groups.append([])
+        if groups[-1] and count(render(groups[-1] + [unit])) > limit:
+            groups.append([])
         groups[-1].append(unit)
-        if len(groups[-1]) == 1 and count(render([unit])) > limit: raise DatasetError(f"{_show(unit)} alone has more than {limit} tokens")
+        if len(groups[-1]) == 1 and count(render([unit])) > limit:
+            raise DatasetError(f"{_show(unit)} alone has more than {limit} tokens")
     return [render(g) for g in groups if g]
+
 
 def _chunks(caption: str, phrases: list[str], count: Callable[[str], int], limit: int) -> list[str]:
     if all(count(_join(caption, [p])) <= limit for p in phrases) and count(caption) <= limit:
         return _pack(phrases, lambda g: _join(caption, g), count, limit)
     return _pack(caption.split(), " ".join, count, limit) + _pack(phrases, ", ".join, count, limit)
 
+
 def _largest(phrases: list[str], caption: str, count: Callable[[str], int], limit: int) -> int:
     "How many of the first phrases fit beside the caption; -1 when the caption alone does not."
-    low, high = -1, len(phrases) # the first `low` fit (or nothing does), `high` do not
+    low, high = -1, len(phrases)  # the first `low` fit (or nothing does), `high` do not
     while high - low > 1:
         mid = (low + high) // 2
         low, high = (mid, high) if count(_join(caption, phrases[:mid])) <= limit else (low, mid)
@@ -639,94 +1031,168 @@ def _largest(phrases: list[str], caption: str, count: Callable[[str], int], limi
 
 # %% ../nbs/02_dataset.ipynb #165ca24c
 def fit_prompt(
-    caption: str, # plain caption
-    positive: Sequence[str], # A+: full pair ids
-    negative: Sequence[str], # A-: full pair ids
-    tree: CriteriaTree, # the tree that both belong to
-    tokenizer: Any, # tokenizer or tokenizers of the text encoder
+    caption: str,  # plain caption
+    positive: Sequence[str],  # A+: full pair ids
+    negative: Sequence[str],  # A-: full pair ids
+    tree: CriteriaTree,  # the tree that both belong to
+    tokenizer: Any,  # tokenizer or tokenizers of the text encoder
     *,
-    max_tokens: int = 77, # what the encoder reads, begin and end included
-    how: str = "subset", # what to do with a longer prompt: "subset", "chunk" or "error"
-    rng: np.random.Generator | None = None, # draws subset, dropout and order; "subset" needs one
-    use: str = "both", # as for `attribute_prompt`
-    paired: bool = False, # as for `attribute_prompt`
-    dropout: float = 0.0 # as for `attribute_prompt`
-) -> FittedPrompt: # one prompt that fits, or chunks that do, and what was left out
+    max_tokens: int = 77,  # what the encoder reads, begin and end included
+    how: str = "subset",  # what to do with a longer prompt: "subset", "chunk" or "error"
+    rng: np.random.Generator | None = None,  # draws subset, dropout and order; "subset" needs one
+    use: str = "both",  # as for `attribute_prompt`
+    paired: bool = False,  # as for `attribute_prompt`
+    dropout: float = 0.0,  # as for `attribute_prompt`
+) -> FittedPrompt:  # one prompt that fits, or chunks that do, and what was left out
     "The structured prompt, of which nothing is cut off silently (ours). Raises `DatasetError` for what cannot fit."
     _check_how(how, rng)
-    count = lambda text: int(token_counts([text], tokenizer)[0])
+
+    def count(text):
+        return int(token_counts([text], tokenizer)[0])
+
     named = _phrases(positive, negative, tree, use, paired, dropout, rng)
     phrases = [p for _, p in named]
     full = _join(caption, phrases)
     tokens = count(full)
-    if tokens <= max_tokens: return FittedPrompt((full,), (tokens,), tokens, len(named), ())
-    if how == "error": raise DatasetError(f"{_show(full)}: {tokens} tokens, {max_tokens} are read", hint="use how=\"subset\" or how=\"chunk\"")
+    if tokens <= max_tokens:
+        return FittedPrompt((full,), (tokens,), tokens, len(named), ())
+    if how == "error":
+        raise DatasetError(
+            f"{_show(full)}: {tokens} tokens, {max_tokens} are read",
+            hint='use how="subset" or how="chunk"',
+        )
     kept = len(named) if how == "chunk" else _largest(phrases, caption, count, max_tokens)
-    if kept < 0: raise DatasetError(f"the caption {_show(caption)} alone has more than {max_tokens} tokens", hint="shorten it, or use how=\"chunk\"")
-    prompts = _chunks(caption, phrases, count, max_tokens) if how == "chunk" else [_join(caption, phrases[:kept])]
-    return FittedPrompt(tuple(prompts), tuple(map(int, token_counts(prompts, tokenizer))), tokens, len(named), tuple(i for i, _ in named[kept:]))
+    if kept < 0:
+        raise DatasetError(
+            f"the caption {_show(caption)} alone has more than {max_tokens} tokens",
+            hint='shorten it, or use how="chunk"',
+        )
+    prompts = (
+        _chunks(caption, phrases, count, max_tokens)
+        if how == "chunk"
+        else [_join(caption, phrases[:kept])]
+    )
+    return FittedPrompt(
+        tuple(prompts),
+        tuple(map(int, token_counts(prompts, tokenizer))),
+        tokens,
+        len(named),
+        tuple(i for i, _ in named[kept:]),
+    )
 
 # %% ../nbs/02_dataset.ipynb #68da7d00
 def _check_how(how: str, rng: Any) -> None:
-    if how not in ("subset", "chunk", "error"): raise DatasetError(f"unknown how {how!r}", hint="choose subset, chunk or error")
+    if how not in ("subset", "chunk", "error"):
+        raise DatasetError(f"unknown how {how!r}", hint="choose subset, chunk or error")
     if how == "subset" and rng is None:
-        raise DatasetError("how=\"subset\" draws at random and needs an rng", hint="e.g. rng=core.np_rng(seed, 'prompts', step)")
+        raise DatasetError(
+            'how="subset" draws at random and needs an rng',
+            hint="e.g. rng=core.np_rng(seed, 'prompts', step)",
+        )
 
 # %% ../nbs/02_dataset.ipynb #17af1121
 @dataclass(frozen=True)
 class PromptReport:
     "How a set of prompts fits into a text encoder."
-    rows: int # rows looked at
-    over: int # rows whose full prompt is too long
-    max_tokens: int # what the encoder reads
-    how: str # what was done about it
-    longest: int # tokens of the longest full prompt
-    mean_tokens: float # mean tokens of the full prompts
-    prompts: int # prompts that came out; more than rows when chunked
-    attributes: int # attributes to name, over all rows
-    left_out: int # of these, left out in this draw
+
+    rows: int  # rows looked at
+    over: int  # rows whose full prompt is too long
+    max_tokens: int  # what the encoder reads
+    how: str  # what was done about it
+    longest: int  # tokens of the longest full prompt
+    mean_tokens: float  # mean tokens of the full prompts
+    prompts: int  # prompts that came out; more than rows when chunked
+    attributes: int  # attributes to name, over all rows
+    left_out: int  # of these, left out in this draw
 
     @property
-    def share(self) -> float: "Share of rows that are affected."; return self.over / max(self.rows, 1)
+    def share(self) -> float:
+        "Share of rows that are affected."
+        return self.over / max(self.rows, 1)
 
     def __str__(self) -> str:
-        did = {"subset": f"this draw leaves out {self.left_out:,} of {self.attributes:,} attributes", "chunk": f"{self.prompts:,} chunks hold everything"}
-        return (f"{self.over:,} of {self.rows:,} prompts ({self.share:.1%}) have more than {self.max_tokens} tokens (mean {self.mean_tokens:.0f}, "
-                f"longest {self.longest}); {did.get(self.how, 'none was changed')}")
+        did = {
+            "subset": f"this draw leaves out {self.left_out:,} of {self.attributes:,} attributes",
+            "chunk": f"{self.prompts:,} chunks hold everything",
+        }
+        return (
+            f"{self.over:,} of {self.rows:,} prompts ({self.share:.1%}) have more than {self.max_tokens} tokens (mean {self.mean_tokens:.0f}, "
+            f"longest {self.longest}); {did.get(self.how, 'none was changed')}"
+        )
+
 
 def fit_prompts(
-    rows: "Dataset | list[dict]", # rows with caption, positive, negative
-    tree: CriteriaTree, # the tree of their ids
-    tokenizer: Any, # tokenizer or tokenizers of the text encoder
+    rows: "Dataset | list[dict]",  # rows with caption, positive, negative
+    tree: CriteriaTree,  # the tree of their ids
+    tokenizer: Any,  # tokenizer or tokenizers of the text encoder
     *,
-    max_tokens: int = 77, # as for `fit_prompt`
-    how: str = "subset", # as for `fit_prompt`
-    use: str = "both", # as for `attribute_prompt`
-    paired: bool = False, # as for `attribute_prompt`
-    dropout: float = 0.0, # as for `attribute_prompt`
-    seed: int = 0, # row i draws from the stream ("fit_prompts", i) of this seed
-    shuffle: bool = True # draw the order too; False: the tree's order (not with "subset" or dropout)
-) -> tuple[list[FittedPrompt], PromptReport]: # one entry a row, and the share affected
+    max_tokens: int = 77,  # as for `fit_prompt`
+    how: str = "subset",  # as for `fit_prompt`
+    use: str = "both",  # as for `attribute_prompt`
+    paired: bool = False,  # as for `attribute_prompt`
+    dropout: float = 0.0,  # as for `attribute_prompt`
+    seed: int = 0,  # row i draws from the stream ("fit_prompts", i) of this seed
+    shuffle: bool = True,  # draw the order too; False: the tree's order (not with "subset" or dropout)
+) -> tuple[list[FittedPrompt], PromptReport]:  # one entry a row, and the share affected
     "`fit_prompt` for every row, and a report of the share affected. Raises one `DatasetError` that lists every row that cannot fit."
     _check_how(how, shuffle or None)
-    if wrong := _setting_problems(use, paired, dropout, shuffle or None): raise DatasetError("fit_prompts: settings", wrong)
-    settings, fitted, problems = dict(max_tokens=max_tokens, how=how, use=use, paired=paired, dropout=dropout), [], []
+    if wrong := _setting_problems(use, paired, dropout, shuffle or None):
+        raise DatasetError("fit_prompts: settings", wrong)
+    settings, fitted, problems = (
+        dict(max_tokens=max_tokens, how=how, use=use, paired=paired, dropout=dropout),
+        [],
+        [],
+    )
     for i, row in enumerate(zip(*_columns(rows, "caption", "positive", "negative"))):
-        try: fitted.append(fit_prompt(*row, tree, tokenizer, rng=np_rng(seed, "fit_prompts", i) if shuffle else None, **settings))
-        except DatasetError as e: problems += [RowProblem("rows", i + 1, "", p) for p in e.problems or [e.what]]
-    if problems: raise DatasetError(f"fit_prompts: {len(problems):,} problem{'s'[:len(problems) > 1]}", problems)
+        try:
+            fitted.append(
+                fit_prompt(
+                    *row,
+                    tree,
+                    tokenizer,
+                    rng=np_rng(seed, "fit_prompts", i) if shuffle else None,
+                    **settings,
+                )
+            )
+        except DatasetError as e:
+            problems += [RowProblem("rows", i + 1, "", p) for p in e.problems or [e.what]]
+    if problems:
+        raise DatasetError(
+            f"fit_prompts: {len(problems):,} problem{'s'[: len(problems) > 1]}", problems
+        )
     full = [f.full_tokens for f in fitted]
-    return fitted, PromptReport(len(fitted), sum(t > max_tokens for t in full), max_tokens, how, max(full, default=0), float(np.mean(full)) if full else 0.0,
-                                sum(len(f.prompts) for f in fitted), sum(f.attributes for f in fitted), sum(len(f.left_out) for f in fitted))
+    return fitted, PromptReport(
+        len(fitted),
+        sum(t > max_tokens for t in full),
+        max_tokens,
+        how,
+        max(full, default=0),
+        float(np.mean(full)) if full else 0.0,
+        sum(len(f.prompts) for f in fitted),
+        sum(f.attributes for f in fitted),
+        sum(len(f.left_out) for f in fitted),
+    )
+
 
 def _columns(rows: "Dataset | list[dict]", *names: str) -> list[list]:
     "Columns of a Dataset (pictures untouched) or of a list of dicts. Raises `DatasetError` for a missing one."
     if isinstance(rows, dict):
-        raise DatasetError(f"all splits at once where one is asked for: {', '.join(map(str, rows))}", hint="give one of them, e.g. dd[\"train\"]")
-    missing = set(names) - set(rows.column_names if hasattr(rows, "column_names") else set(names).intersection(*rows))
-    if missing: raise DatasetError(f"no column {', '.join(map(repr, sorted(missing)))}", hint="load_paintings gives caption, positive and negative")
-    if hasattr(rows, "select_columns"): rows = rows.select_columns(list(names)).with_format(None)[:]
-    else: rows = {n: [r[n] for r in rows] for n in names}
+        raise DatasetError(
+            f"all splits at once where one is asked for: {', '.join(map(str, rows))}",
+            hint='give one of them, e.g. dd["train"]',
+        )
+    missing = set(names) - set(
+        rows.column_names if hasattr(rows, "column_names") else set(names).intersection(*rows)
+    )
+    if missing:
+        raise DatasetError(
+            f"no column {', '.join(map(repr, sorted(missing)))}",
+            hint="load_paintings gives caption, positive and negative",
+        )
+    if hasattr(rows, "select_columns"):
+        rows = rows.select_columns(list(names)).with_format(None)[:]
+    else:
+        rows = {n: [r[n] for r in rows] for n in names}
     return [list(rows[n]) for n in names]
 
 # %% ../nbs/02_dataset.ipynb #762c0419
@@ -735,149 +1201,229 @@ def preference_scores(ds: "Dataset | list[dict]") -> np.ndarray:
     positive, negative = _columns(ds, "positive", "negative")
     return np.array([len(p) - len(n) for p, n in zip(positive, negative)], dtype=int)
 
+
 def preference_mask(ds: "Dataset | list[dict]") -> np.ndarray:
     "True for rows with at least one attribute, (N,) bool; the others carry no preference."
     positive, negative = _columns(ds, "positive", "negative")
     return np.array([bool(p or n) for p, n in zip(positive, negative)], dtype=bool)
 
+
 def with_preference(ds: "Dataset") -> "tuple[Dataset, int]":
     "The rows of a Dataset that carry a preference, and how many were left out."
     mask = preference_mask(ds)
-    if not mask.all(): _log.warning("left out %d of %d rows without any attribute: they carry no preference", (~mask).sum(), len(mask))
+    if not mask.all():
+        _log.warning(
+            "left out %d of %d rows without any attribute: they carry no preference",
+            (~mask).sum(),
+            len(mask),
+        )
     return ds.select(np.flatnonzero(mask)), int((~mask).sum())
 
 # %% ../nbs/02_dataset.ipynb #973c9333
 @dataclass(frozen=True)
 class PairReport:
     "Where preference pairs came from and what was dropped."
-    rows: int # rows of the dataset
-    unlabelled: int # rows without attributes, left out
-    candidates: int # pairs of rows with the same or near captions
-    ties: int # of these: equal scores
-    too_close: int # of these: scores that differ, by less than the margin
-    same: int # pairs returned with the same caption: they come first
-    near: int # pairs returned with near captions: they come last
-    not_drawn: int # good pairs beyond max_pairs
+
+    rows: int  # rows of the dataset
+    unlabelled: int  # rows without attributes, left out
+    candidates: int  # pairs of rows with the same or near captions
+    ties: int  # of these: equal scores
+    too_close: int  # of these: scores that differ, by less than the margin
+    same: int  # pairs returned with the same caption: they come first
+    near: int  # pairs returned with near captions: they come last
+    not_drawn: int  # good pairs beyond max_pairs
 
     def __str__(self) -> str:
-        return (f"{self.same + self.near:,} pairs ({self.near:,} of near captions) from {self.candidates:,} candidates: {self.ties:,} ties, "
-                f"{self.too_close:,} too close, {self.not_drawn:,} not drawn; {self.unlabelled:,} of {self.rows:,} rows carry no preference")
+        return (
+            f"{self.same + self.near:,} pairs ({self.near:,} of near captions) from {self.candidates:,} candidates: {self.ties:,} ties, "
+            f"{self.too_close:,} too close, {self.not_drawn:,} not drawn; {self.unlabelled:,} of {self.rows:,} rows carry no preference"
+        )
 
-def _same_caption(codes: np.ndarray, scores: np.ndarray, margin: int, limit: int, rng: np.random.Generator) -> tuple[np.ndarray, dict[str, int]]:
+
+def _same_caption(
+    codes: np.ndarray, scores: np.ndarray, margin: int, limit: int, rng: np.random.Generator
+) -> tuple[np.ndarray, dict[str, int]]:
     "Pairs (winner, loser) of rows with equal codes, at most `limit`, and counts of all."
     low = scores.min(initial=0)
     span = scores.max(initial=0) - low + 2
-    keys = codes * span + (scores - low) # groups one after the other, each sorted by score
+    keys = codes * span + (scores - low)  # groups one after the other, each sorted by score
     order = np.argsort(keys, kind="stable")
     keys, codes = keys[order], codes[order]
-    start = np.searchsorted(keys, codes * span) # each row's group begins here
-    losers = np.searchsorted(keys, np.maximum(keys - margin, codes * span - 1), side="right") - start
+    start = np.searchsorted(keys, codes * span)  # each row's group begins here
+    losers = (
+        np.searchsorted(keys, np.maximum(keys - margin, codes * span - 1), side="right") - start
+    )
     ends = np.cumsum(losers)
     total = int(ends[-1]) if len(ends) else 0
-    chosen = np.arange(total) if total <= limit else np.sort(rng.choice(total, limit, replace=False))
+    chosen = (
+        np.arange(total) if total <= limit else np.sort(rng.choice(total, limit, replace=False))
+    )
     winner = np.searchsorted(ends, chosen, side="right")
     loser = start[winner] + chosen - (ends[winner] - losers[winner])
-    half = lambda counts: int((counts * (counts - 1) // 2).sum())
-    candidates, ties = half(np.unique(codes, return_counts=True)[1]), half(np.unique(keys, return_counts=True)[1])
-    return np.stack([order[winner], order[loser]], 1), dict(candidates=candidates, ties=ties, total=total)
+
+    def half(counts):
+        return int((counts * (counts - 1) // 2).sum())
+
+    candidates, ties = (
+        half(np.unique(codes, return_counts=True)[1]),
+        half(np.unique(keys, return_counts=True)[1]),
+    )
+    return np.stack([order[winner], order[loser]], 1), dict(
+        candidates=candidates, ties=ties, total=total
+    )
 
 # %% ../nbs/02_dataset.ipynb #2764f006
-def _near_caption(captions: list[str], scores: np.ndarray, margin: int, near: float, limit: int, rng: np.random.Generator
+def _near_caption(
+    captions: list[str],
+    scores: np.ndarray,
+    margin: int,
+    near: float,
+    limit: int,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, dict[str, int]]:
     "Pairs (winner, loser) of captions with a Jaccard index of at least `near`, at most `limit`, and counts of all."
     from scipy import sparse
+
     words = [sorted(set(re.findall(r"\w+", c.casefold()))) for c in captions]
     index = {w: i for i, w in enumerate(dict.fromkeys(w for ws in words for w in ws))}
     sizes = np.array([len(w) for w in words], dtype=np.float32)
-    columns, ends = np.array([index[w] for ws in words for w in ws], dtype=np.int64), np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    table = sparse.csr_array((np.ones(len(columns), np.float32), columns, ends), shape=(len(words), max(len(index), 1)))
+    columns, ends = (
+        np.array([index[w] for ws in words for w in ws], dtype=np.int64),
+        np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+    )
+    table = sparse.csr_array(
+        (np.ones(len(columns), np.float32), columns, ends), shape=(len(words), max(len(index), 1))
+    )
     transposed, pairs, lots = table.T.tocsr(), np.zeros((0, 2), int), np.zeros(0)
     counts = dict(candidates=0, ties=0, total=0)
-    block = max(1, 4_000_000 // max(len(words), 1)) # rows at a time, so that memory stays small
+    block = max(1, 4_000_000 // max(len(words), 1))  # rows at a time, so that memory stays small
     for first in range(0, len(words), block):
-        shared = (table[first:first + block] @ transposed).toarray()
-        union = sizes[first:first + block, None] + sizes[None] - shared
-        i, j = np.nonzero((shared >= near * union) & (shared > 0) & (np.arange(len(words))[None] > first + np.arange(len(shared))[:, None]))
+        shared = (table[first : first + block] @ transposed).toarray()
+        union = sizes[first : first + block, None] + sizes[None] - shared
+        i, j = np.nonzero(
+            (shared >= near * union)
+            & (shared > 0)
+            & (np.arange(len(words))[None] > first + np.arange(len(shared))[:, None])
+        )
         i += first
         gap = scores[i] - scores[j]
         good = np.abs(gap) >= margin
-        counts = dict(candidates=counts["candidates"] + len(i), ties=counts["ties"] + int((gap == 0).sum()), total=counts["total"] + int(good.sum()))
+        counts = dict(
+            candidates=counts["candidates"] + len(i),
+            ties=counts["ties"] + int((gap == 0).sum()),
+            total=counts["total"] + int(good.sum()),
+        )
         found = np.where((gap > 0)[:, None], np.stack([i, j], 1), np.stack([j, i], 1))[good]
         pairs, lots = np.concatenate([pairs, found]), np.concatenate([lots, rng.random(len(found))])
-        if len(pairs) > limit: # a uniform sample so far: the smallest lots
+        if len(pairs) > limit:  # a uniform sample so far: the smallest lots
             keep = np.sort(np.argpartition(lots, limit)[:limit]) if limit else np.zeros(0, int)
             pairs, lots = pairs[keep], lots[keep]
     return pairs, counts
 
 # %% ../nbs/02_dataset.ipynb #c9292903
 def preference_pairs(
-    ds: "Dataset | list[dict]", # rows with captions, positive, negative
+    ds: "Dataset | list[dict]",  # rows with captions, positive, negative
     *,
-    margin: int = 2, # least difference of |A+| - |A-| between winner and loser, at least 1
-    caption_key: str = "caption", # column whose equal values make two rows comparable
-    near: float | None = None, # least Jaccard index of two unique captions' words, in (0, 1]; None: equal captions only
-    max_pairs: int = 100_000, # more good pairs than this are sampled uniformly
-    seed: int = 0 # of the sample
-) -> tuple[list[tuple[int, int]], PairReport]: # (winner, loser) row indices, pairs of near captions last
+    margin: int = 2,  # least difference of |A+| - |A-| between winner and loser, at least 1
+    caption_key: str = "caption",  # column whose equal values make two rows comparable
+    near: float
+    | None = None,  # least Jaccard index of two unique captions' words, in (0, 1]; None: equal captions only
+    max_pairs: int = 100_000,  # more good pairs than this are sampled uniformly
+    seed: int = 0,  # of the sample
+) -> tuple[
+    list[tuple[int, int]], PairReport
+]:  # (winner, loser) row indices, pairs of near captions last
     "Preference pairs for DPO and its kin from annotated pictures (ours). Raises `DatasetError` for impossible settings."
-    if margin < 1: raise DatasetError(f"margin is {margin}", hint="a winner needs a lead of at least 1")
-    if near is not None and not 0 < near <= 1: raise DatasetError(f"near is {near}", hint="give a share of common words, above 0 and at most 1")
-    captions, mask, scores = _columns(ds, caption_key)[0], preference_mask(ds), preference_scores(ds)
+    if margin < 1:
+        raise DatasetError(f"margin is {margin}", hint="a winner needs a lead of at least 1")
+    if near is not None and not 0 < near <= 1:
+        raise DatasetError(
+            f"near is {near}", hint="give a share of common words, above 0 and at most 1"
+        )
+    captions, mask, scores = (
+        _columns(ds, caption_key)[0],
+        preference_mask(ds),
+        preference_scores(ds),
+    )
     rows = np.flatnonzero(mask)
     numbers = {c: i for i, c in enumerate(dict.fromkeys(captions[r] for r in rows))}
     codes = np.array([numbers[captions[r]] for r in rows], dtype=np.int64)
-    same, counts = _same_caption(codes, scores[rows], margin, max_pairs, np_rng(seed, "preference_pairs", "same"))
+    same, counts = _same_caption(
+        codes, scores[rows], margin, max_pairs, np_rng(seed, "preference_pairs", "same")
+    )
     same, close, more = rows[same], np.zeros((0, 2), int), dict(candidates=0, ties=0, total=0)
     if near is not None:
         alone = rows[np.bincount(codes, minlength=len(numbers))[codes] == 1]
         rng = np_rng(seed, "preference_pairs", "near")
-        close, more = _near_caption([captions[r] for r in alone], scores[alone], margin, near, max_pairs - len(same), rng)
+        close, more = _near_caption(
+            [captions[r] for r in alone], scores[alone], margin, near, max_pairs - len(same), rng
+        )
         close = alone[close]
     both = {k: counts[k] + more[k] for k in counts}
     pairs = [tuple(p) for part in (same, close) for p in part[np.lexsort(part.T[::-1])].tolist()]
-    return pairs, PairReport(len(mask), int((~mask).sum()), both["candidates"], both["ties"], both["candidates"] - both["ties"] - both["total"],
-                             len(same), len(close), both["total"] - len(pairs))
+    return pairs, PairReport(
+        len(mask),
+        int((~mask).sum()),
+        both["candidates"],
+        both["ties"],
+        both["candidates"] - both["ties"] - both["total"],
+        len(same),
+        len(close),
+        both["total"] - len(pairs),
+    )
 
 # %% ../nbs/02_dataset.ipynb #f324437b
 def kto_labels(ds: "Dataset | list[dict]") -> np.ndarray:
     "+1 above the median score, -1 below, 0 at it and for rows without attributes; (N,) int (ours)."
     scores, mask = preference_scores(ds), preference_mask(ds)
-    if not mask.any(): return np.zeros(len(mask), dtype=int)
+    if not mask.any():
+        return np.zeros(len(mask), dtype=int)
     return np.where(mask, np.sign(scores - np.median(scores[mask])), 0).astype(int)
 
+
 def top_quartile(
-    ds: "Dataset | list[dict]", # rows with positive, negative
+    ds: "Dataset | list[dict]",  # rows with positive, negative
     *,
-    share: float = 0.25, # share of the rows that carry a preference, in (0, 1], rounded up
-    seed: int = 0 # decides between equal scores at the cut
-) -> np.ndarray: # row indices, ascending
+    share: float = 0.25,  # share of the rows that carry a preference, in (0, 1], rounded up
+    seed: int = 0,  # decides between equal scores at the cut
+) -> np.ndarray:  # row indices, ascending
     "The rows with the best scores, for supervised fine-tuning of the target (ours)."
-    if not 0 < share <= 1: raise DatasetError(f"share is {share}", hint="give a number above 0 and at most 1")
+    if not 0 < share <= 1:
+        raise DatasetError(f"share is {share}", hint="give a number above 0 and at most 1")
     scores, rows = preference_scores(ds), np.flatnonzero(preference_mask(ds))
     lots = np_rng(seed, "top_quartile").random(len(scores))
     best = rows[np.lexsort((lots[rows], -scores[rows]))]
-    return np.sort(best[:int(np.ceil(share * len(rows)))])
+    return np.sort(best[: int(np.ceil(share * len(rows)))])
 
 # %% ../nbs/02_dataset.ipynb #5a94fdcf
 def image_tensor(
-    image: Image.Image, # a picture
-    size: int | None = None # side in pixels of the square to crop and resize it to; None: as it is
-): # float tensor (3, H, W) in [-1, 1]
+    image: Image.Image,  # a picture
+    size: int
+    | None = None,  # side in pixels of the square to crop and resize it to; None: as it is
+):  # float tensor (3, H, W) in [-1, 1]
     "A picture as diffusion models expect it."
     import torch
+
     image = image.convert("RGB")
-    if size is not None and image.size != (size, size): image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+    if size is not None and image.size != (size, size):
+        image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
 
+
 def collate(
-    batch: list[dict], # rows of a dataset
+    batch: list[dict],  # rows of a dataset
     *,
-    size: int | None = None # as for `image_tensor`; None needs pictures of one size
-) -> dict: # images (B, 3, H, W) in [-1, 1]; every other column as a list
+    size: int | None = None,  # as for `image_tensor`; None needs pictures of one size
+) -> dict:  # images (B, 3, H, W) in [-1, 1]; every other column as a list
     "Rows as one batch. Raises `DatasetError` when pictures of several sizes come without `size`."
     import torch
+
     shapes = {r["image"].size for r in batch}
-    if size is None and len(shapes) > 1: raise DatasetError(f"pictures of several sizes in one batch: {sorted(shapes)[:4]}", hint="give collate a size")
+    if size is None and len(shapes) > 1:
+        raise DatasetError(
+            f"pictures of several sizes in one batch: {sorted(shapes)[:4]}",
+            hint="give collate a size",
+        )
     images = torch.stack([image_tensor(r["image"], size) for r in batch]).contiguous()
     return {"images": images, **{k: [r[k] for r in batch] for k in batch[0] if k != "image"}}
 
@@ -885,12 +1431,15 @@ def collate(
 @dataclass(frozen=True)
 class DatasetReport:
     "What a dataset holds."
-    splits: dict[str, int] # rows per split
-    counts: dict[str, tuple[int, int, int]] # per pair id: pictures with the positive, with the negative, with neither
-    mean_positive: float # positive attributes per picture
-    mean_negative: float # negative attributes per picture
-    no_preference: int # rows with both sets empty
-    names: dict[str, str] # root dimension -> its name
+
+    splits: dict[str, int]  # rows per split
+    counts: dict[
+        str, tuple[int, int, int]
+    ]  # per pair id: pictures with the positive, with the negative, with neither
+    mean_positive: float  # positive attributes per picture
+    mean_negative: float  # negative attributes per picture
+    no_preference: int  # rows with both sets empty
+    names: dict[str, str]  # root dimension -> its name
 
     @property
     def unseen(self) -> list[str]:
@@ -900,29 +1449,50 @@ class DatasetReport:
     def by_root(self) -> dict[str, tuple[int, int, int]]:
         "Counts summed over the pairs of each root dimension."
         sums = {r: np.zeros(3, int) for r in self.names}
-        for i, c in self.counts.items(): sums[i.split("/")[0]] += c
+        for i, c in self.counts.items():
+            sums[i.split("/")[0]] += c
         return {r: tuple(map(int, c)) for r, c in sums.items()}
 
     def __str__(self) -> str:
-        sizes, total = " + ".join(f"{n:,} {s}" for s, n in self.splits.items()), sum(self.splits.values())
-        lines = [f"{sizes} = {total:,} pictures, {self.no_preference:,} without any attribute",
-                 f"{self.mean_positive:.1f} positive and {self.mean_negative:.1f} negative attributes per picture; "
-                 f"{len(self.unseen)} of {len(self.counts)} pairs never seen", "",
-                 f"{'dimension':28}{'positive':>10}{'negative':>10}{'unspecified':>13}"]
-        return "\n".join(lines + [f"{self.names[r][:27]:28}{p:>10,}{n:>10,}{u:>13,}" for r, (p, n, u) in self.by_root().items()])
+        sizes, total = (
+            " + ".join(f"{n:,} {s}" for s, n in self.splits.items()),
+            sum(self.splits.values()),
+        )
+        lines = [
+            f"{sizes} = {total:,} pictures, {self.no_preference:,} without any attribute",
+            f"{self.mean_positive:.1f} positive and {self.mean_negative:.1f} negative attributes per picture; "
+            f"{len(self.unseen)} of {len(self.counts)} pairs never seen",
+            "",
+            f"{'dimension':28}{'positive':>10}{'negative':>10}{'unspecified':>13}",
+        ]
+        return "\n".join(
+            lines
+            + [
+                f"{self.names[r][:27]:28}{p:>10,}{n:>10,}{u:>13,}"
+                for r, (p, n, u) in self.by_root().items()
+            ]
+        )
 
 # %% ../nbs/02_dataset.ipynb #48e81f34
 def dataset_report(
-    dd: "DatasetDict | dict[str, list[dict]]", # rows per split
-    tree: CriteriaTree # the tree of its ids
+    dd: "DatasetDict | dict[str, list[dict]]",  # rows per split
+    tree: CriteriaTree,  # the tree of its ids
 ) -> DatasetReport:
     "Count rows per split, and per pair how many pictures show each side."
     sides, totals, empty = {"positive": Counter(), "negative": Counter()}, {}, 0
     for split, rows in dd.items():
         totals[split] = len(rows)
-        for name, column in zip(sides, _columns(rows, "positive", "negative")): sides[name].update(i for ids in column for i in ids)
+        for name, column in zip(sides, _columns(rows, "positive", "negative")):
+            sides[name].update(i for ids in column for i in ids)
         empty += int((~preference_mask(rows)).sum())
     n = sum(totals.values())
-    counts = {p.id: (sides["positive"][p.id], sides["negative"][p.id], n - sides["positive"][p.id] - sides["negative"][p.id]) for p in tree.pairs}
+    counts = {
+        p.id: (
+            sides["positive"][p.id],
+            sides["negative"][p.id],
+            n - sides["positive"][p.id] - sides["negative"][p.id],
+        )
+        for p in tree.pairs
+    }
     means = [sum(c.values()) / max(n, 1) for c in sides.values()]
     return DatasetReport(totals, counts, *means, empty, {r.id: r.name for r in tree.roots})

@@ -11,7 +11,16 @@ from typing import Sequence
 import numpy as np
 import torch
 
-from .backbone import Adapter, Conditioning, FlowBackbone, byte_tokenizer, clip_windows, tiny_clip, tiny_t5, tiny_vae
+from cpo_nb.backbone import (
+    Adapter,
+    Conditioning,
+    FlowBackbone,
+    byte_tokenizer,
+    clip_windows,
+    tiny_clip,
+    tiny_t5,
+    tiny_vae,
+)
 
 # %% auto #0
 __all__ = ['FluxBackbone', 'tiny_flux']
@@ -19,62 +28,144 @@ __all__ = ['FluxBackbone', 'tiny_flux']
 # %% ../nbs/05d_flux.ipynb #888c82d0
 class FluxBackbone(FlowBackbone):
     "`FluxPipeline`: FLUX.1-dev and FLUX.1-schnell."
+
     pipeline_class = "FluxPipeline"
-    t5_length = 512 # tokens that prompts are filled up to
-    train_guidance = 3.5 # what the model reads unless `with_guidance` says otherwise
+    t5_length = 512  # tokens that prompts are filled up to
+    train_guidance = 3.5  # what the model reads unless `with_guidance` says otherwise
 
     @property
-    def native_resolution(self) -> int: return self.pipe.default_sample_size*self.pipe.vae_scale_factor
+    def native_resolution(self) -> int:
+        return self.pipe.default_sample_size * self.pipe.vae_scale_factor
+
     @property
-    def grid(self) -> int: return 2*self.pipe.vae_scale_factor
+    def grid(self) -> int:
+        return 2 * self.pipe.vae_scale_factor
+
     @property
-    def latent_shape(self) -> tuple[int, int, int]: n = self.resolution//self.pipe.vae_scale_factor; return (self.denoiser.config.in_channels//4, n, n)
+    def latent_shape(self) -> tuple[int, int, int]:
+        n = self.resolution // self.pipe.vae_scale_factor
+        return (self.denoiser.config.in_channels // 4, n, n)
+
     @property
-    def embeds_guidance(self) -> bool: return bool(self.denoiser.config.guidance_embeds)
+    def embeds_guidance(self) -> bool:
+        return bool(self.denoiser.config.guidance_embeds)
 
     def with_guidance(self, cond: Conditioning, scale: float) -> Conditioning:
         "The same conditioning with another guidance scale."
-        return Conditioning(cond.tensors | dict(guidance=torch.full((len(cond),), float(scale), device=self.device)))
+        return Conditioning(
+            cond.tensors | dict(guidance=torch.full((len(cond),), float(scale), device=self.device))
+        )
 
-    def _rooms(self, prompts: list[str]) -> list[int]: return self._t5_rooms(self.pipe.tokenizer_2, prompts, self.t5_length)
+    def _rooms(self, prompts: list[str]) -> list[int]:
+        return self._t5_rooms(self.pipe.tokenizer_2, prompts, self.t5_length)
 
     def blank_conditioning(self, n: int, device: str = "cpu") -> Conditioning:
         "See `StableDiffusionBackbone.blank_conditioning`."
         c, at = self.denoiser.config, dict(device=device, dtype=self.dtype)
-        return Conditioning(dict(prompt_embeds=torch.zeros(n, self.t5_length, c.joint_attention_dim, **at), pooled=torch.zeros(n, c.pooled_projection_dim, **at), guidance=torch.ones(n, device=device)))
+        return Conditioning(
+            dict(
+                prompt_embeds=torch.zeros(n, self.t5_length, c.joint_attention_dim, **at),
+                pooled=torch.zeros(n, c.pooled_projection_dim, **at),
+                guidance=torch.ones(n, device=device),
+            )
+        )
 
-    def _encode(self, prompts: list[str], adapter: Adapter) -> Conditioning: # prompt_embeds (B, L, D) of T5, pooled (B, D') of CLIP, guidance (B,)
+    def _encode(
+        self, prompts: list[str], adapter: Adapter
+    ) -> Conditioning:  # prompt_embeds (B, L, D) of T5, pooled (B, D') of CLIP, guidance (B,)
         encoder, (ids, _) = self.pipe.text_encoder, clip_windows(self.pipe.tokenizer, prompts)
-        with self._text(encoder, adapter): pooled = encoder(ids[:, 0].to(encoder.device)).pooler_output
-        t5 = self.encode_t5(self.pipe.tokenizer_2, self.pipe.text_encoder_2, prompts, self.t5_length)
-        return self.with_guidance(Conditioning({"prompt_embeds": t5.to(self.device, self.dtype), "pooled": pooled.to(self.device, self.dtype)}), self.train_guidance)
+        with self._text(encoder, adapter):
+            pooled = encoder(ids[:, 0].to(encoder.device)).pooler_output
+        t5 = self.encode_t5(
+            self.pipe.tokenizer_2, self.pipe.text_encoder_2, prompts, self.t5_length
+        )
+        return self.with_guidance(
+            Conditioning(
+                {
+                    "prompt_embeds": t5.to(self.device, self.dtype),
+                    "pooled": pooled.to(self.device, self.dtype),
+                }
+            ),
+            self.train_guidance,
+        )
 
-    def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, cond: Conditioning, adapter: Adapter = None) -> torch.Tensor:
+    def predict(
+        self,
+        noisy: torch.Tensor,
+        timesteps: torch.Tensor,
+        cond: Conditioning,
+        adapter: Adapter = None,
+    ) -> torch.Tensor:
         "The velocity for x_t (B, C, H, W), like `noisy`, through `adapter`."
         (b, c, h, w), embeds = noisy.shape, cond.tensors["prompt_embeds"]
         at = dict(device=noisy.device, dtype=self.dtype)
-        out = self.denoise(adapter, hidden_states=self.pipe._pack_latents(noisy.to(self.dtype), b, c, h, w), timestep=(timesteps/self.num_train_timesteps).to(noisy.dtype), encoder_hidden_states=embeds,
-                           pooled_projections=cond.tensors["pooled"], guidance=cond.tensors["guidance"] if self.embeds_guidance else None,
-                           txt_ids=torch.zeros(embeds.shape[1], 3, **at), img_ids=self.pipe._prepare_latent_image_ids(b, h//2, w//2, noisy.device, self.dtype)).sample
+        out = self.denoise(
+            adapter,
+            hidden_states=self.pipe._pack_latents(noisy.to(self.dtype), b, c, h, w),
+            timestep=(timesteps / self.num_train_timesteps).to(noisy.dtype),
+            encoder_hidden_states=embeds,
+            pooled_projections=cond.tensors["pooled"],
+            guidance=cond.tensors["guidance"] if self.embeds_guidance else None,
+            txt_ids=torch.zeros(embeds.shape[1], 3, **at),
+            img_ids=self.pipe._prepare_latent_image_ids(
+                b, h // 2, w // 2, noisy.device, self.dtype
+            ),
+        ).sample
         f = self.pipe.vae_scale_factor
-        return self.pipe._unpack_latents(out, h*f, w*f, f)
+        return self.pipe._unpack_latents(out, h * f, w * f, f)
 
     def sampler_steps(self, steps: int) -> dict:
         own = super().sampler_steps(steps)
-        if not self.pipe.scheduler.config.get("use_flow_sigmas"): del own["num_inference_steps"]; own["sigmas"] = np.linspace(1., 1/steps, steps).tolist()
+        if not self.pipe.scheduler.config.get("use_flow_sigmas"):
+            del own["num_inference_steps"]
+            own["sigmas"] = np.linspace(1.0, 1 / steps, steps).tolist()
         return own
 
 # %% ../nbs/05d_flux.ipynb #73695505
 def tiny_flux(folder: str | Path, guidance: bool = True, seed: int = 0) -> Path:
     "Save a tiny random `FluxPipeline` (4 channels, packed) into `folder`, with (dev) or without (schnell) guidance embedding; for tests. Load it with `resolution=64`: a FLUX pipeline does not say what it was made for."
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
     tok = byte_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tok2, t5 = tiny_t5()
-        transformer = FluxTransformer2DModel(patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=32, pooled_projection_dim=16, guidance_embeds=guidance, axes_dims_rope=(4, 4, 8))
-        torch.nn.init.normal_(transformer.proj_out.weight, std=.1) # diffusers starts it at zero, and a network that always says zero tests nothing
-        sched = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=guidance, shift=3. if guidance else 1., base_shift=.5, max_shift=1.15, base_image_seq_len=256, max_image_seq_len=4096)
-        pipe = FluxPipeline(transformer=transformer, vae=tiny_vae(shift_factor=.1159, scaling_factor=.3611, use_quant_conv=False, use_post_quant_conv=False), scheduler=sched, tokenizer=tok, text_encoder=tiny_clip(tok), tokenizer_2=tok2, text_encoder_2=t5)
+        transformer = FluxTransformer2DModel(
+            patch_size=1,
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            pooled_projection_dim=16,
+            guidance_embeds=guidance,
+            axes_dims_rope=(4, 4, 8),
+        )
+        torch.nn.init.normal_(
+            transformer.proj_out.weight, std=0.1
+        )  # diffusers starts it at zero, and a network that always says zero tests nothing
+        sched = FlowMatchEulerDiscreteScheduler(
+            use_dynamic_shifting=guidance,
+            shift=3.0 if guidance else 1.0,
+            base_shift=0.5,
+            max_shift=1.15,
+            base_image_seq_len=256,
+            max_image_seq_len=4096,
+        )
+        pipe = FluxPipeline(
+            transformer=transformer,
+            vae=tiny_vae(
+                shift_factor=0.1159,
+                scaling_factor=0.3611,
+                use_quant_conv=False,
+                use_post_quant_conv=False,
+            ),
+            scheduler=sched,
+            tokenizer=tok,
+            text_encoder=tiny_clip(tok),
+            tokenizer_2=tok2,
+            text_encoder_2=t5,
+        )
     pipe.save_pretrained(folder, safe_serialization=True)
     return Path(folder)

@@ -22,7 +22,13 @@ from .criteria import CriteriaTree, load_criteria
 from .dataset import load_paintings
 from .sampling import Previews
 from .sft import PRECISIONS, SftConfig, TrainingSet, settle, sft, training_set
-from .study import adapter_folder, atelier_training_set, judge_images, load_judge, shipped_auxiliary
+from cpo_nb.study import (
+    adapter_folder,
+    atelier_training_set,
+    judge_images,
+    load_judge,
+    shipped_auxiliary,
+)
 from .training import Machine, Tracking, TrainResult
 
 # %% auto #0
@@ -32,172 +38,387 @@ __all__ = ['DTYPES', 'the_device', 'check_formats', 'Job', 'preview_judge', 'run
 # %% ../nbs/10c_job.ipynb #54cc2870
 DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
 
-def the_device(name: str | None = None) -> torch.device: # default: this process's GPU where there is one, else the CPU
+
+def the_device(
+    name: str | None = None,
+) -> torch.device:  # default: this process's GPU where there is one, else the CPU
     "A device by name. Raises `CpoError` for one that is unknown or not here."
     if name is None and processes().count > 1:
         from accelerate import PartialState
+
         return PartialState().device
-    try: where = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError: where = None
-    if where is None or where.type not in ("cpu", "cuda", "mps"): raise CpoError(f"--device {name!r} is unknown", hint="choose cpu, cuda, cuda:1 or mps")
-    here = dict(cpu=1, cuda=torch.cuda.device_count(), mps=int(torch.backends.mps.is_available()))[where.type]
-    if (where.index or 0) >= here: raise CpoError(f"--device {name}: torch sees {here} such device{'s'[here == 1:]} here", hint="give --device cpu, or install torch for your GPU")
+    try:
+        where = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        where = None
+    if where is None or where.type not in ("cpu", "cuda", "mps"):
+        raise CpoError(f"--device {name!r} is unknown", hint="choose cpu, cuda, cuda:1 or mps")
+    here = dict(cpu=1, cuda=torch.cuda.device_count(), mps=int(torch.backends.mps.is_available()))[
+        where.type
+    ]
+    if (where.index or 0) >= here:
+        raise CpoError(
+            f"--device {name}: torch sees {here} such device{'s'[here == 1 :]} here",
+            hint="give --device cpu, or install torch for your GPU",
+        )
     return where
+
 
 def check_formats(device: torch.device, dtype: str = "float32", precision: str = "bf16") -> None:
     "Raises `CpoError` when the device cannot compute in these number formats."
-    bad = [f"--dtype {dtype} is unknown: choose one of {', '.join(DTYPES)}"] if dtype not in DTYPES else []
-    if precision not in PRECISIONS: bad.append(f"--precision {precision} is unknown: choose one of {', '.join(PRECISIONS)}")
+    bad = (
+        [f"--dtype {dtype} is unknown: choose one of {', '.join(DTYPES)}"]
+        if dtype not in DTYPES
+        else []
+    )
+    if precision not in PRECISIONS:
+        bad.append(f"--precision {precision} is unknown: choose one of {', '.join(PRECISIONS)}")
     try:
-        for option, kind in (("--dtype", DTYPES.get(dtype)), ("--precision", PRECISIONS.get(precision))):
-            if kind is torch.bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False): bad.append(f"{option}: this GPU has no bfloat16; take float16 (fp16)")
-            elif kind: torch.ones(2, 2, dtype=kind, device=device) @ torch.ones(2, 2, dtype=kind, device=device)
-    except (RuntimeError, TypeError) as e: bad.append(f"{option}: {device} cannot multiply in {kind} ({str(e)[:80]})")
-    if bad: raise CpoError("these number formats cannot be used:", bad, "float32 with --precision fp32 works everywhere")
+        for option, kind in (
+            ("--dtype", DTYPES.get(dtype)),
+            ("--precision", PRECISIONS.get(precision)),
+        ):
+            if (
+                kind is torch.bfloat16
+                and device.type == "cuda"
+                and not torch.cuda.is_bf16_supported(including_emulation=False)
+            ):
+                bad.append(f"{option}: this GPU has no bfloat16; take float16 (fp16)")
+            elif kind:
+                torch.ones(2, 2, dtype=kind, device=device) @ torch.ones(
+                    2, 2, dtype=kind, device=device
+                )
+    except (RuntimeError, TypeError) as e:
+        bad.append(f"{option}: {device} cannot multiply in {kind} ({str(e)[:80]})")
+    if bad:
+        raise CpoError(
+            "these number formats cannot be used:",
+            bad,
+            "float32 with --precision fp32 works everywhere",
+        )
 
-def _check_store(folder: Path) -> None: # encoded pictures and prompts
+
+def _check_store(folder: Path) -> None:  # encoded pictures and prompts
     there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    if not there.is_dir(): raise CpoError(f"--cache {folder}: {there} is a file", hint="give a folder")
-    if not os.access(there, os.W_OK): raise CpoError(f"--cache {folder}: {there} cannot be written to", hint="give another folder, or change its permissions")
+    if not there.is_dir():
+        raise CpoError(f"--cache {folder}: {there} is a file", hint="give a folder")
+    if not os.access(there, os.W_OK):
+        raise CpoError(
+            f"--cache {folder}: {there} cannot be written to",
+            hint="give another folder, or change its permissions",
+        )
 
 # %% ../nbs/10c_job.ipynb #e0a980e3
 @dataclass(frozen=True)
 class Job:
     "Where things are, and how the machine is used."
-    data: str = "atelier" # folder or parquet with annotated pictures, or "atelier"
-    criteria: str = "painting" # criteria tree: a YAML file or a shipped name
-    base: str = "atelier" # pipeline: a folder, a hub id, or "atelier"
-    scale: str | None = None # preset; default: CPO_SCALE, else tiny
-    skip_bad: bool = False # leave bad rows out, with a count
-    device: str | None = None # default: a GPU where there is one
-    dtype: str = "float32" # number format of the frozen weights
-    precision: str = "bf16" # of forward passes
-    resolution: int | None = None # pixels on a side; default: what the pipeline was made for
-    checkpointing: bool = False # make activations again in the backward pass
-    micro_batch: int | None = None # samples per forward pass
-    optimizer: str = "adamw" # or adamw8bit
-    cache: str | Path | None = None # folder for encoded pictures and prompts; default: `.cache/encoded`, or memory for the atelier's; "" for none
-    track: str = "auto" # tracker: auto, tensorboard, wandb, none
-    previews: int = 4 # pictures sampled at every checkpoint
-    held_out: int = 64 # rows of the validation split that say which checkpoint is best
-    accept_changes: bool = False # resume although settings or data differ
-    compile: bool = False # compile the denoiser's transformer blocks: a slow start, faster updates
+
+    data: str = "atelier"  # folder or parquet with annotated pictures, or "atelier"
+    criteria: str = "painting"  # criteria tree: a YAML file or a shipped name
+    base: str = "atelier"  # pipeline: a folder, a hub id, or "atelier"
+    scale: str | None = None  # preset; default: CPO_SCALE, else tiny
+    skip_bad: bool = False  # leave bad rows out, with a count
+    device: str | None = None  # default: a GPU where there is one
+    dtype: str = "float32"  # number format of the frozen weights
+    precision: str = "bf16"  # of forward passes
+    resolution: int | None = None  # pixels on a side; default: what the pipeline was made for
+    checkpointing: bool = False  # make activations again in the backward pass
+    micro_batch: int | None = None  # samples per forward pass
+    optimizer: str = "adamw"  # or adamw8bit
+    cache: str | Path | None = (
+        None  # folder for encoded pictures and prompts; default: `.cache/encoded`, or memory for the atelier's; "" for none
+    )
+    track: str = "auto"  # tracker: auto, tensorboard, wandb, none
+    previews: int = 4  # pictures sampled at every checkpoint
+    held_out: int = 64  # rows of the validation split that say which checkpoint is best
+    accept_changes: bool = False  # resume although settings or data differ
+    compile: bool = False  # compile the denoiser's transformer blocks: a slow start, faster updates
 
     @property
-    def sizes(self) -> Scale: return get_scale(self.scale)
+    def sizes(self) -> Scale:
+        return get_scale(self.scale)
+
     @property
-    def shipped(self) -> bool: return self.data == "atelier" and not Path(self.data).exists() # made to measure, not loaded
+    def shipped(self) -> bool:
+        return (
+            self.data == "atelier" and not Path(self.data).exists()
+        )  # made to measure, not loaded
+
     @property
     def store(self) -> Path | None:
-        if self.cache is not None: return Path(self.cache) if str(self.cache) else None
-        return None if self.base == "atelier" else cache_dir()/"encoded"
+        if self.cache is not None:
+            return Path(self.cache) if str(self.cache) else None
+        return None if self.base == "atelier" else cache_dir() / "encoded"
+
     @property
-    def machine(self) -> Machine: return Machine(self.micro_batch, self.optimizer)
+    def machine(self) -> Machine:
+        return Machine(self.micro_batch, self.optimizer)
 
     def check(self, auxiliary: str | Path | None = None) -> None:
         "Mistakes that can be seen before data or weights are read. Raises `CpoError`."
-        self.machine; check_formats(the_device(self.device), self.dtype, self.precision); check_pipeline(self.base)
-        if auxiliary is not None: adapter_file(adapter_folder(auxiliary))
-        if self.store is not None: _check_store(self.store)
+        self.machine
+        check_formats(the_device(self.device), self.dtype, self.precision)
+        check_pipeline(self.base)
+        if auxiliary is not None:
+            adapter_file(adapter_folder(auxiliary))
+        if self.store is not None:
+            _check_store(self.store)
 
     def backbone(self) -> Backbone:
         "The pipeline, ready to get adapters. Raises `CpoError` before anything long begins."
-        device = the_device(self.device); check_formats(device, self.dtype, self.precision)
+        device = the_device(self.device)
+        check_formats(device, self.dtype, self.precision)
         bb = load_backbone(self.base, DTYPES[self.dtype], device, self.resolution)
-        if self.checkpointing: bb.checkpoint_activations()
-        if self.compile: bb.compile_blocks()
+        if self.checkpointing:
+            bb.checkpoint_activations()
+        if self.compile:
+            bb.compile_blocks()
         return bb
 
     def rows(self, tree: CriteriaTree, say: Callable = print):
         "Splits of the user's data; None stands for the atelier's."
-        if self.shipped: return None
+        if self.shipped:
+            return None
         found = load_paintings(self.data, tree, on_error="skip" if self.skip_bad else "raise")
-        say(f"data: {found.report}; {', '.join(f'{len(rows):,} {name}' for name, rows in found.items())}")
-        if not len(found["train"]): raise CpoError(f"{self.data}: no picture falls into the training split", hint="one picture in ten goes to validation and one to test, by a hash of its bytes: give more pictures")
+        say(
+            f"data: {found.report}; {', '.join(f'{len(rows):,} {name}' for name, rows in found.items())}"
+        )
+        if not len(found["train"]):
+            raise CpoError(
+                f"{self.data}: no picture falls into the training split",
+                hint="one picture in ten goes to validation and one to test, by a hash of its bytes: give more pictures",
+            )
         return found
 
     def sets(self, backbone: Backbone, found) -> tuple[TrainingSet, TrainingSet | None]:
         "Encoded rows to train on, and those held out."
-        if found is None: return atelier_training_set(self.sizes, backbone), None
-        held = found["validation"].select(range(min(self.held_out, len(found["validation"])))) if self.held_out else []
-        return training_set(found["train"], backbone, folder=self.store), training_set(held, backbone, folder=self.store) if len(held) else None
+        if found is None:
+            return atelier_training_set(self.sizes, backbone), None
+        held = (
+            found["validation"].select(range(min(self.held_out, len(found["validation"]))))
+            if self.held_out
+            else []
+        )
+        return training_set(found["train"], backbone, folder=self.store), training_set(
+            held, backbone, folder=self.store
+        ) if len(held) else None
 
 # %% ../nbs/10c_job.ipynb #02268194
-def preview_judge(job: Job, tree: CriteriaTree, found, most: int = 300) -> Callable | None: # pictures -> (positives, negatives) of each
+def preview_judge(
+    job: Job, tree: CriteriaTree, found, most: int = 300
+) -> Callable | None:  # pictures -> (positives, negatives) of each
     "Who counts attributes under previews; None when no pair of the tree can be measured."
     if job.shipped:
         judge = load_judge()
-        def count(images): v = judge_images(judge, images); return list(zip(v.n_pos.tolist(), v.n_neg.tolist()))
+
+        def count(images):
+            v = judge_images(judge, images)
+            return list(zip(v.n_pos.tolist(), v.n_neg.tolist()))
+
         return count
-    pairs = [p.id for p in tree.pairs if p.id in MEASURES]; n = min(most, len(found["train"]))
-    if not pairs or n < 8: return None
-    measured = Annotator.fit([im.convert("RGB") for im in found["train"].select(range(n))["image"]], pairs)
-    return lambda images: [(int((row > 0).sum()), int((row < 0).sum())) for row in measured.signs(list(images))]
+    pairs = [p.id for p in tree.pairs if p.id in MEASURES]
+    n = min(most, len(found["train"]))
+    if not pairs or n < 8:
+        return None
+    measured = Annotator.fit(
+        [im.convert("RGB") for im in found["train"].select(range(n))["image"]], pairs
+    )
+    return lambda images: [
+        (int((row > 0).sum()), int((row < 0).sum())) for row in measured.signs(list(images))
+    ]
+
 
 class _Lines:
     "A line now and then, where no progress bar can be drawn."
-    def __init__(self, say: Callable, steps: int, batch: int, every: float = 30.):
-        self.say, self.steps, self.batch, self.every, self.last, self.first = say, steps, batch, every, time.monotonic(), None
+
+    def __init__(self, say: Callable, steps: int, batch: int, every: float = 30.0):
+        self.say, self.steps, self.batch, self.every, self.last, self.first = (
+            say,
+            steps,
+            batch,
+            every,
+            time.monotonic(),
+            None,
+        )
+
     def __call__(self, row: dict) -> None:
-        now = time.monotonic(); self.first = self.first or (row["step"], row["seconds"])
-        if now - self.last < self.every or sys.stderr.isatty() or row["step"] == self.first[0]: return
-        self.last, pace = now, (row["seconds"] - self.first[1])/(row["step"] - self.first[0])
-        self.say(f"update {row['step']:,} of {self.steps:,}: loss {row['loss']:.4g}, {self.batch/pace:.3g} samples/s, {(self.steps - row['step'])*pace/60:.0f} min left")
+        now = time.monotonic()
+        self.first = self.first or (row["step"], row["seconds"])
+        if now - self.last < self.every or sys.stderr.isatty() or row["step"] == self.first[0]:
+            return
+        self.last, pace = now, (row["seconds"] - self.first[1]) / (row["step"] - self.first[0])
+        self.say(
+            f"update {row['step']:,} of {self.steps:,}: loss {row['loss']:.4g}, {self.batch / pace:.3g} samples/s, {(self.steps - row['step']) * pace / 60:.0f} min left"
+        )
 
 # %% ../nbs/10c_job.ipynb #af0b8124
-def _during(job: Job, cfg, backbone: Backbone, tree: CriteriaTree, found, data: TrainingSet, held: TrainingSet | None, out: Path, adapter: str, say: Callable) -> tuple[dict, Tracking]:
+def _during(
+    job: Job,
+    cfg,
+    backbone: Backbone,
+    tree: CriteriaTree,
+    found,
+    data: TrainingSet,
+    held: TrainingSet | None,
+    out: Path,
+    adapter: str,
+    say: Callable,
+) -> tuple[dict, Tracking]:
     "What both stages hand to their trainer beside their settings."
     track, lines = Tracking(job.track, out), _Lines(say, cfg.train.steps, cfg.train.batch_size)
-    def on_log(row): track.log(row); lines(row)
+
+    def on_log(row):
+        track.log(row)
+        lines(row)
+
     views = None
     if job.previews:
-        captions = list(dict.fromkeys((held or data).captions))[:job.previews]
-        views = Previews(backbone, captions, adapter, out/"previews", preview_judge(job, tree, found) if processes().main else None, track, steps=job.sizes.sample_steps, guidance_scale=job.sizes.guidance_scale, batch_size=min(4, job.sizes.sample_batch), precision=job.precision)
-    return dict(prompts_folder=job.store, validation=held, on_checkpoint=views, on_log=on_log, machine=job.machine, accept_changes=job.accept_changes), track
+        captions = list(dict.fromkeys((held or data).captions))[: job.previews]
+        views = Previews(
+            backbone,
+            captions,
+            adapter,
+            out / "previews",
+            preview_judge(job, tree, found) if processes().main else None,
+            track,
+            steps=job.sizes.sample_steps,
+            guidance_scale=job.sizes.guidance_scale,
+            batch_size=min(4, job.sizes.sample_batch),
+            precision=job.precision,
+        )
+    return dict(
+        prompts_folder=job.store,
+        validation=held,
+        on_checkpoint=views,
+        on_log=on_log,
+        machine=job.machine,
+        accept_changes=job.accept_changes,
+    ), track
 
-def run_stage1(job: Job, cfg: SftConfig, out: str | Path, say: Callable = print) -> tuple[Backbone, TrainResult]:
+
+def run_stage1(
+    job: Job, cfg: SftConfig, out: str | Path, say: Callable = print
+) -> tuple[Backbone, TrainResult]:
     "Teach a base the vocabulary of a tree; the adapter is kept as `out/adapter`."
-    tree = load_criteria(job.criteria); job.check(); found = job.rows(tree, say) # mistakes are found where they cost least
-    bb = job.backbone(); data, held = job.sets(bb, found)
-    if job.store is not None and cfg.prompt_variants is None: cfg = replace(cfg, prompt_variants=4) # prompts can be encoded before
-    say(f"stage 1: {cfg.train.steps} updates of {cfg.train.batch_size} from {len(data):,} pictures, learning rate {cfg.train.lr:g}, rank {cfg.rank}, on {_where(bb)}")
+    tree = load_criteria(job.criteria)
+    job.check()
+    found = job.rows(tree, say)  # mistakes are found where they cost least
+    bb = job.backbone()
+    data, held = job.sets(bb, found)
+    if job.store is not None and cfg.prompt_variants is None:
+        cfg = replace(cfg, prompt_variants=4)  # prompts can be encoded before
+    say(
+        f"stage 1: {cfg.train.steps} updates of {cfg.train.batch_size} from {len(data):,} pictures, learning rate {cfg.train.lr:g}, rank {cfg.rank}, on {_where(bb)}"
+    )
     kw, track = _during(job, cfg, bb, tree, found, data, held, Path(out), "auxiliary", say)
-    try: return bb, sft(bb, data, tree, out, cfg, **kw)
-    finally: track.close()
+    try:
+        return bb, sft(bb, data, tree, out, cfg, **kw)
+    finally:
+        track.close()
 
-def _where(backbone: Backbone) -> str: return f"{backbone.device}" + (f" ({processes().count} processes)" if processes().count > 1 else "") + (", blocks compiled in the first updates, which may take minutes" if backbone.compiled else "")
+
+def _where(backbone: Backbone) -> str:
+    return (
+        f"{backbone.device}"
+        + (f" ({processes().count} processes)" if processes().count > 1 else "")
+        + (
+            ", blocks compiled in the first updates, which may take minutes"
+            if backbone.compiled
+            else ""
+        )
+    )
 
 # %% ../nbs/10c_job.ipynb #f18a81e1
-def load_expert(job: Job, backbone: Backbone, auxiliary: str | Path, tree: CriteriaTree, say: Callable = print) -> None:
+def load_expert(
+    job: Job, backbone: Backbone, auxiliary: str | Path, tree: CriteriaTree, say: Callable = print
+) -> None:
     "Load the auxiliary adapter, and say so when it was made for something else."
     folder = adapter_folder(auxiliary)
     backbone.load_adapter(folder, "auxiliary")
-    note = read_json(folder/"adapter.json") if (folder/"adapter.json").is_file() else {}
-    if folder == shipped_auxiliary(): return
-    if note.get("info", {}).get("tree") not in (None, tree.hash): say(f"note: {folder} was trained on another criteria tree than {job.criteria}")
-    if note.get("base_model") not in (None, "", backbone.name): say(f"note: {folder} was trained on the base {note['base_model']}, not on {backbone.name}")
+    note = read_json(folder / "adapter.json") if (folder / "adapter.json").is_file() else {}
+    if folder == shipped_auxiliary():
+        return
+    if note.get("info", {}).get("tree") not in (None, tree.hash):
+        say(f"note: {folder} was trained on another criteria tree than {job.criteria}")
+    if note.get("base_model") not in (None, "", backbone.name):
+        say(f"note: {folder} was trained on the base {note['base_model']}, not on {backbone.name}")
 
-def _bank_of(job: Job, bank: BankConfig | None) -> BankConfig | None: # beside the other stores, and filled in passes of the size that the device holds
-    return bank and replace(bank, within=bank.within or (job.store and job.store/"banks"), batch_size=min(bank.batch_size, job.micro_batch or bank.batch_size))
 
-def run_stage2(job: Job, cfg: AlignConfig, out: str | Path, auxiliary: str | Path | None = None, say: Callable = print, warn: Callable = print, bank: BankConfig | None = None) -> tuple[Backbone, TrainResult]:
+def _bank_of(
+    job: Job, bank: BankConfig | None
+) -> (
+    BankConfig | None
+):  # beside the other stores, and filled in passes of the size that the device holds
+    return bank and replace(
+        bank,
+        within=bank.within or (job.store and job.store / "banks"),
+        batch_size=min(bank.batch_size, job.micro_batch or bank.batch_size),
+    )
+
+
+def run_stage2(
+    job: Job,
+    cfg: AlignConfig,
+    out: str | Path,
+    auxiliary: str | Path | None = None,
+    say: Callable = print,
+    warn: Callable = print,
+    bank: BankConfig | None = None,
+) -> tuple[Backbone, TrainResult]:
     "Align a policy by any method; the adapter is kept as `out/adapter`. With `bank`, cpo and distill read the frozen predictions of a set number of draws."
-    if cfg.method in ("cpo", "distill") and auxiliary is None: raise CpoError(f"--method {cfg.method} needs --auxiliary", hint="give the adapter folder that `cpo sft` wrote, such as runs/aux/adapter")
-    tree = load_criteria(job.criteria); job.check(auxiliary if cfg.method in ("cpo", "distill") else None); found = job.rows(tree, say)
+    if cfg.method in ("cpo", "distill") and auxiliary is None:
+        raise CpoError(
+            f"--method {cfg.method} needs --auxiliary",
+            hint="give the adapter folder that `cpo sft` wrote, such as runs/aux/adapter",
+        )
+    tree = load_criteria(job.criteria)
+    job.check(auxiliary if cfg.method in ("cpo", "distill") else None)
+    found = job.rows(tree, say)
     bb = job.backbone()
-    if cfg.method in ("cpo", "distill"): load_expert(job, bb, auxiliary, tree, warn)
+    if cfg.method in ("cpo", "distill"):
+        load_expert(job, bb, auxiliary, tree, warn)
     data, held = job.sets(bb, found)
-    how = f", stabilised by {cfg.stabilize}" if cfg.stabilize and cfg.method in ("cpo", "dpo") else ""
-    say(f"stage 2: {cfg.method}{how}, {cfg.train.steps} updates of {cfg.train.batch_size} from {len(data):,} pictures, learning rate {cfg.train.lr:g}, on {_where(bb)}")
+    how = (
+        f", stabilised by {cfg.stabilize}" if cfg.stabilize and cfg.method in ("cpo", "dpo") else ""
+    )
+    say(
+        f"stage 2: {cfg.method}{how}, {cfg.train.steps} updates of {cfg.train.batch_size} from {len(data):,} pictures, learning rate {cfg.train.lr:g}, on {_where(bb)}"
+    )
     kw, track = _during(job, cfg, bb, tree, found, data, held, Path(out), "policy", say)
-    try: return bb, align(bb, data, tree, out, cfg, bank=_bank_of(job, bank), say=say, **kw)
-    finally: track.close()
+    try:
+        return bb, align(bb, data, tree, out, cfg, bank=_bank_of(job, bank), say=say, **kw)
+    finally:
+        track.close()
 
-def build_bank(job: Job, auxiliary: str | Path, bank: BankConfig, paired: bool = False, caption_dropout: float = .1, say: Callable = print, warn: Callable = print) -> Bank:
+
+def build_bank(
+    job: Job,
+    auxiliary: str | Path,
+    bank: BankConfig,
+    paired: bool = False,
+    caption_dropout: float = 0.1,
+    say: Callable = print,
+    warn: Callable = print,
+) -> Bank:
     "Compute the frozen predictions of every draw of every training picture. Resumes."
-    tree = load_criteria(job.criteria); job.check(auxiliary); found = job.rows(tree, say)
-    bb = job.backbone(); load_expert(job, bb, auxiliary, tree, warn)
-    data = job.sets(bb, found)[0]; data = data[preference_rows(data)[0]]
-    made = Bank(bb, data, tree, "auxiliary", None, _bank_of(job, bank), paired, caption_dropout, job.precision)
+    tree = load_criteria(job.criteria)
+    job.check(auxiliary)
+    found = job.rows(tree, say)
+    bb = job.backbone()
+    load_expert(job, bb, auxiliary, tree, warn)
+    data = job.sets(bb, found)[0]
+    data = data[preference_rows(data)[0]]
+    made = Bank(
+        bb,
+        data,
+        tree,
+        "auxiliary",
+        None,
+        _bank_of(job, bank),
+        paired,
+        caption_dropout,
+        job.precision,
+    )
     settle(bb, lambda: iter(("", *data.captions)), job.store, ("", *data.captions))
-    n = len(data); return made.fill(np.repeat(np.arange(n), bank.draws), np.tile(np.arange(bank.draws), n), say)
+    n = len(data)
+    return made.fill(np.repeat(np.arange(n), bank.draws), np.tile(np.arange(bank.draws), n), say)

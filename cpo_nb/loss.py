@@ -20,78 +20,132 @@ __all__ = ['sft_loss', 'LossOutput', 'losing_share', 'cpo_loss', 'dpo_loss', 'ms
 # %% ../nbs/07_loss.ipynb #bcf74fae
 class LossOutput(NamedTuple):
     "What every loss returns. Only `loss` and `per_sample` carry a gradient."
-    loss: torch.Tensor # mean of `per_sample`, a scalar
-    per_sample: torch.Tensor # the loss of each sample, (B,)
-    stats: dict[str, torch.Tensor] # what to watch: detached tensors of shape (B,), one value per sample
+
+    loss: torch.Tensor  # mean of `per_sample`, a scalar
+    per_sample: torch.Tensor  # the loss of each sample, (B,)
+    stats: dict[
+        str, torch.Tensor
+    ]  # what to watch: detached tensors of shape (B,), one value per sample
 
 # %% ../nbs/07_loss.ipynb #60070ce0
 def _tensor_problems(tensors: dict[str, Any]) -> list[str]:
     "What is wrong with tensors that must be floating-point, not empty, of one shape (B, ...), and on one device."
-    alien = [f"{n} must be a floating-point tensor, not {x.dtype if isinstance(x, torch.Tensor) else type(x).__name__}"
-             for n, x in tensors.items() if not (isinstance(x, torch.Tensor) and x.is_floating_point())]
-    if alien: return alien
+    alien = [
+        f"{n} must be a floating-point tensor, not {x.dtype if isinstance(x, torch.Tensor) else type(x).__name__}"
+        for n, x in tensors.items()
+        if not (isinstance(x, torch.Tensor) and x.is_floating_point())
+    ]
+    if alien:
+        return alien
     (name, first), *rest = tensors.items()
     problems = []
     if first.ndim == 0 or first.numel() == 0:
-        problems.append(f"{name} has shape {tuple(first.shape)}: no sample, or samples without elements")
+        problems.append(
+            f"{name} has shape {tuple(first.shape)}: no sample, or samples without elements"
+        )
     for n, x in rest:
-        if x.shape != first.shape: problems.append(f"{n} has shape {tuple(x.shape)}, but {name} has {tuple(first.shape)}")
-        if x.device != first.device: problems.append(f"{n} is on {x.device}, but {name} is on {first.device}")
+        if x.shape != first.shape:
+            problems.append(f"{n} has shape {tuple(x.shape)}, but {name} has {tuple(first.shape)}")
+        if x.device != first.device:
+            problems.append(f"{n} is on {x.device}, but {name} is on {first.device}")
     return problems
+
 
 def _row_problems(name: str, x: Any, like: Any) -> list[str]:
     "What is wrong with an optional tensor that must hold one value per sample of `like`."
-    if x is None: return []
-    if not isinstance(x, torch.Tensor): return [f"{name} must be a tensor of shape (B,), not {type(x).__name__}"]
-    if not isinstance(like, torch.Tensor) or like.ndim == 0: return []
+    if x is None:
+        return []
+    if not isinstance(x, torch.Tensor):
+        return [f"{name} must be a tensor of shape (B,), not {type(x).__name__}"]
+    if not isinstance(like, torch.Tensor) or like.ndim == 0:
+        return []
     problems = []
-    if x.shape != like.shape[:1]: problems.append(f"{name} has shape {tuple(x.shape)}, must be ({like.shape[0]},): one value per sample")
-    if x.is_complex(): problems.append(f"{name} must be real, not {x.dtype}")
-    if x.device != like.device: problems.append(f"{name} is on {x.device}, but the predictions are on {like.device}")
+    if x.shape != like.shape[:1]:
+        problems.append(
+            f"{name} has shape {tuple(x.shape)}, must be ({like.shape[0]},): one value per sample"
+        )
+    if x.is_complex():
+        problems.append(f"{name} must be real, not {x.dtype}")
+    if x.device != like.device:
+        problems.append(f"{name} is on {x.device}, but the predictions are on {like.device}")
     return problems
 
 # %% ../nbs/07_loss.ipynb #67142e79
-def _number_problems(name: str, value: Any, allowed: Callable[[float], bool], says: str) -> list[str]:
+def _number_problems(
+    name: str, value: Any, allowed: Callable[[float], bool], says: str
+) -> list[str]:
     "One line when `value` is not a real number that is `allowed`."
-    try: number = math.nan if isinstance(value, (bool, str)) else float(value)
-    except (TypeError, ValueError, RuntimeError): number = math.nan
+    try:
+        number = math.nan if isinstance(value, (bool, str)) else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        number = math.nan
     return [] if allowed(number) else [f"{name} is {value!r}, must be {says}"]
+
 
 def _setting_problems(stabilize: Any, gamma: Any, mu: Any) -> list[str]:
     "What is wrong with the settings of the stabilised forms."
     known = stabilize is None or (isinstance(stabilize, str) and stabilize in ("norm", "safeguard"))
-    return (([] if known else [f"stabilize is {stabilize!r}, must be None, 'norm' or 'safeguard'"])
-            + _number_problems("gamma", gamma, lambda g: 0 <= g < 1, "a number with 0 <= gamma < 1")
-            + _number_problems("mu", mu, lambda m: 0 <= m <= 1, "a number with 0 <= mu <= 1"))
+    return (
+        ([] if known else [f"stabilize is {stabilize!r}, must be None, 'norm' or 'safeguard'"])
+        + _number_problems("gamma", gamma, lambda g: 0 <= g < 1, "a number with 0 <= gamma < 1")
+        + _number_problems("mu", mu, lambda m: 0 <= m <= 1, "a number with 0 <= mu <= 1")
+    )
+
 
 def _beta_problems(beta: Any) -> list[str]:
     return _number_problems("beta", beta, lambda b: 0 < b < math.inf, "a finite number > 0")
 
-def _raise_if(where: str, problems: list[str], hint: str = "predictions and targets share one shape (B, ...), per-sample values have shape (B,)") -> None:
-    if problems: raise CpoError(f"{where}: {len(problems)} problem{'s' if len(problems) > 1 else ''} with what it was given", problems, f"{hint}; see help({where})")
+
+def _raise_if(
+    where: str,
+    problems: list[str],
+    hint: str = "predictions and targets share one shape (B, ...), per-sample values have shape (B,)",
+) -> None:
+    if problems:
+        raise CpoError(
+            f"{where}: {len(problems)} problem{'s' if len(problems) > 1 else ''} with what it was given",
+            problems,
+            f"{hint}; see help({where})",
+        )
 
 # %% ../nbs/07_loss.ipynb #420d1ff9
 def _check_values(
-    where: str, # name of the loss, for the message
-    result: torch.Tensor, # a per-sample result that is finite when all that went into it was, (B,)
-    tensors: dict[str, torch.Tensor], # predictions and targets
-    weight: torch.Tensor | None, # as the caller gave it
-    mask_l: torch.Tensor | None = None # as the caller gave it
+    where: str,  # name of the loss, for the message
+    result: torch.Tensor,  # a per-sample result that is finite when all that went into it was, (B,)
+    tensors: dict[str, torch.Tensor],  # predictions and targets
+    weight: torch.Tensor | None,  # as the caller gave it
+    mask_l: torch.Tensor | None = None,  # as the caller gave it
 ) -> None:
     "Raise a `CpoError` that names tensor and samples when a value is not finite, a weight is negative, or a mask is neither 0 nor 1."
     ok = torch.isfinite(result.detach())
-    if weight is not None: ok = ok & torch.isfinite(weight) & (weight >= 0)
-    if mask_l is not None: ok = ok & ((mask_l == 0) | (mask_l == 1))
-    if bool(ok.all()): return
-    where_bad = lambda bad: ", ".join(map(str, bad.nonzero().flatten().tolist()[:8]))
-    bad = {f"{n} is not finite": ~torch.isfinite(x).reshape(len(x), -1).all(1) for n, x in tensors.items()}
+    if weight is not None:
+        ok = ok & torch.isfinite(weight) & (weight >= 0)
     if mask_l is not None:
-        bad["target_l is not finite"] &= mask_l != 0 # the target of a masked loser is never read
+        ok = ok & ((mask_l == 0) | (mask_l == 1))
+    if bool(ok.all()):
+        return
+
+    def where_bad(bad):
+        return ", ".join(map(str, bad.nonzero().flatten().tolist()[:8]))
+
+    bad = {
+        f"{n} is not finite": ~torch.isfinite(x).reshape(len(x), -1).all(1)
+        for n, x in tensors.items()
+    }
+    if mask_l is not None:
+        bad["target_l is not finite"] &= mask_l != 0  # the target of a masked loser is never read
         bad["mask_l is neither 0 nor 1"] = ~((mask_l == 0) | (mask_l == 1))
-    if weight is not None: bad["weight is negative or not finite"] = ~(torch.isfinite(weight) & (weight >= 0))
-    problems = [f"{what} in sample {where_bad(rows)}" for what, rows in bad.items() if bool(rows.any())]
-    _raise_if(where, problems or [f"the squared errors or the margin of sample {where_bad(~ok)} overflow {result.dtype}"],
-              "weights are finite and >= 0, masks 0 or 1; a prediction that is not finite comes from half precision that overflows (try bfloat16) or from a run that has diverged")
+    if weight is not None:
+        bad["weight is negative or not finite"] = ~(torch.isfinite(weight) & (weight >= 0))
+    problems = [
+        f"{what} in sample {where_bad(rows)}" for what, rows in bad.items() if bool(rows.any())
+    ]
+    _raise_if(
+        where,
+        problems
+        or [f"the squared errors or the margin of sample {where_bad(~ok)} overflow {result.dtype}"],
+        "weights are finite and >= 0, masks 0 or 1; a prediction that is not finite comes from half precision that overflows (try bfloat16) or from a run that has diverged",
+    )
 
 # %% ../nbs/07_loss.ipynb #53506708
 def _rows(*tensors: torch.Tensor) -> list[torch.Tensor]:
@@ -100,25 +154,36 @@ def _rows(*tensors: torch.Tensor) -> list[torch.Tensor]:
     return [x.reshape(len(x), -1).to(dtype) for x in tensors]
 
 # %% ../nbs/07_loss.ipynb #41488150
-def _mean_dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor: return (a * b).mean(1)
+def _mean_dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return (a * b).mean(1)
+
 
 @torch.no_grad()
 def losing_share(
-    g_w: torch.Tensor, # prediction minus winning target, (B, ...)
-    g_l: torch.Tensor, # prediction minus losing target, same shape
-    stabilize: str | None, # "norm", "safeguard", or None: all of it
+    g_w: torch.Tensor,  # prediction minus winning target, (B, ...)
+    g_l: torch.Tensor,  # prediction minus losing target, same shape
+    stabilize: str | None,  # "norm", "safeguard", or None: all of it
     *,
-    gamma: float = 0.9, # `norm`: largest ratio of the two gradients' norms, 0 <= gamma < 1; 0 leaves the winner alone
-    mu: float = 0.5 # `safeguard`: least share of the winner's own progress that must remain, 0 <= mu <= 1; 1 is the most careful
-) -> torch.Tensor: # lambda in [0, 1], detached, (B,)
+    gamma: float = 0.9,  # `norm`: largest ratio of the two gradients' norms, 0 <= gamma < 1; 0 leaves the winner alone
+    mu: float = 0.5,  # `safeguard`: least share of the winner's own progress that must remain, 0 <= mu <= 1; 1 is the most careful
+) -> torch.Tensor:  # lambda in [0, 1], detached, (B,)
     "Share of the losing term's gradient that is kept, per sample (`norm`: ours; `safeguard`: arXiv 2511.03317, per sample ours). Raises `CpoError`."
-    _raise_if("losing_share", _tensor_problems(dict(g_w=g_w, g_l=g_l)) + _setting_problems(stabilize, gamma, mu))
+    _raise_if(
+        "losing_share",
+        _tensor_problems(dict(g_w=g_w, g_l=g_l)) + _setting_problems(stabilize, gamma, mu),
+    )
     g_w, g_l = _rows(g_w, g_l)
     ww, ll, wl = _mean_dot(g_w, g_w), _mean_dot(g_l, g_l), _mean_dot(g_w, g_l)
-    if stabilize is None: return torch.ones_like(ww)
-    if stabilize == "norm": lam, defined = (gamma * ww.sqrt()) / ll.sqrt(), ll > 0
-    else: lam, defined = (1 - mu) * ww / wl, wl > 0
-    return torch.where(ww > 0, torch.where(defined, lam.clamp(0, 1), torch.ones_like(lam)), torch.zeros_like(lam))
+    if stabilize is None:
+        return torch.ones_like(ww)
+    if stabilize == "norm":
+        lam, defined = (gamma * ww.sqrt()) / ll.sqrt(), ll > 0
+    else:
+        lam, defined = (1 - mu) * ww / wl, wl > 0
+    return torch.where(
+        ww > 0, torch.where(defined, lam.clamp(0, 1), torch.ones_like(lam)), torch.zeros_like(lam)
+    )
+
 
 @torch.no_grad()
 def _cosine(g_w: torch.Tensor, g_l: torch.Tensor) -> torch.Tensor:
@@ -128,84 +193,138 @@ def _cosine(g_w: torch.Tensor, g_l: torch.Tensor) -> torch.Tensor:
 
 # %% ../nbs/07_loss.ipynb #76b2b28f
 def _preference_loss(
-    g_w: torch.Tensor, g_l: torch.Tensor, # policy's prediction minus its target, (B, n); a masked row of g_l is all zero
-    ref_w: torch.Tensor, ref_l: torch.Tensor, # the reference's prediction minus the same targets
-    keep: torch.Tensor | None, # where the losing term counts, bool (B,)
-    beta: float, weight: torch.Tensor | None, stabilize: str | None, gamma: float, mu: float
+    g_w: torch.Tensor,
+    g_l: torch.Tensor,  # policy's prediction minus its target, (B, n); a masked row of g_l is all zero
+    ref_w: torch.Tensor,
+    ref_l: torch.Tensor,  # the reference's prediction minus the same targets
+    keep: torch.Tensor | None,  # where the losing term counts, bool (B,)
+    beta: float,
+    weight: torch.Tensor | None,
+    stabilize: str | None,
+    gamma: float,
+    mu: float,
 ) -> LossOutput:
     "-log sigmoid(-(beta/2) w (d_w - d_l)) per sample, with the losing gradient scaled by `losing_share`."
     lam = losing_share(g_w.detach(), g_l.detach(), stabilize, gamma=gamma, mu=mu)
-    if keep is not None: lam = lam * keep
+    if keep is not None:
+        lam = lam * keep
     error_l = _mean_dot(g_l, g_l)
     held = error_l.detach()
     d_w = _mean_dot(g_w, g_w) - _mean_dot(ref_w, ref_w)
     d_l = held + lam * (error_l - held) - _mean_dot(ref_l, ref_l)
     margin = -0.5 * float(beta) * (d_w - d_l)
-    if weight is not None: margin = margin * weight.detach().to(margin.dtype)
+    if weight is not None:
+        margin = margin * weight.detach().to(margin.dtype)
     per_sample = F.softplus(-margin)
-    stats = dict(d_w=d_w, d_l=d_l, margin=margin, accuracy=(margin > 0).to(margin.dtype), lam=lam, cosine=_cosine(g_w, g_l))
+    stats = dict(
+        d_w=d_w,
+        d_l=d_l,
+        margin=margin,
+        accuracy=(margin > 0).to(margin.dtype),
+        lam=lam,
+        cosine=_cosine(g_w, g_l),
+    )
     return LossOutput(per_sample.mean(), per_sample, {k: v.detach() for k, v in stats.items()})
 
 # %% ../nbs/07_loss.ipynb #e76b7fc5
 def cpo_loss(
-    pred: torch.Tensor, # policy's prediction for the caption, (B, ...); its gradient is what training uses
-    ref: torch.Tensor, # the frozen reference's prediction for the same input, same shape
-    target_w: torch.Tensor, # z_w: the auxiliary's prediction, told of the positive attributes
-    target_l: torch.Tensor, # z_l: the auxiliary's prediction, told of the negative attributes
+    pred: torch.Tensor,  # policy's prediction for the caption, (B, ...); its gradient is what training uses
+    ref: torch.Tensor,  # the frozen reference's prediction for the same input, same shape
+    target_w: torch.Tensor,  # z_w: the auxiliary's prediction, told of the positive attributes
+    target_l: torch.Tensor,  # z_l: the auxiliary's prediction, told of the negative attributes
     *,
-    beta: float, # inverse temperature > 0 on per-sample means; n times that of summed errors
-    weight: torch.Tensor | None = None, # w(t) >= 0 per sample, inside the sigmoid, (B,); default 1
-    mask_l: torch.Tensor | None = None, # bool or 0/1, (B,): False masks the losing term of a sample (d_l = 0); its target_l is never read
-    stabilize: str | None = None, # None, "norm" or "safeguard": scales the losing term's gradient only, never a value
-    gamma: float = 0.9, # of "norm", 0 <= gamma < 1
-    mu: float = 0.5 # of "safeguard", 0 <= mu <= 1
-) -> LossOutput: # stats, each (B,): d_w, d_l, margin, accuracy, lam, cosine
+    beta: float,  # inverse temperature > 0 on per-sample means; n times that of summed errors
+    weight: torch.Tensor | None = None,  # w(t) >= 0 per sample, inside the sigmoid, (B,); default 1
+    mask_l: torch.Tensor
+    | None = None,  # bool or 0/1, (B,): False masks the losing term of a sample (d_l = 0); its target_l is never read
+    stabilize: str
+    | None = None,  # None, "norm" or "safeguard": scales the losing term's gradient only, never a value
+    gamma: float = 0.9,  # of "norm", 0 <= gamma < 1
+    mu: float = 0.5,  # of "safeguard", 0 <= mu <= 1
+) -> LossOutput:  # stats, each (B,): d_w, d_l, margin, accuracy, lam, cosine
     "Complex Preference Optimization: two deterministic targets on one noisy picture (idea: paper; formula: ours). Raises `CpoError`."
     tensors = dict(pred=pred, ref=ref, target_w=target_w, target_l=target_l)
-    _raise_if("cpo_loss", _tensor_problems(tensors) + _row_problems("weight", weight, pred) + _row_problems("mask_l", mask_l, pred)
-              + _beta_problems(beta) + _setting_problems(stabilize, gamma, mu))
+    _raise_if(
+        "cpo_loss",
+        _tensor_problems(tensors)
+        + _row_problems("weight", weight, pred)
+        + _row_problems("mask_l", mask_l, pred)
+        + _beta_problems(beta)
+        + _setting_problems(stabilize, gamma, mu),
+    )
     f, f_ref, z_w, z_l = _rows(pred, ref.detach(), target_w.detach(), target_l.detach())
     keep = None if mask_l is None else mask_l.bool()
     # `where`, not a product: it keeps a NaN in an unused target out of the value and of the gradient
-    losing = (lambda d: d) if keep is None else (lambda d: torch.where(keep[:, None], d, torch.zeros_like(d)))
-    out = _preference_loss(f - z_w, losing(f - z_l), f_ref - z_w, losing(f_ref - z_l), keep, beta, weight, stabilize, gamma, mu)
+    losing = (
+        (lambda d: d)
+        if keep is None
+        else (lambda d: torch.where(keep[:, None], d, torch.zeros_like(d)))
+    )
+    out = _preference_loss(
+        f - z_w,
+        losing(f - z_l),
+        f_ref - z_w,
+        losing(f_ref - z_l),
+        keep,
+        beta,
+        weight,
+        stabilize,
+        gamma,
+        mu,
+    )
     _check_values("cpo_loss", out.stats["margin"], tensors, weight, mask_l)
     return out
 
 # %% ../nbs/07_loss.ipynb #a6995b08
 def dpo_loss(
-    pred_w: torch.Tensor, # policy's prediction on the noised winner, (B, ...)
-    pred_l: torch.Tensor, # policy's prediction on the noised loser, same shape
-    ref_w: torch.Tensor, # the frozen reference's prediction on the noised winner
-    ref_l: torch.Tensor, # the frozen reference's prediction on the noised loser
-    target_w: torch.Tensor, # training target of the winner (noise, v or velocity)
-    target_l: torch.Tensor, # training target of the loser
+    pred_w: torch.Tensor,  # policy's prediction on the noised winner, (B, ...)
+    pred_l: torch.Tensor,  # policy's prediction on the noised loser, same shape
+    ref_w: torch.Tensor,  # the frozen reference's prediction on the noised winner
+    ref_l: torch.Tensor,  # the frozen reference's prediction on the noised loser
+    target_w: torch.Tensor,  # training target of the winner (noise, v or velocity)
+    target_l: torch.Tensor,  # training target of the loser
     *,
-    beta: float, # inverse temperature > 0 on per-sample means; n times that of summed errors
-    weight: torch.Tensor | None = None, # w(t) >= 0 per sample, inside the sigmoid, (B,); default 1
-    stabilize: str | None = None, # None, "norm" or "safeguard": scales the losing term's gradient only, never a value
-    gamma: float = 0.9, # of "norm", 0 <= gamma < 1
-    mu: float = 0.5 # of "safeguard", 0 <= mu <= 1
-) -> LossOutput: # stats, each (B,): d_w, d_l, margin, accuracy, lam, cosine
+    beta: float,  # inverse temperature > 0 on per-sample means; n times that of summed errors
+    weight: torch.Tensor | None = None,  # w(t) >= 0 per sample, inside the sigmoid, (B,); default 1
+    stabilize: str
+    | None = None,  # None, "norm" or "safeguard": scales the losing term's gradient only, never a value
+    gamma: float = 0.9,  # of "norm", 0 <= gamma < 1
+    mu: float = 0.5,  # of "safeguard", 0 <= mu <= 1
+) -> LossOutput:  # stats, each (B,): d_w, d_l, margin, accuracy, lam, cosine
     "Diffusion-DPO (arXiv 2311.12908), with per-sample means; `safeguard` is Diffusion-SDPO (arXiv 2511.03317) with one lambda per sample (ours). Raises `CpoError`."
-    tensors = dict(pred_w=pred_w, pred_l=pred_l, ref_w=ref_w, ref_l=ref_l, target_w=target_w, target_l=target_l)
-    _raise_if("dpo_loss", _tensor_problems(tensors) + _row_problems("weight", weight, pred_w) + _beta_problems(beta) + _setting_problems(stabilize, gamma, mu))
-    f_w, f_l, r_w, r_l, y_w, y_l = _rows(pred_w, pred_l, *(x.detach() for x in (ref_w, ref_l, target_w, target_l)))
-    out = _preference_loss(f_w - y_w, f_l - y_l, r_w - y_w, r_l - y_l, None, beta, weight, stabilize, gamma, mu)
+    tensors = dict(
+        pred_w=pred_w, pred_l=pred_l, ref_w=ref_w, ref_l=ref_l, target_w=target_w, target_l=target_l
+    )
+    _raise_if(
+        "dpo_loss",
+        _tensor_problems(tensors)
+        + _row_problems("weight", weight, pred_w)
+        + _beta_problems(beta)
+        + _setting_problems(stabilize, gamma, mu),
+    )
+    f_w, f_l, r_w, r_l, y_w, y_l = _rows(
+        pred_w, pred_l, *(x.detach() for x in (ref_w, ref_l, target_w, target_l))
+    )
+    out = _preference_loss(
+        f_w - y_w, f_l - y_l, r_w - y_w, r_l - y_l, None, beta, weight, stabilize, gamma, mu
+    )
     _check_values("dpo_loss", out.stats["margin"], tensors, weight)
     return out
 
 # %% ../nbs/07_loss.ipynb #450506e6
-def _regression(pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+def _regression(
+    pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
     "Per-sample mean squared error and its weighted form, (B,) and (B,); `pred` and `target` are (B, n)."
     error = _mean_dot(pred - target, pred - target)
     return error, error if weight is None else error * weight.detach().to(error.dtype)
 
+
 def mse_loss(
-    pred: torch.Tensor, # prediction, (B, ...)
-    target: torch.Tensor, # what it should be (noise, v or velocity), same shape; detached
-    weight: torch.Tensor | None = None # factor >= 0 per sample, (B,); default 1
-) -> LossOutput: # stats: error, the unweighted mean squared error, (B,)
+    pred: torch.Tensor,  # prediction, (B, ...)
+    target: torch.Tensor,  # what it should be (noise, v or velocity), same shape; detached
+    weight: torch.Tensor | None = None,  # factor >= 0 per sample, (B,); default 1
+) -> LossOutput:  # stats: error, the unweighted mean squared error, (B,)
     "Denoising regression: weight times the per-sample mean squared error. Raises `CpoError`."
     tensors = dict(pred=pred, target=target)
     _raise_if("mse_loss", _tensor_problems(tensors) + _row_problems("weight", weight, pred))
@@ -213,64 +332,109 @@ def mse_loss(
     _check_values("mse_loss", error, tensors, weight)
     return LossOutput(per_sample.mean(), per_sample, dict(error=error.detach()))
 
-sft_loss = mse_loss # supervised fine-tuning is this regression
+
+sft_loss = mse_loss  # supervised fine-tuning is this regression
 
 # %% ../nbs/07_loss.ipynb #32417046
 def guidance_distillation_loss(
-    pred: torch.Tensor, # policy's prediction for the caption, (B, ...)
-    target_w: torch.Tensor, # z_w, same shape; detached
-    target_l: torch.Tensor, # z_l, same shape; detached
+    pred: torch.Tensor,  # policy's prediction for the caption, (B, ...)
+    target_w: torch.Tensor,  # z_w, same shape; detached
+    target_l: torch.Tensor,  # z_l, same shape; detached
     *,
-    scale: float, # strength s >= 0 of guidance; 0 is regression on target_w
-    mask_l: torch.Tensor | None = None, # bool or 0/1, (B,): False makes target_w alone the target; its target_l is never read
-    weight: torch.Tensor | None = None # factor >= 0 per sample, (B,); default 1
-) -> LossOutput: # stats, each (B,): error to the guided target, error_w to target_w, error_l to target_l (0 where masked)
+    scale: float,  # strength s >= 0 of guidance; 0 is regression on target_w
+    mask_l: torch.Tensor
+    | None = None,  # bool or 0/1, (B,): False makes target_w alone the target; its target_l is never read
+    weight: torch.Tensor | None = None,  # factor >= 0 per sample, (B,); default 1
+) -> LossOutput:  # stats, each (B,): error to the guided target, error_w to target_w, error_l to target_l (0 where masked)
     "Regression on z_w + scale (z_w - z_l), per-sample means (ours). Raises `CpoError`."
-    tensors, where = dict(pred=pred, target_w=target_w, target_l=target_l), "guidance_distillation_loss"
-    _raise_if(where, _tensor_problems(tensors) + _row_problems("weight", weight, pred) + _row_problems("mask_l", mask_l, pred)
-              + _number_problems("scale", scale, lambda s: 0 <= s < math.inf, "a finite number >= 0"))
+    tensors, where = (
+        dict(pred=pred, target_w=target_w, target_l=target_l),
+        "guidance_distillation_loss",
+    )
+    _raise_if(
+        where,
+        _tensor_problems(tensors)
+        + _row_problems("weight", weight, pred)
+        + _row_problems("mask_l", mask_l, pred)
+        + _number_problems("scale", scale, lambda s: 0 <= s < math.inf, "a finite number >= 0"),
+    )
     f, z_w, z_l = _rows(pred, target_w.detach(), target_l.detach())
     away, g_l = z_w - z_l, (f - z_l).detach()
-    if mask_l is not None: away, g_l = (torch.where(mask_l.bool()[:, None], d, torch.zeros_like(d)) for d in (away, g_l))
+    if mask_l is not None:
+        away, g_l = (
+            torch.where(mask_l.bool()[:, None], d, torch.zeros_like(d)) for d in (away, g_l)
+        )
     error, per_sample = _regression(f, z_w + float(scale) * away, weight)
     _check_values(where, error, tensors, weight, mask_l)
     g_w = (f - z_w).detach()
-    return LossOutput(per_sample.mean(), per_sample, dict(error=error.detach(), error_w=_mean_dot(g_w, g_w), error_l=_mean_dot(g_l, g_l)))
+    return LossOutput(
+        per_sample.mean(),
+        per_sample,
+        dict(error=error.detach(), error_w=_mean_dot(g_w, g_w), error_l=_mean_dot(g_l, g_l)),
+    )
 
 # %% ../nbs/07_loss.ipynb #1d4a25f6
-_TO_X0 = {"sample": lambda bar: torch.ones_like(bar), "epsilon": lambda bar: ((1 - bar) / bar).sqrt(), "v_prediction": lambda bar: (1 - bar).sqrt()}
+_TO_X0 = {
+    "sample": lambda bar: torch.ones_like(bar),
+    "epsilon": lambda bar: ((1 - bar) / bar).sqrt(),
+    "v_prediction": lambda bar: (1 - bar).sqrt(),
+}
 _ALIASES = {"x0": "sample", "eps": "epsilon", "v": "v_prediction"}
+
 
 def _schedule_problems(timesteps: Any, bar: Any, kind: str) -> list[str]:
     "What is wrong with timesteps, a schedule and a prediction type for which a transition's weight is wanted."
     if not isinstance(kind, str) or kind not in _TO_X0:
-        return [f"prediction_type is {kind!r}, must be 'epsilon', 'v_prediction' or 'sample'; a flow has no transition variance, leave its weight at 1"]
-    if not isinstance(bar, torch.Tensor) or not bar.is_floating_point() or bar.ndim != 1 or len(bar) < 2:
+        return [
+            f"prediction_type is {kind!r}, must be 'epsilon', 'v_prediction' or 'sample'; a flow has no transition variance, leave its weight at 1"
+        ]
+    if (
+        not isinstance(bar, torch.Tensor)
+        or not bar.is_floating_point()
+        or bar.ndim != 1
+        or len(bar) < 2
+    ):
         return ["alphas_cumprod must be a floating-point tensor of shape (T,) with T >= 2"]
     problems = []
-    if not bool(((bar[:-1] > bar[1:]).all()) & (bar[0] < 1) & (bar[-1] >= 0)): problems.append("alphas_cumprod must fall strictly and lie in [0, 1)")
-    elif kind == "epsilon" and bool(bar[-1] == 0): problems.append("at zero terminal SNR the noise says nothing about the picture: the weight of 'epsilon' is infinite")
-    if not isinstance(timesteps, torch.Tensor) or timesteps.ndim != 1 or timesteps.is_floating_point() or timesteps.is_complex() or timesteps.dtype == torch.bool:
+    if not bool(((bar[:-1] > bar[1:]).all()) & (bar[0] < 1) & (bar[-1] >= 0)):
+        problems.append("alphas_cumprod must fall strictly and lie in [0, 1)")
+    elif kind == "epsilon" and bool(bar[-1] == 0):
+        problems.append(
+            "at zero terminal SNR the noise says nothing about the picture: the weight of 'epsilon' is infinite"
+        )
+    if (
+        not isinstance(timesteps, torch.Tensor)
+        or timesteps.ndim != 1
+        or timesteps.is_floating_point()
+        or timesteps.is_complex()
+        or timesteps.dtype == torch.bool
+    ):
         problems.append("timesteps must be an integer tensor of shape (B,)")
-    elif len(timesteps) == 0 or not bool(((timesteps >= 0) & (timesteps < len(bar))).all()): problems.append(f"timesteps must not be empty and must lie in 0..{len(bar) - 1}")
+    elif len(timesteps) == 0 or not bool(((timesteps >= 0) & (timesteps < len(bar))).all()):
+        problems.append(f"timesteps must not be empty and must lie in 0..{len(bar) - 1}")
     return problems
 
 # %% ../nbs/07_loss.ipynb #d17701e2
 def transition_weight(
-    timesteps: torch.Tensor, # integer timesteps of the schedule, 0 <= t < T, (B,)
-    alphas_cumprod: torch.Tensor, # the schedule, strictly falling in [0, 1), (T,); `scheduler.alphas_cumprod`
-    prediction_type: str, # "epsilon", "v_prediction" or "sample" (or "eps", "v", "x0"): the space that errors are measured in
+    timesteps: torch.Tensor,  # integer timesteps of the schedule, 0 <= t < T, (B,)
+    alphas_cumprod: torch.Tensor,  # the schedule, strictly falling in [0, 1), (T,); `scheduler.alphas_cumprod`
+    prediction_type: str,  # "epsilon", "v_prediction" or "sample" (or "eps", "v", "x0"): the space that errors are measured in
     *,
-    normalize: bool = False # divide by the mean over the whole schedule
-) -> torch.Tensor: # k_t^2 / sigma_t^2, float32, (B,), for `weight` of `cpo_loss`
+    normalize: bool = False,  # divide by the mean over the whole schedule
+) -> torch.Tensor:  # k_t^2 / sigma_t^2, float32, (B,), for `weight` of `cpo_loss`
     "The weight inside the sigmoid that follows from DPO on the DDPM transition p(x_{t-1} | x_t) (ours). Raises `CpoError`."
-    kind = _ALIASES.get(prediction_type, prediction_type) if isinstance(prediction_type, str) else prediction_type
+    kind = (
+        _ALIASES.get(prediction_type, prediction_type)
+        if isinstance(prediction_type, str)
+        else prediction_type
+    )
     _raise_if("transition_weight", _schedule_problems(timesteps, alphas_cumprod, kind))
     bar = alphas_cumprod.detach().double()
     prev = torch.cat([torch.ones_like(bar[:1]), bar[:-1]])
     beta = 1 - bar / prev
     variance = beta * (1 - prev) / (1 - bar)
-    variance[0] = variance[1] # the last step has none
+    variance[0] = variance[1]  # the last step has none
     w = (prev.sqrt() * beta / (1 - bar) * _TO_X0[kind](bar)).square() / variance
-    if normalize: w = w / w.mean()
+    if normalize:
+        w = w / w.mean()
     return w.to(timesteps.device)[timesteps.long()].float()

@@ -23,125 +23,206 @@ __all__ = ['JUDGE_SEED', 'AtelierJudge', 'Verdict', 'judge_images', 'train_judge
            'recall', 'bootstrap_interval', 'evaluate']
 
 # %% ../nbs/10_metrics.ipynb #b0364c7b
-JUDGE_SEED = 300 # of the judge's own pictures; 301 are its held-out ones
+JUDGE_SEED = 300  # of the judge's own pictures; 301 are its held-out ones
+
 
 class AtelierJudge(torch.nn.Module):
     "Settings (-1, 0, +1 per pair), subject and palette of atelier pictures. Input: RGB uint8 (B, 3, 64, 64)."
-    num_features = 128 # for torchmetrics
-    def __init__(self, width: int = 64): # channels of the first stage
+
+    num_features = 128  # for torchmetrics
+
+    def __init__(self, width: int = 64):  # channels of the first stage
         super().__init__()
         w, c, self.stages = width, 12, torch.nn.ModuleList()
-        for k, stride in ((w, 1), (w, 1), (w + w//2, 2), (2*w, 1), (2*w, 2), (2*w, 1)):
-            self.stages.append(torch.nn.Sequential(torch.nn.Conv2d(c, k, 3, stride, 1), torch.nn.GroupNorm(8, k), torch.nn.SiLU())); c = k
+        for k, stride in ((w, 1), (w, 1), (w + w // 2, 2), (2 * w, 1), (2 * w, 2), (2 * w, 1)):
+            self.stages.append(
+                torch.nn.Sequential(
+                    torch.nn.Conv2d(c, k, 3, stride, 1), torch.nn.GroupNorm(8, k), torch.nn.SiLU()
+                )
+            )
+            c = k
         self.squeeze = torch.nn.Conv2d(c, 24, 1)
-        means = w + w + w + w//2 + 3*2*w
+        means = w + w + w + w // 2 + 3 * 2 * w
         # means of every stage say which textures there are, maxima what stands out, the 8x8 map where things are
-        self.mix = torch.nn.Sequential(torch.nn.Linear(means + c + 24*64, 256), torch.nn.SiLU(), torch.nn.Linear(256, 128))
-        self.heads = torch.nn.Linear(128, 3*len(PAIRS) + len(SUBJECTS) + len(PALETTES))
+        self.mix = torch.nn.Sequential(
+            torch.nn.Linear(means + c + 24 * 64, 256), torch.nn.SiLU(), torch.nn.Linear(256, 128)
+        )
+        self.heads = torch.nn.Linear(128, 3 * len(PAIRS) + len(SUBJECTS) + len(PALETTES))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         "Features (B, 128); what distances are measured in."
-        h, means = F.pixel_unshuffle(images.float()/127.5 - 1, 2), []
-        for stage in self.stages: h = stage(h); means.append(h.mean((2, 3)))
+        h, means = F.pixel_unshuffle(images.float() / 127.5 - 1, 2), []
+        for stage in self.stages:
+            h = stage(h)
+            means.append(h.mean((2, 3)))
         return self.mix(torch.cat([*means, h.amax((2, 3)), self.squeeze(h).flatten(1)], 1))
 
     def logits(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         "Logits of settings (B, P, 3), subject (B, 8), palette (B, 8)."
         y = self.heads(F.silu(self(images)))
-        a, s, p = y.split([3*len(PAIRS), len(SUBJECTS), len(PALETTES)], 1)
+        a, s, p = y.split([3 * len(PAIRS), len(SUBJECTS), len(PALETTES)], 1)
         return a.view(len(y), len(PAIRS), 3), s, p
 
 # %% ../nbs/10_metrics.ipynb #c1b55f9a
 @dataclass
 class Verdict:
     "What a judge says of pictures."
-    settings: np.ndarray # -1, 0, +1, (N, P)
-    subject: np.ndarray # index into SUBJECTS, (N,)
-    palette: np.ndarray # index into PALETTES, (N,)
-    features: np.ndarray # (N, 128)
+
+    settings: np.ndarray  # -1, 0, +1, (N, P)
+    subject: np.ndarray  # index into SUBJECTS, (N,)
+    palette: np.ndarray  # index into PALETTES, (N,)
+    features: np.ndarray  # (N, 128)
 
     @property
-    def n_pos(self) -> np.ndarray: return (self.settings > 0).sum(1)
+    def n_pos(self) -> np.ndarray:
+        return (self.settings > 0).sum(1)
+
     @property
-    def n_neg(self) -> np.ndarray: return (self.settings < 0).sum(1)
+    def n_neg(self) -> np.ndarray:
+        return (self.settings < 0).sum(1)
+
 
 @torch.no_grad()
 def judge_images(judge: AtelierJudge, images: np.ndarray, batch_size: int = 256) -> Verdict:
     "Verdict on pictures (N, 64, 64, 3), uint8."
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3: raise CpoError(f"judge_images: got {images.dtype} of shape {images.shape}", hint="give uint8 RGB pictures (N, 64, 64, 3)")
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise CpoError(
+            f"judge_images: got {images.dtype} of shape {images.shape}",
+            hint="give uint8 RGB pictures (N, 64, 64, 3)",
+        )
     parts = []
     for i in range(0, len(images), batch_size):
-        x = torch.from_numpy(np.ascontiguousarray(images[i:i + batch_size])).permute(0, 3, 1, 2)
+        x = torch.from_numpy(np.ascontiguousarray(images[i : i + batch_size])).permute(0, 3, 1, 2)
         a, s, p = judge.logits(x)
-        parts.append((a.argmax(-1).numpy() - 1, s.argmax(-1).numpy(), p.argmax(-1).numpy(), judge(x).numpy()))
+        parts.append(
+            (a.argmax(-1).numpy() - 1, s.argmax(-1).numpy(), p.argmax(-1).numpy(), judge(x).numpy())
+        )
     return Verdict(*(np.concatenate(c) for c in zip(*parts)))
 
 # %% ../nbs/10_metrics.ipynb #6c1935e5
-def train_judge(run_dir: str | Path, pictures: int, steps: int, batch_size: int = 64, workers: int = 2) -> AtelierJudge:
+def train_judge(
+    run_dir: str | Path, pictures: int, steps: int, batch_size: int = 64, workers: int = 2
+) -> AtelierJudge:
     "Train the judge on pictures of its own, by cross-entropy over settings, subject and palette. Resumable."
     sc = draw_scenes(pictures, JUDGE_SEED)
     x = torch.from_numpy(paint(sc, workers)).permute(0, 3, 1, 2).contiguous()
-    a, s, p = (torch.from_numpy(v.astype(np.int64)) for v in (sc.settings + 1, sc.subject, sc.palette))
-    torch.manual_seed(JUDGE_SEED); judge = AtelierJudge()
+    a, s, p = (
+        torch.from_numpy(v.astype(np.int64)) for v in (sc.settings + 1, sc.subject, sc.palette)
+    )
+    torch.manual_seed(JUDGE_SEED)
+    judge = AtelierJudge()
+
     def step_fn(step, rows, part):
         g = torch_rng(JUDGE_SEED, "noise", step)
-        im = x[rows].float(); im = torch.where(torch.rand(len(rows), 1, 1, 1, generator=g) < .5, im.flip(-1), im) # a mirror image keeps every label
-        im = im + 6*torch.rand(len(rows), 1, 1, 1, generator=g)*torch.randn(im.shape, generator=g)   # samples carry some residual noise
+        im = x[rows].float()
+        im = torch.where(
+            torch.rand(len(rows), 1, 1, 1, generator=g) < 0.5, im.flip(-1), im
+        )  # a mirror image keeps every label
+        im = im + 6 * torch.rand(len(rows), 1, 1, 1, generator=g) * torch.randn(
+            im.shape, generator=g
+        )  # samples carry some residual noise
         im, rows = im[part], rows[part]
-        with torch.autocast("cpu", torch.bfloat16): la, ls, lp = judge.logits(im)
-        loss = F.cross_entropy(la.float().flatten(0, 1), a[rows].flatten()) + .2*F.cross_entropy(ls.float(), s[rows]) + .2*F.cross_entropy(lp.float(), p[rows])
+        with torch.autocast("cpu", torch.bfloat16):
+            la, ls, lp = judge.logits(im)
+        loss = (
+            F.cross_entropy(la.float().flatten(0, 1), a[rows].flatten())
+            + 0.2 * F.cross_entropy(ls.float(), s[rows])
+            + 0.2 * F.cross_entropy(lp.float(), p[rows])
+        )
         return loss, dict(accuracy=(la.argmax(-1) == a[rows]).float().mean())
-    cfg = TrainConfig(steps=steps, batch_size=batch_size, lr=2e-3, warmup=50, schedule="cosine", weight_decay=.01, ema=.99, checkpoint_every=250, log_every=10, seed=JUDGE_SEED)
-    res = train(run_dir, dict(judge.named_parameters()), step_fn, pictures, cfg, dict(pictures=pictures), desc="judge")
+
+    cfg = TrainConfig(
+        steps=steps,
+        batch_size=batch_size,
+        lr=2e-3,
+        warmup=50,
+        schedule="cosine",
+        weight_decay=0.01,
+        ema=0.99,
+        checkpoint_every=250,
+        log_every=10,
+        seed=JUDGE_SEED,
+    )
+    res = train(
+        run_dir,
+        dict(judge.named_parameters()),
+        step_fn,
+        pictures,
+        cfg,
+        dict(pictures=pictures),
+        desc="judge",
+    )
     with torch.no_grad():
-        for k, v in judge.named_parameters(): v.copy_(res.ema[k])
+        for k, v in judge.named_parameters():
+            v.copy_(res.ema[k])
     return judge.eval().requires_grad_(False)
+
 
 def save_judge(judge: AtelierJudge, path: str | Path) -> Path:
     "Save a judge in half precision."
-    with atomic_path(path) as tmp: save_file({k: v.half().contiguous() for k, v in judge.state_dict().items()}, tmp)
+    with atomic_path(path) as tmp:
+        save_file({k: v.half().contiguous() for k, v in judge.state_dict().items()}, tmp)
     return Path(path)
+
 
 def load_judge(path: str | Path | None = None) -> AtelierJudge:
     "Load a judge; by default the one that ships. Raises `CpoError` when the file is missing."
-    path = Path(path or data_dir()/"atelier"/"judge.safetensors")
-    if not path.is_file(): raise CpoError(f"{path}: no such judge", hint="`cpo atelier judge` trains it again")
-    judge = AtelierJudge(); judge.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+    path = Path(path or data_dir() / "atelier" / "judge.safetensors")
+    if not path.is_file():
+        raise CpoError(f"{path}: no such judge", hint="`cpo atelier judge` trains it again")
+    judge = AtelierJudge()
+    judge.load_state_dict({k: v.float() for k, v in load_file(path).items()})
     return judge.eval().requires_grad_(False)
 
 # %% ../nbs/10_metrics.ipynb #f9f8b274
 def frechet_distance(
-    a: np.ndarray, # features (N, D)
-    b: np.ndarray # features (M, D)
+    a: np.ndarray,  # features (N, D)
+    b: np.ndarray,  # features (M, D)
 ) -> float:
     "Fréchet distance between Gaussians fitted to two feature sets. Raises `CpoError` when there are too few rows."
-    if min(len(a), len(b)) < 2: raise CpoError(f"frechet_distance: {len(a)} and {len(b)} rows", hint="give at least two of each")
-    (ma, ca), (mb, cb) = ((x.mean(0), np.atleast_2d(np.cov(x, rowvar=False))) for x in (a.astype(np.float64), b.astype(np.float64)))
+    if min(len(a), len(b)) < 2:
+        raise CpoError(
+            f"frechet_distance: {len(a)} and {len(b)} rows", hint="give at least two of each"
+        )
+    (ma, ca), (mb, cb) = (
+        (x.mean(0), np.atleast_2d(np.cov(x, rowvar=False)))
+        for x in (a.astype(np.float64), b.astype(np.float64))
+    )
     # the trace of sqrt(ca cb) is the sum of roots of the product's eigenvalues, which are real and >= 0
-    roots = np.sqrt(np.clip(np.linalg.eigvals(ca@cb).real, 0, None))
-    return float(max(0.0, ((ma - mb)**2).sum() + np.trace(ca) + np.trace(cb) - 2*roots.sum()))
+    roots = np.sqrt(np.clip(np.linalg.eigvals(ca @ cb).real, 0, None))
+    return float(max(0.0, ((ma - mb) ** 2).sum() + np.trace(ca) + np.trace(cb) - 2 * roots.sum()))
+
 
 def recall(
-    generated: np.ndarray, # features (N, D)
-    ideal_set: np.ndarray, # features (M, D)
-    k: int = 3 # neighbour that sets the radius
-) -> float: # share of ideal pictures covered, in [0, 1]
+    generated: np.ndarray,  # features (N, D)
+    ideal_set: np.ndarray,  # features (M, D)
+    k: int = 3,  # neighbour that sets the radius
+) -> float:  # share of ideal pictures covered, in [0, 1]
     "Improved recall: how much of the ideal set lies inside the generated pictures' neighbourhoods."
     from scipy.spatial.distance import cdist
-    if len(generated) <= k: raise CpoError(f"recall: {len(generated)} pictures, but the radius is the {k}th neighbour's", hint=f"give more than {k}")
+
+    if len(generated) <= k:
+        raise CpoError(
+            f"recall: {len(generated)} pictures, but the radius is the {k}th neighbour's",
+            hint=f"give more than {k}",
+        )
     radius = np.partition(cdist(generated, generated), k, axis=1)[:, k]
     return float((cdist(ideal_set, generated) <= radius).any(1).mean())
 
 # %% ../nbs/10_metrics.ipynb #d7b3e1e8
 def bootstrap_interval(
-    groups: Sequence[np.ndarray], # one array of per-image values for each training seed
-    level: float = 0.95, # coverage
-    n: int = 2000, # resamples
-    seed: int = 0 # of the resampling
-) -> tuple[float, float, float]: # mean, low, high
+    groups: Sequence[np.ndarray],  # one array of per-image values for each training seed
+    level: float = 0.95,  # coverage
+    n: int = 2000,  # resamples
+    seed: int = 0,  # of the resampling
+) -> tuple[float, float, float]:  # mean, low, high
     "Mean and percentile interval of a hierarchical bootstrap: seeds, and images within them. Raises `CpoError` without values."
     groups = [np.asarray(g, float) for g in groups]
-    if not groups or any(not len(g) for g in groups): raise CpoError("bootstrap_interval: there is a seed without values", hint="give at least one value for each")
+    if not groups or any(not len(g) for g in groups):
+        raise CpoError(
+            "bootstrap_interval: there is a seed without values",
+            hint="give at least one value for each",
+        )
     rng = np_rng(seed, "bootstrap")
     # resampled means of a group of n values: draw them for every (resample, slot) that picks the group
     pick = rng.integers(len(groups), size=(n, len(groups)))
@@ -149,19 +230,28 @@ def bootstrap_interval(
     for g, values in enumerate(groups):
         where = np.argwhere(pick == g)
         for s in range(0, len(where), 256):
-            w = where[s:s + 256]
-            means[w[:, 0], w[:, 1]] = values[rng.integers(len(values), size=(len(w), len(values)))].mean(1)
-    low, high = np.quantile(means.mean(1), [(1 - level)/2, (1 + level)/2])
+            w = where[s : s + 256]
+            means[w[:, 0], w[:, 1]] = values[
+                rng.integers(len(values), size=(len(w), len(values)))
+            ].mean(1)
+    low, high = np.quantile(means.mean(1), [(1 - level) / 2, (1 + level) / 2])
     return float(np.mean([g.mean() for g in groups])), float(low), float(high)
 
 # %% ../nbs/10_metrics.ipynb #685a861a
 def evaluate(
-    verdict: Verdict, # on the pictures
-    subject: np.ndarray, # what the captions asked for
+    verdict: Verdict,  # on the pictures
+    subject: np.ndarray,  # what the captions asked for
     palette: np.ndarray,
-    ideal_features: np.ndarray # of the ideal set, (M, 128)
+    ideal_features: np.ndarray,  # of the ideal set, (M, 128)
 ) -> dict:
     "Numbers of one row and seed: attribute counts per image, rates per pair, distance and recall to the ideal set, captions kept."
-    return dict(n_pos=verdict.n_pos, n_neg=verdict.n_neg, rate_pos=(verdict.settings > 0).mean(0), rate_neg=(verdict.settings < 0).mean(0),
-                subject_kept=float((verdict.subject == subject).mean()), palette_kept=float((verdict.palette == palette).mean()),
-                distance=frechet_distance(verdict.features, ideal_features), recall=recall(verdict.features, ideal_features))
+    return dict(
+        n_pos=verdict.n_pos,
+        n_neg=verdict.n_neg,
+        rate_pos=(verdict.settings > 0).mean(0),
+        rate_neg=(verdict.settings < 0).mean(0),
+        subject_kept=float((verdict.subject == subject).mean()),
+        palette_kept=float((verdict.palette == palette).mean()),
+        distance=frechet_distance(verdict.features, ideal_features),
+        recall=recall(verdict.features, ideal_features),
+    )

@@ -17,7 +17,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .align import METHODS
-from .backbone import Backbone, Conditioning, StableDiffusionBackbone, _family, _pipeline_class, _quiet, plain_attention
+from cpo_nb.backbone import (
+    Backbone,
+    Conditioning,
+    StableDiffusionBackbone,
+    _family,
+    _pipeline_class,
+    _quiet,
+    plain_attention,
+)
 from .core import CpoError, data_dir, read_json, write_json, readable_time
 from .sft import autocast
 from .training import TrainConfig
@@ -37,107 +45,214 @@ def _built(dtype: torch.dtype, device: str | torch.device = "meta"):
         with torch.device(device), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    finally: torch.set_default_dtype(before)
+    finally:
+        torch.set_default_dtype(before)
 
-def _part(base: str, name: str, library: str, kind: str, dtype: torch.dtype, device: str | torch.device = "meta"):
+
+def _part(
+    base: str,
+    name: str,
+    library: str,
+    kind: str,
+    dtype: torch.dtype,
+    device: str | torch.device = "meta",
+):
     "One part of a pipeline from its config alone. Raises `CpoError` when the config is missing or of a class that is not known here."
-    if library not in ("diffusers", "transformers", "cpo_nb.backbone"): raise CpoError(f"{base}: its part {name!r} is a class of {library!r}, which is not known here", hint="a part must come from diffusers or transformers")
+    if library not in ("diffusers", "transformers", "cpo_nb.backbone"):
+        raise CpoError(
+            f"{base}: its part {name!r} is a class of {library!r}, which is not known here",
+            hint="a part must come from diffusers or transformers",
+        )
     try:
         cls = getattr(importlib.import_module(library), kind)
-        if name == "scheduler": return cls.from_pretrained(base, subfolder=name)
-        config = cls.config_class.from_pretrained(base, subfolder=name) if library == "transformers" else cls.load_config(base, subfolder=name)
-        if library == "transformers": config.dtype = dtype # parts within the part are built in the config's
-        with _built(dtype, device): model = cls(config) if library == "transformers" else cls.from_config(config)
+        if name == "scheduler":
+            return cls.from_pretrained(base, subfolder=name)
+        config = (
+            cls.config_class.from_pretrained(base, subfolder=name)
+            if library == "transformers"
+            else cls.load_config(base, subfolder=name)
+        )
+        if library == "transformers":
+            config.dtype = dtype  # parts within the part are built in the config's
+        with _built(dtype, device):
+            model = cls(config) if library == "transformers" else cls.from_config(config)
         for m in model.modules():
-            for n, b in m._buffers.items(): # those that are read from the file take its number format, others keep their own
-                if b is not None and b.is_floating_point() and n not in m._non_persistent_buffers_set: m._buffers[n] = b.to(dtype)
+            for (
+                n,
+                b,
+            ) in (
+                m._buffers.items()
+            ):  # those that are read from the file take its number format, others keep their own
+                if (
+                    b is not None
+                    and b.is_floating_point()
+                    and n not in m._non_persistent_buffers_set
+                ):
+                    m._buffers[n] = b.to(dtype)
         return model
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as e:
-        raise CpoError(f"{base}: its part {name!r} ({kind}) cannot be built from its config ({type(e).__name__}: {str(e)[:200]})", hint="check that the pipeline has all its config files") from None
+        raise CpoError(
+            f"{base}: its part {name!r} ({kind}) cannot be built from its config ({type(e).__name__}: {str(e)[:200]})",
+            hint="check that the pipeline has all its config files",
+        ) from None
 
 # %% ../nbs/10d_plan.ipynb #4509e586
 def bare_backbone(
-    base: str | Path = "atelier", # the shipped pipeline, a pipeline folder, or a hub id
-    dtype: torch.dtype = torch.float32, # of the frozen weights
-    resolution: int | None = None # pixels on a side; default: what the model was made for
+    base: str | Path = "atelier",  # the shipped pipeline, a pipeline folder, or a hub id
+    dtype: torch.dtype = torch.float32,  # of the frozen weights
+    resolution: int | None = None,  # pixels on a side; default: what the model was made for
 ) -> Backbone:
     "A `Backbone` of shapes on the `meta` device, without tokenizers. Raises `CpoError` as `load_backbone` does."
     import diffusers
-    base = str(data_dir()/"atelier"/"pipeline" if str(base) == "atelier" else base)
-    kind = _pipeline_class(base); family, pipeline = _family(kind, base), getattr(diffusers, kind)
+
+    base = str(data_dir() / "atelier" / "pipeline" if str(base) == "atelier" else base)
+    kind = _pipeline_class(base)
+    family, pipeline = _family(kind, base), getattr(diffusers, kind)
     with _quiet(), warnings.catch_warnings():
-        warnings.simplefilter("ignore") # what loading would say of old configs
-        index = read_json(Path(base)/"model_index.json") if Path(base).is_dir() else pipeline.load_config(base)
-        wanted, found = [n for n in inspect.signature(pipeline.__init__).parameters if n != "self"], {}
+        warnings.simplefilter("ignore")  # what loading would say of old configs
+        index = (
+            read_json(Path(base) / "model_index.json")
+            if Path(base).is_dir()
+            else pipeline.load_config(base)
+        )
+        wanted, found = (
+            [n for n in inspect.signature(pipeline.__init__).parameters if n != "self"],
+            {},
+        )
         for name in wanted:
             entry = index.get(name, [None, None])
-            if not isinstance(entry, (list, tuple)): found[name] = entry # a setting of the pipeline itself
-            elif name in ("scheduler", "vae", family.denoiser_name) or name.startswith("text_encoder"): found[name] = _part(base, name, *entry, dtype) if entry[1] else None
-            elif inspect.signature(pipeline.__init__).parameters[name].default in (None, inspect.Parameter.empty): found[name] = None # tokenizers and what else it would load
-        if missing := [n for n in ("vae", "scheduler", family.denoiser_name) if found.get(n) is None]: raise CpoError(f"{base}: the pipeline has no {' and no '.join(missing)}", hint="check its model_index.json")
-        try: bb = family(pipeline(**found | family.load_options), resolution)
-        except (TypeError, AttributeError) as e: raise CpoError(f"{base}: the pipeline cannot be built ({type(e).__name__}: {str(e)[:200]})", hint="check its model_index.json") from None
-    if bb.pipe.text_encoder is None: raise CpoError(f"{base}: the pipeline has no text_encoder, so no prompt can be encoded", hint="give a pipeline with its first text encoder")
+            if not isinstance(entry, (list, tuple)):
+                found[name] = entry  # a setting of the pipeline itself
+            elif name in ("scheduler", "vae", family.denoiser_name) or name.startswith(
+                "text_encoder"
+            ):
+                found[name] = _part(base, name, *entry, dtype) if entry[1] else None
+            elif inspect.signature(pipeline.__init__).parameters[name].default in (
+                None,
+                inspect.Parameter.empty,
+            ):
+                found[name] = None  # tokenizers and what else it would load
+        if missing := [
+            n for n in ("vae", "scheduler", family.denoiser_name) if found.get(n) is None
+        ]:
+            raise CpoError(
+                f"{base}: the pipeline has no {' and no '.join(missing)}",
+                hint="check its model_index.json",
+            )
+        try:
+            bb = family(pipeline(**found | family.load_options), resolution)
+        except (TypeError, AttributeError) as e:
+            raise CpoError(
+                f"{base}: the pipeline cannot be built ({type(e).__name__}: {str(e)[:200]})",
+                hint="check its model_index.json",
+            ) from None
+    if bb.pipe.text_encoder is None:
+        raise CpoError(
+            f"{base}: the pipeline has no text_encoder, so no prompt can be encoded",
+            hint="give a pipeline with its first text encoder",
+        )
     return bb
 
-def part_sizes(backbone: Backbone) -> dict[str, tuple[int, int]]: # part -> (parameters, bytes)
+
+def part_sizes(backbone: Backbone) -> dict[str, tuple[int, int]]:  # part -> (parameters, bytes)
     "Parameters, and bytes with buffers, of every network of a pipeline, without adapters."
+
     def size(m):
         own = [p for n, p in m.named_parameters() if ".lora_" not in n]
-        return sum(p.numel() for p in own), sum(t.numel()*t.element_size() for t in [*own, *m.buffers()])
-    return {n: size(m) for n, m in backbone.pipe.components.items() if isinstance(m, torch.nn.Module)}
+        return sum(p.numel() for p in own), sum(
+            t.numel() * t.element_size() for t in [*own, *m.buffers()]
+        )
+
+    return {
+        n: size(m) for n, m in backbone.pipe.components.items() if isinstance(m, torch.nn.Module)
+    }
 
 # %% ../nbs/10d_plan.ipynb #243cc977
 def add_adapters(
-    backbone: Backbone, # of shapes
-    method: str, # one of METHODS
-    rank: int, # of each LoRA
-    targets: tuple[str, ...] # keys of LORA_TARGETS
+    backbone: Backbone,  # of shapes
+    method: str,  # one of METHODS
+    rank: int,  # of each LoRA
+    targets: tuple[str, ...],  # keys of LORA_TARGETS
 ) -> None:
     "The adapters that training creates: `policy`, and `auxiliary` where the method has one. Raises `CpoError` for bad settings."
     for name in (("auxiliary",) if method in ("cpo", "distill") else ()) + ("policy",):
-        with _built(backbone.denoiser.dtype): backbone.add_adapter(name, rank, targets=targets)
+        with _built(backbone.denoiser.dtype):
+            backbone.add_adapter(name, rank, targets=targets)
     backbone.trainable_parameters("policy")
 
-def _nbytes(tensors) -> int: return sum(t.numel()*t.element_size() for t in tensors)
+
+def _nbytes(tensors) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
 
 # %% ../nbs/10d_plan.ipynb #5d0f8625
-def _flop_formulas() -> dict: # of operators, from shapes: PyTorch's own, and for its fused attention on a CPU, which they leave out
+def _flop_formulas() -> (
+    dict
+):  # of operators, from shapes: PyTorch's own, and for its fused attention on a CPU, which they leave out
     from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
     aten = torch.ops.aten
-    return flop_registry | {aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q.shape, k.shape, v.shape),
-                            aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: sdpa_backward_flop_count(g.shape, q.shape, k.shape, v.shape)}
+    return flop_registry | {
+        aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(
+            q.shape, k.shape, v.shape
+        ),
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: (
+            sdpa_backward_flop_count(g.shape, q.shape, k.shape, v.shape)
+        ),
+    }
 
 # %% ../nbs/10d_plan.ipynb #fa49e629
-_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd # of operations that are made of others
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd  # of operations that are made of others
+
 
 class _Live(TorchDispatchMode):
     "Counts FLOPs, bytes that operations read and write, and bytes of storages that come into being under it, until they die."
+
     def __init__(self):
         super().__init__()
         self.flops, self.moved, self.formulas = 0, 0, _flop_formulas()
-        self.events, self.alive = [], {} # (number of the storage, bytes or minus bytes); address -> (number, bytes)
+        self.events, self.alive = (
+            [],
+            {},
+        )  # (number of the storage, bytes or minus bytes); address -> (number, bytes)
 
     def _see(self, tensor: torch.Tensor, new: bool):
-        storage = tensor.untyped_storage(); key = storage._cdata
-        if key in self.alive: return
-        number, size = len(self.events), storage.nbytes() if new else 0 # what was there before is not counted
-        self.alive[key] = (number, size); self.events.append((number, size))
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self.alive:
+            return
+        number, size = (
+            len(self.events),
+            storage.nbytes() if new else 0,
+        )  # what was there before is not counted
+        self.alive[key] = (number, size)
+        self.events.append((number, size))
         weakref.finalize(storage, self._gone, key).atexit = False
 
     def _gone(self, key):
-        number, size = self.alive.pop(key); self.events.append((number, -size))
+        number, size = self.alive.pop(key)
+        self.events.append((number, -size))
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if torch.is_inference_mode_enabled() and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE): # comes whole there, and in parts elsewhere
-            with self: return func._op_dk(_COMPOSITE, *args, **(kwargs or {}))
+        if torch.is_inference_mode_enabled() and torch._C._dispatch_has_kernel_for_dispatch_key(
+            func.name(), _COMPOSITE
+        ):  # comes whole there, and in parts elsewhere
+            with self:
+                return func._op_dk(_COMPOSITE, *args, **(kwargs or {}))
         for t in tree_leaves((args, kwargs)):
-            if isinstance(t, torch.Tensor): self._see(t, False)
+            if isinstance(t, torch.Tensor):
+                self._see(t, False)
         out = func(*args, **(kwargs or {}))
-        if not func.is_view: self.moved += _nbytes(t for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor))
-        if formula := self.formulas.get(func._overloadpacket): self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        if not func.is_view:
+            self.moved += _nbytes(
+                t for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)
+            )
+        if formula := self.formulas.get(func._overloadpacket):
+            self.flops += formula(*args, **(kwargs or {}), out_val=out)
         for t in tree_leaves(out):
-            if isinstance(t, torch.Tensor): self._see(t, func is not torch.ops.aten.lift_fresh.default) # a constant's first sight
+            if isinstance(t, torch.Tensor):
+                self._see(
+                    t, func is not torch.ops.aten.lift_fresh.default
+                )  # a constant's first sight
         return out
 
     def peak(self, start: int = 0, stop: int | None = None, without=()) -> int:
@@ -145,20 +260,48 @@ class _Live(TorchDispatchMode):
         skip = {self.alive[t.untyped_storage()._cdata][0] for t in without}
         level = highest = 0
         for i, (number, size) in enumerate(self.events[:stop]):
-            if number not in skip: level += size
-            if i >= start: highest = max(highest, level)
+            if number not in skip:
+                level += size
+            if i >= start:
+                highest = max(highest, level)
         return highest
 
 # %% ../nbs/10d_plan.ipynb #73b931cd
 _IN_FLOAT32 = {F.group_norm, F.layer_norm, F.rms_norm, F.softmax, F.interpolate, F.mse_loss} | {
-    getattr(where, n) for n in ("softmax", "exp", "log", "pow", "rsqrt", "reciprocal", "sum", "cumsum", "prod", "__pow__", "group_norm", "layer_norm", "rms_norm")
-    for where in (torch, torch.Tensor) if hasattr(where, n)}
+    getattr(where, n)
+    for n in (
+        "softmax",
+        "exp",
+        "log",
+        "pow",
+        "rsqrt",
+        "reciprocal",
+        "sum",
+        "cumsum",
+        "prod",
+        "__pow__",
+        "group_norm",
+        "layer_norm",
+        "rms_norm",
+    )
+    for where in (torch, torch.Tensor)
+    if hasattr(where, n)
+}
+
 
 class _GpuAutocast(TorchFunctionMode):
     "What autocast does on a GPU and not on a CPU: these functions compute in float32."
+
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func in _IN_FLOAT32:
-            up = lambda v: v.float() if isinstance(v, torch.Tensor) and v.dtype in (torch.bfloat16, torch.float16) else v
+
+            def up(v):
+                return (
+                    v.float()
+                    if isinstance(v, torch.Tensor) and v.dtype in (torch.bfloat16, torch.float16)
+                    else v
+                )
+
             args, kwargs = tuple(map(up, args)), {k: up(v) for k, v in (kwargs or {}).items()}
         return func(*args, **(kwargs or {}))
 
@@ -166,60 +309,99 @@ class _GpuAutocast(TorchFunctionMode):
 @dataclass(frozen=True)
 class StepCost:
     "What the passes of one micro-batch take."
-    peak: int # bytes at the worst moment of the policy's forward and backward, without gradients of the adapter
-    saved: int # of these, bytes that the forward keeps for the backward
-    frozen_peak: int # bytes at the worst moment of the frozen passes, which come first
-    forward: int # FLOPs of the policy's forward
-    backward: int # of its backward, with the second forward of gradient checkpointing
-    frozen: int # of the frozen passes
 
-def frozen_passes(method: str, n: int) -> list[tuple[int, str | None]]: # (samples, adapter)
+    peak: int  # bytes at the worst moment of the policy's forward and backward, without gradients of the adapter
+    saved: int  # of these, bytes that the forward keeps for the backward
+    frozen_peak: int  # bytes at the worst moment of the frozen passes, which come first
+    forward: int  # FLOPs of the policy's forward
+    backward: int  # of its backward, with the second forward of gradient checkpointing
+    frozen: int  # of the frozen passes
+
+
+def frozen_passes(method: str, n: int) -> list[tuple[int, str | None]]:  # (samples, adapter)
     "The passes without gradient of `n` rows: CPO and distillation ask the auxiliary for z_w and z_l and the base for its reference, DPO the base for both pictures of a pair."
-    return {"cpo": [(2*n, "auxiliary"), (n, None)], "distill": [(2*n, "auxiliary"), (n, None)], "dpo": [(2*n, None)], "sft": []}[method]
+    return {
+        "cpo": [(2 * n, "auxiliary"), (n, None)],
+        "distill": [(2 * n, "auxiliary"), (n, None)],
+        "dpo": [(2 * n, None)],
+        "sft": [],
+    }[method]
+
 
 def _checkpoint(gpu: bool):
     "Gradient checkpointing of one block. No random number is drawn within it, so no generator's state is kept; the second forward has the first one's autocast."
-    again = lambda: (contextlib.nullcontext(), _GpuAutocast() if gpu else contextlib.nullcontext())
-    return lambda module, *args: torch.utils.checkpoint.checkpoint(module.__call__, *args, use_reentrant=False, preserve_rng_state=False, context_fn=again)
+
+    def again():
+        return (contextlib.nullcontext(), _GpuAutocast() if gpu else contextlib.nullcontext())
+
+    return lambda module, *args: torch.utils.checkpoint.checkpoint(
+        module.__call__, *args, use_reentrant=False, preserve_rng_state=False, context_fn=again
+    )
 
 # %% ../nbs/10d_plan.ipynb #ecf13ce1
 @contextlib.contextmanager
 def _saved_bytes(module: torch.nn.Module, live: _Live, found: dict):
     "Collect storages that autograd keeps, other than the module's own: address -> (its number, bytes)."
     own = {t.untyped_storage()._cdata for t in [*module.parameters(), *module.buffers()]}
-    number = lambda key: live.alive.get(key, (None, 0))[0]
+
+    def number(key):
+        return live.alive.get(key, (None, 0))[0]
+
     def pack(t):
         key = t.untyped_storage()._cdata
-        if key not in own: found[key] = number(key), t.untyped_storage().nbytes()
+        if key not in own:
+            found[key] = number(key), t.untyped_storage().nbytes()
         return t
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): yield
-    for key, (was, _) in list(found.items()): # a part of the graph may be gone again
-        if was is not None and was != number(key): del found[key]
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        yield
+    for key, (was, _) in list(found.items()):  # a part of the graph may be gone again
+        if was is not None and was != number(key):
+            del found[key]
 
 # %% ../nbs/10d_plan.ipynb #76814aa8
 def step_cost(
-    backbone: Backbone, # with the adapters of `add_adapters`; its tensors may be fake
-    method: str, # one of METHODS
-    n: int, # rows in the micro-batch: pictures, or pairs of them for dpo
-    precision: str = "bf16", # of the passes
-    gpu: bool = False # count as autocast computes on a GPU
+    backbone: Backbone,  # with the adapters of `add_adapters`; its tensors may be fake
+    method: str,  # one of METHODS
+    n: int,  # rows in the micro-batch: pictures, or pairs of them for dpo
+    precision: str = "bf16",  # of the passes
+    gpu: bool = False,  # count as autocast computes on a GPU
 ) -> StepCost:
     "Take one step and count. Leaves the weights as they are."
-    params, m = backbone.trainable_parameters("policy"), 2*n if method == "dpo" else n
-    rows = lambda k: (torch.zeros(k, *backbone.latent_shape), backbone.sample_timesteps(k), backbone.blank_conditioning(k))
+    params, m = backbone.trainable_parameters("policy"), 2 * n if method == "dpo" else n
+
+    def rows(k):
+        return (
+            torch.zeros(k, *backbone.latent_shape),
+            backbone.sample_timesteps(k),
+            backbone.blank_conditioning(k),
+        )
+
     frozen, policy = [(*rows(k), adapter) for k, adapter in frozen_passes(method, n)], rows(m)
     backbone.activate("policy")
     live, saved = _Live(), {}
     with live, _GpuAutocast() if gpu and precision == "bf16" else contextlib.nullcontext():
-        with torch.no_grad(), autocast(backbone.device, precision): outs = [backbone.predict(*x).float() for x in frozen]
+        with torch.no_grad(), autocast(backbone.device, precision):
+            outs = [backbone.predict(*x).float() for x in frozen]
         at, f0 = len(live.events), live.flops
-        with _saved_bytes(backbone.denoiser, live, saved), autocast(backbone.device, precision): pred = backbone.predict(*policy, "policy").float()
+        with _saved_bytes(backbone.denoiser, live, saved), autocast(backbone.device, precision):
+            pred = backbone.predict(*policy, "policy").float()
         f1 = live.flops
-        loss = pred.square().mean(); del pred
+        loss = pred.square().mean()
+        del pred
         loss.backward()
-    try: return StepCost(live.peak(at, without=[p.grad for p in params.values() if p.grad is not None]), sum(size for _, size in saved.values()), live.peak(0, at), f1 - f0, live.flops - f1, f0)
+    try:
+        return StepCost(
+            live.peak(at, without=[p.grad for p in params.values() if p.grad is not None]),
+            sum(size for _, size in saved.values()),
+            live.peak(0, at),
+            f1 - f0,
+            live.flops - f1,
+            f0,
+        )
     finally:
-        for p in params.values(): p.grad = None
+        for p in params.values():
+            p.grad = None
         backbone.activate(None)
 
 # %% ../nbs/10d_plan.ipynb #e15ce7b5
@@ -227,105 +409,177 @@ def _faked(module: torch.nn.Module) -> None:
     "Exchange a module's tensors on `meta` for fake ones on the CPU, within a `FakeTensorMode`."
     flags = {n: p.requires_grad for n, p in module.named_parameters()}
     module.to_empty(device="cpu")
-    for n, p in module.named_parameters(): p.requires_grad_(flags[n])
+    for n, p in module.named_parameters():
+        p.requires_grad_(flags[n])
+
 
 def _fake_mode():
     from torch._subclasses.fake_tensor import FakeTensorMode
+
     return FakeTensorMode(allow_non_fake_inputs=True)
 
-def fake_step(backbone: Backbone, method: str, n: int, precision: str = "bf16", checkpointing: bool = False, gpu: bool = True) -> StepCost:
+
+def fake_step(
+    backbone: Backbone,
+    method: str,
+    n: int,
+    precision: str = "bf16",
+    checkpointing: bool = False,
+    gpu: bool = True,
+) -> StepCost:
     "`step_cost` of a backbone of shapes, which it makes a backbone of fake tensors."
-    if checkpointing: backbone.denoiser.enable_gradient_checkpointing(_checkpoint(gpu and precision == "bf16"))
-    if not gpu and isinstance(backbone, StableDiffusionBackbone) and backbone.latent_shape[-1] <= 32: plain_attention(backbone.denoiser) # as the family does on a CPU
+    if checkpointing:
+        backbone.denoiser.enable_gradient_checkpointing(_checkpoint(gpu and precision == "bf16"))
+    if (
+        not gpu
+        and isinstance(backbone, StableDiffusionBackbone)
+        and backbone.latent_shape[-1] <= 32
+    ):
+        plain_attention(backbone.denoiser)  # as the family does on a CPU
     with _fake_mode():
         _faked(backbone.denoiser)
         return step_cost(backbone, method, n, precision, gpu)
 
 # %% ../nbs/10d_plan.ipynb #80b047bd
-DEVICES = { # name -> (bf16 TFLOP/s, dense; memory in GiB)
-    "A100": (312, 79.2), "A100 40GB": (312, 39.4), "H100": (989, 79.1), "H100 PCIe": (756, 79.1), "H200": (989, 139.8),
-    "L40S": (362, 44.4), "RTX 4090": (165, 23.6), "RTX 3090": (71, 23.6)}
-UTILISATION = 0.4 # share of the peak that a run is assumed to reach
-CONTEXT = 2**30 # bytes that CUDA and its libraries take on a GPU, about
+DEVICES = {  # name -> (bf16 TFLOP/s, dense; memory in GiB)
+    "A100": (312, 79.2),
+    "A100 40GB": (312, 39.4),
+    "H100": (989, 79.1),
+    "H100 PCIe": (756, 79.1),
+    "H200": (989, 139.8),
+    "L40S": (362, 44.4),
+    "RTX 4090": (165, 23.6),
+    "RTX 3090": (71, 23.6),
+}
+UTILISATION = 0.4  # share of the peak that a run is assumed to reach
+CONTEXT = 2**30  # bytes that CUDA and its libraries take on a GPU, about
+
 
 def known_device(
-    name: str # as `torch.cuda.get_device_name()` says it, or shorter
-) -> str | None: # key of DEVICES
+    name: str,  # as `torch.cuda.get_device_name()` says it, or shorter
+) -> str | None:  # key of DEVICES
     "The device whose words are all in the name; the one with the most words wins."
-    words = lambda s: {*re.split(r"[^a-z0-9]+", s.lower())} - {""}
+
+    def words(s):
+        return {*re.split(r"[^a-z0-9]+", s.lower())} - {""}
+
     found = [d for d in DEVICES if words(d) <= words(name) and "laptop" not in words(name)]
     return max(found, key=lambda d: len(words(d)), default=None)
 
 # %% ../nbs/10d_plan.ipynb #3fa6a690
 @dataclass(frozen=True)
 class _Measured:
-    pipeline: str # its class
+    pipeline: str  # its class
     resolution: int
-    parts: dict # name -> (parameters, bytes)
-    denoiser: str # name of the part that is trained
-    block: int # bytes of its largest block
-    adapters: dict # name -> (parameters, bytes)
+    parts: dict  # name -> (parameters, bytes)
+    denoiser: str  # name of the part that is trained
+    block: int  # bytes of its largest block
+    adapters: dict  # name -> (parameters, bytes)
     step: StepCost
-    latent: int # numbers in one picture's latents
-    embedding: int # bytes of one prompt's embeddings
-    encode: tuple[int, int] # FLOPs and bytes of the VAE's pass over one picture
-    text: int # FLOPs of encoding one prompt
+    latent: int  # numbers in one picture's latents
+    embedding: int  # bytes of one prompt's embeddings
+    encode: tuple[int, int]  # FLOPs and bytes of the VAE's pass over one picture
+    text: int  # FLOPs of encoding one prompt
+
 
 def _encode_cost(bb: Backbone) -> tuple[int, int]:
     with _fake_mode(), torch.no_grad():
-        _faked(bb.pipe.vae); x = torch.zeros(1, 3, bb.resolution, bb.resolution, dtype=bb.pipe.vae.dtype)
-        with _Live() as live: z = bb.pipe.vae.encode(x).latent_dist.mode()
+        _faked(bb.pipe.vae)
+        x = torch.zeros(1, 3, bb.resolution, bb.resolution, dtype=bb.pipe.vae.dtype)
+        with _Live() as live:
+            z = bb.pipe.vae.encode(x).latent_dist.mode()
     return live.flops, live.peak()
+
 
 def _text_flops(bb: Backbone) -> int:
     total = 0
     for name, m in bb.pipe.components.items():
-        if not (name.startswith("text_encoder") and isinstance(m, torch.nn.Module)): continue
+        if not (name.startswith("text_encoder") and isinstance(m, torch.nn.Module)):
+            continue
         tokens = getattr(m.config, "max_position_embeddings", None) or getattr(bb, "t5_length", 0)
-        total += 2*tokens*sum(p.numel() for n, p in m.named_parameters() if "embed" not in n and "shared" not in n)
+        total += (
+            2
+            * tokens
+            * sum(
+                p.numel() for n, p in m.named_parameters() if "embed" not in n and "shared" not in n
+            )
+        )
     return total
 
 # %% ../nbs/10d_plan.ipynb #0e4ad1ea
-def _stamp(base: str) -> tuple: # changes when a config of a local pipeline does
-    return tuple(sorted((f.as_posix(), f.stat().st_mtime_ns) for f in Path(base).glob("**/*.json"))) if Path(base).is_dir() else ()
+def _stamp(base: str) -> tuple:  # changes when a config of a local pipeline does
+    return (
+        tuple(sorted((f.as_posix(), f.stat().st_mtime_ns) for f in Path(base).glob("**/*.json")))
+        if Path(base).is_dir()
+        else ()
+    )
+
 
 @functools.lru_cache(maxsize=64)
-def _measured(base, stamp, resolution, dtype, rank, targets, method, precision, n, checkpointing, gpu) -> _Measured:
+def _measured(
+    base, stamp, resolution, dtype, rank, targets, method, precision, n, checkpointing, gpu
+) -> _Measured:
     bb = bare_backbone(base, getattr(torch, dtype), resolution)
-    parts = part_sizes(bb); add_adapters(bb, method, rank, targets)
+    parts = part_sizes(bb)
+    add_adapters(bb, method, rank, targets)
     blocks = [b for m in bb.denoiser.children() if isinstance(m, torch.nn.ModuleList) for b in m]
-    block = max((_nbytes(p for k, p in b.named_parameters() if ".lora_" not in k) for b in blocks), default=0)
-    adapters = {a: (sum(p.numel() for p in ps), _nbytes(ps)) for a in bb.adapters for ps in [list(bb.adapter_parameters(a).values())]}
+    block = max(
+        (_nbytes(p for k, p in b.named_parameters() if ".lora_" not in k) for b in blocks),
+        default=0,
+    )
+    adapters = {
+        a: (sum(p.numel() for p in ps), _nbytes(ps))
+        for a in bb.adapters
+        for ps in [list(bb.adapter_parameters(a).values())]
+    }
     cost = fake_step(bb, method, n, precision, checkpointing, gpu)
-    return _Measured(bb.pipeline_class, bb.resolution, parts, bb.denoiser_name, block, adapters, cost, math.prod(bb.latent_shape), _nbytes(bb.blank_conditioning(1).tensors.values()), _encode_cost(bb), _text_flops(bb))
+    return _Measured(
+        bb.pipeline_class,
+        bb.resolution,
+        parts,
+        bb.denoiser_name,
+        block,
+        adapters,
+        cost,
+        math.prod(bb.latent_shape),
+        _nbytes(bb.blank_conditioning(1).tensors.values()),
+        _encode_cost(bb),
+        _text_flops(bb),
+    )
 
 # %% ../nbs/10d_plan.ipynb #7d6ae809
 @dataclass(frozen=True)
 class Plan:
     "What a run will cost. `str(plan)` is a report."
-    settings: dict # what `plan_run` was asked, with defaults filled in
-    pipeline: str # class of the pipeline
-    resolution: int # pixels on a side
-    parts: dict[str, int] # parameters of every network
-    denoiser: str # name of the part that is trained
-    adapter: int # parameters that are trained
-    micro_batch: int # rows of one forward and backward pass
-    passes: int # such passes in an update of one process
-    step: StepCost # of one of them
-    memory: dict[str, int] # bytes on the device of one process, by what takes them
-    encode_bytes: int # bytes that the VAE's pass over one picture takes, while pictures are encoded
-    flops: dict[str, float] # of one row: forward, backward, frozen, text; of an update of one process: update; of the encoding: encode
-    disk: dict[str, int] # bytes, by what takes them
-    memory_limit: int | None # bytes that the device has
-    seconds: float | None # of all updates
-    encode_seconds: float | None # of the encoding of pictures and prompts, once
-    no_time: str # why there is no time; empty when there is one
-    bank_seconds: float | None = None # of filling the bank, once
+
+    settings: dict  # what `plan_run` was asked, with defaults filled in
+    pipeline: str  # class of the pipeline
+    resolution: int  # pixels on a side
+    parts: dict[str, int]  # parameters of every network
+    denoiser: str  # name of the part that is trained
+    adapter: int  # parameters that are trained
+    micro_batch: int  # rows of one forward and backward pass
+    passes: int  # such passes in an update of one process
+    step: StepCost  # of one of them
+    memory: dict[str, int]  # bytes on the device of one process, by what takes them
+    encode_bytes: (
+        int  # bytes that the VAE's pass over one picture takes, while pictures are encoded
+    )
+    flops: dict[
+        str, float
+    ]  # of one row: forward, backward, frozen, text; of an update of one process: update; of the encoding: encode
+    disk: dict[str, int]  # bytes, by what takes them
+    memory_limit: int | None  # bytes that the device has
+    seconds: float | None  # of all updates
+    encode_seconds: float | None  # of the encoding of pictures and prompts, once
+    no_time: str  # why there is no time; empty when there is one
+    bank_seconds: float | None = None  # of filling the bank, once
 
     @property
     def total(self) -> int:
         "Bytes on the device of one process."
         return sum(self.memory.values())
+
     @property
     def fits(self) -> bool | None:
         "Does it fit into the device's memory? None when that is not known."
@@ -333,214 +587,598 @@ class Plan:
 
 # %% ../nbs/10d_plan.ipynb #b1933b09
 def _check_settings(s: dict) -> None:
-    whole = lambda v, low=1: isinstance(v, int) and not isinstance(v, bool) and v >= low
-    number = lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) and v > 0
-    bad = [f"{k}={s[k]!r}: must be a whole number of at least 1" for k in ("batch_size", "steps", "pictures", "prompts_per_picture", "rank", "processes", "keep") if not whole(s[k])]
-    if s["micro_batch"] is not None and not whole(s["micro_batch"]): bad.append(f"micro_batch={s['micro_batch']!r}: must be a whole number of at least 1, or None")
-    for k, known in (("method", METHODS), ("dtype", ("float32", "bfloat16", "float16")), ("precision", ("bf16", "fp32")), ("optimizer", ("adamw", "adamw8bit"))):
-        if s[k] not in known: bad.append(f"{k}={s[k]!r}: choose one of {', '.join(known)}")
-    if s["memory_gib"] is not None and not number(s["memory_gib"]): bad.append(f"memory_gib={s['memory_gib']!r}: must be positive")
-    if not number(s["utilisation"]) or s["utilisation"] > 1: bad.append(f"utilisation={s['utilisation']!r}: must be in (0, 1]")
-    if s["draws"] is not None and not whole(s["draws"]): bad.append(f"draws={s['draws']!r}: must be a whole number of at least 1, or None")
-    elif s["draws"] is not None and s["method"] not in ("cpo", "distill"): bad.append(f"draws={s['draws']!r}: {s['method']} asks no auxiliary and reads no bank")
-    if s["sharded"] and s["processes"] == 1: bad.append("sharded=True: one process alone has nobody to share with; give processes")
+    def whole(v, low=1):
+        return isinstance(v, int) and not isinstance(v, bool) and v >= low
+
+    def number(v):
+        return (
+            isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) and v > 0
+        )
+
+    bad = [
+        f"{k}={s[k]!r}: must be a whole number of at least 1"
+        for k in (
+            "batch_size",
+            "steps",
+            "pictures",
+            "prompts_per_picture",
+            "rank",
+            "processes",
+            "keep",
+        )
+        if not whole(s[k])
+    ]
+    if s["micro_batch"] is not None and not whole(s["micro_batch"]):
+        bad.append(
+            f"micro_batch={s['micro_batch']!r}: must be a whole number of at least 1, or None"
+        )
+    for k, known in (
+        ("method", METHODS),
+        ("dtype", ("float32", "bfloat16", "float16")),
+        ("precision", ("bf16", "fp32")),
+        ("optimizer", ("adamw", "adamw8bit")),
+    ):
+        if s[k] not in known:
+            bad.append(f"{k}={s[k]!r}: choose one of {', '.join(known)}")
+    if s["memory_gib"] is not None and not number(s["memory_gib"]):
+        bad.append(f"memory_gib={s['memory_gib']!r}: must be positive")
+    if not number(s["utilisation"]) or s["utilisation"] > 1:
+        bad.append(f"utilisation={s['utilisation']!r}: must be in (0, 1]")
+    if s["draws"] is not None and not whole(s["draws"]):
+        bad.append(f"draws={s['draws']!r}: must be a whole number of at least 1, or None")
+    elif s["draws"] is not None and s["method"] not in ("cpo", "distill"):
+        bad.append(f"draws={s['draws']!r}: {s['method']} asks no auxiliary and reads no bank")
+    if s["sharded"] and s["processes"] == 1:
+        bad.append("sharded=True: one process alone has nobody to share with; give processes")
     name = s["device_name"]
-    if name is not None and name.lower() != "cpu" and not known_device(name) and s["memory_gib"] is None:
-        bad.append(f"device_name={name!r}: not in the table ({', '.join(DEVICES)}); give memory_gib to plan for it, without time")
-    if bad: raise CpoError("these settings cannot be planned:", bad, "correct these settings")
+    if (
+        name is not None
+        and name.lower() != "cpu"
+        and not known_device(name)
+        and s["memory_gib"] is None
+    ):
+        bad.append(
+            f"device_name={name!r}: not in the table ({', '.join(DEVICES)}); give memory_gib to plan for it, without time"
+        )
+    if bad:
+        raise CpoError("these settings cannot be planned:", bad, "correct these settings")
 
 # %% ../nbs/10d_plan.ipynb #2070432d
 def _memory(m: _Measured, s: dict, gpu: bool) -> dict[str, int]:
     "Bytes of one process, by what takes them."
     out = {}
     for name, (_, nbytes) in m.parts.items():
-        if name == m.denoiser and s["sharded"]: out[f"{name}, its share"], out[f"{name}, two blocks gathered"] = -(-nbytes//s["processes"]), 2*m.block
-        elif name == m.denoiser or not s["cached"]: out[name] = nbytes
+        if name == m.denoiser and s["sharded"]:
+            out[f"{name}, its share"], out[f"{name}, two blocks gathered"] = (
+                -(-nbytes // s["processes"]),
+                2 * m.block,
+            )
+        elif name == m.denoiser or not s["cached"]:
+            out[name] = nbytes
     parameters, nbytes = m.adapters["policy"]
-    if "auxiliary" in m.adapters: out["auxiliary adapter"] = m.adapters["auxiliary"][1]
-    moments = parameters*(2 if s["optimizer"] == "adamw8bit" else 8)
-    out |= {"policy adapter": nbytes, "its gradients": nbytes, "its average (EMA)": nbytes, "optimizer": moments, "passes": max(m.step.peak, m.step.frozen_peak)}
+    if "auxiliary" in m.adapters:
+        out["auxiliary adapter"] = m.adapters["auxiliary"][1]
+    moments = parameters * (2 if s["optimizer"] == "adamw8bit" else 8)
+    out |= {
+        "policy adapter": nbytes,
+        "its gradients": nbytes,
+        "its average (EMA)": nbytes,
+        "optimizer": moments,
+        "passes": max(m.step.peak, m.step.frozen_peak),
+    }
     return out | ({"CUDA itself (assumed)": CONTEXT} if gpu else {})
+
 
 def _disk(m: _Measured, s: dict, records: int = 0) -> dict[str, int]:
     parameters = m.adapters["policy"][0]
-    checkpoint = parameters*(8 + (2 if s["optimizer"] == "adamw8bit" else 8)) # weights, average, two moments
-    prompts = {"prompt embeddings": s["pictures"]*s["prompts_per_picture"]*m.embedding} if s["cached"] else {}
-    bank = {f"bank, {s['draws']} draws a picture": records*3*m.latent*(2 if s["precision"] == "bf16" else 4)} if records else {}
-    return {"latents": s["pictures"]*m.latent*2} | prompts | bank | {f"checkpoints ({s['keep']} kept)": s["keep"]*checkpoint, "adapter": 4*parameters}
+    checkpoint = parameters * (
+        8 + (2 if s["optimizer"] == "adamw8bit" else 8)
+    )  # weights, average, two moments
+    prompts = (
+        {"prompt embeddings": s["pictures"] * s["prompts_per_picture"] * m.embedding}
+        if s["cached"]
+        else {}
+    )
+    bank = (
+        {
+            f"bank, {s['draws']} draws a picture": records
+            * 3
+            * m.latent
+            * (2 if s["precision"] == "bf16" else 4)
+        }
+        if records
+        else {}
+    )
+    return (
+        {"latents": s["pictures"] * m.latent * 2}
+        | prompts
+        | bank
+        | {f"checkpoints ({s['keep']} kept)": s["keep"] * checkpoint, "adapter": 4 * parameters}
+    )
 
 # %% ../nbs/10d_plan.ipynb #939ef0d8
 def plan_run(
-    base: str | Path, # 'atelier', a pipeline folder, or a hub id
+    base: str | Path,  # 'atelier', a pipeline folder, or a hub id
     *,
-    method: str = "cpo", # one of METHODS; "sft" is stage 1 too
-    resolution: int | None = None, # pixels on a side; default: what the model was made for
-    batch_size: int, # rows per update, over all processes: pictures, or pairs of them for dpo
-    steps: int, # updates
-    pictures: int, # in the training set
-    prompts_per_picture: int | None = None, # that are encoded; default: 3 for cpo and distill (caption, winner's, loser's), else 1
-    rank: int = 32, # of each LoRA
-    targets: tuple[str, ...] = ("attention", "feedforward", "convolution"), # keys of LORA_TARGETS
-    dtype: str = "float32", # of the frozen weights: float32, bfloat16 or float16
-    precision: str = "bf16", # of the passes: bf16 or fp32
-    micro_batch: int | None = None, # rows per pass of one process; default: all of its share
-    checkpointing: bool = False, # gradient checkpointing: less memory, one more forward
-    optimizer: str = "adamw", # or "adamw8bit"
-    cached: bool = True, # latents and embeddings are cached, so VAE and text encoders leave the device
-    draws: int | None = None, # cpo, distill: a bank of so many draws of each picture; None: live
-    processes: int = 1, # that share a batch, each on a device of its own
-    sharded: bool = False, # FSDP: they share the denoiser's weights too
-    device_name: str | None = None, # see DEVICES, or "cpu"; default: some GPU
-    memory_gib: float | None = None, # of the device; default: what the table says
-    keep: int = TrainConfig.keep, # checkpoints that stay on disk
-    utilisation: float = UTILISATION # share of the peak speed that is reached
+    method: str = "cpo",  # one of METHODS; "sft" is stage 1 too
+    resolution: int | None = None,  # pixels on a side; default: what the model was made for
+    batch_size: int,  # rows per update, over all processes: pictures, or pairs of them for dpo
+    steps: int,  # updates
+    pictures: int,  # in the training set
+    prompts_per_picture: int
+    | None = None,  # that are encoded; default: 3 for cpo and distill (caption, winner's, loser's), else 1
+    rank: int = 32,  # of each LoRA
+    targets: tuple[str, ...] = ("attention", "feedforward", "convolution"),  # keys of LORA_TARGETS
+    dtype: str = "float32",  # of the frozen weights: float32, bfloat16 or float16
+    precision: str = "bf16",  # of the passes: bf16 or fp32
+    micro_batch: int | None = None,  # rows per pass of one process; default: all of its share
+    checkpointing: bool = False,  # gradient checkpointing: less memory, one more forward
+    optimizer: str = "adamw",  # or "adamw8bit"
+    cached: bool = True,  # latents and embeddings are cached, so VAE and text encoders leave the device
+    draws: int | None = None,  # cpo, distill: a bank of so many draws of each picture; None: live
+    processes: int = 1,  # that share a batch, each on a device of its own
+    sharded: bool = False,  # FSDP: they share the denoiser's weights too
+    device_name: str | None = None,  # see DEVICES, or "cpu"; default: some GPU
+    memory_gib: float | None = None,  # of the device; default: what the table says
+    keep: int = TrainConfig.keep,  # checkpoints that stay on disk
+    utilisation: float = UTILISATION,  # share of the peak speed that is reached
 ) -> Plan:
     "Plan a run: seconds of work and no weights read. Raises `CpoError` naming everything that is wrong with the settings, or what is wrong with the pipeline."
     s = dict(locals()) | dict(base=str(base), targets=tuple(targets))
-    if prompts_per_picture is None: s["prompts_per_picture"] = 3 if method in ("cpo", "distill") and draws is None else 1
+    if prompts_per_picture is None:
+        s["prompts_per_picture"] = 3 if method in ("cpo", "distill") and draws is None else 1
     _check_settings(s)
     gpu, known = (device_name or "").lower() != "cpu", known_device(device_name or "")
-    share = -(-batch_size//processes); n = min(micro_batch or share, share)
-    m = _measured(s["base"], _stamp(s["base"]), resolution, dtype, rank, s["targets"], method, precision, n, checkpointing, gpu)
-    row = dict(forward=m.step.forward/n, backward=m.step.backward/n, frozen=m.step.frozen/n, text=0. if cached else float(m.text*s["prompts_per_picture"]))
-    records = min(steps*batch_size, pictures*draws) if draws else 0 # what a run does not use is not computed
-    bank = records*(row["frozen"] + 2*m.text)
-    if draws: row["frozen"] = 0.
-    flops = row | dict(bank=float(bank), update=share*sum(row.values()), encode=float(pictures*m.encode[0] + (pictures*s["prompts_per_picture"]*m.text if cached else 0)))
-    no_time = ("a CPU's speed is not in the table" if not gpu else "no device was named" if device_name is None else f"{device_name} is not in the table" if not known else
-               "the table holds bf16 speeds, and the passes are in float32" if precision != "bf16" else "")
-    speed = None if no_time else DEVICES[known][0]*1e12*utilisation
+    share = -(-batch_size // processes)
+    n = min(micro_batch or share, share)
+    m = _measured(
+        s["base"],
+        _stamp(s["base"]),
+        resolution,
+        dtype,
+        rank,
+        s["targets"],
+        method,
+        precision,
+        n,
+        checkpointing,
+        gpu,
+    )
+    row = dict(
+        forward=m.step.forward / n,
+        backward=m.step.backward / n,
+        frozen=m.step.frozen / n,
+        text=0.0 if cached else float(m.text * s["prompts_per_picture"]),
+    )
+    records = (
+        min(steps * batch_size, pictures * draws) if draws else 0
+    )  # what a run does not use is not computed
+    bank = records * (row["frozen"] + 2 * m.text)
+    if draws:
+        row["frozen"] = 0.0
+    flops = row | dict(
+        bank=float(bank),
+        update=share * sum(row.values()),
+        encode=float(
+            pictures * m.encode[0] + (pictures * s["prompts_per_picture"] * m.text if cached else 0)
+        ),
+    )
+    no_time = (
+        "a CPU's speed is not in the table"
+        if not gpu
+        else "no device was named"
+        if device_name is None
+        else f"{device_name} is not in the table"
+        if not known
+        else "the table holds bf16 speeds, and the passes are in float32"
+        if precision != "bf16"
+        else ""
+    )
+    speed = None if no_time else DEVICES[known][0] * 1e12 * utilisation
     limit = memory_gib if memory_gib is not None else DEVICES[known][1] if known else None
-    return Plan(s, m.pipeline, m.resolution, {k: v for k, (v, _) in m.parts.items()}, m.denoiser, m.adapters["policy"][0], n, -(-share//n), m.step, _memory(m, s, gpu), m.encode[1], flops, _disk(m, s, records),
-                None if limit is None else int(limit*2**30), steps*flops["update"]/speed if speed else None, flops["encode"]/speed if speed and dtype != "float32" else None, no_time, bank/speed/processes if speed and draws else None)
+    return Plan(
+        s,
+        m.pipeline,
+        m.resolution,
+        {k: v for k, (v, _) in m.parts.items()},
+        m.denoiser,
+        m.adapters["policy"][0],
+        n,
+        -(-share // n),
+        m.step,
+        _memory(m, s, gpu),
+        m.encode[1],
+        flops,
+        _disk(m, s, records),
+        None if limit is None else int(limit * 2**30),
+        steps * flops["update"] / speed if speed else None,
+        flops["encode"] / speed if speed and dtype != "float32" else None,
+        no_time,
+        bank / speed / processes if speed and draws else None,
+    )
 
 # %% ../nbs/10d_plan.ipynb #e2869fcc
 def _size(n: float) -> str:
     for unit, by in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if n >= by: return f"{n/by:,.2f} {unit}"
+        if n >= by:
+            return f"{n / by:,.2f} {unit}"
     return f"{n:,.0f} B"
+
 
 def _count(n: float, units=("k", "M", "B", "T")) -> str:
     for power, unit in reversed(list(enumerate(units, 1))):
-        if n >= 1000**power: return f"{n/1000**power:,.1f} {unit}"
+        if n >= 1000**power:
+            return f"{n / 1000**power:,.1f} {unit}"
     return f"{n:,.0f}"
 
-def _flop(n: float) -> str: return _count(n, ("kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"))
 
-def _lines(title: str, rows) -> list[str]: # rows: (name, value, remark)
-    return ["", title, *(f"  {name:36} {value:>13}{'   ' + remark if remark else ''}" for name, value, remark in rows)]
+def _flop(n: float) -> str:
+    return _count(n, ("kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"))
+
+
+def _lines(title: str, rows) -> list[str]:  # rows: (name, value, remark)
+    return [
+        "",
+        title,
+        *(
+            f"  {name:36} {value:>13}{'   ' + remark if remark else ''}"
+            for name, value, remark in rows
+        ),
+    ]
+
 
 def _memory_lines(p: Plan) -> list[str]:
     frozen = p.step.frozen_peak > p.step.peak
-    remark = {"passes": f"{'the frozen passes' if frozen else 'forward and backward'} of {p.micro_batch} row{'s'*(p.micro_batch > 1)}" + (f"; forward and backward take {_size(p.step.peak)}" if frozen else f"; the frozen ones before take {_size(p.step.frozen_peak)}" if p.step.frozen_peak else "")} | ({"auxiliary adapter": "while the bank is filled, and for held-out rows"} if p.settings["draws"] else {})
+    remark = {
+        "passes": f"{'the frozen passes' if frozen else 'forward and backward'} of {p.micro_batch} row{'s' * (p.micro_batch > 1)}"
+        + (
+            f"; forward and backward take {_size(p.step.peak)}"
+            if frozen
+            else f"; the frozen ones before take {_size(p.step.frozen_peak)}"
+            if p.step.frozen_peak
+            else ""
+        )
+    } | (
+        {"auxiliary adapter": "while the bank is filled, and for held-out rows"}
+        if p.settings["draws"]
+        else {}
+    )
     rows = [(k, _size(v), remark.get(k, "")) for k, v in p.memory.items()]
-    if p.memory_limit is None: verdict = "name a device or its memory to see whether it fits"
-    else: verdict = f"of {_size(p.memory_limit)}: " + (f"fits, {_size(p.memory_limit - p.total)} to spare" if p.fits else f"does NOT fit, {_size(p.total - p.memory_limit)} too much; `fit(plan)` says what to change")
-    title = "Memory of one device, estimated" if p.settings["processes"] == 1 else f"Memory of each of {p.settings['processes']} devices, estimated"
-    return _lines(title, rows + [("together", _size(p.total), verdict)]) + ["  Not in it: what the allocator loses in gaps, workspace of kernels, the optimizer's temporaries; keep a tenth free."]
+    if p.memory_limit is None:
+        verdict = "name a device or its memory to see whether it fits"
+    else:
+        verdict = f"of {_size(p.memory_limit)}: " + (
+            f"fits, {_size(p.memory_limit - p.total)} to spare"
+            if p.fits
+            else f"does NOT fit, {_size(p.total - p.memory_limit)} too much; `fit(plan)` says what to change"
+        )
+    title = (
+        "Memory of one device, estimated"
+        if p.settings["processes"] == 1
+        else f"Memory of each of {p.settings['processes']} devices, estimated"
+    )
+    return _lines(title, rows + [("together", _size(p.total), verdict)]) + [
+        "  Not in it: what the allocator loses in gaps, workspace of kernels, the optimizer's temporaries; keep a tenth free."
+    ]
 
 # %% ../nbs/10d_plan.ipynb #64a4f9c6
 def _time_lines(p: Plan) -> list[str]:
     f, s = p.flops, p.settings
-    rows = [("one row, forward", _flop(f["forward"]), ""),
-            ("one row, all of its passes", f"{sum(f[k] for k in ('forward', 'backward', 'frozen', 'text'))/f['forward']:,.1f} forwards", f"1 forward, {f['backward']/f['forward']:.1f} backward{' (with a second forward)' if s['checkpointing'] else ''}, {f['frozen']/f['forward']:.1f} frozen" + (f", {f['text']/f['forward']:.1f} text" if f["text"] else "")),
-            ("one update of one process", _flop(f["update"]), ""), ("pictures and prompts, encoded once", _flop(f["encode"]), f"{_size(p.encode_bytes)} for every picture that the VAE encodes at once")]
-    if f["bank"]: rows.append(("filling the bank, once", _flop(f["bank"]), "other runs on the same pictures and auxiliary find it filled"))
-    if p.seconds is None: return _lines("Work", rows) + [f"  Time is left out: {p.no_time}."]
-    rows += [(f"{s['steps']:,} updates", readable_time(p.seconds), f"on {known_device(s['device_name'])}, if {s['utilisation']:.0%} of its {DEVICES[known_device(s['device_name'])][0]} TFLOP/s is reached, which is assumed")]
-    return _lines("Work and time", rows + [(name, readable_time(v), "") for name, v in (("encoding before", p.encode_seconds), ("filling the bank before", p.bank_seconds)) if v is not None])
+    rows = [
+        ("one row, forward", _flop(f["forward"]), ""),
+        (
+            "one row, all of its passes",
+            f"{sum(f[k] for k in ('forward', 'backward', 'frozen', 'text')) / f['forward']:,.1f} forwards",
+            f"1 forward, {f['backward'] / f['forward']:.1f} backward{' (with a second forward)' if s['checkpointing'] else ''}, {f['frozen'] / f['forward']:.1f} frozen"
+            + (f", {f['text'] / f['forward']:.1f} text" if f["text"] else ""),
+        ),
+        ("one update of one process", _flop(f["update"]), ""),
+        (
+            "pictures and prompts, encoded once",
+            _flop(f["encode"]),
+            f"{_size(p.encode_bytes)} for every picture that the VAE encodes at once",
+        ),
+    ]
+    if f["bank"]:
+        rows.append(
+            (
+                "filling the bank, once",
+                _flop(f["bank"]),
+                "other runs on the same pictures and auxiliary find it filled",
+            )
+        )
+    if p.seconds is None:
+        return _lines("Work", rows) + [f"  Time is left out: {p.no_time}."]
+    rows += [
+        (
+            f"{s['steps']:,} updates",
+            readable_time(p.seconds),
+            f"on {known_device(s['device_name'])}, if {s['utilisation']:.0%} of its {DEVICES[known_device(s['device_name'])][0]} TFLOP/s is reached, which is assumed",
+        )
+    ]
+    return _lines(
+        "Work and time",
+        rows
+        + [
+            (name, readable_time(v), "")
+            for name, v in (
+                ("encoding before", p.encode_seconds),
+                ("filling the bank before", p.bank_seconds),
+            )
+            if v is not None
+        ],
+    )
+
 
 @patch
 def __str__(self: Plan) -> str:
     "The report."
-    p, s = self, self.settings; base = Path(s["base"]).name if Path(s["base"]).is_dir() else s["base"]
+    p, s = self, self.settings
+    base = Path(s["base"]).name if Path(s["base"]).is_dir() else s["base"]
     rows = "pairs" if s["method"] == "dpo" else "pictures"
-    head = [f"{s['method']} on {base} ({p.pipeline}) at {p.resolution} px: {s['steps']:,} updates of {s['batch_size']} {rows}" + (f" on {s['processes']} devices" if s["processes"] > 1 else ""),
-            f"  each device takes {p.passes} x {p.micro_batch} {rows} per update; weights in {s['dtype']}, passes in {s['precision']}, {s['optimizer']}, gradient checkpointing {'on' if s['checkpointing'] else 'off'}"]
-    notes = {n: "frozen, with adapters" if n == p.denoiser else "frozen, not on the device while training" if s["cached"] else "frozen" for n in p.parts}
+    head = [
+        f"{s['method']} on {base} ({p.pipeline}) at {p.resolution} px: {s['steps']:,} updates of {s['batch_size']} {rows}"
+        + (f" on {s['processes']} devices" if s["processes"] > 1 else ""),
+        f"  each device takes {p.passes} x {p.micro_batch} {rows} per update; weights in {s['dtype']}, passes in {s['precision']}, {s['optimizer']}, gradient checkpointing {'on' if s['checkpointing'] else 'off'}",
+    ]
+    notes = {
+        n: "frozen, with adapters"
+        if n == p.denoiser
+        else "frozen, not on the device while training"
+        if s["cached"]
+        else "frozen"
+        for n in p.parts
+    }
     parts = [(n, _count(v), notes[n]) for n, v in p.parts.items()]
-    trained = ("policy adapter", _count(p.adapter), f"the only part that is trained: rank {s['rank']} on {', '.join(s['targets'])}; {p.adapter/p.parts[p.denoiser]:.1%} of the {p.denoiser}")
-    disk = _lines("Disk", [(k, _size(v), "") for k, v in p.disk.items()] + [("together", _size(sum(p.disk.values())), "")])
-    return "\n".join(head + _lines("Parameters", parts + [trained]) + _memory_lines(p) + _time_lines(p) + disk)
+    trained = (
+        "policy adapter",
+        _count(p.adapter),
+        f"the only part that is trained: rank {s['rank']} on {', '.join(s['targets'])}; {p.adapter / p.parts[p.denoiser]:.1%} of the {p.denoiser}",
+    )
+    disk = _lines(
+        "Disk",
+        [(k, _size(v), "") for k, v in p.disk.items()]
+        + [("together", _size(sum(p.disk.values())), "")],
+    )
+    return "\n".join(
+        head + _lines("Parameters", parts + [trained]) + _memory_lines(p) + _time_lines(p) + disk
+    )
 
 # %% ../nbs/10d_plan.ipynb #4fb6835d
 def _changes(plan: Plan):
     "Changes one after another, as (what is said, settings)."
     s, n = plan.settings, plan.micro_batch
-    if not s["cached"]: yield "cache latents and prompt embeddings, VAE and text encoders leave the device", dict(cached=True)
-    if s["dtype"] == "float32": yield "frozen weights in bfloat16", dict(dtype="bfloat16")
-    if not s["checkpointing"]: yield "gradient checkpointing", dict(checkpointing=True)
-    while n > 1: n = n//2; yield f"micro-batches of {n}", dict(micro_batch=n)
-    if s["optimizer"] == "adamw": yield "the optimizer's moments in 8 bits", dict(optimizer="adamw8bit")
+    if not s["cached"]:
+        yield (
+            "cache latents and prompt embeddings, VAE and text encoders leave the device",
+            dict(cached=True),
+        )
+    if s["dtype"] == "float32":
+        yield "frozen weights in bfloat16", dict(dtype="bfloat16")
+    if not s["checkpointing"]:
+        yield "gradient checkpointing", dict(checkpointing=True)
+    while n > 1:
+        n = n // 2
+        yield f"micro-batches of {n}", dict(micro_batch=n)
+    if s["optimizer"] == "adamw":
+        yield "the optimizer's moments in 8 bits", dict(optimizer="adamw8bit")
     for k in (2, 4, 8):
-        if k > s["processes"] or (k == s["processes"] and not s["sharded"]): yield f"the weights shared by {k} devices", dict(processes=k, sharded=True)
+        if k > s["processes"] or (k == s["processes"] and not s["sharded"]):
+            yield f"the weights shared by {k} devices", dict(processes=k, sharded=True)
 
 # %% ../nbs/10d_plan.ipynb #b3d2f19d
 def fit(
-    plan: Plan # one that does not fit
-) -> list[tuple[str, Plan]]: # what is changed, in order and on top of the former, and the plan after it; empty when it fits as it is
+    plan: Plan,  # one that does not fit
+) -> list[
+    tuple[str, Plan]
+]:  # what is changed, in order and on top of the former, and the plan after it; empty when it fits as it is
     "Changes until the run fits. When nothing suffices the last entry says so. Raises `CpoError` when the device's memory is not known."
-    if plan.fits is None: raise CpoError("whether the run fits cannot be said: the memory of the device is not known", hint="give device_name or memory_gib to plan_run")
+    if plan.fits is None:
+        raise CpoError(
+            "whether the run fits cannot be said: the memory of the device is not known",
+            hint="give device_name or memory_gib to plan_run",
+        )
     steps, settings = [], dict(plan.settings)
-    if plan.fits: return steps
+    if plan.fits:
+        return steps
     for what, change in _changes(plan):
         settings |= change
         steps.append((what, plan_run(**settings)))
-        if steps[-1][1].fits: return steps
+        if steps[-1][1].fits:
+            return steps
     last = steps[-1][1] if steps else plan
-    return steps + [(f"nothing more helps, {_size(last.total - last.memory_limit)} too much: take a device with more memory, a smaller resolution or rank, or a smaller base", last)]
+    return steps + [
+        (
+            f"nothing more helps, {_size(last.total - last.memory_limit)} too much: take a device with more memory, a smaller resolution or rank, or a smaller base",
+            last,
+        )
+    ]
 
 # %% ../nbs/10d_plan.ipynb #027aaded
 def fit_report(
-    plan: Plan, # where it starts
-    steps: list[tuple[str, Plan]] # what `fit` said
+    plan: Plan,  # where it starts
+    steps: list[tuple[str, Plan]],  # what `fit` said
 ) -> str:
     "The changes as a table: memory after each, and time where it is known."
-    row = lambda what, p: f"  {what:76} {_size(p.total):>12}{'' if p.seconds is None else f'{readable_time(p.seconds):>10}'}{'   fits' if p.fits else ''}"
-    rows = [row("as asked", plan)] + [row(what, p) for what, p in steps if not what.startswith("nothing more")]
+
+    def row(what, p):
+        return f"  {what:76} {_size(p.total):>12}{'' if p.seconds is None else f'{readable_time(p.seconds):>10}'}{'   fits' if p.fits else ''}"
+
+    rows = [row("as asked", plan)] + [
+        row(what, p) for what, p in steps if not what.startswith("nothing more")
+    ]
     end = [f"  {what}" for what, _ in steps if what.startswith("nothing more")]
-    return "\n".join([f"To fit into {_size(plan.memory_limit)}, each change on top of the former:", *rows, *end])
+    return "\n".join(
+        [f"To fit into {_size(plan.memory_limit)}, each change on top of the former:", *rows, *end]
+    )
 
 # %% ../nbs/10d_plan.ipynb #7d442f34
-_CLIP_L = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, projection_dim=768, vocab_size=49408)
-_CLIP_G = dict(hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=20, projection_dim=1280, vocab_size=49408, hidden_act="gelu")
-_T5_XXL = dict(vocab_size=32128, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
-def _vae(**own): return "AutoencoderKL", dict(block_out_channels=[128, 256, 512, 512], down_block_types=["DownEncoderBlock2D"]*4, up_block_types=["UpDecoderBlock2D"]*4, layers_per_block=2, norm_num_groups=32, latent_channels=4) | own
+_CLIP_L = dict(
+    hidden_size=768,
+    intermediate_size=3072,
+    num_hidden_layers=12,
+    num_attention_heads=12,
+    projection_dim=768,
+    vocab_size=49408,
+)
+_CLIP_G = dict(
+    hidden_size=1280,
+    intermediate_size=5120,
+    num_hidden_layers=32,
+    num_attention_heads=20,
+    projection_dim=1280,
+    vocab_size=49408,
+    hidden_act="gelu",
+)
+_T5_XXL = dict(
+    vocab_size=32128,
+    d_model=4096,
+    d_kv=64,
+    d_ff=10240,
+    num_layers=24,
+    num_heads=64,
+    feed_forward_proj="gated-gelu",
+    tie_word_embeddings=False,
+)
+
+
+def _vae(**own):
+    return "AutoencoderKL", dict(
+        block_out_channels=[128, 256, 512, 512],
+        down_block_types=["DownEncoderBlock2D"] * 4,
+        up_block_types=["UpDecoderBlock2D"] * 4,
+        layers_per_block=2,
+        norm_num_groups=32,
+        latent_channels=4,
+    ) | own
+
+
 _FLOW_VAE = _vae(latent_channels=16, use_quant_conv=False, use_post_quant_conv=False)
 
 # %% ../nbs/10d_plan.ipynb #67257d12
-_SD15 = dict(sample_size=64, block_out_channels=[320, 640, 1280, 1280], cross_attention_dim=768, attention_head_dim=8)
-_SDXL = dict(sample_size=128, block_out_channels=[320, 640, 1280], cross_attention_dim=2048, attention_head_dim=[5, 10, 20], transformer_layers_per_block=[1, 2, 10], use_linear_projection=True,
-             addition_embed_type="text_time", addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816,
-             down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"], up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"])
-_SD3 = dict(sample_size=128, patch_size=2, in_channels=16, out_channels=16, num_layers=24, attention_head_dim=64, num_attention_heads=24, joint_attention_dim=4096, caption_projection_dim=1536,
-            pooled_projection_dim=2048, pos_embed_max_size=192)
-_SD35 = _SD3 | dict(pos_embed_max_size=384, qk_norm="rms_norm", dual_attention_layers=list(range(13)))
-_FLUX = dict(in_channels=64, num_layers=19, num_single_layers=38, attention_head_dim=128, num_attention_heads=24, joint_attention_dim=4096, pooled_projection_dim=768, guidance_embeds=True, axes_dims_rope=[16, 56, 56])
+_SD15 = dict(
+    sample_size=64,
+    block_out_channels=[320, 640, 1280, 1280],
+    cross_attention_dim=768,
+    attention_head_dim=8,
+)
+_SDXL = dict(
+    sample_size=128,
+    block_out_channels=[320, 640, 1280],
+    cross_attention_dim=2048,
+    attention_head_dim=[5, 10, 20],
+    transformer_layers_per_block=[1, 2, 10],
+    use_linear_projection=True,
+    addition_embed_type="text_time",
+    addition_time_embed_dim=256,
+    projection_class_embeddings_input_dim=2816,
+    down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+)
+_SD3 = dict(
+    sample_size=128,
+    patch_size=2,
+    in_channels=16,
+    out_channels=16,
+    num_layers=24,
+    attention_head_dim=64,
+    num_attention_heads=24,
+    joint_attention_dim=4096,
+    caption_projection_dim=1536,
+    pooled_projection_dim=2048,
+    pos_embed_max_size=192,
+)
+_SD35 = _SD3 | dict(
+    pos_embed_max_size=384, qk_norm="rms_norm", dual_attention_layers=list(range(13))
+)
+_FLUX = dict(
+    in_channels=64,
+    num_layers=19,
+    num_single_layers=38,
+    attention_head_dim=128,
+    num_attention_heads=24,
+    joint_attention_dim=4096,
+    pooled_projection_dim=768,
+    guidance_embeds=True,
+    axes_dims_rope=[16, 56, 56],
+)
 
 # %% ../nbs/10d_plan.ipynb #7456f4c0
-def _sd3_parts(transformer): return dict(transformer=("SD3Transformer2DModel", transformer), vae=_FLOW_VAE, text_encoder=("CLIPTextModelWithProjection", _CLIP_L), text_encoder_2=("CLIPTextModelWithProjection", _CLIP_G),
-                                         text_encoder_3=("T5EncoderModel", _T5_XXL), scheduler=("FlowMatchEulerDiscreteScheduler", dict(shift=3.)))
-FULL_SIZE = { # name -> (pipeline, its parts, millions of parameters of the denoiser)
-    "SD 1.5": ("StableDiffusionPipeline", dict(unet=("UNet2DConditionModel", _SD15), vae=_vae(), text_encoder=("CLIPTextModel", _CLIP_L), scheduler=("DDIMScheduler", dict(steps_offset=1, clip_sample=False))), 859.5),
-    "SDXL": ("StableDiffusionXLPipeline", dict(unet=("UNet2DConditionModel", _SDXL), vae=_vae(force_upcast=True), text_encoder=("CLIPTextModel", _CLIP_L), text_encoder_2=("CLIPTextModelWithProjection", _CLIP_G),
-                                               scheduler=("EulerDiscreteScheduler", {})), 2567),
-    "SD 3 medium": ("StableDiffusion3Pipeline", _sd3_parts(_SD3), 2030), "SD 3.5 medium": ("StableDiffusion3Pipeline", _sd3_parts(_SD35), 2240),
-    "FLUX.1-dev": ("FluxPipeline", dict(transformer=("FluxTransformer2DModel", _FLUX), vae=_FLOW_VAE, text_encoder=("CLIPTextModel", _CLIP_L), text_encoder_2=("T5EncoderModel", _T5_XXL),
-                                        scheduler=("FlowMatchEulerDiscreteScheduler", dict(use_dynamic_shifting=True))), 11_900)}
+def _sd3_parts(transformer):
+    return dict(
+        transformer=("SD3Transformer2DModel", transformer),
+        vae=_FLOW_VAE,
+        text_encoder=("CLIPTextModelWithProjection", _CLIP_L),
+        text_encoder_2=("CLIPTextModelWithProjection", _CLIP_G),
+        text_encoder_3=("T5EncoderModel", _T5_XXL),
+        scheduler=("FlowMatchEulerDiscreteScheduler", dict(shift=3.0)),
+    )
+
+
+FULL_SIZE = {  # name -> (pipeline, its parts, millions of parameters of the denoiser)
+    "SD 1.5": (
+        "StableDiffusionPipeline",
+        dict(
+            unet=("UNet2DConditionModel", _SD15),
+            vae=_vae(),
+            text_encoder=("CLIPTextModel", _CLIP_L),
+            scheduler=("DDIMScheduler", dict(steps_offset=1, clip_sample=False)),
+        ),
+        859.5,
+    ),
+    "SDXL": (
+        "StableDiffusionXLPipeline",
+        dict(
+            unet=("UNet2DConditionModel", _SDXL),
+            vae=_vae(force_upcast=True),
+            text_encoder=("CLIPTextModel", _CLIP_L),
+            text_encoder_2=("CLIPTextModelWithProjection", _CLIP_G),
+            scheduler=("EulerDiscreteScheduler", {}),
+        ),
+        2567,
+    ),
+    "SD 3 medium": ("StableDiffusion3Pipeline", _sd3_parts(_SD3), 2030),
+    "SD 3.5 medium": ("StableDiffusion3Pipeline", _sd3_parts(_SD35), 2240),
+    "FLUX.1-dev": (
+        "FluxPipeline",
+        dict(
+            transformer=("FluxTransformer2DModel", _FLUX),
+            vae=_FLOW_VAE,
+            text_encoder=("CLIPTextModel", _CLIP_L),
+            text_encoder_2=("T5EncoderModel", _T5_XXL),
+            scheduler=("FlowMatchEulerDiscreteScheduler", dict(use_dynamic_shifting=True)),
+        ),
+        11_900,
+    ),
+}
+
 
 def write_configs(
-    name: str, # key of FULL_SIZE
-    folder: str | Path, # where
-    **changes # of the denoiser's config, such as fewer layers for a test
-) -> Path: # the folder
+    name: str,  # key of FULL_SIZE
+    folder: str | Path,  # where
+    **changes,  # of the denoiser's config, such as fewer layers for a test
+) -> Path:  # the folder
     "Write a pipeline folder that holds configs and nothing else. Raises `CpoError` for an unknown name."
     from transformers import CLIPTextConfig, T5Config
-    if name not in FULL_SIZE: raise CpoError(f"model {name!r} is unknown", hint=f"choose one of {', '.join(FULL_SIZE)}")
-    folder, (kind, parts, _) = Path(folder), FULL_SIZE[name]; index = dict(_class_name=kind)
+
+    if name not in FULL_SIZE:
+        raise CpoError(f"model {name!r} is unknown", hint=f"choose one of {', '.join(FULL_SIZE)}")
+    folder, (kind, parts, _) = Path(folder), FULL_SIZE[name]
+    index = dict(_class_name=kind)
     for part, (cls, config) in parts.items():
-        (folder/part).mkdir(parents=True, exist_ok=True); text = part.startswith("text"); index[part] = ["transformers" if text else "diffusers", cls]
-        if text: (T5Config if cls.startswith("T5") else CLIPTextConfig)(**config).save_pretrained(folder/part)
-        else: write_json(folder/part/("scheduler_config.json" if part == "scheduler" else "config.json"), dict(_class_name=cls) | config | (changes if part in ("unet", "transformer") else {}))
-    write_json(folder/"model_index.json", index)
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        text = part.startswith("text")
+        index[part] = ["transformers" if text else "diffusers", cls]
+        if text:
+            (T5Config if cls.startswith("T5") else CLIPTextConfig)(**config).save_pretrained(
+                folder / part
+            )
+        else:
+            write_json(
+                folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json"),
+                dict(_class_name=cls)
+                | config
+                | (changes if part in ("unet", "transformer") else {}),
+            )
+    write_json(folder / "model_index.json", index)
     return folder

@@ -15,7 +15,17 @@ from PIL import Image
 from .align import align
 from .annotate import MEASURES, Annotator, cohen_kappa
 from .backbone import LORA_TARGETS, Adapter, Backbone, load_backbone
-from .core import CpoError, Scale, library_versions, processes, read_json, runs_dir, shared_out, to_jsonable, write_json
+from cpo_nb.core import (
+    CpoError,
+    Scale,
+    library_versions,
+    processes,
+    read_json,
+    runs_dir,
+    shared_out,
+    to_jsonable,
+    write_json,
+)
 from .criteria import CriteriaTree, load_criteria
 from .dataset import attribute_prompt, load_paintings
 from .metrics import bootstrap_interval, frechet_distance, recall
@@ -31,41 +41,70 @@ __all__ = ['CATALOGUES', 'AGREE', 'MIN_TRUE_ASPECT', 'PAINTINGS', 'METHODS_SHOWN
 # %% ../nbs/10b_real.ipynb #eb9b598b
 CATALOGUES = ("metadata.jsonl", "metadata.csv", "paintings.csv", "catalogue.csv")
 
+
 def describe(row: dict) -> str:
     "A caption from `style` and `period` (or `year`), where a row has none of its own."
-    if str(row.get("caption") or "").strip(): return row["caption"]
+    if str(row.get("caption") or "").strip():
+        return row["caption"]
     words = [str(row.get(k) or "").strip().lower() for k in ("style", "period")]
     return ", ".join(["a painting", *(w for w in words if w)])
 
+
 def _complete(row: dict) -> dict:
-    return {k: v for k, v in row.items() if k in ("file_name", "aspect", "style")} | dict(caption=describe(row), positive=row.get("positive") or [], negative=row.get("negative") or [])
+    return {k: v for k, v in row.items() if k in ("file_name", "aspect", "style")} | dict(
+        caption=describe(row),
+        positive=row.get("positive") or [],
+        negative=row.get("negative") or [],
+    )
+
 
 def load_catalogue(
-    source: str | Path, # folder that holds one of CATALOGUES, or the table itself
-    criteria: CriteriaTree | str | Path = "painting" # tree that given labels belong to
-): # datasets.DatasetDict with image, caption, positive, negative, and aspect and style where the table has them
+    source: str | Path,  # folder that holds one of CATALOGUES, or the table itself
+    criteria: CriteriaTree | str | Path = "painting",  # tree that given labels belong to
+):  # datasets.DatasetDict with image, caption, positive, negative, and aspect and style where the table has them
     "Pictures with captions, annotated or not, checked and split as by `load_paintings`. Raises `CpoError` for a source without a table and for bad rows."
     path = Path(source)
     if path.is_dir():
-        found = [path/n for n in CATALOGUES if (path/n).is_file()]
-        if len(found) != 1: raise CpoError(f"{source}: " + ("no table of pictures" if not found else "more than one table: " + ", ".join(p.name for p in found)), hint=f"keep one of {', '.join(CATALOGUES)} with a column file_name")
+        found = [path / n for n in CATALOGUES if (path / n).is_file()]
+        if len(found) != 1:
+            raise CpoError(
+                f"{source}: "
+                + (
+                    "no table of pictures"
+                    if not found
+                    else "more than one table: " + ", ".join(p.name for p in found)
+                ),
+                hint=f"keep one of {', '.join(CATALOGUES)} with a column file_name",
+            )
         path = found[0]
     return load_paintings(path, criteria, complete=_complete)
 
 # %% ../nbs/10b_real.ipynb #116b9d2f
-AGREE = .4 # smallest kappa between labeller and judge at which a pair is used ("moderate", Landis and Koch 1977)
-MIN_TRUE_ASPECT = 20 # pictures of true aspect that a composition pair needs in each split
+AGREE = 0.4  # smallest kappa between labeller and judge at which a pair is used ("moderate", Landis and Koch 1977)
+MIN_TRUE_ASPECT = 20  # pictures of true aspect that a composition pair needs in each split
 
-def _images(ds) -> list: return [im.convert("RGB") for im in ds["image"]]
+
+def _images(ds) -> list:
+    return [im.convert("RGB") for im in ds["image"]]
+
+
 def _true_aspect(ds) -> np.ndarray:
     "Which pictures have their true aspect, (N,); all of them where the table does not say."
-    return np.array(["squash" not in str(a or "") for a in ds["aspect"]]) if "aspect" in ds.column_names else np.ones(len(ds), bool)
+    return (
+        np.array(["squash" not in str(a or "") for a in ds["aspect"]])
+        if "aspect" in ds.column_names
+        else np.ones(len(ds), bool)
+    )
+
 
 @dataclass(frozen=True)
 class PaintingAnnotator:
     "Thresholds for pairs that any picture can show, and for those of composition, which need a true aspect."
-    anywhere: Annotator # pairs of colour, value, texture and so on
-    composed: Annotator | None # pairs of composition; None where too few pictures have their true aspect
+
+    anywhere: Annotator  # pairs of colour, value, texture and so on
+    composed: (
+        Annotator | None
+    )  # pairs of composition; None where too few pictures have their true aspect
 
     @classmethod
     def fit(cls, ds, which: str, workers: int | str = 1) -> "PaintingAnnotator":
@@ -73,122 +112,269 @@ class PaintingAnnotator:
         ims, true = _images(ds), _true_aspect(ds)
         split = [[p for p in MEASURES if p.startswith("composition/") == c] for c in (False, True)]
         some = [im for im, t in zip(ims, true) if t]
-        return cls(Annotator.fit(ims, split[0], which, workers=workers), Annotator.fit(some, split[1], which, workers=workers) if len(some) >= MIN_TRUE_ASPECT else None)
+        return cls(
+            Annotator.fit(ims, split[0], which, workers=workers),
+            Annotator.fit(some, split[1], which, workers=workers)
+            if len(some) >= MIN_TRUE_ASPECT
+            else None,
+        )
 
     @property
-    def pairs(self) -> tuple[str, ...]: return self.anywhere.pairs + (self.composed.pairs if self.composed else ())
-    def signs(self, images, true_aspect: np.ndarray | None = None, workers: int | str = 1) -> np.ndarray: # (N, P)
+    def pairs(self) -> tuple[str, ...]:
+        return self.anywhere.pairs + (self.composed.pairs if self.composed else ())
+
+    def signs(
+        self, images, true_aspect: np.ndarray | None = None, workers: int | str = 1
+    ) -> np.ndarray:  # (N, P)
         "-1, 0 or +1 for every pair; composition is 0 (does not apply) where the aspect is not true."
         parts = [self.anywhere.signs(images, workers)]
-        if self.composed: parts.append(self.composed.signs(images, workers)*(1 if true_aspect is None else true_aspect[:, None].astype(np.int8)))
+        if self.composed:
+            parts.append(
+                self.composed.signs(images, workers)
+                * (1 if true_aspect is None else true_aspect[:, None].astype(np.int8))
+            )
         return np.concatenate(parts, 1)
-    def values(self, images, workers: int | str = 1) -> np.ndarray: # (N, P)
-        "The scalars behind the signs."
-        return np.concatenate([a.values(images, workers) for a in (self.anywhere, self.composed) if a], 1)
 
-def agreement_of_measures(labeller: PaintingAnnotator, judge: PaintingAnnotator, ds, workers: int | str = 1) -> dict[str, float]: # pair id -> kappa
+    def values(self, images, workers: int | str = 1) -> np.ndarray:  # (N, P)
+        "The scalars behind the signs."
+        return np.concatenate(
+            [a.values(images, workers) for a in (self.anywhere, self.composed) if a], 1
+        )
+
+
+def agreement_of_measures(
+    labeller: PaintingAnnotator, judge: PaintingAnnotator, ds, workers: int | str = 1
+) -> dict[str, float]:  # pair id -> kappa
     "Cohen's kappa between labeller and judge on pictures that served neither; NaN where it is not defined."
-    pairs, ims, true = [p for p in labeller.pairs if p in judge.pairs], _images(ds), _true_aspect(ds)
-    a, b = ({p: s[:, list(x.pairs).index(p)] for p in pairs} for x in (labeller, judge) for s in [x.signs(ims, workers=workers)])
+    pairs, ims, true = (
+        [p for p in labeller.pairs if p in judge.pairs],
+        _images(ds),
+        _true_aspect(ds),
+    )
+    a, b = (
+        {p: s[:, list(x.pairs).index(p)] for p in pairs}
+        for x in (labeller, judge)
+        for s in [x.signs(ims, workers=workers)]
+    )
     use = {p: true if p.startswith("composition/") else np.ones(len(ims), bool) for p in pairs}
-    return {p: cohen_kappa(a[p][use[p]], b[p][use[p]]) if use[p].any() else float("nan") for p in pairs}
+    return {
+        p: cohen_kappa(a[p][use[p]], b[p][use[p]]) if use[p].any() else float("nan") for p in pairs
+    }
 
 # %% ../nbs/10b_real.ipynb #cd2900e2
 @dataclass(frozen=True)
 class Labelled:
     "A catalogue made ready for both stages, and what will judge the result."
-    data: TrainingSet # training pictures with labels, encoded
-    captions: list[str] # captions to sample from: those of validation and test pictures
-    tree: CriteriaTree # narrowed to the pairs in use
-    judge: PaintingAnnotator # counts the attributes
-    kappa: dict[str, float] # agreement of labeller and judge, all pairs
-    ideal: np.ndarray # the judge's values of the best quarter of validation and test pictures, (M, P)
-    share: dict[str, tuple[float, float]] # pair in use -> share of training pictures labelled positive, negative
 
-def label_catalogue(dataset, tree: CriteriaTree, backbone: Backbone, workers: int | str = 2, agree: float = AGREE) -> Labelled:
+    data: TrainingSet  # training pictures with labels, encoded
+    captions: list[str]  # captions to sample from: those of validation and test pictures
+    tree: CriteriaTree  # narrowed to the pairs in use
+    judge: PaintingAnnotator  # counts the attributes
+    kappa: dict[str, float]  # agreement of labeller and judge, all pairs
+    ideal: (
+        np.ndarray
+    )  # the judge's values of the best quarter of validation and test pictures, (M, P)
+    share: dict[
+        str, tuple[float, float]
+    ]  # pair in use -> share of training pictures labelled positive, negative
+
+
+def label_catalogue(
+    dataset, tree: CriteriaTree, backbone: Backbone, workers: int | str = 2, agree: float = AGREE
+) -> Labelled:
     "Fit labeller and judge, choose the pairs on which they agree, label and encode the training pictures. Raises `CpoError` when no pair is left."
-    labeller, judge = PaintingAnnotator.fit(dataset["train"], "labeller", workers), PaintingAnnotator.fit(dataset["test"], "judge", workers)
+    labeller, judge = (
+        PaintingAnnotator.fit(dataset["train"], "labeller", workers),
+        PaintingAnnotator.fit(dataset["test"], "judge", workers),
+    )
     kappa = agreement_of_measures(labeller, judge, dataset["validation"], workers)
     known = {p.id for p in tree.pairs}
     pairs = [p for p in MEASURES if p in known and kappa.get(p, -1) >= agree]
-    if not pairs: raise CpoError(f"no pair of the tree is measured on these pictures: labeller and judge agree on none (kappa >= {agree})", [f"{p}: {k:.2f}" for p, k in kappa.items()], "bring annotations, or more pictures")
+    if not pairs:
+        raise CpoError(
+            f"no pair of the tree is measured on these pictures: labeller and judge agree on none (kappa >= {agree})",
+            [f"{p}: {k:.2f}" for p, k in kappa.items()],
+            "bring annotations, or more pictures",
+        )
     train = dataset["train"]
-    signs = labeller.signs(_images(train), _true_aspect(train), workers)[:, [labeller.pairs.index(p) for p in pairs]]
+    signs = labeller.signs(_images(train), _true_aspect(train), workers)[
+        :, [labeller.pairs.index(p) for p in pairs]
+    ]
     lists = [[[pairs[j] for j in np.flatnonzero(r == s)] for r in signs] for s in (1, -1)]
     data = replace(training_set(train, backbone), positive=lists[0], negative=lists[1])
     held = [im for k in ("validation", "test") for im in _images(dataset[k])]
     at = [judge.pairs.index(p) for p in pairs]
     score = judge.signs(held, workers=workers)[:, at].sum(1)
-    best = np.argsort(-score, kind="stable")[:max(4, len(held)//4)]
-    return Labelled(data, [c for k in ("validation", "test") for c in dataset[k]["caption"]], tree.select(pairs), judge, kappa, judge.values([held[i] for i in best], workers)[:, at],
-                    {p: (float((signs[:, j] > 0).mean()), float((signs[:, j] < 0).mean())) for j, p in enumerate(pairs)})
+    best = np.argsort(-score, kind="stable")[: max(4, len(held) // 4)]
+    return Labelled(
+        data,
+        [c for k in ("validation", "test") for c in dataset[k]["caption"]],
+        tree.select(pairs),
+        judge,
+        kappa,
+        judge.values([held[i] for i in best], workers)[:, at],
+        {
+            p: (float((signs[:, j] > 0).mean()), float((signs[:, j] < 0).mean()))
+            for j, p in enumerate(pairs)
+        },
+    )
 
 # %% ../nbs/10b_real.ipynb #d5ace2f3
-PAINTINGS = "paintings" # the adapter that brings the base to the pictures
-METHODS_SHOWN = ("sft-top", "dpo", "cpo-norm") # rows of the atelier's study that are trained here too, at the settings chosen there
-SHOWN = ("base", "aux-positives", *METHODS_SHOWN) # order of the table
+PAINTINGS = "paintings"  # the adapter that brings the base to the pictures
+METHODS_SHOWN = (
+    "sft-top",
+    "dpo",
+    "cpo-norm",
+)  # rows of the atelier's study that are trained here too, at the settings chosen there
+SHOWN = ("base", "aux-positives", *METHODS_SHOWN)  # order of the table
+
 
 def _stage1(scale: Scale, seed: int) -> SftConfig:
     cfg = auxiliary_config(scale, seed)
-    return replace(cfg, train=replace(cfg.train, steps=max(2, cfg.train.steps//4)))
+    return replace(cfg, train=replace(cfg.train, steps=max(2, cfg.train.steps // 4)))
+
 
 def judged(lab: Labelled, images: np.ndarray, workers: int | str = 2) -> dict:
     "Attribute counts per picture, rates per pair, distance and recall to the best real pictures (in the judge's measures, each in units of its spread there)."
     at = [lab.judge.pairs.index(p.id) for p in lab.tree.pairs]
     s, v = lab.judge.signs(images, workers=workers)[:, at], lab.judge.values(images, workers)[:, at]
-    z = lambda x: (x - lab.ideal.mean(0))/(lab.ideal.std(0) + 1e-9)
-    return dict(n_pos=(s > 0).sum(1), n_neg=(s < 0).sum(1), rate_pos=(s > 0).mean(0), rate_neg=(s < 0).mean(0), distance=frechet_distance(z(v), z(lab.ideal)), recall=recall(z(v), z(lab.ideal)))
+
+    def z(x):
+        return (x - lab.ideal.mean(0)) / (lab.ideal.std(0) + 1e-9)
+
+    return dict(
+        n_pos=(s > 0).sum(1),
+        n_neg=(s < 0).sum(1),
+        rate_pos=(s > 0).mean(0),
+        rate_neg=(s < 0).mean(0),
+        distance=frechet_distance(z(v), z(lab.ideal)),
+        recall=recall(z(v), z(lab.ideal)),
+    )
+
 
 def reproduce_paintings(
-    data: str | Path, # the catalogue
-    criteria: str | Path = "painting", # tree
-    scale: Scale | None = None, # sizes; stage 1 takes a quarter of its updates twice, for base and auxiliary
-    seed: int = 0, # training seed
-    say: Callable[[str], None] = print, # called with lines of progress
-    base: str | Path = "atelier", # pipeline to start from
-    run_dir: str | Path | None = None # where checkpoints, pictures and the result go; default: runs/reproduce/SCALE/paintings
-) -> dict: # the result, also written to run_dir/result.json
+    data: str | Path,  # the catalogue
+    criteria: str | Path = "painting",  # tree
+    scale: Scale
+    | None = None,  # sizes; stage 1 takes a quarter of its updates twice, for base and auxiliary
+    seed: int = 0,  # training seed
+    say: Callable[[str], None] = print,  # called with lines of progress
+    base: str | Path = "atelier",  # pipeline to start from
+    run_dir: str
+    | Path
+    | None = None,  # where checkpoints, pictures and the result go; default: runs/reproduce/SCALE/paintings
+) -> dict:  # the result, also written to run_dir/result.json
     "Annotate, fine-tune base and auxiliary, align, sample, judge, and print the table. Every part resumes. Raises `CpoError` for a bad catalogue."
-    run, who = Path(run_dir or runs_dir()/"reproduce"/scale.name/"paintings"), processes()
+    run, who = Path(run_dir or runs_dir() / "reproduce" / scale.name / "paintings"), processes()
     workers = 2 if who.count == 1 else "launched"
     backbone, dataset = load_backbone(base), load_catalogue(data, criteria)
     say(f"{data}: {dataset.report}")
     lab = label_catalogue(dataset, load_criteria(criteria), backbone, workers)
-    say(f"pairs on which labeller and judge agree: {len(lab.tree.pairs)} of {len(lab.kappa)} measured (kappa >= {AGREE} on {len(dataset['validation'])} pictures that served neither)")
+    say(
+        f"pairs on which labeller and judge agree: {len(lab.tree.pairs)} of {len(lab.kappa)} measured (kappa >= {AGREE} on {len(dataset['validation'])} pictures that served neither)"
+    )
     one = _stage1(scale, seed)
-    for name, cfg, start in ((PAINTINGS, replace(one, attributes=False, rank=32, targets=tuple(LORA_TARGETS)), None), ("auxiliary", one, PAINTINGS)):
-        say(f"{'base: captions alone' if name == PAINTINGS else 'auxiliary: captions with attributes'}, {cfg.train.steps} updates of {cfg.train.batch_size}")
-        sft(backbone, lab.data, lab.tree, run/name, cfg, name, start)
+    for name, cfg, start in (
+        (PAINTINGS, replace(one, attributes=False, rank=32, targets=tuple(LORA_TARGETS)), None),
+        ("auxiliary", one, PAINTINGS),
+    ):
+        say(
+            f"{'base: captions alone' if name == PAINTINGS else 'auxiliary: captions with attributes'}, {cfg.train.steps} updates of {cfg.train.batch_size}"
+        )
+        sft(backbone, lab.data, lab.tree, run / name, cfg, name, start)
     both = [(PAINTINGS, 1.0), ("auxiliary", 1.0)]
-    table = {"base": ("base", PAINTINGS, 0.0), "aux-positives": ("auxiliary, all positives named", both, 0.0)}
+    table = {
+        "base": ("base", PAINTINGS, 0.0),
+        "aux-positives": ("auxiliary, all positives named", both, 0.0),
+    }
     for name in METHODS_SHOWN:
-        row = rows(scale, seed)[name]; adapter = "policy_" + name.replace("-", "_")
+        row = rows(scale, seed)[name]
+        adapter = "policy_" + name.replace("-", "_")
         say(f"{row.label}: {row.align.train.steps} updates")
-        res = align(backbone, lab.data, lab.tree, run/name, row.align, both, PAINTINGS, adapter)
+        res = align(backbone, lab.data, lab.tree, run / name, row.align, both, PAINTINGS, adapter)
         table[name] = (row.label, [(PAINTINGS, 1.0), (adapter, 1.0)], res.seconds)
-    out = dict(source=Path(data).name, scale=scale.name, seed=seed, device=backbone.device.type, versions=library_versions(), pictures={k: len(v) for k, v in dataset.items()}, stage1=to_jsonable(asdict(one)), pairs=[p.id for p in lab.tree.pairs], kappa={p: None if np.isnan(k) else k for p, k in lab.kappa.items()}, share=lab.share, rows={})
+    out = dict(
+        source=Path(data).name,
+        scale=scale.name,
+        seed=seed,
+        device=backbone.device.type,
+        versions=library_versions(),
+        pictures={k: len(v) for k, v in dataset.items()},
+        stage1=to_jsonable(asdict(one)),
+        pairs=[p.id for p in lab.tree.pairs],
+        kappa={p: None if np.isnan(k) else k for p, k in lab.kappa.items()},
+        share=lab.share,
+        rows={},
+    )
     for name, (label, adapter, seconds) in table.items():
         say(f"pictures: {label}")
         images = _pictures(backbone, lab, scale, adapter, name == "aux-positives")
-        out["rows"][name] = dict(label=label, seconds=round(seconds, 1), **judged(lab, images, workers))
-        if who.main: Image.fromarray(image_grid(images[:16], 8)).save(run/f"{name}.jpg", quality=88, optimize=True)
-    if who.main: write_json(run/"result.json", out)
+        out["rows"][name] = dict(
+            label=label, seconds=round(seconds, 1), **judged(lab, images, workers)
+        )
+        if who.main:
+            Image.fromarray(image_grid(images[:16], 8)).save(
+                run / f"{name}.jpg", quality=88, optimize=True
+            )
+    if who.main:
+        write_json(run / "result.json", out)
     who.wait()
-    say("table\n\n" + paintings_table(read_json(run/"result.json")) + f"\n\n{run/'result.json'}")
+    say(
+        "table\n\n" + paintings_table(read_json(run / "result.json")) + f"\n\n{run / 'result.json'}"
+    )
     return out
 
-def _pictures(backbone: Backbone, lab: Labelled, scale: Scale, adapter: Adapter, positives: bool) -> np.ndarray:
-    n = max(8, scale.eval_images//2)
+
+def _pictures(
+    backbone: Backbone, lab: Labelled, scale: Scale, adapter: Adapter, positives: bool
+) -> np.ndarray:
+    n = max(8, scale.eval_images // 2)
     caps = [lab.captions[i % len(lab.captions)] for i in range(n)]
-    if positives: caps = [attribute_prompt(c, [p.id for p in lab.tree.pairs], [], lab.tree, use="positive") for c in caps]
-    make = lambda seeds: sample(backbone, [caps[i] for i in seeds], list(seeds), scale.sample_steps, scale.guidance_scale, adapter, None, scale.sample_batch)
-    return make(range(n)) if backbone.sharded else shared_out(range(n), make) # a divided base needs all processes
+    if positives:
+        caps = [
+            attribute_prompt(c, [p.id for p in lab.tree.pairs], [], lab.tree, use="positive")
+            for c in caps
+        ]
+
+    def make(seeds):
+        return sample(
+            backbone,
+            [caps[i] for i in seeds],
+            list(seeds),
+            scale.sample_steps,
+            scale.guidance_scale,
+            adapter,
+            None,
+            scale.sample_batch,
+        )
+
+    return (
+        make(range(n)) if backbone.sharded else shared_out(range(n), make)
+    )  # a divided base needs all processes
+
 
 def paintings_table(result: dict, markdown: bool = False) -> str:
     "The table of a result."
-    span = lambda v: "{:.2f} [{:.2f}, {:.2f}]".format(*bootstrap_interval([np.asarray(v, float)]))
-    body = [[r["label"], span(r["n_pos"]), span(r["n_neg"]), f"{r['distance']:.2f}", f"{r['recall']:.3f}", f"{r['seconds']:.0f} s" if r["seconds"] else "-"] for k in SHOWN if (r := result["rows"].get(k))]
+
+    def span(v):
+        return "{:.2f} [{:.2f}, {:.2f}]".format(*bootstrap_interval([np.asarray(v, float)]))
+
+    body = [
+        [
+            r["label"],
+            span(r["n_pos"]),
+            span(r["n_neg"]),
+            f"{r['distance']:.2f}",
+            f"{r['recall']:.3f}",
+            f"{r['seconds']:.0f} s" if r["seconds"] else "-",
+        ]
+        for k in SHOWN
+        if (r := result["rows"].get(k))
+    ]
     n = len(result["rows"]["base"]["n_pos"])
-    return text_table(["row", "#A_pos", "#A_neg", "distance", "recall", "training"], body, markdown) + (
+    return text_table(
+        ["row", "#A_pos", "#A_neg", "distance", "recall", "training"], body, markdown
+    ) + (
         f"\n\n{len(result['pairs'])} pairs, {n} pictures a row, scale {result['scale']}, device {result['device']}, seed {result['seed']}. Labelled by one set of measures, judged by another, fitted on disjoint pictures. Brackets: 95 % bootstrap over pictures."
-        "\nDistance and recall are measured to the best quarter of the held-out paintings, in the judge's own measures.")
+        "\nDistance and recall are measured to the best quarter of the held-out paintings, in the judge's own measures."
+    )

@@ -27,100 +27,184 @@ __all__ = ['sample', 'image_grid', 'labelled_grid', 'Previews']
 @contextlib.contextmanager
 def fused(self: Backbone, adapter: Adapter):
     "Merge an adapter into the weights for the length of a block; the base weights come back exactly, also after an exception."
-    layers = [l for l in _lora_layers(self.denoiser).values() if not self.sharded and any(n in l.scaling for n, _ in _normalise(adapter))]
+    layers = [
+        l
+        for l in _lora_layers(self.denoiser).values()
+        if not self.sharded and any(n in l.scaling for n, _ in _normalise(adapter))
+    ]
     kept = [l.get_base_layer().weight.detach().clone() for l in layers]
     with self.using(adapter):
         try:
-            for l in layers: l.merge(adapter_names=[n for n, _ in _normalise(adapter) if n in l.scaling])
-            if not self.sharded: self._fused = _normalise(adapter) # weights that are divided between processes stay as they are
+            for l in layers:
+                l.merge(adapter_names=[n for n, _ in _normalise(adapter) if n in l.scaling])
+            if not self.sharded:
+                self._fused = _normalise(
+                    adapter
+                )  # weights that are divided between processes stay as they are
             yield self
         finally:
             self._fused = None
             with torch.no_grad():
                 for l, w in zip(layers, kept):
-                    l.merged_adapters.clear(); l.get_base_layer().weight.copy_(w)
+                    l.merged_adapters.clear()
+                    l.get_base_layer().weight.copy_(w)
 
 # %% ../nbs/09_sampling.ipynb #eda64500
 @torch.no_grad()
 def sample(
-    backbone: Backbone, # what to sample from
-    prompts: Sequence[str], # one a picture
-    seeds: Sequence[int], # one a picture
-    steps: int = 20, # sampler steps
-    guidance_scale: float = 2.0, # 1 turns guidance off
-    adapter: Adapter = None, # None, a name, or several with weights
-    negative_prompts: Sequence[str] | None = None, # in place of the empty prompt; one a picture
-    batch_size: int = 64, # pictures at once; does not change them
-    precision: str = "bf16", # of forward passes
-    latents_only: bool = False, # give latents (N, C, h, w) instead of pictures
-) -> np.ndarray: # (N, H, W, 3), uint8
+    backbone: Backbone,  # what to sample from
+    prompts: Sequence[str],  # one a picture
+    seeds: Sequence[int],  # one a picture
+    steps: int = 20,  # sampler steps
+    guidance_scale: float = 2.0,  # 1 turns guidance off
+    adapter: Adapter = None,  # None, a name, or several with weights
+    negative_prompts: Sequence[str] | None = None,  # in place of the empty prompt; one a picture
+    batch_size: int = 64,  # pictures at once; does not change them
+    precision: str = "bf16",  # of forward passes
+    latents_only: bool = False,  # give latents (N, C, h, w) instead of pictures
+) -> np.ndarray:  # (N, H, W, 3), uint8
     "Sample with the pipeline's own scheduler. Raises `CpoError` for lists of unequal length or impossible settings."
     bad = []
-    if len(prompts) != len(seeds): bad.append(f"{len(prompts)} prompts but {len(seeds)} seeds")
-    if negative_prompts is not None and len(negative_prompts) != len(prompts): bad.append(f"{len(prompts)} prompts but {len(negative_prompts)} negative prompts")
-    if steps < 1 or batch_size < 1: bad.append(f"steps={steps}, batch_size={batch_size}: must be at least 1")
-    if guidance_scale < 1: bad.append(f"guidance_scale={guidance_scale}: must be at least 1")
-    if bad: raise CpoError("sample: impossible settings:", bad, "correct them")
-    out, tokens = [None]*len(prompts), backbone.prompt_tokens(prompts)
-    if negative_prompts is not None: tokens = list(map(max, tokens, backbone.prompt_tokens(negative_prompts)))
-    batches = [same[i:i + batch_size] for n in sorted(set(tokens)) for same in [[k for k, t in enumerate(tokens) if t == n]] for i in range(0, len(same), batch_size)] # filling would change the shorter ones' pictures
+    if len(prompts) != len(seeds):
+        bad.append(f"{len(prompts)} prompts but {len(seeds)} seeds")
+    if negative_prompts is not None and len(negative_prompts) != len(prompts):
+        bad.append(f"{len(prompts)} prompts but {len(negative_prompts)} negative prompts")
+    if steps < 1 or batch_size < 1:
+        bad.append(f"steps={steps}, batch_size={batch_size}: must be at least 1")
+    if guidance_scale < 1:
+        bad.append(f"guidance_scale={guidance_scale}: must be at least 1")
+    if bad:
+        raise CpoError("sample: impossible settings:", bad, "correct them")
+    out, tokens = [None] * len(prompts), backbone.prompt_tokens(prompts)
+    if negative_prompts is not None:
+        tokens = list(map(max, tokens, backbone.prompt_tokens(negative_prompts)))
+    batches = [
+        same[i : i + batch_size]
+        for n in sorted(set(tokens))
+        for same in [[k for k, t in enumerate(tokens) if t == n]]
+        for i in range(0, len(same), batch_size)
+    ]  # filling would change the shorter ones' pictures
     with backbone.fused(adapter):
         for rows in tqdm(batches, desc="sample", mininterval=2, disable=None):
-            z = _sample_batch(backbone, [prompts[i] for i in rows], [seeds[i] for i in rows], steps, guidance_scale, adapter, [negative_prompts[i] for i in rows] if negative_prompts is not None else None, precision)
-            for i, im in zip(rows, z.cpu().numpy() if latents_only else backbone.decode_latents(z)): out[i] = im
-    return np.stack(out) if out else np.zeros((0, backbone.resolution, backbone.resolution, 3), np.uint8)
+            z = _sample_batch(
+                backbone,
+                [prompts[i] for i in rows],
+                [seeds[i] for i in rows],
+                steps,
+                guidance_scale,
+                adapter,
+                [negative_prompts[i] for i in rows] if negative_prompts is not None else None,
+                precision,
+            )
+            for i, im in zip(rows, z.cpu().numpy() if latents_only else backbone.decode_latents(z)):
+                out[i] = im
+    return (
+        np.stack(out)
+        if out
+        else np.zeros((0, backbone.resolution, backbone.resolution, 3), np.uint8)
+    )
+
 
 def _sample_batch(backbone, prompts, seeds, steps, g, adapter, negative, precision) -> torch.Tensor:
     sched, n = backbone.sampler(steps), len(prompts)
-    x = torch.stack([torch.randn(backbone.latent_shape, generator=torch_rng(int(s), "sample")) for s in seeds]).to(backbone.device)*getattr(sched, "init_noise_sigma", 1.)
-    embedded = backbone.embeds_guidance and negative is None # the model reads g as a number
+    x = torch.stack(
+        [torch.randn(backbone.latent_shape, generator=torch_rng(int(s), "sample")) for s in seeds]
+    ).to(backbone.device) * getattr(sched, "init_noise_sigma", 1.0)
+    embedded = backbone.embeds_guidance and negative is None  # the model reads g as a number
     guided = g > 1 and not embedded
-    cond = backbone.encode_prompts([*prompts, *(negative or [""]*n)] if guided else list(prompts), adapter)
-    if embedded: cond = backbone.with_guidance(cond, g)
+    cond = backbone.encode_prompts(
+        [*prompts, *(negative or [""] * n)] if guided else list(prompts), adapter
+    )
+    if embedded:
+        cond = backbone.with_guidance(cond, g)
     for t in sched.timesteps:
         inp = sched.scale_model_input(x, t) if hasattr(sched, "scale_model_input") else x
         with autocast(backbone.device, precision):
             f = backbone.predict_prompts(inp, t.expand(n), cond, adapter).float()
-        if guided: f = f[n:] + g*(f[:n] - f[n:])
+        if guided:
+            f = f[n:] + g * (f[:n] - f[n:])
         x = sched.step(f, t, x, return_dict=False)[0]
     return x
 
 # %% ../nbs/09_sampling.ipynb #ae1ae37c
 def image_grid(images: np.ndarray, columns: int = 8, gap: int = 2) -> np.ndarray:
     "Pictures (N, H, W, 3) laid out in rows, with white gaps; uint8."
-    n, h, w, _ = images.shape; rows = -(-n//columns)
-    out = np.full((rows*(h + gap) - gap, columns*(w + gap) - gap, 3), 255, np.uint8)
-    for k, im in enumerate(images): out[(k//columns)*(h + gap):(k//columns)*(h + gap) + h, (k % columns)*(w + gap):(k % columns)*(w + gap) + w] = im
+    n, h, w, _ = images.shape
+    rows = -(-n // columns)
+    out = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap, 3), 255, np.uint8)
+    for k, im in enumerate(images):
+        out[
+            (k // columns) * (h + gap) : (k // columns) * (h + gap) + h,
+            (k % columns) * (w + gap) : (k % columns) * (w + gap) + w,
+        ] = im
     return out
 
 # %% ../nbs/09_sampling.ipynb #a5953e3c
-def labelled_grid(images: np.ndarray, labels: Sequence[str], columns: int = 4, side: int = 160, title: str = "") -> np.ndarray:
+def labelled_grid(
+    images: np.ndarray, labels: Sequence[str], columns: int = 4, side: int = 160, title: str = ""
+) -> np.ndarray:
     "Pictures (N, H, W, 3) with a line of text under each; uint8."
     from PIL import ImageDraw, ImageFont
-    font, line, k = ImageFont.load_default(size=13), 20, max(1, -(-side//images.shape[2]))
+
+    font, line, k = ImageFont.load_default(size=13), 20, max(1, -(-side // images.shape[2]))
     cells = []
     for im, text in zip(images, labels):
-        cell = Image.new("RGB", (im.shape[1]*k, im.shape[0]*k + line), "white"); cell.paste(Image.fromarray(im).resize((im.shape[1]*k, im.shape[0]*k), Image.NEAREST))
-        ImageDraw.Draw(cell).text((3, im.shape[0]*k + 2), text, fill="black", font=font); cells.append(np.asarray(cell))
+        cell = Image.new("RGB", (im.shape[1] * k, im.shape[0] * k + line), "white")
+        cell.paste(Image.fromarray(im).resize((im.shape[1] * k, im.shape[0] * k), Image.NEAREST))
+        ImageDraw.Draw(cell).text((3, im.shape[0] * k + 2), text, fill="black", font=font)
+        cells.append(np.asarray(cell))
     grid = image_grid(np.stack(cells), min(columns, len(cells)), gap=6)
-    if not title: return grid
-    head = Image.new("RGB", (grid.shape[1], line + 4), "white"); ImageDraw.Draw(head).text((3, 3), title, fill="black", font=font)
+    if not title:
+        return grid
+    head = Image.new("RGB", (grid.shape[1], line + 4), "white")
+    ImageDraw.Draw(head).text((3, 3), title, fill="black", font=font)
     return np.concatenate([np.asarray(head), grid])
+
 
 class Previews:
     "Samples at fixed prompts and seeds, written as `folder/update-N.png`; to be called at checkpoints."
-    def __init__(self, backbone: Backbone, prompts: Sequence[str], adapter: Adapter, folder: str | Path,
-                 judge: Callable | None = None, # pictures -> one (positives, negatives) each
-                 track=None, # a `Tracking`
-                 seed: int = 0, **settings): # settings of `sample`
-        self.backbone, self.prompts, self.adapter, self.folder, self.judge, self.track, self.seed, self.settings = backbone, list(prompts), adapter, Path(folder), judge, track, seed, settings
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        prompts: Sequence[str],
+        adapter: Adapter,
+        folder: str | Path,
+        judge: Callable | None = None,  # pictures -> one (positives, negatives) each
+        track=None,  # a `Tracking`
+        seed: int = 0,
+        **settings,
+    ):  # settings of `sample`
+        (
+            self.backbone,
+            self.prompts,
+            self.adapter,
+            self.folder,
+            self.judge,
+            self.track,
+            self.seed,
+            self.settings,
+        ) = backbone, list(prompts), adapter, Path(folder), judge, track, seed, settings
 
     def __call__(self, step: int) -> None:
-        images = sample(self.backbone, self.prompts, range(self.seed, self.seed + len(self.prompts)), adapter=self.adapter, **self.settings) # by every process: a divided base needs all of them
-        if not processes().main: return
+        images = sample(
+            self.backbone,
+            self.prompts,
+            range(self.seed, self.seed + len(self.prompts)),
+            adapter=self.adapter,
+            **self.settings,
+        )  # by every process: a divided base needs all of them
+        if not processes().main:
+            return
         counts = self.judge(images) if self.judge else None
         labels = [f"+{p}  -{n}" for p, n in counts] if counts else self.prompts
-        title = f"update {step}" + (f": {np.mean([p for p, _ in counts]):.1f} positive, {np.mean([n for _, n in counts]):.1f} negative attributes a picture" if counts else "")
+        title = f"update {step}" + (
+            f": {np.mean([p for p, _ in counts]):.1f} positive, {np.mean([n for _, n in counts]):.1f} negative attributes a picture"
+            if counts
+            else ""
+        )
         grid = labelled_grid(images, labels, title=title)
-        with atomic_path(self.folder/f"update-{step:07d}.png") as tmp: Image.fromarray(grid).save(tmp, format="PNG")
-        if self.track: self.track.image(step, "preview", grid)
+        with atomic_path(self.folder / f"update-{step:07d}.png") as tmp:
+            Image.fromarray(grid).save(tmp, format="PNG")
+        if self.track:
+            self.track.image(step, "preview", grid)

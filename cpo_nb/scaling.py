@@ -12,70 +12,165 @@ from typing import Callable
 
 import numpy as np
 
-from .core import CpoError, data_dir, processes, readable_size, readable_time, repo_root, results_dir, torch_rng, write_json
+from cpo_nb.core import (
+    CpoError,
+    data_dir,
+    processes,
+    readable_size,
+    readable_time,
+    repo_root,
+    results_dir,
+    torch_rng,
+    write_json,
+)
 
 # %% auto #0
 __all__ = ['WAITS', 'GROWTH', 'apart', 'measure_waits', 'launched', 'measure_growth', 'write_scaling', 'on_paper']
 
 # %% ../nbs/10f_scaling.ipynb #8680ebd9
-WAITS = { # what -> (target, is it a lower bound, unit)
-    "painter": (400, True, "pictures/s"), "measures": (300, True, "images/s at 128 px"), "import cpo_nb": (1, False, "s"), "cpo --help": (1, False, "s"), "make setup": (2, False, "s, when nothing changed"),
-    "sampling": (1.2, True, "x the pipeline's own call, in its format"), "sampling, bf16": (1.2, True, "x the pipeline's own call, under the same autocast")}
+WAITS = {  # what -> (target, is it a lower bound, unit)
+    "painter": (400, True, "pictures/s"),
+    "measures": (300, True, "images/s at 128 px"),
+    "import cpo_nb": (1, False, "s"),
+    "cpo --help": (1, False, "s"),
+    "make setup": (2, False, "s, when nothing changed"),
+    "sampling": (1.2, True, "x the pipeline's own call, in its format"),
+    "sampling, bf16": (1.2, True, "x the pipeline's own call, under the same autocast"),
+}
+
 
 def _painter(n: int = 512, workers: int = 2) -> dict:
     from cpo_nb.atelier import draw_scenes, paint
-    scenes = draw_scenes(n, 1); paint(draw_scenes(8, 2)); began = time.perf_counter(); paint(scenes, workers)
-    return dict(value=n/(time.perf_counter() - began))
+
+    scenes = draw_scenes(n, 1)
+    paint(draw_scenes(8, 2))
+    began = time.perf_counter()
+    paint(scenes, workers)
+    return dict(value=n / (time.perf_counter() - began))
+
 
 def _measures(n: int = 256, workers: int = 1) -> dict:
     from cpo_nb.annotate import measure
-    images = np.random.default_rng(0).integers(0, 255, (n, 128, 128, 3), np.uint8); measure(images[:8]); began = time.perf_counter(); measure(images, workers=workers)
-    return dict(value=n/(time.perf_counter() - began))
+
+    images = np.random.default_rng(0).integers(0, 255, (n, 128, 128, 3), np.uint8)
+    measure(images[:8])
+    began = time.perf_counter()
+    measure(images, workers=workers)
+    return dict(value=n / (time.perf_counter() - began))
+
 
 def _sampling(pictures: int = 64, steps: int = 20, rounds: int = 3, bf16: bool = False) -> dict:
     import torch
     from cpo_nb.atelier import draw_scenes
     from cpo_nb.backbone import load_backbone
     from cpo_nb.sampling import sample
-    bb = load_backbone("atelier"); bb.load_adapter(data_dir()/"atelier"/"policy", "policy"); captions, seeds = draw_scenes(pictures, 5).captions(), list(range(pictures))
-    def ours(): sample(bb, captions, seeds, steps, 2., "policy", batch_size=pictures, precision="bf16" if bf16 else "fp32")
+
+    bb = load_backbone("atelier")
+    bb.load_adapter(data_dir() / "atelier" / "policy", "policy")
+    captions, seeds = draw_scenes(pictures, 5).captions(), list(range(pictures))
+
+    def ours():
+        sample(
+            bb,
+            captions,
+            seeds,
+            steps,
+            2.0,
+            "policy",
+            batch_size=pictures,
+            precision="bf16" if bf16 else "fp32",
+        )
+
     def pipeline():
         bb.activate("policy")
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16), torch.no_grad(): bb.pipe(captions, num_inference_steps=steps, guidance_scale=2., generator=[torch_rng(s, "sample") for s in seeds], output_type="np")
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16), torch.no_grad():
+            bb.pipe(
+                captions,
+                num_inference_steps=steps,
+                guidance_scale=2.0,
+                generator=[torch_rng(s, "sample") for s in seeds],
+                output_type="np",
+            )
+
     times = {}
     for r in range(rounds + 1):
         for name, f in (("ours", ours), ("pipeline", pipeline)):
-            began = time.perf_counter(); f()
-            if r: times.setdefault(name, []).append(time.perf_counter() - began)
-    return dict(value=float(np.median(times["pipeline"])/np.median(times["ours"])), seconds={k: float(np.median(v)) for k, v in times.items()})
+            began = time.perf_counter()
+            f()
+            if r:
+                times.setdefault(name, []).append(time.perf_counter() - began)
+    return dict(
+        value=float(np.median(times["pipeline"]) / np.median(times["ours"])),
+        seconds={k: float(np.median(v)) for k, v in times.items()},
+    )
 
 # %% ../nbs/10f_scaling.ipynb #444b7bad
-def _seconds(command: list[str], rounds: int = 5, **kw) -> float: # median
+def _seconds(command: list[str], rounds: int = 5, **kw) -> float:  # median
     found = []
-    for _ in range(rounds): began = time.perf_counter(); subprocess.run(command, check=True, capture_output=True, **kw); found.append(time.perf_counter() - began)
+    for _ in range(rounds):
+        began = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True, **kw)
+        found.append(time.perf_counter() - began)
     return float(np.median(found))
 
-def _peak() -> int: # bytes of this process at its worst; what `getrusage` says begins with the parent's
-    status = Path("/proc/self/status")
-    if status.is_file(): return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1])*1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == "darwin" else 1024)
 
-def apart(name: str, **settings) -> dict: # what the function gives, and `peak`: bytes of its process
+def _peak() -> (
+    int
+):  # bytes of this process at its worst; what `getrusage` says begins with the parent's
+    status = Path("/proc/self/status")
+    if status.is_file():
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
+
+
+def apart(
+    name: str, **settings
+) -> dict:  # what the function gives, and `peak`: bytes of its process
     "Call a measurement of this module in a new process. Raises `CpoError` with the end of its output when it fails."
     code = f"import json, cpo_nb.scaling as s; r = s.{name}(**json.loads({json.dumps(json.dumps(settings))})); print(json.dumps(r | dict(peak=s._peak())))"
-    r = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env=os.environ | dict(TQDM_DISABLE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1"))
-    if r.returncode: raise CpoError(f"the measurement {name} failed", r.stderr.strip().splitlines()[-3:])
+    r = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | dict(TQDM_DISABLE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1"),
+    )
+    if r.returncode:
+        raise CpoError(f"the measurement {name} failed", r.stderr.strip().splitlines()[-3:])
     return json.loads(r.stdout.strip().splitlines()[-1])
 
-def measure_waits(say: Callable = lambda line: None, only: tuple[str, ...] | None = None, rounds: int = 5) -> dict[str, dict]: # see WAITS
+
+def measure_waits(
+    say: Callable = lambda line: None, only: tuple[str, ...] | None = None, rounds: int = 5
+) -> dict[str, dict]:  # see WAITS
     "Everything that WAITS names, or some of it."
-    python, root = lambda code: dict(value=_seconds([sys.executable, "-c", code], rounds)), repo_root()
-    call = {"painter": lambda: apart("_painter"), "measures": lambda: apart("_measures"), "sampling": lambda: apart("_sampling"), "sampling, bf16": lambda: apart("_sampling", bf16=True),
-            "import cpo_nb": lambda: python("import cpo_nb"), "cpo --help": lambda: python("from cpo_nb.cli import app; app(['--help'])")}
-    if root and (root/".venv"/".package-stamp").is_file(): call["make setup"] = lambda: dict(value=_seconds(["make", "setup"], rounds, cwd=root))
+    python, root = (
+        lambda code: dict(value=_seconds([sys.executable, "-c", code], rounds)),
+        repo_root(),
+    )
+    call = {
+        "painter": lambda: apart("_painter"),
+        "measures": lambda: apart("_measures"),
+        "sampling": lambda: apart("_sampling"),
+        "sampling, bf16": lambda: apart("_sampling", bf16=True),
+        "import cpo_nb": lambda: python("import cpo_nb"),
+        "cpo --help": lambda: python("from cpo_nb.cli import app; app(['--help'])"),
+    }
+    if root and (root / ".venv" / ".package-stamp").is_file():
+        call["make setup"] = lambda: dict(value=_seconds(["make", "setup"], rounds, cwd=root))
     found = {k: f() for k, f in call.items() if only is None or k in only}
     for k, (target, least, unit) in WAITS.items():
-        if k in found: found[k] |= dict(target=target, least=least, unit=unit, met=found[k]["value"] >= target if least else found[k]["value"] <= target); say(f"{k}: {found[k]['value']:.3g} {unit}, target at {'least' if least else 'most'} {target:g}: {'met' if found[k]['met'] else 'MISSED'}")
+        if k in found:
+            found[k] |= dict(
+                target=target,
+                least=least,
+                unit=unit,
+                met=found[k]["value"] >= target if least else found[k]["value"] <= target,
+            )
+            say(
+                f"{k}: {found[k]['value']:.3g} {unit}, target at {'least' if least else 'most'} {target:g}: {'met' if found[k]['met'] else 'MISSED'}"
+            )
     return found
 
 # %% ../nbs/10f_scaling.ipynb #302ea32c
@@ -84,112 +179,284 @@ def _data(n: int) -> dict:
     from PIL import Image
     from cpo_nb.criteria import load_criteria
     from cpo_nb.dataset import load_paintings
-    tree, rng = load_criteria("painting"), np.random.default_rng(0); ids = np.array([p.id for p in tree.pairs]); schema = None
+
+    tree, rng = load_criteria("painting"), np.random.default_rng(0)
+    ids = np.array([p.id for p in tree.pairs])
+    schema = None
     with tempfile.TemporaryDirectory() as tmp:
         os.environ["CPO_CACHE"] = tmp
-        with_rows = lambda k: dict(image=[dict(bytes=_png(rng, Image), path=None) for _ in range(k)], caption=[f"picture {i % 97}" for i in range(k)], **{a: [ids[2*rng.permutation(len(ids)//2)[:6] + s].tolist() for _ in range(k)] for s, a in enumerate(("positive", "negative"))})
+
+        def with_rows(k):
+            return dict(
+                image=[dict(bytes=_png(rng, Image), path=None) for _ in range(k)],
+                caption=[f"picture {i % 97}" for i in range(k)],
+                **{
+                    a: [ids[2 * rng.permutation(len(ids) // 2)[:6] + s].tolist() for _ in range(k)]
+                    for s, a in enumerate(("positive", "negative"))
+                },
+            )
+
         for i in range(0, n, 1000):
-            table = pa.table(with_rows(min(1000, n - i))); schema = schema or pq.ParquetWriter(f"{tmp}/rows.parquet", table.schema); schema.write_table(table)
-        schema.close(); before = _peak(); began = time.perf_counter()
+            table = pa.table(with_rows(min(1000, n - i)))
+            schema = schema or pq.ParquetWriter(f"{tmp}/rows.parquet", table.schema)
+            schema.write_table(table)
+        schema.close()
+        before = _peak()
+        began = time.perf_counter()
         found = load_paintings(f"{tmp}/rows.parquet", tree)
-        return dict(seconds=time.perf_counter() - began, rows=sum(map(len, found.values())), grown=_peak() - before)
+        return dict(
+            seconds=time.perf_counter() - began,
+            rows=sum(map(len, found.values())),
+            grown=_peak() - before,
+        )
+
 
 def _png(rng, Image) -> bytes:
-    file = io.BytesIO(); Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8)).save(file, "PNG"); return file.getvalue()
+    file = io.BytesIO()
+    Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
 
 def _records(n: int, reads: int = 50) -> dict:
     import torch
     from cpo_nb.cache import Store
+
     with tempfile.TemporaryDirectory() as tmp:
-        z = torch.zeros(256, 3, 4, 16, 16, dtype=torch.bfloat16); Store(tmp).fill([str(i) for i in range(n)], lambda keys: {k: dict(z=x) for k, x in zip(keys, z)})
-        began = time.perf_counter(); store = Store(tmp)
-        for key in {p: k for k, (p, _) in store.where.items()}.values(): store.get(key) # a record of every chunk, as the first updates do
+        z = torch.zeros(256, 3, 4, 16, 16, dtype=torch.bfloat16)
+        Store(tmp).fill(
+            [str(i) for i in range(n)], lambda keys: {k: dict(z=x) for k, x in zip(keys, z)}
+        )
+        began = time.perf_counter()
+        store = Store(tmp)
+        for key in {p: k for k, (p, _) in store.where.items()}.values():
+            store.get(key)  # a record of every chunk, as the first updates do
         opened = time.perf_counter() - began
         rng, found = np.random.default_rng(0), []
-        for _ in range(reads): began = time.perf_counter(); torch.stack([store.get(str(i))["z"] for i in rng.integers(0, n, 32)]); found.append(time.perf_counter() - began)
+        for _ in range(reads):
+            began = time.perf_counter()
+            torch.stack([store.get(str(i))["z"] for i in rng.integers(0, n, 32)])
+            found.append(time.perf_counter() - began)
         return dict(seconds=float(np.median(found)), opened=opened, bytes=store.bytes)
+
 
 def _tree(pairs: int) -> dict:
     from cpo_nb.criteria import load_criteria
     from cpo_nb.dataset import attribute_prompt
-    text = "id: grown\nname: Grown\nchildren:\n" + "".join(f"  - id: d{i}\n    name: D{i}\n    children:\n" + "".join(f"      - {{id: p{j}, name: P{j}, positive: good {i} {j}, negative: bad {i} {j}, definition: Look at {i} {j}.}}\n" for j in range(10)) for i in range(pairs//10))
+
+    text = "id: grown\nname: Grown\nchildren:\n" + "".join(
+        f"  - id: d{i}\n    name: D{i}\n    children:\n"
+        + "".join(
+            f"      - {{id: p{j}, name: P{j}, positive: good {i} {j}, negative: bad {i} {j}, definition: Look at {i} {j}.}}\n"
+            for j in range(10)
+        )
+        for i in range(pairs // 10)
+    )
     with tempfile.TemporaryDirectory() as tmp:
-        (Path(tmp)/"t.yaml").write_text(text); began = time.perf_counter(); tree = load_criteria(f"{tmp}/t.yaml"); loaded = time.perf_counter() - began
-    ids = np.array([p.id for p in tree.pairs]); rng = np.random.default_rng(0); rows = [rng.permutation(len(ids))[:12] for _ in range(1000)]; began = time.perf_counter()
-    for r in rows: attribute_prompt("a tower", ids[r[:6]].tolist(), ids[r[6:]].tolist(), tree)
+        (Path(tmp) / "t.yaml").write_text(text)
+        began = time.perf_counter()
+        tree = load_criteria(f"{tmp}/t.yaml")
+        loaded = time.perf_counter() - began
+    ids = np.array([p.id for p in tree.pairs])
+    rng = np.random.default_rng(0)
+    rows = [rng.permutation(len(ids))[:12] for _ in range(1000)]
+    began = time.perf_counter()
+    for r in rows:
+        attribute_prompt("a tower", ids[r[:6]].tolist(), ids[r[6:]].tolist(), tree)
     return dict(seconds=loaded, prompts=time.perf_counter() - began)
+
 
 def _updates(batch: int = 4, resolution: int = 128, rounds: int = 5) -> dict:
     from cpo_nb.bench import small_backbone, step_costs
-    costs = step_costs(lambda: small_backbone("sdxl", resolution=resolution), steps=rounds, batch_size=batch, methods=("sft", "bank"), checkpointing=(False,), precision="fp32")
+
+    costs = step_costs(
+        lambda: small_backbone("sdxl", resolution=resolution),
+        steps=rounds,
+        batch_size=batch,
+        methods=("sft", "bank"),
+        checkpointing=(False,),
+        precision="fp32",
+    )
     return {c["method"]: dict(seconds=c["median"], memory=c["update"]) for c in costs}
 
 # %% ../nbs/10f_scaling.ipynb #424f1fb6
-def _shared(batch: int = 8, rounds: int = 6) -> dict: # an update of SFT, its batch shared out between the processes
+def _shared(
+    batch: int = 8, rounds: int = 6
+) -> dict:  # an update of SFT, its batch shared out between the processes
     import torch
     from cpo_nb.align import AlignConfig, _sft_step
     from cpo_nb.bench import _Policy, random_rows, small_backbone
     from cpo_nb.training import Machine, TrainConfig, _exchange, _gradients, _update, batch_indices
-    torch.set_num_threads(1); bb = small_backbone("sdxl"); who = processes(); bb.add_adapter("auxiliary", 16); bb.add_adapter("policy", 16); data, tree = random_rows(bb, 2*batch)
-    loop = TrainConfig(steps=rounds + 2, batch_size=batch, lr=1e-6); policy = _Policy(bb, loop); bb.activate("policy"); found = []
-    step_fn = _sft_step(bb, data, tree, AlignConfig(loop, "sft", rows="all", precision="fp32"), "policy")
+
+    torch.set_num_threads(1)
+    bb = small_backbone("sdxl")
+    who = processes()
+    bb.add_adapter("auxiliary", 16)
+    bb.add_adapter("policy", 16)
+    data, tree = random_rows(bb, 2 * batch)
+    loop = TrainConfig(steps=rounds + 2, batch_size=batch, lr=1e-6)
+    policy = _Policy(bb, loop)
+    bb.activate("policy")
+    found = []
+    step_fn = _sft_step(
+        bb, data, tree, AlignConfig(loop, "sft", rows="all", precision="fp32"), "policy"
+    )
     for step in range(rounds + 2):
-        who.wait(); began = time.perf_counter()
-        stats, _ = _exchange(policy.params, _gradients(step_fn, step, batch_indices(step, batch, len(data), 0), Machine().shares(batch, who.rank, who.count), None), False)
-        _update(policy.params, policy.opt, policy.ema, loop, step, stats["loss"], None); policy.opt.zero_grad(set_to_none=True); found.append(time.perf_counter() - began)
+        who.wait()
+        began = time.perf_counter()
+        stats, _ = _exchange(
+            policy.params,
+            _gradients(
+                step_fn,
+                step,
+                batch_indices(step, batch, len(data), 0),
+                Machine().shares(batch, who.rank, who.count),
+                None,
+            ),
+            False,
+        )
+        _update(policy.params, policy.opt, policy.ema, loop, step, stats["loss"], None)
+        policy.opt.zero_grad(set_to_none=True)
+        found.append(time.perf_counter() - began)
     return dict(seconds=float(np.median(found[2:])), processes=who.count)
+
 
 def launched(count: int, **settings) -> dict:
     "`_shared` in so many processes. Raises `CpoError` when they fail."
     with tempfile.TemporaryDirectory() as tmp:
-        file = Path(tmp)/"shared.py"; file.write_text(f"import json\nfrom cpo_nb.core import processes\nfrom cpo_nb.scaling import _shared\nr = _shared(**{settings!r})\nif processes().main: open({str(Path(tmp)/'out')!r}, 'w').write(json.dumps(r))\n")
-        (Path(tmp)/"how.yaml").write_text(f"compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\nuse_cpu: true\nnum_machines: 1\nnum_processes: {count}\nmachine_rank: 0\nmixed_precision: 'no'\nrdzv_backend: static\nsame_network: true\n") # as configs/cpu-two.yaml
-        how = ["-m", "accelerate.commands.launch", "--config_file", f"{tmp}/how.yaml", "--main_process_port", "0"] if count > 1 else []
-        env = {k: v for k, v in os.environ.items() if not k.startswith("ACCELERATE")} | dict(OMP_NUM_THREADS="1", TQDM_DISABLE="1")
-        if root := repo_root(): env["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [env.get("PYTHONPATH")])])
-        r = subprocess.run([sys.executable, *how, str(file)], capture_output=True, text=True, env=env)
-        if r.returncode: raise CpoError(f"{count} processes failed", [l for l in r.stderr.splitlines() if "Error" in l][-3:] or r.stderr.splitlines()[-3:])
-        found = json.loads((Path(tmp)/"out").read_text())
-        if found["processes"] != count: raise CpoError(f"{count} processes were asked for, and {found['processes']} came together")
+        file = Path(tmp) / "shared.py"
+        file.write_text(
+            f"import json\nfrom cpo_nb.core import processes\nfrom cpo_nb.scaling import _shared\nr = _shared(**{settings!r})\nif processes().main: open({str(Path(tmp) / 'out')!r}, 'w').write(json.dumps(r))\n"
+        )
+        (Path(tmp) / "how.yaml").write_text(
+            f"compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\nuse_cpu: true\nnum_machines: 1\nnum_processes: {count}\nmachine_rank: 0\nmixed_precision: 'no'\nrdzv_backend: static\nsame_network: true\n"
+        )  # as configs/cpu-two.yaml
+        how = (
+            [
+                "-m",
+                "accelerate.commands.launch",
+                "--config_file",
+                f"{tmp}/how.yaml",
+                "--main_process_port",
+                "0",
+            ]
+            if count > 1
+            else []
+        )
+        env = {k: v for k, v in os.environ.items() if not k.startswith("ACCELERATE")} | dict(
+            OMP_NUM_THREADS="1", TQDM_DISABLE="1"
+        )
+        if root := repo_root():
+            env["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [env.get("PYTHONPATH")])])
+        r = subprocess.run(
+            [sys.executable, *how, str(file)], capture_output=True, text=True, env=env
+        )
+        if r.returncode:
+            raise CpoError(
+                f"{count} processes failed",
+                [l for l in r.stderr.splitlines() if "Error" in l][-3:]
+                or r.stderr.splitlines()[-3:],
+            )
+        found = json.loads((Path(tmp) / "out").read_text())
+        if found["processes"] != count:
+            raise CpoError(
+                f"{count} processes were asked for, and {found['processes']} came together"
+            )
         return found
 
-GROWTH = dict(images=(1000, 10_000, 100_000), records=(1000, 10_000, 100_000), pairs=(30, 100, 300, 1000, 2000), batch=(1, 2, 4, 8, 16), resolution=(64, 96, 128, 192, 256), processes=(1, 2))
 
-def measure_growth(sizes: dict | None = None, say: Callable = lambda line: None, **updates) -> dict[str, list[dict]]: # axis -> its points, each with `at`
+GROWTH = dict(
+    images=(1000, 10_000, 100_000),
+    records=(1000, 10_000, 100_000),
+    pairs=(30, 100, 300, 1000, 2000),
+    batch=(1, 2, 4, 8, 16),
+    resolution=(64, 96, 128, 192, 256),
+    processes=(1, 2),
+)
+
+
+def measure_growth(
+    sizes: dict | None = None, say: Callable = lambda line: None, **updates
+) -> dict[str, list[dict]]:  # axis -> its points, each with `at`
     "Costs along every axis of GROWTH."
-    call = dict(images=lambda n: apart("_data", n=n), records=lambda n: apart("_records", n=n), pairs=lambda n: apart("_tree", pairs=n), batch=lambda n: apart("_updates", batch=n, **updates),
-                resolution=lambda n: apart("_updates", resolution=n, **updates), processes=lambda n: launched(n))
+    call = dict(
+        images=lambda n: apart("_data", n=n),
+        records=lambda n: apart("_records", n=n),
+        pairs=lambda n: apart("_tree", pairs=n),
+        batch=lambda n: apart("_updates", batch=n, **updates),
+        resolution=lambda n: apart("_updates", resolution=n, **updates),
+        processes=lambda n: launched(n),
+    )
     found = {}
     for axis, points in (sizes or GROWTH).items():
-        for at in points: found.setdefault(axis, []).append(dict(at=at, **call[axis](at))); say(f"{axis} {at:,}: {', '.join(f'{k} {v:.3g}' for k, v in found[axis][-1].items() if isinstance(v, float))}")
+        for at in points:
+            found.setdefault(axis, []).append(dict(at=at, **call[axis](at)))
+            say(
+                f"{axis} {at:,}: {', '.join(f'{k} {v:.3g}' for k, v in found[axis][-1].items() if isinstance(v, float))}"
+            )
     return found
 
-def write_scaling(name: str, found: dict, gpu: bool = False) -> Path: # gpu: measured on a GPU where there is one
+
+def write_scaling(
+    name: str, found: dict, gpu: bool = False
+) -> Path:  # gpu: measured on a GPU where there is one
     "Keep a result as bench-NAME.json, with device and versions in general terms."
     from cpo_nb.bench import _where
     from cpo_nb.job import the_device
     import torch
-    return write_json(results_dir()/f"bench-{name}.json", dict(device=_where(the_device() if gpu else torch.device("cpu")), versions={n: importlib.metadata.version(n) for n in ("torch", "diffusers", "datasets")}, **found))
+
+    return write_json(
+        results_dir() / f"bench-{name}.json",
+        dict(
+            device=_where(the_device() if gpu else torch.device("cpu")),
+            versions={n: importlib.metadata.version(n) for n in ("torch", "diffusers", "datasets")},
+            **found,
+        ),
+    )
 
 # %% ../nbs/10f_scaling.ipynb #79caef67
 @lru_cache(maxsize=8)
-def _counts(name: str) -> tuple: # plans of one picture: cpo, sft, dpo
+def _counts(name: str) -> tuple:  # plans of one picture: cpo, sft, dpo
     from cpo_nb.plan import plan_run, write_configs
+
     with tempfile.TemporaryDirectory() as tmp:
         folder = write_configs(name, tmp)
-        return tuple(plan_run(folder, method=m, batch_size=1, steps=1, pictures=1, prompts_per_picture=1, rank=16, dtype="bfloat16", checkpointing=True) for m in ("cpo", "sft", "dpo"))
+        return tuple(
+            plan_run(
+                folder,
+                method=m,
+                batch_size=1,
+                steps=1,
+                pictures=1,
+                prompts_per_picture=1,
+                rank=16,
+                dtype="bfloat16",
+                checkpointing=True,
+            )
+            for m in ("cpo", "sft", "dpo")
+        )
+
 
 def on_paper(
-    name: str, # key of plan.FULL_SIZE
-    pictures: int, # N
-    gpus: int, # G
-    draws: int = 8, # K
-    device: str = "H100", # key of plan.DEVICES
-    utilisation: float = .4 # share of its bf16 peak that is reached
-) -> dict: # seconds and bytes
+    name: str,  # key of plan.FULL_SIZE
+    pictures: int,  # N
+    gpus: int,  # G
+    draws: int = 8,  # K
+    device: str = "H100",  # key of plan.DEVICES
+    utilisation: float = 0.4,  # share of its bf16 peak that is reached
+) -> dict:  # seconds and bytes
     "Costs of a full-size model by count. Source: ours, the formulas above."
     from cpo_nb.plan import DEVICES
+
     cpo, sft, dpo = _counts(name)
-    rate, f = DEVICES[device][0]*1e12*utilisation*gpus, sft.flops["update"]; latents = sft.disk["latents"]//2
-    return dict(bank=pictures*draws*cpo.flops["frozen"]/rate, epoch=pictures*f/rate, live=pictures*(f + cpo.flops["frozen"])/rate, dpo=pictures*(dpo.flops["update"] + 2*dpo.flops["encode"])/rate,
-                memory=sft.total, live_memory=cpo.total, bank_bytes=pictures*draws*3*latents*2, stored_bytes=pictures*(2*latents + sft.disk["prompt embeddings"]))
+    rate, f = DEVICES[device][0] * 1e12 * utilisation * gpus, sft.flops["update"]
+    latents = sft.disk["latents"] // 2
+    return dict(
+        bank=pictures * draws * cpo.flops["frozen"] / rate,
+        epoch=pictures * f / rate,
+        live=pictures * (f + cpo.flops["frozen"]) / rate,
+        dpo=pictures * (dpo.flops["update"] + 2 * dpo.flops["encode"]) / rate,
+        memory=sft.total,
+        live_memory=cpo.total,
+        bank_bytes=pictures * draws * 3 * latents * 2,
+        stored_bytes=pictures * (2 * latents + sft.disk["prompt embeddings"]),
+    )

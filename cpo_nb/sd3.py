@@ -11,7 +11,15 @@ from typing import Sequence
 import torch
 import torch.nn.functional as F
 
-from .backbone import Adapter, Conditioning, FlowBackbone, byte_tokenizer, tiny_clip, tiny_t5, tiny_vae
+from cpo_nb.backbone import (
+    Adapter,
+    Conditioning,
+    FlowBackbone,
+    byte_tokenizer,
+    tiny_clip,
+    tiny_t5,
+    tiny_vae,
+)
 from .core import CpoError
 
 # %% auto #0
@@ -20,52 +28,136 @@ __all__ = ['StableDiffusion3Backbone', 'tiny_sd3']
 # %% ../nbs/05c_sd3.ipynb #036a3494
 class StableDiffusion3Backbone(FlowBackbone):
     "`StableDiffusion3Pipeline`: SD 3 and SD 3.5."
+
     pipeline_class = "StableDiffusion3Pipeline"
     text_encoder_names = ("text_encoder", "text_encoder_2")
-    t5_length = 256 # tokens that prompts are filled up to
+    t5_length = 256  # tokens that prompts are filled up to
 
     def __init__(self, pipe, resolution: int | None = None):
         super().__init__(pipe, resolution)
-        most = self.denoiser.config.pos_embed_max_size*self.grid
-        if self.resolution > most: raise CpoError(f"resolution {self.resolution}: this model has positions for {most} pixels at most", hint=f"give {most} or less")
+        most = self.denoiser.config.pos_embed_max_size * self.grid
+        if self.resolution > most:
+            raise CpoError(
+                f"resolution {self.resolution}: this model has positions for {most} pixels at most",
+                hint=f"give {most} or less",
+            )
+
     @property
-    def grid(self) -> int: return self.pipe.vae_scale_factor*self.denoiser.config.patch_size
+    def grid(self) -> int:
+        return self.pipe.vae_scale_factor * self.denoiser.config.patch_size
 
     def _rooms(self, prompts: list[str]) -> list:
-        t5 = self._t5_rooms(self.pipe.tokenizer_3, prompts, self.t5_length) if self.pipe.text_encoder_3 is not None else [0]*len(prompts)
+        t5 = (
+            self._t5_rooms(self.pipe.tokenizer_3, prompts, self.t5_length)
+            if self.pipe.text_encoder_3 is not None
+            else [0] * len(prompts)
+        )
         return list(zip(self.clip_rooms(prompts), t5))
-    def _fill(self, adapter: Adapter) -> torch.Tensor: # empty windows of CLIP; the transformer does not read the order of text tokens
+
+    def _fill(
+        self, adapter: Adapter
+    ) -> (
+        torch.Tensor
+    ):  # empty windows of CLIP; the transformer does not read the order of text tokens
         clip = self.encode_clips([""], adapter)[0]
         return F.pad(clip, (0, self.denoiser.config.joint_attention_dim - clip.shape[-1]))
 
     def blank_conditioning(self, n: int, device: str = "cpu") -> Conditioning:
         "See `StableDiffusionBackbone.blank_conditioning`."
         c, at = self.denoiser.config, dict(device=device, dtype=self.dtype)
-        return Conditioning(dict(prompt_embeds=torch.zeros(n, self.pipe.text_encoder.config.max_position_embeddings + self.t5_length, c.joint_attention_dim, **at), pooled=torch.zeros(n, c.pooled_projection_dim, **at)))
+        return Conditioning(
+            dict(
+                prompt_embeds=torch.zeros(
+                    n,
+                    self.pipe.text_encoder.config.max_position_embeddings + self.t5_length,
+                    c.joint_attention_dim,
+                    **at,
+                ),
+                pooled=torch.zeros(n, c.pooled_projection_dim, **at),
+            )
+        )
 
-    def _encode(self, prompts: list[str], adapter: Adapter) -> Conditioning: # prompt_embeds (B, L, D): CLIP's tokens, then T5's; pooled (B, D1 + D2)
+    def _encode(
+        self, prompts: list[str], adapter: Adapter
+    ) -> Conditioning:  # prompt_embeds (B, L, D): CLIP's tokens, then T5's; pooled (B, D1 + D2)
         p, (clip, pooled, lengths) = self.pipe, self.encode_clips(prompts, adapter)
-        if p.text_encoder_3 is not None: t5 = self.encode_t5(p.tokenizer_3, p.text_encoder_3, prompts, self.t5_length)
+        if p.text_encoder_3 is not None:
+            t5 = self.encode_t5(p.tokenizer_3, p.text_encoder_3, prompts, self.t5_length)
         else:
-            t5 = torch.zeros(len(prompts), self.t5_length, self.denoiser.config.joint_attention_dim, device=clip.device, dtype=clip.dtype); self._count(lengths)
+            t5 = torch.zeros(
+                len(prompts),
+                self.t5_length,
+                self.denoiser.config.joint_attention_dim,
+                device=clip.device,
+                dtype=clip.dtype,
+            )
+            self._count(lengths)
         clip = F.pad(clip, (0, t5.shape[-1] - clip.shape[-1]))
-        return Conditioning({"prompt_embeds": torch.cat([clip.to(t5), t5], 1).to(self.device, self.dtype), "pooled": torch.cat(pooled, -1).to(self.device, self.dtype)})
+        return Conditioning(
+            {
+                "prompt_embeds": torch.cat([clip.to(t5), t5], 1).to(self.device, self.dtype),
+                "pooled": torch.cat(pooled, -1).to(self.device, self.dtype),
+            }
+        )
 
-    def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, cond: Conditioning, adapter: Adapter = None) -> torch.Tensor:
+    def predict(
+        self,
+        noisy: torch.Tensor,
+        timesteps: torch.Tensor,
+        cond: Conditioning,
+        adapter: Adapter = None,
+    ) -> torch.Tensor:
         "The velocity for x_t (B, C, H, W), like `noisy`, through `adapter`."
-        return self.denoise(adapter, hidden_states=noisy.to(self.dtype), timestep=timesteps, encoder_hidden_states=cond.tensors["prompt_embeds"], pooled_projections=cond.tensors["pooled"]).sample
+        return self.denoise(
+            adapter,
+            hidden_states=noisy.to(self.dtype),
+            timestep=timesteps,
+            encoder_hidden_states=cond.tensors["prompt_embeds"],
+            pooled_projections=cond.tensors["pooled"],
+        ).sample
 
 # %% ../nbs/05c_sd3.ipynb #867b57a5
 def tiny_sd3(folder: str | Path, seed: int = 0) -> Path:
     "Save a tiny random `StableDiffusion3Pipeline` (16x16 latents, 64 px) into `folder`; for tests."
-    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+    from diffusers import (
+        FlowMatchEulerDiscreteScheduler,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
+    )
+
     tok = byte_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tok3, t5 = tiny_t5()
-        transformer = SD3Transformer2DModel(sample_size=16, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2, joint_attention_dim=32, caption_projection_dim=16,
-                                            pooled_projection_dim=32, pos_embed_max_size=24, qk_norm="rms_norm")
-        pipe = StableDiffusion3Pipeline(transformer=transformer, vae=tiny_vae(shift_factor=.06, scaling_factor=1.5, use_quant_conv=False, use_post_quant_conv=False), scheduler=FlowMatchEulerDiscreteScheduler(shift=3.), tokenizer=tok,
-                                        text_encoder=tiny_clip(tok, projection=True, layers=2), tokenizer_2=byte_tokenizer(), text_encoder_2=tiny_clip(tok, projection=True, layers=2), tokenizer_3=tok3, text_encoder_3=t5)
+        transformer = SD3Transformer2DModel(
+            sample_size=16,
+            patch_size=2,
+            in_channels=4,
+            out_channels=4,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            caption_projection_dim=16,
+            pooled_projection_dim=32,
+            pos_embed_max_size=24,
+            qk_norm="rms_norm",
+        )
+        pipe = StableDiffusion3Pipeline(
+            transformer=transformer,
+            vae=tiny_vae(
+                shift_factor=0.06,
+                scaling_factor=1.5,
+                use_quant_conv=False,
+                use_post_quant_conv=False,
+            ),
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+            tokenizer=tok,
+            text_encoder=tiny_clip(tok, projection=True, layers=2),
+            tokenizer_2=byte_tokenizer(),
+            text_encoder_2=tiny_clip(tok, projection=True, layers=2),
+            tokenizer_3=tok3,
+            text_encoder_3=t5,
+        )
     pipe.save_pretrained(folder, safe_serialization=True)
     return Path(folder)

@@ -10,7 +10,14 @@ from typing import Sequence
 
 import torch
 
-from .backbone import Adapter, Conditioning, StableDiffusionBackbone, byte_tokenizer, tiny_clip, tiny_vae
+from cpo_nb.backbone import (
+    Adapter,
+    Conditioning,
+    StableDiffusionBackbone,
+    byte_tokenizer,
+    tiny_clip,
+    tiny_vae,
+)
 from .core import CpoError
 
 # %% auto #0
@@ -19,45 +26,119 @@ __all__ = ['StableDiffusionXLBackbone', 'tiny_sdxl']
 # %% ../nbs/05b_sdxl.ipynb #3f102358
 class StableDiffusionXLBackbone(StableDiffusionBackbone):
     "`StableDiffusionXLPipeline`, ε or v. Raises `CpoError` for a refiner, which asks for an aesthetic score."
+
     pipeline_class = "StableDiffusionXLPipeline"
     text_encoder_names = ("text_encoder", "text_encoder_2")
     load_options = dict(add_watermarker=False)
 
     def __init__(self, pipe, resolution: int | None = None):
-        if pipe.config.get("requires_aesthetics_score") or pipe.text_encoder is None: raise CpoError("this pipeline is an SDXL refiner, which cannot be aligned on its own", hint="give an SDXL base model")
+        if pipe.config.get("requires_aesthetics_score") or pipe.text_encoder is None:
+            raise CpoError(
+                "this pipeline is an SDXL refiner, which cannot be aligned on its own",
+                hint="give an SDXL base model",
+            )
         super().__init__(pipe, resolution)
 
-    def _rooms(self, prompts: list[str]) -> list[int]: return self.clip_rooms(prompts)
-    def _fill(self, adapter: Adapter) -> torch.Tensor: return self.encode_clips([""], adapter)[0] # of empty windows; never the zeros of an empty prompt
+    def _rooms(self, prompts: list[str]) -> list[int]:
+        return self.clip_rooms(prompts)
+
+    def _fill(self, adapter: Adapter) -> torch.Tensor:
+        return self.encode_clips([""], adapter)[
+            0
+        ]  # of empty windows; never the zeros of an empty prompt
 
     def blank_conditioning(self, n: int, device: str = "cpu") -> Conditioning:
         "See the base class."
-        return Conditioning(super().blank_conditioning(n, device).tensors | dict(pooled=torch.zeros(n, self.pipe.text_encoder_2.config.projection_dim, device=device, dtype=self.dtype)))
+        return Conditioning(
+            super().blank_conditioning(n, device).tensors
+            | dict(
+                pooled=torch.zeros(
+                    n,
+                    self.pipe.text_encoder_2.config.projection_dim,
+                    device=device,
+                    dtype=self.dtype,
+                )
+            )
+        )
 
-    def _encode(self, prompts: list[str], adapter: Adapter) -> Conditioning: # prompt_embeds (B, L, D1 + D2), pooled (B, D2)
-        embeds, (_, pooled), lengths = self.encode_clips(prompts, adapter); self._count(lengths)
+    def _encode(
+        self, prompts: list[str], adapter: Adapter
+    ) -> Conditioning:  # prompt_embeds (B, L, D1 + D2), pooled (B, D2)
+        embeds, (_, pooled), lengths = self.encode_clips(prompts, adapter)
+        self._count(lengths)
         if self.pipe.config.get("force_zeros_for_empty_prompt"):
             named = torch.tensor([p != "" for p in prompts], device=embeds.device)
-            embeds, pooled = embeds*named[:, None, None], pooled*named[:, None]
-        return Conditioning({"prompt_embeds": embeds.to(self.device, self.dtype), "pooled": pooled.to(self.device, self.dtype)})
+            embeds, pooled = embeds * named[:, None, None], pooled * named[:, None]
+        return Conditioning(
+            {
+                "prompt_embeds": embeds.to(self.device, self.dtype),
+                "pooled": pooled.to(self.device, self.dtype),
+            }
+        )
 
-    def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, cond: Conditioning, adapter: Adapter = None) -> torch.Tensor:
+    def predict(
+        self,
+        noisy: torch.Tensor,
+        timesteps: torch.Tensor,
+        cond: Conditioning,
+        adapter: Adapter = None,
+    ) -> torch.Tensor:
         "The network's native prediction for x_t (B, C, H, W), like `noisy`, through `adapter`."
-        size = noisy.shape[-2]*self.pipe.vae_scale_factor, noisy.shape[-1]*self.pipe.vae_scale_factor
-        ids = torch.tensor([[*size, 0, 0, *size]], device=noisy.device, dtype=self.dtype).expand(len(noisy), -1)
-        return self.denoise(adapter, noisy.to(self.dtype), timesteps, encoder_hidden_states=cond.tensors["prompt_embeds"], added_cond_kwargs=dict(text_embeds=cond.tensors["pooled"], time_ids=ids)).sample
+        size = (
+            noisy.shape[-2] * self.pipe.vae_scale_factor,
+            noisy.shape[-1] * self.pipe.vae_scale_factor,
+        )
+        ids = torch.tensor([[*size, 0, 0, *size]], device=noisy.device, dtype=self.dtype).expand(
+            len(noisy), -1
+        )
+        return self.denoise(
+            adapter,
+            noisy.to(self.dtype),
+            timesteps,
+            encoder_hidden_states=cond.tensors["prompt_embeds"],
+            added_cond_kwargs=dict(text_embeds=cond.tensors["pooled"], time_ids=ids),
+        ).sample
 
 # %% ../nbs/05b_sdxl.ipynb #b5fd9196
 def tiny_sdxl(folder: str | Path, seed: int = 0) -> Path:
     "Save a tiny random `StableDiffusionXLPipeline` (16x16 latents, 64 px, ε) into `folder`; for tests."
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+
     tok = byte_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        unet = UNet2DConditionModel(sample_size=16, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1, cross_attention_dim=32, attention_head_dim=(2, 4), norm_num_groups=4, use_linear_projection=True,
-                                    transformer_layers_per_block=(1, 2), addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6*8 + 16,
-                                    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"))
-        pipe = StableDiffusionXLPipeline(vae=tiny_vae(force_upcast=True, scaling_factor=.13025), text_encoder=tiny_clip(tok, layers=2), text_encoder_2=tiny_clip(tok, projection=True, layers=2), tokenizer=tok, tokenizer_2=byte_tokenizer(), unet=unet,
-                                         scheduler=EulerDiscreteScheduler(beta_start=.00085, beta_end=.012, beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1), add_watermarker=False)
+        unet = UNet2DConditionModel(
+            sample_size=16,
+            in_channels=4,
+            out_channels=4,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            cross_attention_dim=32,
+            attention_head_dim=(2, 4),
+            norm_num_groups=4,
+            use_linear_projection=True,
+            transformer_layers_per_block=(1, 2),
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=6 * 8 + 16,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        )
+        pipe = StableDiffusionXLPipeline(
+            vae=tiny_vae(force_upcast=True, scaling_factor=0.13025),
+            text_encoder=tiny_clip(tok, layers=2),
+            text_encoder_2=tiny_clip(tok, projection=True, layers=2),
+            tokenizer=tok,
+            tokenizer_2=byte_tokenizer(),
+            unet=unet,
+            scheduler=EulerDiscreteScheduler(
+                beta_start=0.00085,
+                beta_end=0.012,
+                beta_schedule="scaled_linear",
+                timestep_spacing="leading",
+                steps_offset=1,
+            ),
+            add_watermarker=False,
+        )
     pipe.save_pretrained(folder, safe_serialization=True)
     return Path(folder)

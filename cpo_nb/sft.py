@@ -32,61 +32,101 @@ __all__ = ['PRECISIONS', 'IN_MEMORY', 'TrainingSet', 'training_set', 'autocast',
 @dataclass
 class TrainingSet:
     "Encoded pictures with captions and attributes, row by row."
-    latents: torch.Tensor | StoredLatents # clean latents (N, C, h, w), half precision
-    captions: list[str] # plain captions
-    positive: list[list[str]] # pair ids whose positive attribute the picture shows
-    negative: list[list[str]] # pair ids whose negative attribute it shows
 
-    def __len__(self) -> int: return len(self.captions)
+    latents: torch.Tensor | StoredLatents  # clean latents (N, C, h, w), half precision
+    captions: list[str]  # plain captions
+    positive: list[list[str]]  # pair ids whose positive attribute the picture shows
+    negative: list[list[str]]  # pair ids whose negative attribute it shows
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
     def __getitem__(self, rows) -> "TrainingSet":
         rows = np.atleast_1d(np.arange(len(self))[rows])
-        return TrainingSet(self.latents[torch.from_numpy(rows)], *([col[i] for i in rows] for col in (self.captions, self.positive, self.negative)))
+        return TrainingSet(
+            self.latents[torch.from_numpy(rows)],
+            *([col[i] for i in rows] for col in (self.captions, self.positive, self.negative)),
+        )
 
     def annotations(self) -> list[dict]:
         "Captions and attributes as a list of rows, for the pairing and ranking of `dataset`."
-        return [dict(caption=c, positive=p, negative=n) for c, p, n in zip(self.captions, self.positive, self.negative)]
+        return [
+            dict(caption=c, positive=p, negative=n)
+            for c, p, n in zip(self.captions, self.positive, self.negative)
+        ]
 
     @cached_property
     def hash(self) -> str:
         "Hash of latents, captions and attributes."
         h = hashlib.sha256(sha256_json(self.annotations()).encode())
-        for i in range(0, len(self), 256): h.update(self.latents[torch.arange(i, min(i + 256, len(self)))].half().contiguous().numpy().tobytes())
+        for i in range(0, len(self), 256):
+            h.update(
+                self.latents[torch.arange(i, min(i + 256, len(self)))]
+                .half()
+                .contiguous()
+                .numpy()
+                .tobytes()
+            )
         return h.hexdigest()[:16]
 
+
 def training_set(
-    rows, # a `datasets.Dataset` with image, caption, positive, negative (see `load_paintings`), or a dict of these columns
-    backbone: Backbone, # whose latents
-    batch_size: int | None = None, # pictures encoded at once; default: fewer, the larger they are
-    folder: str | Path | None = None # keep latents there, and read them from there; default: in memory
+    rows,  # a `datasets.Dataset` with image, caption, positive, negative (see `load_paintings`), or a dict of these columns
+    backbone: Backbone,  # whose latents
+    batch_size: int | None = None,  # pictures encoded at once; default: fewer, the larger they are
+    folder: str
+    | Path
+    | None = None,  # keep latents there, and read them from there; default: in memory
 ) -> TrainingSet:
     "Encode every picture once, resized to the backbone's resolution (squares are kept, others are cropped in the middle)."
     columns = [list(rows[k]) for k in ("caption", "positive", "negative")]
-    if folder is not None: return TrainingSet(store_latents(rows, backbone, folder), *columns)
+    if folder is not None:
+        return TrainingSet(store_latents(rows, backbone, folder), *columns)
     latents, batch_size = [], batch_size or encoding_batch(backbone.resolution)
-    for i in tqdm(range(0, len(columns[0]), batch_size), desc="encode", mininterval=2, disable=None):
-        ims = rows[i:i + batch_size]["image"] if not isinstance(rows, dict) else rows["image"][i:i + batch_size]
+    for i in tqdm(
+        range(0, len(columns[0]), batch_size), desc="encode", mininterval=2, disable=None
+    ):
+        ims = (
+            rows[i : i + batch_size]["image"]
+            if not isinstance(rows, dict)
+            else rows["image"][i : i + batch_size]
+        )
         latents.append(backbone.encode_images(fit_pictures(ims, backbone.resolution)).half().cpu())
     return TrainingSet(torch.cat(latents), *columns)
 
 # %% ../nbs/06_sft.ipynb #19e76117
 PRECISIONS = dict(bf16=torch.bfloat16, fp16=torch.float16, fp32=None)
 
+
 def autocast(device: torch.device, precision: str = "bf16"):
     "Mixed precision for forward passes: `bf16`, `fp16` (the loop then scales the loss), or `fp32` for none."
-    if precision not in PRECISIONS: raise CpoError(f"precision {precision!r} is unknown", hint=f"choose one of {', '.join(PRECISIONS)}")
-    return torch.autocast(device.type, PRECISIONS[precision]) if PRECISIONS[precision] else contextlib.nullcontext()
+    if precision not in PRECISIONS:
+        raise CpoError(
+            f"precision {precision!r} is unknown", hint=f"choose one of {', '.join(PRECISIONS)}"
+        )
+    return (
+        torch.autocast(device.type, PRECISIONS[precision])
+        if PRECISIONS[precision]
+        else contextlib.nullcontext()
+    )
+
 
 @dataclass
 class Draw:
     "The random part of one update."
-    noise: torch.Tensor # (B, C, h, w)
-    timesteps: torch.Tensor # (B,)
-    noisy: torch.Tensor # x_t, (B, C, h, w)
-    captions: list[str] # captions, some dropped to the empty string
 
-    def __getitem__(self, part: slice) -> "Draw": return Draw(self.noise[part], self.timesteps[part], self.noisy[part], self.captions[part])
+    noise: torch.Tensor  # (B, C, h, w)
+    timesteps: torch.Tensor  # (B,)
+    noisy: torch.Tensor  # x_t, (B, C, h, w)
+    captions: list[str]  # captions, some dropped to the empty string
 
-def draw(backbone: Backbone, batch: TrainingSet, seed: int, step: int, caption_dropout: float) -> Draw:
+    def __getitem__(self, part: slice) -> "Draw":
+        return Draw(self.noise[part], self.timesteps[part], self.noisy[part], self.captions[part])
+
+
+def draw(
+    backbone: Backbone, batch: TrainingSet, seed: int, step: int, caption_dropout: float
+) -> Draw:
     "Noise, timesteps and dropped captions of update `step`; the same for every method that trains with this seed."
     g = torch_rng(seed, "draw", step)
     latents = batch.latents.float()
@@ -96,145 +136,295 @@ def draw(backbone: Backbone, batch: TrainingSet, seed: int, step: int, caption_d
     caps = ["" if d else c for d, c in zip(drop.tolist(), batch.captions)]
     return Draw(noise, t, backbone.add_noise(latents.to(backbone.device), noise, t), caps)
 
-def drawn_once(make: Callable) -> Callable: # (step, rows, part) -> the things that `make(step, rows)` gives, cut to the part
+
+def drawn_once(
+    make: Callable,
+) -> Callable:  # (step, rows, part) -> the things that `make(step, rows)` gives, cut to the part
     "Draw for a whole update once, then cut: the same draws, in whatever parts an update is taken. Numbers, such as the length that prompts are filled up to, hold for all parts."
     last: dict = {}
+
     def cut(step, rows, part):
-        if last.get("step") != step: last.update(step=step, things=make(step, rows))
+        if last.get("step") != step:
+            last.update(step=step, things=make(step, rows))
         return [x if isinstance(x, int) else x[part] for x in last["things"]]
+
     return cut
 
 # %% ../nbs/06_sft.ipynb #fb777369
 @dataclass(frozen=True)
 class SftConfig:
     "Settings of stage 1."
-    train: TrainConfig # the loop
-    rank: int = 32 # of the LoRA
-    alpha: float | None = None # LoRA scale is alpha / rank; default: rank
-    targets: tuple[str, ...] = ("attention", "feedforward", "convolution") # where it sits
-    caption_dropout: float = 0.1 # probability that a caption is dropped
-    attributes: bool = True # name attributes in the prompts; without, it is plain fine-tuning on captions
-    precision: str = "bf16" # of forward passes
-    prompt_variants: int | None = None # draw the dropout of attributes this many times for each picture, so that prompts can be encoded before; default: anew at every update
 
-def _attributed(data: TrainingSet, tree: CriteriaTree, cfg: SftConfig, row: int, variant: int, caption: str) -> str: # one of a picture's drawn prompts
+    train: TrainConfig  # the loop
+    rank: int = 32  # of the LoRA
+    alpha: float | None = None  # LoRA scale is alpha / rank; default: rank
+    targets: tuple[str, ...] = ("attention", "feedforward", "convolution")  # where it sits
+    caption_dropout: float = 0.1  # probability that a caption is dropped
+    attributes: bool = (
+        True  # name attributes in the prompts; without, it is plain fine-tuning on captions
+    )
+    precision: str = "bf16"  # of forward passes
+    prompt_variants: int | None = (
+        None  # draw the dropout of attributes this many times for each picture, so that prompts can be encoded before; default: anew at every update
+    )
+
+
+def _attributed(
+    data: TrainingSet, tree: CriteriaTree, cfg: SftConfig, row: int, variant: int, caption: str
+) -> str:  # one of a picture's drawn prompts
     rng = np_rng(cfg.train.seed, "variant", row, variant)
-    return attribute_prompt(caption, data.positive[row], data.negative[row], tree, use="both", dropout=float(rng.random()), rng=rng)
+    return attribute_prompt(
+        caption,
+        data.positive[row],
+        data.negative[row],
+        tree,
+        use="both",
+        dropout=float(rng.random()),
+        rng=rng,
+    )
 
-def sft_prompts(data: TrainingSet, tree: CriteriaTree, cfg: SftConfig, rows: np.ndarray, captions: Sequence[str], step: int) -> list[str]:
+
+def sft_prompts(
+    data: TrainingSet,
+    tree: CriteriaTree,
+    cfg: SftConfig,
+    rows: np.ndarray,
+    captions: Sequence[str],
+    step: int,
+) -> list[str]:
     "Prompts of an update: captions with some of the attributes."
-    if not cfg.attributes: return list(captions)
+    if not cfg.attributes:
+        return list(captions)
     rng = np_rng(cfg.train.seed, "attributes", step)
-    if cfg.prompt_variants: return [_attributed(data, tree, cfg, r, int(rng.integers(cfg.prompt_variants)), c) for r, c in zip(rows, captions)]
-    return [attribute_prompt(c, data.positive[r], data.negative[r], tree, use="both", dropout=float(rng.random()), rng=rng) for r, c in zip(rows, captions)]
+    if cfg.prompt_variants:
+        return [
+            _attributed(data, tree, cfg, r, int(rng.integers(cfg.prompt_variants)), c)
+            for r, c in zip(rows, captions)
+        ]
+    return [
+        attribute_prompt(
+            c,
+            data.positive[r],
+            data.negative[r],
+            tree,
+            use="both",
+            dropout=float(rng.random()),
+            rng=rng,
+        )
+        for r, c in zip(rows, captions)
+    ]
+
 
 def every_sft_prompt(data: TrainingSet, tree: CriteriaTree, cfg: SftConfig) -> Iterator[str]:
     "All prompts that a run may ask for. Raises `CpoError` when they are drawn anew at every update."
-    if cfg.attributes and not cfg.prompt_variants: raise CpoError("prompts that are drawn anew at every update cannot be encoded before", hint="set prompt_variants (--prompt-variants 4)")
+    if cfg.attributes and not cfg.prompt_variants:
+        raise CpoError(
+            "prompts that are drawn anew at every update cannot be encoded before",
+            hint="set prompt_variants (--prompt-variants 4)",
+        )
     for r, caption in enumerate(data.captions):
         for c in {caption, ""} if cfg.caption_dropout else {caption}:
-            yield from (_attributed(data, tree, cfg, r, k, c) for k in range(cfg.prompt_variants)) if cfg.attributes else (c,)
+            yield from (
+                (_attributed(data, tree, cfg, r, k, c) for k in range(cfg.prompt_variants))
+                if cfg.attributes
+                else (c,)
+            )
 
 # %% ../nbs/06_sft.ipynb #15964952
-IN_MEMORY = 4096 # captions that are held in memory when nothing is stored
+IN_MEMORY = 4096  # captions that are held in memory when nothing is stored
 
-def settle(backbone: Backbone, prompts: Callable[[], Iterator[str]], folder: str | Path | None, captions: Sequence[str] = ()) -> None:
+
+def settle(
+    backbone: Backbone,
+    prompts: Callable[[], Iterator[str]],
+    folder: str | Path | None,
+    captions: Sequence[str] = (),
+) -> None:
     "Encode all prompts into `folder`, park VAE and text encoders, and divide the base if that was asked for. Without a folder, prompts are encoded as they come, but for `captions`, if they are few: these are encoded once and held."
     if folder is not None:
         backbone.encoded = StoredPrompts(backbone, folder).encode(list(dict.fromkeys(prompts())))
         backbone.park()
-    elif 0 < len(few := dict.fromkeys(captions)) <= IN_MEMORY: backbone.encoded = StoredPrompts(backbone, None).encode(list(few))
+    elif 0 < len(few := dict.fromkeys(captions)) <= IN_MEMORY:
+        backbone.encoded = StoredPrompts(backbone, None).encode(list(few))
     backbone.distribute()
 
-def held_out_score(backbone: Backbone, name: str, step_fn: Callable, n_rows: int, batch_size: int, draws: int = 2) -> Callable: # weights -> score
+
+def held_out_score(
+    backbone: Backbone, name: str, step_fn: Callable, n_rows: int, batch_size: int, draws: int = 2
+) -> Callable:  # weights -> score
     "Mean loss over held-out rows, each at `draws` fixed noises and timesteps."
+
     def score(weights):
-        total = 0.
+        total = 0.0
         with backbone.holding(name, weights), torch.no_grad():
             for i in range(draws):
                 for k, lo in enumerate(range(0, n_rows, batch_size)):
                     rows = np.arange(lo, min(lo + batch_size, n_rows))
-                    total += float(step_fn(-1 - i*n_rows - k, rows, slice(None))[0])*len(rows)
-        return total/(n_rows*draws)
+                    total += float(step_fn(-1 - i * n_rows - k, rows, slice(None))[0]) * len(rows)
+        return total / (n_rows * draws)
+
     return score
+
 
 def with_weights(backbone: Backbone, name: str, on_checkpoint: Callable | None) -> Callable | None:
     "Call `on_checkpoint(step)` while the adapter holds the averaged weights."
+
     def call(step, weights):
-        with backbone.holding(name, weights): on_checkpoint(step)
+        with backbone.holding(name, weights):
+            on_checkpoint(step)
+
     return call if on_checkpoint else None
 
 # %% ../nbs/06_sft.ipynb #38406be5
-def _sft_step(backbone: Backbone, data: TrainingSet, tree: CriteriaTree, cfg: SftConfig, used: Adapter) -> Callable:
+def _sft_step(
+    backbone: Backbone, data: TrainingSet, tree: CriteriaTree, cfg: SftConfig, used: Adapter
+) -> Callable:
     def make(step, rows):
-        batch = data[rows]; d = draw(backbone, batch, cfg.train.seed, step, cfg.caption_dropout)
+        batch = data[rows]
+        d = draw(backbone, batch, cfg.train.seed, step, cfg.caption_dropout)
         prompts = sft_prompts(data, tree, cfg, rows, d.captions, step)
         return batch, d, prompts, max(backbone.prompt_tokens(prompts))
+
     cut = drawn_once(make)
+
     def step_fn(step, rows, part):
         batch, d, prompts, tokens = cut(step, rows, part)
         cond = backbone.encode_prompts(prompts, tokens=tokens)
-        with autocast(backbone.device, cfg.precision): pred = backbone.predict(d.noisy, d.timesteps, cond, used)
-        return F.mse_loss(pred.float(), backbone.target(batch.latents.float().to(backbone.device), d.noise, d.timesteps)), {}
+        with autocast(backbone.device, cfg.precision):
+            pred = backbone.predict(d.noisy, d.timesteps, cond, used)
+        return F.mse_loss(
+            pred.float(),
+            backbone.target(batch.latents.float().to(backbone.device), d.noise, d.timesteps),
+        ), {}
+
     return step_fn
 
+
 def sft(
-    backbone: Backbone, # an adapter is added to it
-    data: TrainingSet, # what to learn from
-    tree: CriteriaTree, # whose phrases the prompts use
-    run_dir: str | Path, # the run's folder; resumed when it holds the same run
-    cfg: SftConfig, # settings
-    name: str = "auxiliary", # the adapter
-    start: Adapter = None, # frozen adapters that it rides on, such as one that brought the base to the data
-    prompts_folder: str | Path | None = None, # encode all prompts into it before, and let VAE and text encoders leave the device
-    validation: TrainingSet | None = None, # held-out rows; the best checkpoint by their loss is kept
-    on_checkpoint: Callable | None = None, # called with the number of updates, while the adapter holds the averaged weights
-    **loop # of `train`: machine, on_log, accept_changes
+    backbone: Backbone,  # an adapter is added to it
+    data: TrainingSet,  # what to learn from
+    tree: CriteriaTree,  # whose phrases the prompts use
+    run_dir: str | Path,  # the run's folder; resumed when it holds the same run
+    cfg: SftConfig,  # settings
+    name: str = "auxiliary",  # the adapter
+    start: Adapter = None,  # frozen adapters that it rides on, such as one that brought the base to the data
+    prompts_folder: str
+    | Path
+    | None = None,  # encode all prompts into it before, and let VAE and text encoders leave the device
+    validation: TrainingSet
+    | None = None,  # held-out rows; the best checkpoint by their loss is kept
+    on_checkpoint: Callable
+    | None = None,  # called with the number of updates, while the adapter holds the averaged weights
+    **loop,  # of `train`: machine, on_log, accept_changes
 ) -> TrainResult:
     "Train the auxiliary adapter on structured prompts; afterwards it holds the averaged weights, also saved as `run_dir/adapter`. Stage 1 is *paper*; the dropout of attributes is *ours*."
     backbone.add_adapter(name, cfg.rank, cfg.alpha, cfg.targets, seed=cfg.train.seed)
     params, used = backbone.trainable_parameters(name), on_top(start, name)
     settle(backbone, lambda: every_sft_prompt(data, tree, cfg), prompts_folder)
     step_fn = _sft_step(backbone, data, tree, cfg, used)
-    score = held_out_score(backbone, name, _sft_step(backbone, validation, tree, cfg, used), len(validation), cfg.train.batch_size) if validation else None
-    settings = dict(stage="sft", tree=tree.hash, data=data.hash, start=start) | {k: v for k, v in asdict(cfg).items() if k != "train"}
+    score = (
+        held_out_score(
+            backbone,
+            name,
+            _sft_step(backbone, validation, tree, cfg, used),
+            len(validation),
+            cfg.train.batch_size,
+        )
+        if validation
+        else None
+    )
+    settings = dict(stage="sft", tree=tree.hash, data=data.hash, start=start) | {
+        k: v for k, v in asdict(cfg).items() if k != "train"
+    }
     backbone.activate(used)
-    try: res = train(run_dir, params, step_fn, len(data), cfg.train, settings, desc=f"sft {name}", score=score, on_checkpoint=with_weights(backbone, name, on_checkpoint), scale_loss=cfg.precision == "fp16", **loop)
-    finally: backbone.activate(None)
+    try:
+        res = train(
+            run_dir,
+            params,
+            step_fn,
+            len(data),
+            cfg.train,
+            settings,
+            desc=f"sft {name}",
+            score=score,
+            on_checkpoint=with_weights(backbone, name, on_checkpoint),
+            scale_loss=cfg.precision == "fp16",
+            **loop,
+        )
+    finally:
+        backbone.activate(None)
     finish(backbone, name, run_dir, res, cfg, data, tree, dict(stage="sft", start=start))
     return res
 
-def finish(backbone: Backbone, name: str, run_dir: str | Path, res: TrainResult, cfg, data: TrainingSet, tree: CriteriaTree, info: dict) -> None:
+
+def finish(
+    backbone: Backbone,
+    name: str,
+    run_dir: str | Path,
+    res: TrainResult,
+    cfg,
+    data: TrainingSet,
+    tree: CriteriaTree,
+    info: dict,
+) -> None:
     "Put the averaged weights into the adapter and save it as `run_dir/adapter`, with what a reader of it must know; the best checkpoint's, where it is another, as `run_dir/adapter-best`."
     last = (read_metrics(run_dir) or [{}])[-1]
-    info = dict(info, result={k: v for k, v in last.items() if k not in ("step", "lr", "seconds") and v is not None}, steps=res.step, stopped=res.stopped, tree=tree.hash, criteria=f"{tree.id} ({len(tree)} pairs)", data=data.hash, pictures=len(data), settings=asdict(cfg), best=res.best)
+    info = dict(
+        info,
+        result={
+            k: v for k, v in last.items() if k not in ("step", "lr", "seconds") and v is not None
+        },
+        steps=res.step,
+        stopped=res.stopped,
+        tree=tree.hash,
+        criteria=f"{tree.id} ({len(tree)} pairs)",
+        data=data.hash,
+        pictures=len(data),
+        settings=asdict(cfg),
+        best=res.best,
+    )
     backbone.set_adapter_state(name, res.ema)
-    backbone.save_adapter(name, Path(run_dir)/"adapter", info)
+    backbone.save_adapter(name, Path(run_dir) / "adapter", info)
     if res.best and res.best["step"] != res.step:
-        with backbone.holding(name, averaged_weights(run_dir, res.best["step"])): backbone.save_adapter(name, Path(run_dir)/"adapter-best", dict(info, steps=res.best["step"]))
+        with backbone.holding(name, averaged_weights(run_dir, res.best["step"])):
+            backbone.save_adapter(
+                name, Path(run_dir) / "adapter-best", dict(info, steps=res.best["step"])
+            )
 
 # %% ../nbs/06_sft.ipynb #a9252650
 @torch.no_grad()
 def attribute_gain(
-    backbone: Backbone, # with the adapter
-    data: TrainingSet, # held-out rows
-    tree: CriteriaTree, # whose phrases the prompts use
-    adapter: Adapter = "auxiliary", # what is tested
-    draws: int = 4, # noises and timesteps a picture
-    batch_size: int = 64, # pictures at once
-    seed: int = 7, # of the draws
-    precision: str = "bf16" # of forward passes
-) -> dict[str, float]: # error with the plain caption, error with all attributes named, and gain: the share of the error that naming them removes
+    backbone: Backbone,  # with the adapter
+    data: TrainingSet,  # held-out rows
+    tree: CriteriaTree,  # whose phrases the prompts use
+    adapter: Adapter = "auxiliary",  # what is tested
+    draws: int = 4,  # noises and timesteps a picture
+    batch_size: int = 64,  # pictures at once
+    seed: int = 7,  # of the draws
+    precision: str = "bf16",  # of forward passes
+) -> dict[
+    str, float
+]:  # error with the plain caption, error with all attributes named, and gain: the share of the error that naming them removes
     "Denoising error with and without the attributes, on the same noise. Source: ours."
     errors = np.zeros(2)
     for k in range(draws):
         for i in range(0, len(data), batch_size):
             batch = data[np.arange(i, min(i + batch_size, len(data)))]
-            d = draw(backbone, batch, seed, k*len(data) + i, 0.)
-            target = backbone.target(batch.latents.float().to(backbone.device), d.noise, d.timesteps)
-            named = [attribute_prompt(c, p, n, tree) for c, p, n in zip(batch.captions, batch.positive, batch.negative)]
+            d = draw(backbone, batch, seed, k * len(data) + i, 0.0)
+            target = backbone.target(
+                batch.latents.float().to(backbone.device), d.noise, d.timesteps
+            )
+            named = [
+                attribute_prompt(c, p, n, tree)
+                for c, p, n in zip(batch.captions, batch.positive, batch.negative)
+            ]
             for j, prompts in enumerate((batch.captions, named)):
                 cond = backbone.encode_prompts(prompts)
-                with autocast(backbone.device, precision): pred = backbone.predict(d.noisy, d.timesteps, cond, adapter)
-                errors[j] += float(F.mse_loss(pred.float(), target))*len(batch)/len(data)/draws
-    return dict(caption=float(errors[0]), named=float(errors[1]), gain=float(1 - errors[1]/errors[0]))
+                with autocast(backbone.device, precision):
+                    pred = backbone.predict(d.noisy, d.timesteps, cond, adapter)
+                errors[j] += (
+                    float(F.mse_loss(pred.float(), target)) * len(batch) / len(data) / draws
+                )
+    return dict(
+        caption=float(errors[0]), named=float(errors[1]), gain=float(1 - errors[1] / errors[0])
+    )

@@ -20,10 +20,32 @@ from .annotate import atelier_annotator
 from .atelier import PAIRS, draw_scenes, ideal, paint
 from .backbone import LORA_TARGETS, Adapter, Backbone, load_backbone
 from .bank import BankConfig
-from .core import CpoError, Scale, cached, data_dir, library_versions, read_json, repo_root, results_dir, runs_dir, sha256_file, sha256_json, to_jsonable, write_json
+from cpo_nb.core import (
+    CpoError,
+    Scale,
+    cached,
+    data_dir,
+    library_versions,
+    read_json,
+    repo_root,
+    results_dir,
+    runs_dir,
+    sha256_file,
+    sha256_json,
+    to_jsonable,
+    write_json,
+)
 from .criteria import CriteriaTree, load_criteria
 from .dataset import attribute_prompt
-from .metrics import JUDGE_SEED, AtelierJudge, bootstrap_interval, evaluate, frechet_distance, judge_images, load_judge
+from cpo_nb.metrics import (
+    JUDGE_SEED,
+    AtelierJudge,
+    bootstrap_interval,
+    evaluate,
+    frechet_distance,
+    judge_images,
+    load_judge,
+)
 from .sampling import image_grid, sample
 from .sft import SftConfig, TrainingSet, attribute_gain, sft, training_set
 from .training import TrainConfig, TrainResult, read_metrics
@@ -39,239 +61,564 @@ __all__ = ['DATA_SEED', 'EVAL_SEED', 'IDEAL_SEED', 'HELD_SEED', 'SWEPT', 'SEARCH
 # %% ../nbs/10a_study.ipynb #863750b8
 DATA_SEED, EVAL_SEED, IDEAL_SEED = 0, 400, 401
 
+
 def atelier_training_set(scale: Scale, backbone: Backbone, workers: int = 2) -> TrainingSet:
     "The annotated atelier pictures of stage 1 and 2 (the training split), encoded; cached."
     from cpo_nb.atelier import atelier_dataset
+
     def build(folder):
         rows = atelier_dataset(scale.pictures, DATA_SEED, workers)["train"]
         data = training_set(rows, backbone)
-        save_file(dict(latents=data.latents.contiguous()), folder/"latents.safetensors")
-        write_json(folder/"rows.json", dict(captions=data.captions, positive=data.positive, negative=data.negative))
-    folder = cached("atelier-latents", build, dict(pictures=scale.pictures, vae=sha256_json([v.double().sum().item() for v in backbone.pipe.vae.state_dict().values()])), DATA_SEED)
-    rows = read_json(folder/"rows.json")
-    return TrainingSet(load_file(folder/"latents.safetensors")["latents"], rows["captions"], rows["positive"], rows["negative"])
+        save_file(dict(latents=data.latents.contiguous()), folder / "latents.safetensors")
+        write_json(
+            folder / "rows.json",
+            dict(captions=data.captions, positive=data.positive, negative=data.negative),
+        )
+
+    folder = cached(
+        "atelier-latents",
+        build,
+        dict(
+            pictures=scale.pictures,
+            vae=sha256_json(
+                [v.double().sum().item() for v in backbone.pipe.vae.state_dict().values()]
+            ),
+        ),
+        DATA_SEED,
+    )
+    rows = read_json(folder / "rows.json")
+    return TrainingSet(
+        load_file(folder / "latents.safetensors")["latents"],
+        rows["captions"],
+        rows["positive"],
+        rows["negative"],
+    )
+
 
 def atelier_tree() -> CriteriaTree:
     "The painting tree, narrowed to the pairs that the atelier paints."
     return load_criteria("painting").select(PAIRS)
 
+
 def ideal_features(scale: Scale, judge: AtelierJudge, workers: int = 2) -> np.ndarray:
     "The judge's features of the ideal set, (M, 128); cached."
+
     def build(folder):
         v = judge_images(judge, paint(ideal(draw_scenes(scale.ideal_images, IDEAL_SEED)), workers))
-        save_file(dict(features=torch.from_numpy(v.features)), folder/"features.safetensors")
-    key = dict(n=scale.ideal_images, judge=sha256_json([v.double().sum().item() for v in judge.state_dict().values()]))
-    return load_file(cached("atelier-ideal", build, key, IDEAL_SEED)/"features.safetensors")["features"].numpy()
+        save_file(dict(features=torch.from_numpy(v.features)), folder / "features.safetensors")
+
+    key = dict(
+        n=scale.ideal_images,
+        judge=sha256_json([v.double().sum().item() for v in judge.state_dict().values()]),
+    )
+    return load_file(cached("atelier-ideal", build, key, IDEAL_SEED) / "features.safetensors")[
+        "features"
+    ].numpy()
 
 # %% ../nbs/10a_study.ipynb #6f484bf0
 def auxiliary_config(scale: Scale, seed: int = 0) -> SftConfig:
     "Settings of the shipped auxiliary adapter."
-    return SftConfig(TrainConfig(steps=scale.sft_steps, batch_size=scale.batch_size, lr=1.2e-3, warmup=min(50, scale.sft_steps), schedule="cosine", ema=.99, checkpoint_every=scale.checkpoint_every*2, log_every=20 if scale.sft_steps > 50 else 1, seed=seed), rank=64, targets=("attention", "feedforward"))
+    return SftConfig(
+        TrainConfig(
+            steps=scale.sft_steps,
+            batch_size=scale.batch_size,
+            lr=1.2e-3,
+            warmup=min(50, scale.sft_steps),
+            schedule="cosine",
+            ema=0.99,
+            checkpoint_every=scale.checkpoint_every * 2,
+            log_every=20 if scale.sft_steps > 50 else 1,
+            seed=seed,
+        ),
+        rank=64,
+        targets=("attention", "feedforward"),
+    )
+
 
 def shipped_auxiliary() -> Path:
     "Folder of the auxiliary adapter that ships."
-    return data_dir()/"atelier"/"auxiliary"
+    return data_dir() / "atelier" / "auxiliary"
 
-def adapter_folder(name: str | Path) -> Path: # a folder, or "atelier" for the auxiliary that ships
+
+def adapter_folder(name: str | Path) -> Path:  # a folder, or "atelier" for the auxiliary that ships
     "Where an adapter is that a user named."
     return shipped_auxiliary() if str(name) == "atelier" and not Path(name).exists() else Path(name)
 
 # %% ../nbs/10a_study.ipynb #460639d4
-HELD_SEED = 901 # pictures that the sweep is judged on
+HELD_SEED = 901  # pictures that the sweep is judged on
 _ALL = tuple(LORA_TARGETS)
-SWEPT = ((64, _ALL[:2], 1.2e-3), (64, _ALL, 1.2e-3), (32, _ALL, 2e-3), (32, _ALL[:2], 2e-3), (32, _ALL[:1], 2e-3), (16, _ALL, 2e-3), (32, _ALL, 4e-3)) # rank, targets, learning rate
+SWEPT = (
+    (64, _ALL[:2], 1.2e-3),
+    (64, _ALL, 1.2e-3),
+    (32, _ALL, 2e-3),
+    (32, _ALL[:2], 2e-3),
+    (32, _ALL[:1], 2e-3),
+    (16, _ALL, 2e-3),
+    (32, _ALL, 4e-3),
+)  # rank, targets, learning rate
+
 
 def sweep_path(scale: Scale) -> Path:
     "Where the sweep of the auxiliary is kept."
-    return results_dir()/"search"/scale.name/"auxiliary.json"
+    return results_dir() / "search" / scale.name / "auxiliary.json"
+
 
 def sweep_auxiliary(scale: Scale, data: TrainingSet, say=print) -> list[dict]:
     "Train a short auxiliary for each entry of `SWEPT`, and keep what it gained. Entries that are stored are not run again."
     path, steps = sweep_path(scale), min(300, scale.sft_steps)
     parts = {k: v for k, v in _ingredients().items() if k.startswith("pipeline")}
-    key = sha256_json(to_jsonable(dict(parts=parts, steps=steps, cfg=asdict(auxiliary_config(scale)), pictures=scale.pictures)))[:8]
+    key = sha256_json(
+        to_jsonable(
+            dict(
+                parts=parts,
+                steps=steps,
+                cfg=asdict(auxiliary_config(scale)),
+                pictures=scale.pictures,
+            )
+        )
+    )[:8]
     done = [t for t in (read_json(path)["tried"] if path.is_file() else []) if t["key"] == key]
-    held = draw_scenes(min(512, scale.pictures), HELD_SEED); pos, neg = held.attributes(); pictures = paint(held, 2)
+    held = draw_scenes(min(512, scale.pictures), HELD_SEED)
+    pos, neg = held.attributes()
+    pictures = paint(held, 2)
     for rank, targets, lr in SWEPT:
-        if any((t["rank"], tuple(t["targets"]), t["lr"]) == (rank, targets, lr) for t in done): continue
+        if any((t["rank"], tuple(t["targets"]), t["lr"]) == (rank, targets, lr) for t in done):
+            continue
         backbone = load_backbone("atelier")
         cfg = replace(auxiliary_config(scale), rank=rank, targets=targets)
-        cfg = replace(cfg, train=replace(cfg.train, steps=steps, lr=lr, warmup=min(50, steps), schedule="constant", ema=.98, checkpoint_every=steps, log_every=max(1, steps//30)))
-        res = sft(backbone, data, atelier_tree(), runs_dir()/scale.name/"sweep"/f"{rank}-{'-'.join(t[:2] for t in targets)}-{lr:g}-{key}", cfg)
-        test = training_set(dict(image=pictures, caption=held.captions(), positive=pos, negative=neg), backbone)
-        done.append(dict(key=key, rank=rank, targets=targets, lr=lr, steps=steps, seconds=round(res.seconds, 1), parameters=sum(p.numel() for p in backbone.adapter_parameters("auxiliary").values()), **attribute_gain(backbone, test, atelier_tree())))
+        cfg = replace(
+            cfg,
+            train=replace(
+                cfg.train,
+                steps=steps,
+                lr=lr,
+                warmup=min(50, steps),
+                schedule="constant",
+                ema=0.98,
+                checkpoint_every=steps,
+                log_every=max(1, steps // 30),
+            ),
+        )
+        res = sft(
+            backbone,
+            data,
+            atelier_tree(),
+            runs_dir()
+            / scale.name
+            / "sweep"
+            / f"{rank}-{'-'.join(t[:2] for t in targets)}-{lr:g}-{key}",
+            cfg,
+        )
+        test = training_set(
+            dict(image=pictures, caption=held.captions(), positive=pos, negative=neg), backbone
+        )
+        done.append(
+            dict(
+                key=key,
+                rank=rank,
+                targets=targets,
+                lr=lr,
+                steps=steps,
+                seconds=round(res.seconds, 1),
+                parameters=sum(
+                    p.numel() for p in backbone.adapter_parameters("auxiliary").values()
+                ),
+                **attribute_gain(backbone, test, atelier_tree()),
+            )
+        )
         write_json(path, dict(scale=scale.name, pictures=len(held), tried=done))
-        say(f"    rank {rank}, {' + '.join(targets)}, rate {lr:g}: named attributes remove {done[-1]['gain']:.2%} of the error, {done[-1]['seconds']:.0f} s")
+        say(
+            f"    rank {rank}, {' + '.join(targets)}, rate {lr:g}: named attributes remove {done[-1]['gain']:.2%} of the error, {done[-1]['seconds']:.0f} s"
+        )
     return done
 
 # %% ../nbs/10a_study.ipynb #b4ad5ca7
 @dataclass(frozen=True)
 class Row:
     "One row of the table."
-    name: str # short and file-safe
-    label: str # as printed
-    align: AlignConfig | None = None # what is trained; None for rows without stage 2
-    prompt: str = "caption" # "caption", "positives" (all positives named) or "guided" (positives against negatives)
-    adapter: str | None = None # adapter to sample with, when nothing is trained
-    snapshots: tuple[int, ...] = () # updates at which samples of the averaged policy are judged too
-    table: bool = True # belongs to the result table; other rows are a figure's or a second table's
-    seeds: tuple[int, ...] | None = None # training seeds; None: the scale's
-    clock: str | None = None # the row that this one repeats with another number of updates
+
+    name: str  # short and file-safe
+    label: str  # as printed
+    align: AlignConfig | None = None  # what is trained; None for rows without stage 2
+    prompt: str = "caption"  # "caption", "positives" (all positives named) or "guided" (positives against negatives)
+    adapter: str | None = None  # adapter to sample with, when nothing is trained
+    snapshots: tuple[
+        int, ...
+    ] = ()  # updates at which samples of the averaged policy are judged too
+    table: bool = True  # belongs to the result table; other rows are a figure's or a second table's
+    seeds: tuple[int, ...] | None = None  # training seeds; None: the scale's
+    clock: str | None = None  # the row that this one repeats with another number of updates
+
 
 def _loop(scale: Scale, lr: float, seed: int, steps: int | None = None) -> TrainConfig:
-    return TrainConfig(steps=steps or scale.align_steps, batch_size=scale.batch_size, lr=lr, warmup=min(10, scale.align_steps), ema=.98, checkpoint_every=scale.checkpoint_every, log_every=1, seed=seed)
+    return TrainConfig(
+        steps=steps or scale.align_steps,
+        batch_size=scale.batch_size,
+        lr=lr,
+        warmup=min(10, scale.align_steps),
+        ema=0.98,
+        checkpoint_every=scale.checkpoint_every,
+        log_every=1,
+        seed=seed,
+    )
 
 # %% ../nbs/10a_study.ipynb #b8ec3875
 SEARCH_SEED = 402
 LEARNING_RATES = (1e-3, 3e-4, 1e-4)
-BEYOND = {1e-3: 3e-3, 1e-4: 3e-5} # the rate that is tried too when the best one stands at an end
-_BETA = dict(beta=(200., 50., 800.))
-SEARCHED = { # method of the search: settings that it shares with its rows, and the strengths that are tried, field by field
-    "sft": (dict(method="sft", rows="top"), {}), "dpo": (dict(method="dpo", stabilize=None), _BETA), "dpo-safeguard": (dict(method="dpo", stabilize="safeguard", mu=.5), _BETA),
-    "distill": (dict(method="distill", collapse=None), dict(scale=(1.5, .75, 3., 6., 12.))), "cpo-plain": (dict(method="cpo", stabilize=None), _BETA),
-    "cpo-norm": (dict(method="cpo", stabilize="norm"), _BETA | dict(gamma=(.9, .95, .97))), "cpo-safeguard": (dict(method="cpo", stabilize="safeguard", mu=.5), _BETA)}
+BEYOND = {1e-3: 3e-3, 1e-4: 3e-5}  # the rate that is tried too when the best one stands at an end
+_BETA = dict(beta=(200.0, 50.0, 800.0))
+SEARCHED = {  # method of the search: settings that it shares with its rows, and the strengths that are tried, field by field
+    "sft": (dict(method="sft", rows="top"), {}),
+    "dpo": (dict(method="dpo", stabilize=None), _BETA),
+    "dpo-safeguard": (dict(method="dpo", stabilize="safeguard", mu=0.5), _BETA),
+    "distill": (dict(method="distill", collapse=None), dict(scale=(1.5, 0.75, 3.0, 6.0, 12.0))),
+    "cpo-plain": (dict(method="cpo", stabilize=None), _BETA),
+    "cpo-norm": (dict(method="cpo", stabilize="norm"), _BETA | dict(gamma=(0.9, 0.95, 0.97))),
+    "cpo-safeguard": (dict(method="cpo", stabilize="safeguard", mu=0.5), _BETA),
+}
+
 
 @lru_cache(maxsize=64)
-def _hash(path: Path, size: int, changed: int) -> str: return sha256_file(path)[:16] # asked for many times, of files that do not change
+def _hash(path: Path, size: int, changed: int) -> str:
+    return sha256_file(path)[:16]  # asked for many times, of files that do not change
+
 
 def _ingredients() -> dict:
     "Hashes of the shipped parts that a result depends on."
-    folder = data_dir()/"atelier"
-    files = [p for part in ("pipeline", "auxiliary", "judge.safetensors") for p in sorted([*(folder/part).rglob("*.safetensors"), *folder.glob(part)]) if p.is_file()]
-    return {p.relative_to(folder).as_posix(): _hash(p, p.stat().st_size, p.stat().st_mtime_ns) for p in files}
+    folder = data_dir() / "atelier"
+    files = [
+        p
+        for part in ("pipeline", "auxiliary", "judge.safetensors")
+        for p in sorted([*(folder / part).rglob("*.safetensors"), *folder.glob(part)])
+        if p.is_file()
+    ]
+    return {
+        p.relative_to(folder).as_posix(): _hash(p, p.stat().st_size, p.stat().st_mtime_ns)
+        for p in files
+    }
 
-def _search_path(method: str, scale: Scale) -> Path: return results_dir()/"search"/scale.name/f"{method}.json"
+
+def _search_path(method: str, scale: Scale) -> Path:
+    return results_dir() / "search" / scale.name / f"{method}.json"
+
+
 def _stored_search(method: str, scale: Scale) -> dict:
     "What a search has stored, or an empty dict when nothing of today's sizes, base, auxiliary and judge is there. Candidates outlive a change of the grids."
-    path = _search_path(method, scale); old = read_json(path) if path.is_file() else {}
+    path = _search_path(method, scale)
+    old = read_json(path) if path.is_file() else {}
     return old if old.get("key") == _search_key(method, scale) else {}
-def _search_pictures(scale: Scale) -> int: return max(8, scale.eval_images//2)
-def _search_key(method: str, scale: Scale) -> str: # all that a candidate's numbers depend on, but for its settings
-    return sha256_json(to_jsonable(dict(cfg=asdict(AlignConfig(_loop(scale, LEARNING_RATES[0], 0), **SEARCHED[method][0])), pictures=_search_pictures(scale), scale=asdict(scale), ingredients=_ingredients())))[:16]
-def _search_rule(method: str) -> str: # which candidates there are
-    return sha256_json(to_jsonable(dict(fields=SEARCHED[method][1], rates=LEARNING_RATES, beyond=sorted(BEYOND.items()), halved=True)))[:16]
+
+
+def _search_pictures(scale: Scale) -> int:
+    return max(8, scale.eval_images // 2)
+
+
+def _search_key(
+    method: str, scale: Scale
+) -> str:  # all that a candidate's numbers depend on, but for its settings
+    return sha256_json(
+        to_jsonable(
+            dict(
+                cfg=asdict(AlignConfig(_loop(scale, LEARNING_RATES[0], 0), **SEARCHED[method][0])),
+                pictures=_search_pictures(scale),
+                scale=asdict(scale),
+                ingredients=_ingredients(),
+            )
+        )
+    )[:16]
+
+
+def _search_rule(method: str) -> str:  # which candidates there are
+    return sha256_json(
+        to_jsonable(
+            dict(
+                fields=SEARCHED[method][1],
+                rates=LEARNING_RATES,
+                beyond=sorted(BEYOND.items()),
+                halved=True,
+            )
+        )
+    )[:16]
+
 
 def searched(method: str, scale: Scale) -> bool:
     "Is a finished search of today's grids, sizes, base, auxiliary and judge stored?"
     old = _stored_search(method, scale)
     return bool(old.get("best")) and old.get("rule") == _search_rule(method)
 
+
 def chosen(method: str, scale: Scale) -> dict:
     "Learning rate and strengths of a method: what the search found at this scale, else the first of each grid. Raises `CpoError` for an unknown method."
-    if method not in SEARCHED: raise CpoError(f"method {method!r} was not searched", hint=f"choose one of {', '.join(SEARCHED)}")
-    return _stored_search(method, scale)["best"] if searched(method, scale) else dict(lr=LEARNING_RATES[0]) | {k: v[0] for k, v in SEARCHED[method][1].items()}
+    if method not in SEARCHED:
+        raise CpoError(
+            f"method {method!r} was not searched", hint=f"choose one of {', '.join(SEARCHED)}"
+        )
+    return (
+        _stored_search(method, scale)["best"]
+        if searched(method, scale)
+        else dict(lr=LEARNING_RATES[0]) | {k: v[0] for k, v in SEARCHED[method][1].items()}
+    )
+
 
 def _better(a: dict, b: dict) -> bool:
     "Of two that keep the caption the one with the larger score, of two that lose it the one that keeps more of it."
-    rank = lambda c: (c["kept"], c["score"] if c["kept"] else min(c["subject"], c["palette"]))
+
+    def rank(c):
+        return (c["kept"], c["score"] if c["kept"] else min(c["subject"], c["palette"]))
+
     return rank(a) > rank(b)
 
-def _best(candidates: list[dict]) -> dict: return reduce(lambda best, c: c if _better(c, best) else best, candidates)
+
+def _best(candidates: list[dict]) -> dict:
+    return reduce(lambda best, c: c if _better(c, best) else best, candidates)
+
 
 def _between(k: str, best: dict, tried: list[dict]) -> float | None:
     "The value between the best's and the next one's, where the next one scores better but loses the caption; None where there is nothing to halve."
     way = (lambda v: np.log(1 - v)) if k == "gamma" else np.log
-    away = lambda c: way(c["settings"][k]) - way(best["settings"][k])
+
+    def away(c):
+        return way(c["settings"][k]) - way(best["settings"][k])
+
     for sign in (-1, 1):
-        side = sorted((c for c in tried if sign*away(c) > 0), key=lambda c: abs(away(c)))
+        side = sorted((c for c in tried if sign * away(c) > 0), key=lambda c: abs(away(c)))
         if best["kept"] and side and not side[0]["kept"] and side[0]["score"] > best["score"]:
-            middle = np.exp(way(best["settings"][k]) + away(side[0])/2)
+            middle = np.exp(way(best["settings"][k]) + away(side[0]) / 2)
             return float(f"{1 - middle if k == 'gamma' else middle:.3g}")
     return None
+
 
 def _descend(try_one, fields: dict) -> dict:
     "Every rate at the first strengths, one more where the best stands at an end, then each field's other strengths at the best so far; each halved once towards a better one that loses the caption. Returns the best candidate."
     first = {k: v[0] for k, v in fields.items()}
     tried = [try_one(dict(lr=lr) | first) for lr in LEARNING_RATES]
-    if lr := BEYOND.get(_best(tried)["settings"]["lr"]): tried.append(try_one(dict(lr=lr) | first))
+    if lr := BEYOND.get(_best(tried)["settings"]["lr"]):
+        tried.append(try_one(dict(lr=lr) | first))
     for k in ("lr", *fields):
         best = _best(tried)
-        if k != "lr": tried = [best, *(try_one(best["settings"] | {k: v}) for v in fields[k][1:])]
+        if k != "lr":
+            tried = [best, *(try_one(best["settings"] | {k: v}) for v in fields[k][1:])]
         best = _best(tried)
-        if v := _between(k, best, tried): tried.append(try_one(best["settings"] | {k: v}))
+        if v := _between(k, best, tried):
+            tried.append(try_one(best["settings"] | {k: v}))
     return _best(tried)
 
 # %% ../nbs/10a_study.ipynb #6b44b262
-def train_policy(backbone: Backbone, cfg: AlignConfig, scale: Scale, data: TrainingSet | None = None, bank: BankConfig | None = None) -> tuple[TrainResult, Path]:
+def train_policy(
+    backbone: Backbone,
+    cfg: AlignConfig,
+    scale: Scale,
+    data: TrainingSet | None = None,
+    bank: BankConfig | None = None,
+) -> tuple[TrainResult, Path]:
     "Stage 2 on the atelier: the policy, on a backbone, and its run's folder. Runs go by what is trained on what, so a finished one is read, not repeated, whoever asks for it."
-    if cfg.method in ("cpo", "distill"): backbone.load_adapter(shipped_auxiliary(), "auxiliary")
+    if cfg.method in ("cpo", "distill"):
+        backbone.load_adapter(shipped_auxiliary(), "auxiliary")
     data = data if data is not None else atelier_training_set(scale, backbone)
-    more = (dict(bank=[bank.draws, bank.seed]) if bank else {}) | (dict(rows=len(data)) if len(data) < scale.pictures//2 else {})
-    key = sha256_json(to_jsonable(dict(cfg=asdict(cfg), pictures=scale.pictures, ingredients=_ingredients(), **more)))[:12]
-    run = runs_dir()/scale.name/"policies"/f"{'-'.join(filter(None, (cfg.method, cfg.stabilize)))}-seed{cfg.train.seed}-{key}"
+    more = (dict(bank=[bank.draws, bank.seed]) if bank else {}) | (
+        dict(rows=len(data)) if len(data) < scale.pictures // 2 else {}
+    )
+    key = sha256_json(
+        to_jsonable(
+            dict(cfg=asdict(cfg), pictures=scale.pictures, ingredients=_ingredients(), **more)
+        )
+    )[:12]
+    run = (
+        runs_dir()
+        / scale.name
+        / "policies"
+        / f"{'-'.join(filter(None, (cfg.method, cfg.stabilize)))}-seed{cfg.train.seed}-{key}"
+    )
     return align(backbone, data, atelier_tree(), run, cfg, bank=bank), run
+
 
 class _Candidates:
     "One method's search: trains and judges candidates, and keeps every one as soon as it is known."
+
     def __init__(self, method: str, scale: Scale, data: TrainingSet, say):
         self.method, self.scale, self.data, self.say = method, scale, data, say
-        self.scenes, self.judge, self.key = draw_scenes(_search_pictures(scale), SEARCH_SEED), load_judge(), _search_key(method, scale)
+        self.scenes, self.judge, self.key = (
+            draw_scenes(_search_pictures(scale), SEARCH_SEED),
+            load_judge(),
+            _search_key(method, scale),
+        )
         old = _stored_search(method, scale)
-        self.base, self.tried = old.get("base"), {sha256_json(c["settings"]): c for c in old.get("candidates", [])}
+        self.base, self.tried = (
+            old.get("base"),
+            {sha256_json(c["settings"]): c for c in old.get("candidates", [])},
+        )
 
     def judged(self, backbone: Backbone, adapter: Adapter) -> dict:
         sc, caps, s = self.scenes, self.scenes.captions(), self.scale
-        v = judge_images(self.judge, sample(backbone, caps, list(range(len(caps))), s.sample_steps, s.guidance_scale, adapter, None, s.sample_batch))
-        return dict(n_pos=float(v.n_pos.mean()), n_neg=float(v.n_neg.mean()), subject=float((v.subject == sc.subject).mean()), palette=float((v.palette == sc.palette).mean()))
+        v = judge_images(
+            self.judge,
+            sample(
+                backbone,
+                caps,
+                list(range(len(caps))),
+                s.sample_steps,
+                s.guidance_scale,
+                adapter,
+                None,
+                s.sample_batch,
+            ),
+        )
+        return dict(
+            n_pos=float(v.n_pos.mean()),
+            n_neg=float(v.n_neg.mean()),
+            subject=float((v.subject == sc.subject).mean()),
+            palette=float((v.palette == sc.palette).mean()),
+        )
 
     def __call__(self, settings: dict) -> dict:
-        if hit := self.tried.get(sha256_json(settings)): return hit
+        if hit := self.tried.get(sha256_json(settings)):
+            return hit
         backbone, shared = load_backbone("atelier"), SEARCHED[self.method][0]
         self.base = self.base or self.judged(backbone, None)
-        cfg = AlignConfig(_loop(self.scale, settings["lr"], 0), **shared, **{k: v for k, v in settings.items() if k != "lr"})
+        cfg = AlignConfig(
+            _loop(self.scale, settings["lr"], 0),
+            **shared,
+            **{k: v for k, v in settings.items() if k != "lr"},
+        )
         try:
             res, _ = train_policy(backbone, cfg, self.scale, self.data)
-            c = dict(settings=settings, stopped=res.stopped, seconds=round(res.seconds, 1), **self.judged(backbone, "policy"))
+            c = dict(
+                settings=settings,
+                stopped=res.stopped,
+                seconds=round(res.seconds, 1),
+                **self.judged(backbone, "policy"),
+            )
         except CpoError as e:
-            if "finite" not in str(e): raise
-            c = dict(settings=settings, stopped=f"diverged: {e}", seconds=0.0, n_pos=0.0, n_neg=float(len(PAIRS)), subject=0.0, palette=0.0) # as bad as can be
-        c["score"] = c["n_pos"] - c["n_neg"]; c["kept"] = bool(c["subject"] >= .95*self.base["subject"] and c["palette"] >= .95*self.base["palette"])
-        if _search_key(self.method, self.scale) != self.key: raise CpoError("base, auxiliary or judge changed while the search ran", hint="give the same command again")
-        self.tried[sha256_json(settings)] = c; self.keep(None)
-        self.say(f"    {self.method}: {', '.join(f'{k} {v:g}' for k, v in settings.items())}: #A_pos {c['n_pos']:.2f}, #A_neg {c['n_neg']:.2f}, subject {c['subject']:.2f}, palette {c['palette']:.2f}" + ("" if c["kept"] else " (caption lost)"))
+            if "finite" not in str(e):
+                raise
+            c = dict(
+                settings=settings,
+                stopped=f"diverged: {e}",
+                seconds=0.0,
+                n_pos=0.0,
+                n_neg=float(len(PAIRS)),
+                subject=0.0,
+                palette=0.0,
+            )  # as bad as can be
+        c["score"] = c["n_pos"] - c["n_neg"]
+        c["kept"] = bool(
+            c["subject"] >= 0.95 * self.base["subject"]
+            and c["palette"] >= 0.95 * self.base["palette"]
+        )
+        if _search_key(self.method, self.scale) != self.key:
+            raise CpoError(
+                "base, auxiliary or judge changed while the search ran",
+                hint="give the same command again",
+            )
+        self.tried[sha256_json(settings)] = c
+        self.keep(None)
+        self.say(
+            f"    {self.method}: {', '.join(f'{k} {v:g}' for k, v in settings.items())}: #A_pos {c['n_pos']:.2f}, #A_neg {c['n_neg']:.2f}, subject {c['subject']:.2f}, palette {c['palette']:.2f}"
+            + ("" if c["kept"] else " (caption lost)")
+        )
         return c
 
     def keep(self, best: dict | None) -> dict:
-        out = dict(key=self.key, rule=_search_rule(self.method), method=self.method, scale=self.scale.name, steps=self.scale.align_steps, pictures=len(self.scenes), ingredients=_ingredients(), base=self.base, candidates=list(self.tried.values()), best=best)
+        out = dict(
+            key=self.key,
+            rule=_search_rule(self.method),
+            method=self.method,
+            scale=self.scale.name,
+            steps=self.scale.align_steps,
+            pictures=len(self.scenes),
+            ingredients=_ingredients(),
+            base=self.base,
+            candidates=list(self.tried.values()),
+            best=best,
+        )
         write_json(_search_path(self.method, self.scale), out)
         return out
 
+
 def search(method: str, scale: Scale, data: TrainingSet, say=print) -> dict:
     "Run the declared search for one method; candidates that are stored already are not run again. Returns the stored content."
-    if searched(method, scale): return _stored_search(method, scale)
+    if searched(method, scale):
+        return _stored_search(method, scale)
     one = _Candidates(method, scale, data, say)
     return one.keep(_descend(one, SEARCHED[method][1])["settings"])
 
+
 def seconds_per_update(method: str, scale: Scale) -> float | None:
     "What one update of a method took in its search: the median of its candidates that ran to their end. None without a finished search."
-    ran = [c["seconds"] for c in _stored_search(method, scale)["candidates"] if not c["stopped"]] if searched(method, scale) else []
-    return float(np.median(ran))/scale.align_steps if ran else None
+    ran = (
+        [c["seconds"] for c in _stored_search(method, scale)["candidates"] if not c["stopped"]]
+        if searched(method, scale)
+        else []
+    )
+    return float(np.median(ran)) / scale.align_steps if ran else None
 
 # %% ../nbs/10a_study.ipynb #30047b0d
-GAMMAS, SCALES = (.3, .6, .8, .9, .95), (.5, 1.5, 3., 6.) # the frontier's points; those that the table has already are left out
-CLOCKED = ("sft-top", "dpo", "dpo-safeguard", "distill", "cpo-plain") # rows that also run for as long as stabilised CPO does
+GAMMAS, SCALES = (
+    (0.3, 0.6, 0.8, 0.9, 0.95),
+    (0.5, 1.5, 3.0, 6.0),
+)  # the frontier's points; those that the table has already are left out
+CLOCKED = (
+    "sft-top",
+    "dpo",
+    "dpo-safeguard",
+    "distill",
+    "cpo-plain",
+)  # rows that also run for as long as stabilised CPO does
+
 
 def _clocked(row: Row, key: str, scale: Scale) -> Row | None:
     "The row again, with as many updates as fit into the time of stabilised CPO; None when they are the same within 10 %, or no search has timed them."
     mine, ours = seconds_per_update(key, scale), seconds_per_update("cpo-norm", scale)
-    if not mine or not ours: return None
-    steps = max(1, round(scale.align_steps*ours/mine))
-    if abs(steps/scale.align_steps - 1) <= .1: return None
-    return replace(row, name=f"{row.name}-clock", label=f"{row.label}, same time", align=replace(row.align, train=_loop(scale, row.align.train.lr, row.align.train.seed, steps)), snapshots=(), table=False, clock=row.name)
+    if not mine or not ours:
+        return None
+    steps = max(1, round(scale.align_steps * ours / mine))
+    if abs(steps / scale.align_steps - 1) <= 0.1:
+        return None
+    return replace(
+        row,
+        name=f"{row.name}-clock",
+        label=f"{row.label}, same time",
+        align=replace(
+            row.align, train=_loop(scale, row.align.train.lr, row.align.train.seed, steps)
+        ),
+        snapshots=(),
+        table=False,
+        clock=row.name,
+    )
+
 
 def rows(scale: Scale, seed: int = 0) -> dict[str, Row]:
     "All rows of one training seed: the result table's, and (`table=False`) those of the same wall-clock time and those that only a figure draws."
+
     def a(key, every=None, **kw):
-        c = chosen(key, scale); train = _loop(scale, c["lr"], seed)
-        if every: train = replace(train, checkpoint_every=every, keep=1000) # snapshots are taken from checkpoints
-        return AlignConfig(train, **(SEARCHED[key][0] | {k: v for k, v in c.items() if k != "lr"} | kw))
-    every = max(1, scale.align_steps//15); snaps = tuple(every*k for k in (1, 2, 3, 5, 7, 10, 15) if every*k <= scale.align_steps)
+        c = chosen(key, scale)
+        train = _loop(scale, c["lr"], seed)
+        if every:
+            train = replace(
+                train, checkpoint_every=every, keep=1000
+            )  # snapshots are taken from checkpoints
+        return AlignConfig(
+            train, **(SEARCHED[key][0] | {k: v for k, v in c.items() if k != "lr"} | kw)
+        )
+
+    every = max(1, scale.align_steps // 15)
+    snaps = tuple(every * k for k in (1, 2, 3, 5, 7, 10, 15) if every * k <= scale.align_steps)
     fast = a("cpo-plain", every=every, collapse=None)
     fast = replace(fast, train=replace(fast.train, lr=chosen("cpo-norm", scale)["lr"]))
     table = [
         Row("base", "base"),
-        Row("aux-positives", "auxiliary, all positives named", prompt="positives", adapter="auxiliary"),
-        Row("aux-guided", "auxiliary, positives against negatives", prompt="guided", adapter="auxiliary"),
+        Row(
+            "aux-positives",
+            "auxiliary, all positives named",
+            prompt="positives",
+            adapter="auxiliary",
+        ),
+        Row(
+            "aux-guided",
+            "auxiliary, positives against negatives",
+            prompt="guided",
+            adapter="auxiliary",
+        ),
         Row("sft-top", "SFT, top quartile", a("sft")),
         Row("sft-all", "SFT, all rows", a("sft", rows="all")),
         Row("dpo", "Diffusion-DPO", a("dpo")),
@@ -283,195 +630,456 @@ def rows(scale: Scale, seed: int = 0) -> dict[str, Row]:
         Row("cpo-paired", "CPO, norm, paired prompts", a("cpo-norm", paired=True)),
     ]
     keys = {"sft-top": "sft"}
-    clocked = [c for r in table if r.name in CLOCKED and (c := _clocked(r, keys.get(r.name, r.name), scale))]
+    clocked = [
+        c
+        for r in table
+        if r.name in CLOCKED and (c := _clocked(r, keys.get(r.name, r.name), scale))
+    ]
     figure = dict(table=False, seeds=(0,))
     table += clocked + [
-        Row("cpo-plain-fast", "CPO, plain, at the stabilised form's rate", fast, snapshots=snaps, **figure),
-        *(Row(f"frontier-norm-{g:g}", f"CPO, norm, gamma {g:g}", a("cpo-norm", gamma=g), **figure) for g in GAMMAS if g != chosen("cpo-norm", scale)["gamma"]),
-        *(Row(f"frontier-distill-{v:g}", f"guidance distillation, s {v:g}", a("distill", scale=v), **figure) for v in SCALES if v != chosen("distill", scale)["scale"]),
+        Row(
+            "cpo-plain-fast",
+            "CPO, plain, at the stabilised form's rate",
+            fast,
+            snapshots=snaps,
+            **figure,
+        ),
+        *(
+            Row(f"frontier-norm-{g:g}", f"CPO, norm, gamma {g:g}", a("cpo-norm", gamma=g), **figure)
+            for g in GAMMAS
+            if g != chosen("cpo-norm", scale)["gamma"]
+        ),
+        *(
+            Row(
+                f"frontier-distill-{v:g}",
+                f"guidance distillation, s {v:g}",
+                a("distill", scale=v),
+                **figure,
+            )
+            for v in SCALES
+            if v != chosen("distill", scale)["scale"]
+        ),
     ]
     return {r.name: r for r in table}
 
 # %% ../nbs/10a_study.ipynb #46ded576
-def eval_prompts(scale: Scale, tree: CriteriaTree, prompt: str) -> tuple[list[str], list[str] | None, np.ndarray, np.ndarray]:
+def eval_prompts(
+    scale: Scale, tree: CriteriaTree, prompt: str
+) -> tuple[list[str], list[str] | None, np.ndarray, np.ndarray]:
     "Prompts, negative prompts (or None), and the subject and palette they ask for."
-    sc = draw_scenes(scale.eval_images, EVAL_SEED); caps = sc.captions(); every = [p.id for p in tree.pairs]
-    if prompt == "caption": return caps, None, sc.subject, sc.palette
+    sc = draw_scenes(scale.eval_images, EVAL_SEED)
+    caps = sc.captions()
+    every = [p.id for p in tree.pairs]
+    if prompt == "caption":
+        return caps, None, sc.subject, sc.palette
     pos = [attribute_prompt(c, every, [], tree, use="positive") for c in caps]
-    if prompt == "positives": return pos, None, sc.subject, sc.palette
-    if prompt == "guided": return pos, [attribute_prompt(c, [], every, tree, use="negative") for c in caps], sc.subject, sc.palette
+    if prompt == "positives":
+        return pos, None, sc.subject, sc.palette
+    if prompt == "guided":
+        return (
+            pos,
+            [attribute_prompt(c, [], every, tree, use="negative") for c in caps],
+            sc.subject,
+            sc.palette,
+        )
     raise CpoError(f"prompt kind {prompt!r} is unknown", hint="choose caption, positives or guided")
 
-def row_images(backbone: Backbone, row: Row, scale: Scale, tree: CriteriaTree, adapter: Adapter) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+
+def row_images(
+    backbone: Backbone, row: Row, scale: Scale, tree: CriteriaTree, adapter: Adapter
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Pictures of a row, and the subject and palette asked for."
     p, n, s, c = eval_prompts(scale, tree, row.prompt)
-    return sample(backbone, p, list(range(len(p))), scale.sample_steps, scale.guidance_scale, adapter, n, scale.sample_batch), s, c
+    return (
+        sample(
+            backbone,
+            p,
+            list(range(len(p))),
+            scale.sample_steps,
+            scale.guidance_scale,
+            adapter,
+            n,
+            scale.sample_batch,
+        ),
+        s,
+        c,
+    )
 
 # %% ../nbs/10a_study.ipynb #1effc148
 def pixel_rates(images: np.ndarray) -> dict[str, list[float | None]]:
     "Share of pictures in which the pixel measures see each pair's positive and negative; None for pairs that they do not read well enough."
     judge = atelier_annotator("fitted")
-    if judge.pairs != PAIRS: raise CpoError("the pixel judge has other pairs than the painter", hint="clear the cache")
+    if judge.pairs != PAIRS:
+        raise CpoError("the pixel judge has other pairs than the painter", hint="clear the cache")
     signs = judge.signs(images)
-    return {k: [float(r) if ok else None for r, ok in zip((signs == s).mean(0), judge.measured)] for k, s in (("pixel_rate_pos", 1), ("pixel_rate_neg", -1))}
+    return {
+        k: [float(r) if ok else None for r, ok in zip((signs == s).mean(0), judge.measured)]
+        for k, s in (("pixel_rate_pos", 1), ("pixel_rate_neg", -1))
+    }
 
-def _snapshots(backbone: Backbone, row: Row, scale: Scale, judge: AtelierJudge, run: Path, last: int, path: Path | None) -> list[dict]:
+
+def _snapshots(
+    backbone: Backbone,
+    row: Row,
+    scale: Scale,
+    judge: AtelierJudge,
+    run: Path,
+    last: int,
+    path: Path | None,
+) -> list[dict]:
     "Judge samples of the averaged policy at the row's updates, from the run's checkpoints; with `path`, also keep a strip of eight pictures for each."
     from PIL import Image
-    small = replace(scale, eval_images=max(8, scale.eval_images//4)); out, tree = [], atelier_tree()
+
+    small = replace(scale, eval_images=max(8, scale.eval_images // 4))
+    out, tree = [], atelier_tree()
     for step in (s for s in row.snapshots if s <= last):
-        with safe_open(run/"checkpoints"/f"step-{step:07d}.safetensors", "pt") as f: ema = {k[4:]: f.get_tensor(k) for k in f.keys() if k.startswith("ema/")}
+        with safe_open(run / "checkpoints" / f"step-{step:07d}.safetensors", "pt") as f:
+            ema = {k[4:]: f.get_tensor(k) for k in f.keys() if k.startswith("ema/")}
         backbone.set_adapter_state("policy", ema)
         images, subject, palette = row_images(backbone, row, small, tree, "policy")
         v = judge_images(judge, images)
-        shot = dict(step=step, n_pos=v.n_pos, n_neg=v.n_neg, subject_kept=float((v.subject == subject).mean()), palette_kept=float((v.palette == palette).mean()), distance=frechet_distance(v.features, ideal_features(scale, judge)))
+        shot = dict(
+            step=step,
+            n_pos=v.n_pos,
+            n_neg=v.n_neg,
+            subject_kept=float((v.subject == subject).mean()),
+            palette_kept=float((v.palette == palette).mean()),
+            distance=frechet_distance(v.features, ideal_features(scale, judge)),
+        )
         if path is not None:
-            strip = path.with_name(f"{row.name}-step{step}.jpg"); strip.parent.mkdir(parents=True, exist_ok=True)
+            strip = path.with_name(f"{row.name}-step{step}.jpg")
+            strip.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image_grid(images[:8], 8)).save(strip, quality=90, optimize=True)
             shot["image"] = strip.relative_to(results_dir()).as_posix()
         out.append(shot)
     return out
 
 # %% ../nbs/10a_study.ipynb #3ddb2eae
-def _result_path(row: Row, scale: Scale, seed: int) -> Path: return results_dir()/"rows"/scale.name/f"{row.name}-seed{seed}.json"
+def _result_path(row: Row, scale: Scale, seed: int) -> Path:
+    return results_dir() / "rows" / scale.name / f"{row.name}-seed{seed}.json"
 
-def _row_config(row: Row, scale: Scale) -> dict: return to_jsonable(dict(row=asdict(row), scale=asdict(scale), ingredients=_ingredients()))
+
+def _row_config(row: Row, scale: Scale) -> dict:
+    return to_jsonable(dict(row=asdict(row), scale=asdict(scale), ingredients=_ingredients()))
+
 
 def stored_result(row: Row, scale: Scale, seed: int = 0) -> dict | None:
     "The stored result of a row, if its settings and ingredients are today's; else None."
     path = _result_path(row, scale, seed)
-    if not path.exists(): return None
+    if not path.exists():
+        return None
     old = read_json(path)
     return old if old.get("config") == _row_config(row, scale) else None
 
+
 def run_row(
-    row: Row, # which
-    scale: Scale, # sizes
-    seed: int = 0, # training seed of stage 2
-    data: TrainingSet | None = None, # the training set, when it is at hand
-    force: bool = False # compute again even if a result is there
+    row: Row,  # which
+    scale: Scale,  # sizes
+    seed: int = 0,  # training seed of stage 2
+    data: TrainingSet | None = None,  # the training set, when it is at hand
+    force: bool = False,  # compute again even if a result is there
 ) -> dict:
     "Train, sample and judge one row, and keep its numbers under `data/results/rows/`. A result of the same settings and ingredients is returned as it is."
-    if not force and (old := stored_result(row, scale, seed)): return old
+    if not force and (old := stored_result(row, scale, seed)):
+        return old
     path, config = _result_path(row, scale, seed), _row_config(row, scale)
     backbone, tree, judge = load_backbone("atelier"), atelier_tree(), load_judge()
-    if row.adapter: backbone.load_adapter(shipped_auxiliary(), row.adapter)
+    if row.adapter:
+        backbone.load_adapter(shipped_auxiliary(), row.adapter)
     adapter, seconds, stopped, curves = row.adapter, 0.0, None, []
     if row.align is not None:
-        res, run = train_policy(backbone, row.align, scale, data); adapter, seconds, stopped = "policy", res.seconds, res.stopped
+        res, run = train_policy(backbone, row.align, scale, data)
+        adapter, seconds, stopped = "policy", res.seconds, res.stopped
         curves = read_metrics(run)
     images, subject, palette = row_images(backbone, row, scale, tree, adapter)
-    ev = evaluate(judge_images(judge, images), subject, palette, ideal_features(scale, judge)) | pixel_rates(images)
-    if row.snapshots: ev["snapshots"] = _snapshots(backbone, row, scale, judge, run, res.step, path if seed == scale.seeds[0] else None)
-    out = dict(config=config, row=row.name, label=row.label, seed=seed, scale=scale.name, seconds=round(seconds, 1), stopped=stopped, commit=_commit(), time=int(time.time()), device="cpu", versions=library_versions(), **ev,
-               curves={k: [r.get(k) for r in curves] for k in ("step", "loss", "d_w", "d_l", "margin", "accuracy", "lam", "cosine", "variance") if curves and k in curves[-1]})
+    ev = evaluate(
+        judge_images(judge, images), subject, palette, ideal_features(scale, judge)
+    ) | pixel_rates(images)
+    if row.snapshots:
+        ev["snapshots"] = _snapshots(
+            backbone, row, scale, judge, run, res.step, path if seed == scale.seeds[0] else None
+        )
+    out = dict(
+        config=config,
+        row=row.name,
+        label=row.label,
+        seed=seed,
+        scale=scale.name,
+        seconds=round(seconds, 1),
+        stopped=stopped,
+        commit=_commit(),
+        time=int(time.time()),
+        device="cpu",
+        versions=library_versions(),
+        **ev,
+        curves={
+            k: [r.get(k) for r in curves]
+            for k in (
+                "step",
+                "loss",
+                "d_w",
+                "d_l",
+                "margin",
+                "accuracy",
+                "lam",
+                "cosine",
+                "variance",
+            )
+            if curves and k in curves[-1]
+        },
+    )
     write_json(path, out)
     return read_json(path)
 
+
 def _commit() -> str | None:
     "The checkout's commit, or None."
-    try: return subprocess.run(["git", "-C", str(repo_root()), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError): return None
+    try:
+        return subprocess.run(
+            ["git", "-C", str(repo_root()), "rev-parse", "--short", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 # %% ../nbs/10a_study.ipynb #29691033
 def load_results(scale_name: str = "tiny", folder: Path | None = None) -> dict[str, list[dict]]:
     "Stored results by row name, each a list over seeds. A scale without results gives an empty dict."
     out: dict[str, list[dict]] = {}
-    for path in sorted(((folder or results_dir())/"rows"/scale_name).glob("*.json")):
-        r = read_json(path); out.setdefault(r["row"], []).append(r)
+    for path in sorted(((folder or results_dir()) / "rows" / scale_name).glob("*.json")):
+        r = read_json(path)
+        out.setdefault(r["row"], []).append(r)
     return {name: _of_one_kind(rs) for name, rs in out.items()}
+
 
 def _of_one_kind(results: list[dict]) -> list[dict]:
     "Of a row's seeds those that share the newest one's settings, but for the seed: a mean over others would mean nothing."
+
     def kind(r):
-        c = r.get("config") or {}; row = dict(c.get("row") or {}); a = row.get("align")
-        if a: row["align"] = a | dict(train={k: v for k, v in a["train"].items() if k != "seed"})
+        c = r.get("config") or {}
+        row = dict(c.get("row") or {})
+        a = row.get("align")
+        if a:
+            row["align"] = a | dict(train={k: v for k, v in a["train"].items() if k != "seed"})
         return sha256_json(dict(c, row=row))
+
     last = kind(max(results, key=lambda r: r.get("time", 0)))
     return [r for r in results if kind(r) == last]
 
+
 def provenance(results: list[dict]) -> str:
     "Scale, device and torch version of results, in words for a caption."
-    text = lambda values: " and ".join(sorted(set(map(str, values))))
+
+    def text(values):
+        return " and ".join(sorted(set(map(str, values))))
+
     return f"Scale {text(r['scale'] for r in results)}, device {text(r['device'] for r in results)}, torch {text(r['versions']['torch'] for r in results)}"
+
 
 def summarise(results: list[dict]) -> dict:
     "Means over seeds, with 95 % intervals where there are per-image values."
     n_pos, n_neg = ([np.asarray(r[k], float) for r in results] for k in ("n_pos", "n_neg"))
-    mean = lambda k: float(np.mean([r[k] for r in results]))
-    return dict(label=results[0]["label"], seeds=len(results), n_pos=bootstrap_interval(n_pos), n_neg=bootstrap_interval(n_neg), distance=mean("distance"), recall=mean("recall"),
-                subject_kept=mean("subject_kept"), palette_kept=mean("palette_kept"), seconds=mean("seconds"), stopped=[r["stopped"] for r in results if r["stopped"]])
+
+    def mean(k):
+        return float(np.mean([r[k] for r in results]))
+
+    return dict(
+        label=results[0]["label"],
+        seeds=len(results),
+        n_pos=bootstrap_interval(n_pos),
+        n_neg=bootstrap_interval(n_neg),
+        distance=mean("distance"),
+        recall=mean("recall"),
+        subject_kept=mean("subject_kept"),
+        palette_kept=mean("palette_kept"),
+        seconds=mean("seconds"),
+        stopped=[r["stopped"] for r in results if r["stopped"]],
+    )
 
 # %% ../nbs/10a_study.ipynb #c31c3a3a
 def _one_of(results: list[dict], key: str) -> str:
     found = sorted({str(r[key]) for r in results})
-    if len(found) != 1: raise CpoError(f"one table cannot mix {key}s: {', '.join(found)}", hint=f"give the results of one {key}")
+    if len(found) != 1:
+        raise CpoError(
+            f"one table cannot mix {key}s: {', '.join(found)}",
+            hint=f"give the results of one {key}",
+        )
     return found[0]
 
+
 def results_table(
-    results: dict[str, list[dict]], # results by row name, each a list over seeds; see `load_results`
-    markdown: bool = False, # Markdown, instead of aligned text
-    marks: dict[str, str] | None = None # what a last column says of each row, such as where it was computed
+    results: dict[
+        str, list[dict]
+    ],  # results by row name, each a list over seeds; see `load_results`
+    markdown: bool = False,  # Markdown, instead of aligned text
+    marks: dict[str, str]
+    | None = None,  # what a last column says of each row, such as where it was computed
 ) -> str:
     "Rows with 95 % intervals, in the order given. Raises `CpoError` when there is none, and when scales or devices differ."
-    if not results: raise CpoError("there are no results to print", hint="`cpo results` computes them")
+    if not results:
+        raise CpoError("there are no results to print", hint="`cpo results` computes them")
     every, marks = [r for rs in results.values() for r in rs], marks or {}
-    span = lambda v: f"{v[0]:.2f} [{v[1]:.2f}, {v[2]:.2f}]"
+
+    def span(v):
+        return f"{v[0]:.2f} [{v[1]:.2f}, {v[2]:.2f}]"
+
     sums = {k: summarise(rs) for k, rs in results.items()}
-    head = ["row", "seeds", "#A_pos", "#A_neg", "distance", "recall", "subject", "palette", "training"] + ["from"]*bool(marks)
-    body = [[s["label"], str(s["seeds"]), span(s["n_pos"]), span(s["n_neg"]), f"{s['distance']:.1f}", f"{s['recall']:.3f}", f"{s['subject_kept']:.3f}", f"{s['palette_kept']:.3f}",
-             f"{s['seconds']:.0f} s" if s["seconds"] else "-"] + [marks.get(k, "")]*bool(marks) for k, s in sums.items()]
+    head = [
+        "row",
+        "seeds",
+        "#A_pos",
+        "#A_neg",
+        "distance",
+        "recall",
+        "subject",
+        "palette",
+        "training",
+    ] + ["from"] * bool(marks)
+    body = [
+        [
+            s["label"],
+            str(s["seeds"]),
+            span(s["n_pos"]),
+            span(s["n_neg"]),
+            f"{s['distance']:.1f}",
+            f"{s['recall']:.3f}",
+            f"{s['subject_kept']:.3f}",
+            f"{s['palette_kept']:.3f}",
+            f"{s['seconds']:.0f} s" if s["seconds"] else "-",
+        ]
+        + [marks.get(k, "")] * bool(marks)
+        for k, s in sums.items()
+    ]
     n = sorted({len(r["n_pos"]) for r in every})
-    below = [f"Scale {_one_of(every, 'scale')}, device {_one_of(every, 'device')}, {' or '.join(map(str, n))} pictures per row and seed. Brackets: 95 % bootstrap over seeds and, within them, pictures. Subject, palette: share of pictures with what the caption asked for."]
+    below = [
+        f"Scale {_one_of(every, 'scale')}, device {_one_of(every, 'device')}, {' or '.join(map(str, n))} pictures per row and seed. Brackets: 95 % bootstrap over seeds and, within them, pictures. Subject, palette: share of pictures with what the caption asked for."
+    ]
     below += [f"{s['label']}: {why}" for s in sums.values() for why in s["stopped"]]
     return text_table(head, body, markdown) + "\n\n" + "\n".join(below)
 
+
 def text_table(
-    head: list[str], # names of the columns; the first holds words, as does one called "from" at the end
-    body: list[list[str]], # cells, row by row
-    markdown: bool = False # Markdown, instead of aligned text
+    head: list[
+        str
+    ],  # names of the columns; the first holds words, as does one called "from" at the end
+    body: list[list[str]],  # cells, row by row
+    markdown: bool = False,  # Markdown, instead of aligned text
 ) -> str:
     "A table as text: words to the left, numbers to the right, columns as wide as their widest cell."
     text = {0, len(head) - 1} if head[-1] == "from" else {0}
     wide = [max(len(r[i]) for r in (head, *body)) for i in range(len(head))]
-    line = lambda r: [c.ljust(w) if i in text else c.rjust(w) for i, (c, w) in enumerate(zip(r, wide))]
-    if not markdown: return "\n".join("  ".join(line(r)).rstrip() for r in (head, *body))
-    rule = ["-"*w if i in text else "-"*(w - 1) + ":" for i, w in enumerate(wide)]
+
+    def line(r):
+        return [c.ljust(w) if i in text else c.rjust(w) for i, (c, w) in enumerate(zip(r, wide))]
+
+    if not markdown:
+        return "\n".join("  ".join(line(r)).rstrip() for r in (head, *body))
+    rule = ["-" * w if i in text else "-" * (w - 1) + ":" for i, w in enumerate(wide)]
     return "\n".join("| " + " | ".join(r) + " |" for r in (line(head), rule, *map(line, body)))
 
 # %% ../nbs/10a_study.ipynb #2df55c30
-BANK_DRAWS = (1, 2, 4, 8, 16, None) # None: live
-BANK_SEED = 403 # captions and noises of its pictures
+BANK_DRAWS = (1, 2, 4, 8, 16, None)  # None: live
+BANK_SEED = 403  # captions and noises of its pictures
+
 
 def bank_path(scale: Scale) -> Path:
     "Where the study of the bank is kept."
-    return results_dir()/"bank"/f"{scale.name}.json"
+    return results_dir() / "bank" / f"{scale.name}.json"
+
 
 def bank_cases(scale: Scale) -> list[dict]:
     "Pictures (None: all), updates, draws and seed of every run."
-    few = dict(pictures=min(512, scale.pictures//2), steps=2*scale.align_steps)
-    return [dict(case, draws=k, seed=s) for case, which in ((few, BANK_DRAWS), (dict(pictures=None, steps=scale.align_steps), (4, None))) for s in scale.seeds for k in which]
+    few = dict(pictures=min(512, scale.pictures // 2), steps=2 * scale.align_steps)
+    return [
+        dict(case, draws=k, seed=s)
+        for case, which in (
+            (few, BANK_DRAWS),
+            (dict(pictures=None, steps=scale.align_steps), (4, None)),
+        )
+        for s in scale.seeds
+        for k in which
+    ]
+
 
 def study_bank(scale: Scale, data: TrainingSet, say=print) -> list[dict]:
     "Train, sample and judge every case, and keep what came out. Cases that are stored are not run again."
     path, shared = bank_path(scale), rows(scale)["cpo-norm"].align
-    key = sha256_json(to_jsonable(dict(cfg=asdict(replace(shared, train=_loop(scale, shared.train.lr, 0))), scale=asdict(scale), ingredients=_ingredients())))[:16]
+    key = sha256_json(
+        to_jsonable(
+            dict(
+                cfg=asdict(replace(shared, train=_loop(scale, shared.train.lr, 0))),
+                scale=asdict(scale),
+                ingredients=_ingredients(),
+            )
+        )
+    )[:16]
     done = [r for r in (read_json(path)["runs"] if path.is_file() else []) if r["key"] == key]
-    scenes, judge = draw_scenes(_search_pictures(scale), BANK_SEED), load_judge(); caps = scenes.captions()
+    scenes, judge = draw_scenes(_search_pictures(scale), BANK_SEED), load_judge()
+    caps = scenes.captions()
     for case in bank_cases(scale):
-        if any(all(r[k] == v for k, v in case.items()) for r in done): continue
+        if any(all(r[k] == v for k, v in case.items()) for r in done):
+            continue
         backbone = load_backbone("atelier")
         cfg = replace(shared, train=_loop(scale, shared.train.lr, case["seed"], case["steps"]))
-        res, run = train_policy(backbone, cfg, scale, data if case["pictures"] is None else data[np.arange(case["pictures"])], BankConfig(case["draws"]) if case["draws"] else None)
-        v = judge_images(judge, sample(backbone, caps, list(range(len(caps))), scale.sample_steps, scale.guidance_scale, "policy", None, scale.sample_batch))
+        res, run = train_policy(
+            backbone,
+            cfg,
+            scale,
+            data if case["pictures"] is None else data[np.arange(case["pictures"])],
+            BankConfig(case["draws"]) if case["draws"] else None,
+        )
+        v = judge_images(
+            judge,
+            sample(
+                backbone,
+                caps,
+                list(range(len(caps))),
+                scale.sample_steps,
+                scale.guidance_scale,
+                "policy",
+                None,
+                scale.sample_batch,
+            ),
+        )
         last = read_metrics(run)[-1]
-        done.append(dict(case, key=key, seconds=round(res.seconds, 1), stopped=res.stopped, n_pos=v.n_pos, n_neg=v.n_neg, subject=float((v.subject == scenes.subject).mean()), **{k: last[k] for k in ("loss", "d_w", "margin", "lam")}))
-        write_json(path, dict(scale=scale.name, device="cpu", versions=library_versions(), settings=asdict(shared), runs=done))
-        say(f"    {case['pictures'] or len(data)} pictures, {case['steps']} updates, {case['draws'] or 'new'} draws, seed {case['seed']}: #A_pos {v.n_pos.mean():.2f}, #A_neg {v.n_neg.mean():.2f}, {res.seconds:.0f} s")
+        done.append(
+            dict(
+                case,
+                key=key,
+                seconds=round(res.seconds, 1),
+                stopped=res.stopped,
+                n_pos=v.n_pos,
+                n_neg=v.n_neg,
+                subject=float((v.subject == scenes.subject).mean()),
+                **{k: last[k] for k in ("loss", "d_w", "margin", "lam")},
+            )
+        )
+        write_json(
+            path,
+            dict(
+                scale=scale.name,
+                device="cpu",
+                versions=library_versions(),
+                settings=asdict(shared),
+                runs=done,
+            ),
+        )
+        say(
+            f"    {case['pictures'] or len(data)} pictures, {case['steps']} updates, {case['draws'] or 'new'} draws, seed {case['seed']}: #A_pos {v.n_pos.mean():.2f}, #A_neg {v.n_neg.mean():.2f}, {res.seconds:.0f} s"
+        )
     return done
 
 # %% ../nbs/10a_study.ipynb #d7e841ed
-def judge_agreement(scale: Scale, judge: AtelierJudge, workers: int = 1) -> dict[str, float]: # pair id -> share of pictures read as painted
+def judge_agreement(
+    scale: Scale, judge: AtelierJudge, workers: int = 1
+) -> dict[str, float]:  # pair id -> share of pictures read as painted
     "How often the judge reads a setting as it was painted, on pictures that it was not trained on."
     held = draw_scenes(scale.eval_images, JUDGE_SEED + 1)
-    return dict(zip(PAIRS, (judge_images(judge, paint(held, workers)).settings == held.settings).mean(0).tolist()))
+    return dict(
+        zip(
+            PAIRS,
+            (judge_images(judge, paint(held, workers)).settings == held.settings).mean(0).tolist(),
+        )
+    )

@@ -19,7 +19,20 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from .core import CpoError, atomic_path, check_room, keep_freed_memory, np_rng, processes, read_json, remove_leftovers, sha256_json, to_jsonable, torch_distributed, write_json
+from cpo_nb.core import (
+    CpoError,
+    atomic_path,
+    check_room,
+    keep_freed_memory,
+    np_rng,
+    processes,
+    read_json,
+    remove_leftovers,
+    sha256_json,
+    to_jsonable,
+    torch_distributed,
+    write_json,
+)
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'TRACKERS', 'TrainConfig', 'Machine', 'batch_indices', 'Interrupted', 'save_checkpoint',
@@ -30,124 +43,199 @@ __all__ = ['OPTIMIZERS', 'TRACKERS', 'TrainConfig', 'Machine', 'batch_indices', 
 @dataclass(frozen=True)
 class TrainConfig:
     "What the loop itself needs to know."
-    steps: int # updates
-    batch_size: int = 32 # samples per update
-    lr: float = 1e-3 # peak learning rate of AdamW
-    warmup: int = 10 # updates over which the rate rises linearly
-    schedule: str = "constant" # "constant" or "cosine"
-    horizon: int | None = None # update at which the cosine reaches zero; default: the last
-    cooldown: int = 0 # last updates over which the rate goes linearly to zero, whatever the schedule
-    weight_decay: float = 0.0 # AdamW's
-    betas: tuple[float, float] = (0.9, 0.99) # AdamW's
-    ema: float = 0.98 # decay of the averaged weights, which are the result; 0 turns averaging off
-    grad_clip: float = 1.0 # largest gradient norm
-    seed: int = 0 # of data order, noise, timesteps and dropout
-    checkpoint_every: int = 50 # updates
-    log_every: int = 1 # updates
-    keep: int = 2 # newest checkpoints that stay on disk
+
+    steps: int  # updates
+    batch_size: int = 32  # samples per update
+    lr: float = 1e-3  # peak learning rate of AdamW
+    warmup: int = 10  # updates over which the rate rises linearly
+    schedule: str = "constant"  # "constant" or "cosine"
+    horizon: int | None = None  # update at which the cosine reaches zero; default: the last
+    cooldown: int = (
+        0  # last updates over which the rate goes linearly to zero, whatever the schedule
+    )
+    weight_decay: float = 0.0  # AdamW's
+    betas: tuple[float, float] = (0.9, 0.99)  # AdamW's
+    ema: float = 0.98  # decay of the averaged weights, which are the result; 0 turns averaging off
+    grad_clip: float = 1.0  # largest gradient norm
+    seed: int = 0  # of data order, noise, timesteps and dropout
+    checkpoint_every: int = 50  # updates
+    log_every: int = 1  # updates
+    keep: int = 2  # newest checkpoints that stay on disk
 
     def __post_init__(self):
         bad = []
         for name in ("steps", "batch_size", "checkpoint_every", "log_every", "keep"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1: bad.append(f"{name}={getattr(self, name)!r}: must be a whole number of at least 1")
-        if not (isinstance(self.lr, (int, float)) and math.isfinite(self.lr) and self.lr > 0): bad.append(f"lr={self.lr!r}: must be positive and finite")
-        if not 0 <= self.ema < 1: bad.append(f"ema={self.ema!r}: must be in [0, 1)")
-        if not self.grad_clip > 0: bad.append(f"grad_clip={self.grad_clip!r}: must be positive")
-        if self.schedule not in ("constant", "cosine"): bad.append(f"schedule={self.schedule!r}: choose constant or cosine")
-        if bad: raise CpoError("training settings are not usable:", bad, "correct these settings")
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                bad.append(f"{name}={getattr(self, name)!r}: must be a whole number of at least 1")
+        if not (isinstance(self.lr, (int, float)) and math.isfinite(self.lr) and self.lr > 0):
+            bad.append(f"lr={self.lr!r}: must be positive and finite")
+        if not 0 <= self.ema < 1:
+            bad.append(f"ema={self.ema!r}: must be in [0, 1)")
+        if not self.grad_clip > 0:
+            bad.append(f"grad_clip={self.grad_clip!r}: must be positive")
+        if self.schedule not in ("constant", "cosine"):
+            bad.append(f"schedule={self.schedule!r}: choose constant or cosine")
+        if bad:
+            raise CpoError("training settings are not usable:", bad, "correct these settings")
 
     def lr_at(self, step: int) -> float:
         "Learning rate of update `step` (counted from 0)."
-        warm = min(1.0, (step + 1)/max(1, self.warmup))
-        shape = 0.5*(1 + math.cos(math.pi*step/(self.horizon or self.steps))) if self.schedule == "cosine" else 1.0
-        return self.lr*warm*shape*min(1.0, (self.steps - step)/self.cooldown if self.cooldown else 1.0)
+        warm = min(1.0, (step + 1) / max(1, self.warmup))
+        shape = (
+            0.5 * (1 + math.cos(math.pi * step / (self.horizon or self.steps)))
+            if self.schedule == "cosine"
+            else 1.0
+        )
+        return (
+            self.lr
+            * warm
+            * shape
+            * min(1.0, (self.steps - step) / self.cooldown if self.cooldown else 1.0)
+        )
 
 # %% ../nbs/05a_training.ipynb #36aefa11
 OPTIMIZERS = ("adamw", "adamw8bit")
 
+
 @dataclass(frozen=True)
 class Machine:
     "How the arithmetic is laid out on the machine."
-    micro_batch: int | None = None # samples per forward pass of one process, whose gradients are added up; default: all of its share
-    optimizer: str = "adamw" # or "adamw8bit": moments in 8 bits, by bitsandbytes
+
+    micro_batch: int | None = (
+        None  # samples per forward pass of one process, whose gradients are added up; default: all of its share
+    )
+    optimizer: str = "adamw"  # or "adamw8bit": moments in 8 bits, by bitsandbytes
 
     def __post_init__(self):
         bad = []
-        if self.micro_batch is not None and not (isinstance(self.micro_batch, int) and self.micro_batch >= 1): bad.append(f"micro_batch={self.micro_batch!r}: must be a whole number of at least 1")
-        if self.optimizer not in OPTIMIZERS: bad.append(f"optimizer={self.optimizer!r}: choose {' or '.join(OPTIMIZERS)}")
-        if bad: raise CpoError("machine settings are not usable:", bad, "correct these settings")
+        if self.micro_batch is not None and not (
+            isinstance(self.micro_batch, int) and self.micro_batch >= 1
+        ):
+            bad.append(f"micro_batch={self.micro_batch!r}: must be a whole number of at least 1")
+        if self.optimizer not in OPTIMIZERS:
+            bad.append(f"optimizer={self.optimizer!r}: choose {' or '.join(OPTIMIZERS)}")
+        if bad:
+            raise CpoError("machine settings are not usable:", bad, "correct these settings")
 
     def shares(self, n: int, rank: int = 0, count: int = 1) -> list[tuple[slice, float]]:
         "Which of the `n` samples of an update this process takes, pass by pass, and each pass's weight in the mean; fewer samples than processes are taken by all."
-        lo, hi = (rank*n//count, (rank + 1)*n//count) if n >= count else (0, n)
+        lo, hi = (rank * n // count, (rank + 1) * n // count) if n >= count else (0, n)
         size = self.micro_batch or hi - lo
-        whole = n if n >= count else n*count
-        return [(slice(i, min(i + size, hi)), (min(i + size, hi) - i)/whole) for i in range(lo, hi, size)]
+        whole = n if n >= count else n * count
+        return [
+            (slice(i, min(i + size, hi)), (min(i + size, hi) - i) / whole)
+            for i in range(lo, hi, size)
+        ]
 
     def make_optimizer(self, params: list, cfg: TrainConfig) -> torch.optim.Optimizer:
         "AdamW, or its 8-bit form. Raises `CpoError` when bitsandbytes is missing."
         kw = dict(lr=cfg.lr, betas=cfg.betas, weight_decay=cfg.weight_decay)
-        if self.optimizer == "adamw": return torch.optim.AdamW(params, **kw, fused=True)
-        try: from bitsandbytes.optim import AdamW8bit
-        except ImportError: raise CpoError("the optimizer adamw8bit needs bitsandbytes", hint="pip install bitsandbytes, or take adamw") from None
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(params, **kw, fused=True)
+        try:
+            from bitsandbytes.optim import AdamW8bit
+        except ImportError:
+            raise CpoError(
+                "the optimizer adamw8bit needs bitsandbytes",
+                hint="pip install bitsandbytes, or take adamw",
+            ) from None
         return AdamW8bit(params, **kw)
 
 # %% ../nbs/05a_training.ipynb #f5df90c7
 def batch_indices(
-    step: int, # which update
-    batch_size: int, # samples per update
-    n: int, # rows in the data set
-    seed: int # of the data order
-) -> np.ndarray: # row numbers, (batch_size,)
+    step: int,  # which update
+    batch_size: int,  # samples per update
+    n: int,  # rows in the data set
+    seed: int,  # of the data order
+) -> np.ndarray:  # row numbers, (batch_size,)
     "Rows of update `step`: consecutive places in a sequence of seeded permutations, one per epoch. Raises `CpoError` when there are no rows."
-    if n < 1: raise CpoError("there are no rows to train on", hint="check the filters: no row was left")
-    places = np.arange(step*batch_size, (step + 1)*batch_size)
+    if n < 1:
+        raise CpoError("there are no rows to train on", hint="check the filters: no row was left")
+    places = np.arange(step * batch_size, (step + 1) * batch_size)
     out = np.empty(batch_size, np.int64)
-    for e in np.unique(places//n): at = places//n == e; out[at] = _epoch(int(e), n, seed)[places[at] % n]
+    for e in np.unique(places // n):
+        at = places // n == e
+        out[at] = _epoch(int(e), n, seed)[places[at] % n]
     return out
 
+
 @lru_cache(maxsize=4)
-def _epoch(e: int, n: int, seed: int) -> np.ndarray: return np_rng(seed, "epoch", e).permutation(n) # many updates ask for the same one
+def _epoch(e: int, n: int, seed: int) -> np.ndarray:
+    return np_rng(seed, "epoch", e).permutation(n)  # many updates ask for the same one
 
 # %% ../nbs/05a_training.ipynb #4a05ef5c
 class Interrupted(RuntimeError):
     "The run was asked to stop (SIGTERM or Ctrl-C); it saved first."
 
+
 def _pack(params: dict, ema: dict, opt) -> dict[str, torch.Tensor]:
-    tensors = {f"param/{k}": p.detach() for k, p in params.items()} | {f"ema/{k}": v for k, v in ema.items()}
+    tensors = {f"param/{k}": p.detach() for k, p in params.items()} | {
+        f"ema/{k}": v for k, v in ema.items()
+    }
     for k, p in params.items():
-        for s, v in opt.state.get(p, {}).items(): tensors[f"opt.{s}/{k}" if torch.is_tensor(v) else f"int.{s}/{k}"] = torch.as_tensor(v) # 8-bit AdamW counts in Python
+        for s, v in opt.state.get(p, {}).items():
+            tensors[f"opt.{s}/{k}" if torch.is_tensor(v) else f"int.{s}/{k}"] = torch.as_tensor(
+                v
+            )  # 8-bit AdamW counts in Python
     return {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
 
-def save_checkpoint(run_dir: Path, step: int, params: dict, ema: dict, opt, keep: int, extra: dict | None = None) -> Path:
+
+def save_checkpoint(
+    run_dir: Path, step: int, params: dict, ema: dict, opt, keep: int, extra: dict | None = None
+) -> Path:
     "Write `checkpoints/step-N.safetensors` after N updates, and remove all but the newest `keep` and the best, if `extra` names one."
     path = checkpoint_path(run_dir, step)
     with atomic_path(path) as tmp:
-        save_file(_pack(params, ema, opt), tmp, metadata=dict(step=str(step), extra=json.dumps(to_jsonable(extra or {}))))
+        save_file(
+            _pack(params, ema, opt),
+            tmp,
+            metadata=dict(step=str(step), extra=json.dumps(to_jsonable(extra or {}))),
+        )
     _prune(run_dir, keep, extra or {})
     return path
 
-def _prune(run_dir: Path, keep: int, extra: dict) -> None: # the newest and the best stay
+
+def _prune(run_dir: Path, keep: int, extra: dict) -> None:  # the newest and the best stay
     best = extra.get("best")
     for old in sorted(Path(run_dir).glob("checkpoints/step-*.safetensors"))[:-keep]:
-        if not best or old != checkpoint_path(run_dir, best["step"]): old.unlink()
+        if not best or old != checkpoint_path(run_dir, best["step"]):
+            old.unlink()
+
 
 def checkpoint_path(run_dir: str | Path, step: int) -> Path:
     "Where the checkpoint after `step` updates is kept."
-    return Path(run_dir)/"checkpoints"/f"step-{step:07d}.safetensors"
+    return Path(run_dir) / "checkpoints" / f"step-{step:07d}.safetensors"
+
 
 def last_checkpoint(run_dir: Path) -> tuple[int, Path] | None:
     "The newest readable checkpoint as (updates done, path); a damaged file is passed over."
     for path in sorted(Path(run_dir).glob("checkpoints/step-*.safetensors"), reverse=True):
         with contextlib.suppress(Exception):
-            with safe_open(path, "pt") as f: return int(f.metadata()["step"]), path
+            with safe_open(path, "pt") as f:
+                return int(f.metadata()["step"]), path
     return None
 
+
 def _check_fit(path: Path, params: dict) -> None:
-    with safe_open(path, "pt") as f: there = {k.split("/", 1)[1]: tuple(f.get_slice(k).get_shape()) for k in f.keys() if k.startswith("param/")}
+    with safe_open(path, "pt") as f:
+        there = {
+            k.split("/", 1)[1]: tuple(f.get_slice(k).get_shape())
+            for k in f.keys()
+            if k.startswith("param/")
+        }
     here = {k: tuple(p.shape) for k, p in params.items()}
-    bad = [f"{k}: there {there.get(k, 'missing')}, here {here.get(k, 'missing')}" for k in sorted(there.keys() | here.keys()) if there.get(k) != here.get(k)]
-    if bad: raise CpoError(f"{path}: holds other parameters than this run trains", bad[:8] + [f"and {len(bad) - 8} more"]*(len(bad) > 8), "give another run folder, or the adapter's former rank and targets")
+    bad = [
+        f"{k}: there {there.get(k, 'missing')}, here {here.get(k, 'missing')}"
+        for k in sorted(there.keys() | here.keys())
+        if there.get(k) != here.get(k)
+    ]
+    if bad:
+        raise CpoError(
+            f"{path}: holds other parameters than this run trains",
+            bad[:8] + [f"and {len(bad) - 8} more"] * (len(bad) > 8),
+            "give another run folder, or the adapter's former rank and targets",
+        )
+
 
 def load_checkpoint(path: Path, params: dict, ema: dict, opt) -> dict:
     "Put a checkpoint back into parameters, averages and optimiser; returns its `extra`. Raises `CpoError` when names or shapes differ."
@@ -156,10 +244,20 @@ def load_checkpoint(path: Path, params: dict, ema: dict, opt) -> dict:
         with torch.no_grad():
             for k, p in params.items():
                 p.copy_(f.get_tensor(f"param/{k}"))
-                if ema: ema[k].copy_(f.get_tensor(f"ema/{k}" if f"ema/{k}" in f.keys() else f"param/{k}")) # averaging may have been turned on since
+                if ema:
+                    ema[k].copy_(
+                        f.get_tensor(f"ema/{k}" if f"ema/{k}" in f.keys() else f"param/{k}")
+                    )  # averaging may have been turned on since
         for k, p in params.items():
-            states = [key for key in f.keys() if key[:4] in ("opt.", "int.") and key.split("/", 1)[1] == k]
-            opt.state[p] = {key.split("/", 1)[0][4:]: f.get_tensor(key).to(p.device) if key[:4] == "opt." else int(f.get_tensor(key)) for key in states}
+            states = [
+                key for key in f.keys() if key[:4] in ("opt.", "int.") and key.split("/", 1)[1] == k
+            ]
+            opt.state[p] = {
+                key.split("/", 1)[0][4:]: f.get_tensor(key).to(p.device)
+                if key[:4] == "opt."
+                else int(f.get_tensor(key))
+                for key in states
+            }
         return json.loads(f.metadata().get("extra", "{}"))
 
 # %% ../nbs/05a_training.ipynb #abe5e713
@@ -167,66 +265,106 @@ def averaged_weights(run_dir: str | Path, step: int) -> dict[str, torch.Tensor]:
     "The averaged weights of a kept checkpoint, by name; the raw ones when averaging was off."
     with safe_open(checkpoint_path(run_dir, step), "pt") as f:
         kind = "ema/" if any(k.startswith("ema/") for k in f.keys()) else "param/"
-        return {k[len(kind):]: f.get_tensor(k) for k in f.keys() if k.startswith(kind)}
+        return {k[len(kind) :]: f.get_tensor(k) for k in f.keys() if k.startswith(kind)}
 
 # %% ../nbs/05a_training.ipynb #4333616d
 def open_run(
-    run_dir: str | Path, # the run's folder
-    config: dict, # everything that shapes the result, JSON-able
-    accept_changes: bool = False # go on although settings differ, and note it in the folder
+    run_dir: str | Path,  # the run's folder
+    config: dict,  # everything that shapes the result, JSON-able
+    accept_changes: bool = False,  # go on although settings differ, and note it in the folder
 ) -> Path:
     "Make the folder, or check that it belongs to the same settings. Raises `CpoError` listing each setting that differs."
     run_dir, config = Path(run_dir), to_jsonable(config)
-    path = run_dir/"config.json"
-    (run_dir/"checkpoints").mkdir(parents=True, exist_ok=True)
-    for part in (run_dir, run_dir/"checkpoints", run_dir/"previews"): remove_leftovers(part, alone=True)
+    path = run_dir / "config.json"
+    (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+    for part in (run_dir, run_dir / "checkpoints", run_dir / "previews"):
+        remove_leftovers(part, alone=True)
     if path.exists():
-        old = read_json(path); history = old.pop("changes", [])
+        old = read_json(path)
+        history = old.pop("changes", [])
         if diff := _differences(old, config):
-            if not accept_changes: raise CpoError(f"{run_dir}: holds a run with other settings or other data", diff, "give another run folder, remove this one, or say that the changes are meant (--accept-changes)")
-            write_json(path, config | dict(changes=[*history, dict(after=(last_checkpoint(run_dir) or (0,))[0], what=diff)]))
-    else: write_json(path, config)
+            if not accept_changes:
+                raise CpoError(
+                    f"{run_dir}: holds a run with other settings or other data",
+                    diff,
+                    "give another run folder, remove this one, or say that the changes are meant (--accept-changes)",
+                )
+            write_json(
+                path,
+                config
+                | dict(
+                    changes=[*history, dict(after=(last_checkpoint(run_dir) or (0,))[0], what=diff)]
+                ),
+            )
+    else:
+        write_json(path, config)
     return run_dir
 
-def _differences(old: dict, new: dict, at: str = "") -> list[str]: # one line for each setting that differs, nested ones by their path
+
+def _differences(
+    old: dict, new: dict, at: str = ""
+) -> list[str]:  # one line for each setting that differs, nested ones by their path
     out = []
     for k in sorted(old.keys() | new.keys()):
         a, b = old.get(k), new.get(k)
-        if isinstance(a, dict) and isinstance(b, dict): out += _differences(a, b, f"{at}{k}.")
-        elif a != b: out.append(f"{at}{k}: there {a!r}, now {b!r}")
+        if isinstance(a, dict) and isinstance(b, dict):
+            out += _differences(a, b, f"{at}{k}.")
+        elif a != b:
+            out.append(f"{at}{k}: there {a!r}, now {b!r}")
     return out
+
 
 @contextlib.contextmanager
 def _alone(run_dir: Path):
     "Hold the folder against a second process that would train in it."
     run_dir.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(str(run_dir/".lock"))
-    try: lock.acquire(timeout=0)
-    except Timeout: raise CpoError(f"{run_dir}: another process is training in this folder", hint="wait for it, stop it, or give another run folder") from None
-    try: yield
-    finally: lock.release()
+    lock = FileLock(str(run_dir / ".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise CpoError(
+            f"{run_dir}: another process is training in this folder",
+            hint="wait for it, stop it, or give another run folder",
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
 
 def read_metrics(run_dir: str | Path) -> list[dict]:
     "All complete lines of `metrics.jsonl`."
-    path, rows = Path(run_dir)/"metrics.jsonl", []
+    path, rows = Path(run_dir) / "metrics.jsonl", []
     if path.exists():
         for line in path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(json.JSONDecodeError): rows.append(json.loads(line))
+            with contextlib.suppress(json.JSONDecodeError):
+                rows.append(json.loads(line))
     return rows
 
-def _trim_metrics(run_dir: Path, step: int) -> None: # a resumed run must neither repeat nor miss a line
+
+def _trim_metrics(
+    run_dir: Path, step: int
+) -> None:  # a resumed run must neither repeat nor miss a line
     rows = [r for r in read_metrics(run_dir) if r["step"] <= step]
-    with atomic_path(run_dir/"metrics.jsonl") as tmp: tmp.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    with atomic_path(run_dir / "metrics.jsonl") as tmp:
+        tmp.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
 
 # %% ../nbs/05a_training.ipynb #4ea5fd20
 class Ahead:
     "What the passes of an update need, made in a thread while the update before it computes. A step function that has one, as its `ahead`, is told by the loop what comes next."
-    def __init__(self, make: Callable): # (step, rows, part) -> things; asks no model, and gives the same in any thread
+
+    def __init__(
+        self, make: Callable
+    ):  # (step, rows, part) -> things; asks no model, and gives the same in any thread
         self.make, self.pool, self.waiting = make, None, {}
+
     def begin(self, step: int, rows: np.ndarray, parts: Sequence[slice]) -> None:
         "Start on the parts of an update."
         self.pool = self.pool or ThreadPoolExecutor(1, "ahead")
-        self.waiting |= {(step, p.start, p.stop): self.pool.submit(self.make, step, rows, p) for p in parts}
+        self.waiting |= {
+            (step, p.start, p.stop): self.pool.submit(self.make, step, rows, p) for p in parts
+        }
+
     def __call__(self, step: int, rows: np.ndarray, part: slice):
         "What was made, or is made now. Raises what `make` raises."
         made = self.waiting.pop((step, part.start, part.stop), None)
@@ -236,190 +374,388 @@ class Ahead:
 @dataclass
 class TrainResult:
     "What a run ended with."
-    step: int # updates done
-    seconds: float # wall-clock time of the updates, over all sessions of the run
-    stopped: str | None = None # reason when `watch` stopped it
-    ema: dict = field(default_factory=dict, repr=False) # averaged weights by name (the result); raw weights when averaging is off
-    best: dict | None = None # step and score of the best checkpoint, when `score` was given
+
+    step: int  # updates done
+    seconds: float  # wall-clock time of the updates, over all sessions of the run
+    stopped: str | None = None  # reason when `watch` stopped it
+    ema: dict = field(
+        default_factory=dict, repr=False
+    )  # averaged weights by name (the result); raw weights when averaging is off
+    best: dict | None = None  # step and score of the best checkpoint, when `score` was given
+
 
 @contextlib.contextmanager
 def _signals(flag: list):
     "Turn SIGINT and SIGTERM into a request that the loop honours after the current update."
     old = {}
     for s in (signal.SIGINT, signal.SIGTERM):
-        with contextlib.suppress(ValueError): old[s] = signal.signal(s, lambda n, _: flag.append(signal.Signals(n).name)) # ValueError: not in the main thread
-    try: yield
+        with contextlib.suppress(ValueError):
+            old[s] = signal.signal(
+                s, lambda n, _: flag.append(signal.Signals(n).name)
+            )  # ValueError: not in the main thread
+    try:
+        yield
     finally:
-        for s, h in old.items(): signal.signal(s, h)
+        for s, h in old.items():
+            signal.signal(s, h)
+
 
 def _gradients(step_fn, step: int, rows: np.ndarray, shares: list, scaler) -> dict[str, float]:
     "Backward of every pass of this process; returns its share of the update's statistics."
     stats = {}
     for part, weight in shares:
         loss, said = step_fn(step, rows, part)
-        (scaler.scale(loss*weight) if scaler else loss*weight).backward()
-        said = {k: torch.as_tensor(v, dtype=torch.float32, device=loss.device) for k, v in dict(loss=loss.detach(), **said).items()}
-        for k, v in zip(said, torch.stack(list(said.values())).tolist()): stats[k] = stats.get(k, 0.) + weight*v # one wait for the device, not one a number
+        (scaler.scale(loss * weight) if scaler else loss * weight).backward()
+        said = {
+            k: torch.as_tensor(v, dtype=torch.float32, device=loss.device)
+            for k, v in dict(loss=loss.detach(), **said).items()
+        }
+        for k, v in zip(said, torch.stack(list(said.values())).tolist()):
+            stats[k] = stats.get(k, 0.0) + weight * v  # one wait for the device, not one a number
     return stats
+
 
 def _exchange(plist: list, stats: dict[str, float], asked: bool) -> tuple[dict[str, float], bool]:
     "Add gradients and statistics up over all processes; has any of them been asked to stop?"
-    if processes().count == 1: return stats, asked
+    if processes().count == 1:
+        return stats, asked
     dist, grads = torch_distributed(), [p.grad for p in plist if p.grad is not None]
-    flat = torch.cat([g.flatten() for g in grads]); dist.all_reduce(flat)
-    for g, part in zip(grads, flat.split([g.numel() for g in grads])): g.copy_(part.view_as(g))
-    numbers = torch.tensor([float(asked), *stats.values()], device=flat.device); dist.all_reduce(numbers)
+    flat = torch.cat([g.flatten() for g in grads])
+    dist.all_reduce(flat)
+    for g, part in zip(grads, flat.split([g.numel() for g in grads])):
+        g.copy_(part.view_as(g))
+    numbers = torch.tensor([float(asked), *stats.values()], device=flat.device)
+    dist.all_reduce(numbers)
     return dict(zip(stats, numbers[1:].tolist())), bool(numbers[0])
+
 
 def _update(plist, opt, ema, cfg: TrainConfig, step: int, loss: float, scaler) -> float:
     "Clip, step, average; returns the gradient norm. Half precision that overflows is left out once, and the loss is scaled less."
-    for group in opt.param_groups: group["lr"] = cfg.lr_at(step)
-    if scaler: scaler.unscale_(opt)
+    for group in opt.param_groups:
+        group["lr"] = cfg.lr_at(step)
+    if scaler:
+        scaler.unscale_(opt)
     norm = float(torch.nn.utils.clip_grad_norm_(plist, cfg.grad_clip))
     if not math.isfinite(norm):
-        if scaler is None or not math.isfinite(loss) or scaler.get_scale() < 1: raise CpoError(f"update {step + 1}: the gradient is not finite (loss {loss})", hint="lower the learning rate or beta; the last checkpoint is intact")
-        scaler.update(scaler.get_scale()/2)
+        if scaler is None or not math.isfinite(loss) or scaler.get_scale() < 1:
+            raise CpoError(
+                f"update {step + 1}: the gradient is not finite (loss {loss})",
+                hint="lower the learning rate or beta; the last checkpoint is intact",
+            )
+        scaler.update(scaler.get_scale() / 2)
         return norm
     opt.step()
-    if scaler: scaler.update()
-    if ema: torch._foreach_lerp_(list(ema.values()), [p.detach() for p in plist], 1 - min(cfg.ema, (1 + step)/(10 + step)))
+    if scaler:
+        scaler.update()
+    if ema:
+        torch._foreach_lerp_(
+            list(ema.values()),
+            [p.detach() for p in plist],
+            1 - min(cfg.ema, (1 + step) / (10 + step)),
+        )
     return norm
 
 # %% ../nbs/05a_training.ipynb #6b240c9d
 class _Log:
     "`metrics.jsonl`: one line a logged update, flushed at once, so that it can be read while it grows."
+
     def __init__(self, run_dir: Path, cfg: TrainConfig, on_log: Callable | None):
         self.cfg, self.on_log = cfg, on_log
-        self.file = open(run_dir/"metrics.jsonl", "a", encoding="utf-8") if processes().main else None
+        self.file = (
+            open(run_dir / "metrics.jsonl", "a", encoding="utf-8") if processes().main else None
+        )
+
     def __call__(self, step: int, seconds: float, stats: dict) -> None:
-        if self.file is None or (step % self.cfg.log_every and step != self.cfg.steps): return
+        if self.file is None or (step % self.cfg.log_every and step != self.cfg.steps):
+            return
         row = dict(step=step, lr=self.cfg.lr_at(step - 1), seconds=round(seconds, 3), **stats)
-        self.file.write(json.dumps(to_jsonable(row)) + "\n"); self.file.flush()
-        if self.on_log: self.on_log(row)
+        self.file.write(json.dumps(to_jsonable(row)) + "\n")
+        self.file.flush()
+        if self.on_log:
+            self.on_log(row)
+
     def close(self) -> None:
-        if self.file: self.file.close()
+        if self.file:
+            self.file.close()
+
 
 def _room_for_checkpoints(run_dir: Path, params: dict, cfg: TrainConfig, scored: bool) -> None:
     "Weights, their averages and two moments of each, as often as they stay on disk, the best one's and the one that is being written too, without those that are there."
-    if (last_checkpoint(run_dir) or (0,))[0] >= cfg.steps: return
-    one = sum(p.numel()*p.element_size() for p in params.values())*(4 if cfg.ema else 3)
+    if (last_checkpoint(run_dir) or (0,))[0] >= cfg.steps:
+        return
+    one = sum(p.numel() * p.element_size() for p in params.values()) * (4 if cfg.ema else 3)
     there = sum(p.stat().st_size for p in run_dir.glob("checkpoints/step-*.safetensors"))
-    check_room(run_dir, one*(cfg.keep + scored + 1) - there, "the checkpoints of this run")
+    check_room(run_dir, one * (cfg.keep + scored + 1) - there, "the checkpoints of this run")
+
 
 def in_main(action: Callable[[], object]) -> None:
     "Do something in the main process alone; when it raises, all processes do."
     who, problem = processes(), None
     if who.main:
-        try: action()
-        except Exception as e: problem = e
+        try:
+            action()
+        except Exception as e:
+            problem = e
     if who.count > 1:
-        said = [problem is None]; torch_distributed().broadcast_object_list(said, 0)
-        if not said[0] and not who.main: raise CpoError(f"process {who.rank} stops with the main process, which says why")
-    if problem: raise problem
+        said = [problem is None]
+        torch_distributed().broadcast_object_list(said, 0)
+        if not said[0] and not who.main:
+            raise CpoError(f"process {who.rank} stops with the main process, which says why")
+    if problem:
+        raise problem
 
-def _begin(run_dir: str | Path, params: dict, config: dict, accept_changes: bool, stack: contextlib.ExitStack, room: Callable) -> Path:
+
+def _begin(
+    run_dir: str | Path,
+    params: dict,
+    config: dict,
+    accept_changes: bool,
+    stack: contextlib.ExitStack,
+    room: Callable,
+) -> Path:
     "The folder, held and opened by the main process before any other looks into it, and the same start in all."
-    if not params: raise CpoError(f"{run_dir}: no parameter is set to be trained", hint="add an adapter and make it trainable first")
+    if not params:
+        raise CpoError(
+            f"{run_dir}: no parameter is set to be trained",
+            hint="add an adapter and make it trainable first",
+        )
+
     def take():
-        room(); stack.enter_context(_alone(Path(run_dir)))
-        if accept_changes and (found := last_checkpoint(Path(run_dir))): _check_fit(found[1], params) # before the folder's settings are written anew
+        room()
+        stack.enter_context(_alone(Path(run_dir)))
+        if accept_changes and (found := last_checkpoint(Path(run_dir))):
+            _check_fit(found[1], params)  # before the folder's settings are written anew
         open_run(run_dir, config, accept_changes)
+
     in_main(take)
     if processes().count > 1:
-        for p in params.values(): torch_distributed().broadcast(p.data, 0)
+        for p in params.values():
+            torch_distributed().broadcast(p.data, 0)
     return Path(run_dir)
 
 # %% ../nbs/05a_training.ipynb #b0b12f63
 def train(
-    run_dir: str | Path, # the run's folder; all processes must see the same
-    params: dict[str, torch.nn.Parameter], # what is trained, by name
-    step_fn: Callable, # (step, rows, part) -> (scalar loss, dict of numbers to log)
-    n_rows: int, # rows in the data set
-    cfg: TrainConfig, # settings of the loop
-    config: dict | None = None, # further settings that shape the result; kept in config.json and compared on resume
-    watch: Callable | None = None, # (step, stats) -> reason to stop, or None
-    on_log: Callable | None = None, # called with each logged row
-    on_resume: Callable | None = None, # called with the number of updates found done
-    desc: str = "train", # label of the progress bar
-    machine: Machine = Machine(), # layout of the arithmetic
-    scale_loss: bool = False, # for half precision with few exponents (fp16)
-    score: Callable | None = None, # (weights) -> number, lower is better; asked at every checkpoint
-    on_checkpoint: Callable | None = None, # (step, weights), at every checkpoint
-    accept_changes: bool = False # resume although settings or data differ
+    run_dir: str | Path,  # the run's folder; all processes must see the same
+    params: dict[str, torch.nn.Parameter],  # what is trained, by name
+    step_fn: Callable,  # (step, rows, part) -> (scalar loss, dict of numbers to log)
+    n_rows: int,  # rows in the data set
+    cfg: TrainConfig,  # settings of the loop
+    config: dict
+    | None = None,  # further settings that shape the result; kept in config.json and compared on resume
+    watch: Callable | None = None,  # (step, stats) -> reason to stop, or None
+    on_log: Callable | None = None,  # called with each logged row
+    on_resume: Callable | None = None,  # called with the number of updates found done
+    desc: str = "train",  # label of the progress bar
+    machine: Machine = Machine(),  # layout of the arithmetic
+    scale_loss: bool = False,  # for half precision with few exponents (fp16)
+    score: Callable
+    | None = None,  # (weights) -> number, lower is better; asked at every checkpoint
+    on_checkpoint: Callable | None = None,  # (step, weights), at every checkpoint
+    accept_changes: bool = False,  # resume although settings or data differ
 ) -> TrainResult:
     "Train to `cfg.steps`, resuming from the newest checkpoint in the folder. Raises `Interrupted` after saving on SIGINT or SIGTERM, and `CpoError` at once when the disk cannot hold the checkpoints."
     with contextlib.ExitStack() as stack:
         said = dict(optimizer=machine.optimizer) if machine.optimizer != "adamw" else {}
-        run_dir = _begin(run_dir, params, dict(train=asdict(cfg), n_rows=n_rows, **said, **(config or {})), accept_changes, stack, lambda: _room_for_checkpoints(Path(run_dir), params, cfg, score is not None))
-        return _loop(run_dir, params, step_fn, n_rows, cfg, machine, scale_loss, dict(watch=watch, log=on_log, resume=on_resume, score=score, checkpoint=on_checkpoint), desc)
+        run_dir = _begin(
+            run_dir,
+            params,
+            dict(train=asdict(cfg), n_rows=n_rows, **said, **(config or {})),
+            accept_changes,
+            stack,
+            lambda: _room_for_checkpoints(Path(run_dir), params, cfg, score is not None),
+        )
+        return _loop(
+            run_dir,
+            params,
+            step_fn,
+            n_rows,
+            cfg,
+            machine,
+            scale_loss,
+            dict(watch=watch, log=on_log, resume=on_resume, score=score, checkpoint=on_checkpoint),
+            desc,
+        )
 
-def _loop(run_dir: Path, params: dict, step_fn: Callable, n_rows: int, cfg: TrainConfig, machine: Machine, scale_loss: bool, on: dict, desc: str) -> TrainResult:
-    plist, who = list(params.values()), processes(); keep_freed_memory()
+
+def _loop(
+    run_dir: Path,
+    params: dict,
+    step_fn: Callable,
+    n_rows: int,
+    cfg: TrainConfig,
+    machine: Machine,
+    scale_loss: bool,
+    on: dict,
+    desc: str,
+) -> TrainResult:
+    plist, who = list(params.values()), processes()
+    keep_freed_memory()
     ema = {k: p.detach().clone() for k, p in params.items()} if cfg.ema else {}
-    result = lambda: ema or {k: p.detach().clone() for k, p in params.items()}
-    opt, scaler = machine.make_optimizer(plist, cfg), torch.amp.GradScaler(plist[0].device.type, init_scale=2.**14) if scale_loss else None
-    step, extra, flag, stats, ahead = 0, dict(seconds=0.0, stopped=None), [], {}, getattr(step_fn, "ahead", None)
+
+    def result():
+        return ema or {k: p.detach().clone() for k, p in params.items()}
+
+    opt, scaler = (
+        machine.make_optimizer(plist, cfg),
+        torch.amp.GradScaler(plist[0].device.type, init_scale=2.0**14) if scale_loss else None,
+    )
+    step, extra, flag, stats, ahead = (
+        0,
+        dict(seconds=0.0, stopped=None),
+        [],
+        {},
+        getattr(step_fn, "ahead", None),
+    )
     if found := last_checkpoint(run_dir):
-        extra = load_checkpoint(found[1], params, ema, opt); step = found[0]
-        if scaler and "scaler" in extra: scaler.load_state_dict(extra["scaler"])
-    if who.main: _trim_metrics(run_dir, step); _prune(run_dir, cfg.keep, extra)
+        extra = load_checkpoint(found[1], params, ema, opt)
+        step = found[0]
+        if scaler and "scaler" in extra:
+            scaler.load_state_dict(extra["scaler"])
+    if who.main:
+        _trim_metrics(run_dir, step)
+        _prune(run_dir, cfg.keep, extra)
     who.wait()
-    if on["resume"]: on["resume"](step)
+    if on["resume"]:
+        on["resume"](step)
+
     def save():
-        if scaler: extra["scaler"] = scaler.state_dict()
-        if on["score"] and (value := float(on["score"](result()))) < (extra.get("best") or dict(score=math.inf))["score"]: extra["best"] = dict(step=step, score=value)
-        if who.main: save_checkpoint(run_dir, step, params, ema, opt, cfg.keep, extra)
-        if on["checkpoint"]: on["checkpoint"](step, result())
+        if scaler:
+            extra["scaler"] = scaler.state_dict()
+        if (
+            on["score"]
+            and (value := float(on["score"](result())))
+            < (extra.get("best") or dict(score=math.inf))["score"]
+        ):
+            extra["best"] = dict(step=step, score=value)
+        if who.main:
+            save_checkpoint(run_dir, step, params, ema, opt, cfg.keep, extra)
+        if on["checkpoint"]:
+            on["checkpoint"](step, result())
         who.wait()
+
     log = _Log(run_dir, cfg, on["log"])
-    with _signals(flag), contextlib.closing(log), tqdm(total=cfg.steps, initial=step, desc=desc, unit="update", mininterval=2, disable=None if who.main else True) as bar:
+    with (
+        _signals(flag),
+        contextlib.closing(log),
+        tqdm(
+            total=cfg.steps,
+            initial=step,
+            desc=desc,
+            unit="update",
+            mininterval=2,
+            disable=None if who.main else True,
+        ) as bar,
+    ):
         while step < cfg.steps and not extra["stopped"]:
             t0 = time.perf_counter()
             rows = batch_indices(step, cfg.batch_size, n_rows, cfg.seed)
-            opt.zero_grad(set_to_none=True); shares = machine.shares(len(rows), who.rank, who.count)
-            if ahead and step + 1 < cfg.steps: ahead.begin(step + 1, batch_indices(step + 1, cfg.batch_size, n_rows, cfg.seed), [part for part, _ in shares])
+            opt.zero_grad(set_to_none=True)
+            shares = machine.shares(len(rows), who.rank, who.count)
+            if ahead and step + 1 < cfg.steps:
+                ahead.begin(
+                    step + 1,
+                    batch_indices(step + 1, cfg.batch_size, n_rows, cfg.seed),
+                    [part for part, _ in shares],
+                )
             stats = _gradients(step_fn, step, rows, shares, scaler)
             stats, asked = _exchange(plist, stats, bool(flag))
             stats["grad_norm"] = _update(plist, opt, ema, cfg, step, stats["loss"], scaler)
-            step += 1; extra["seconds"] += (took := time.perf_counter() - t0)
+            step += 1
+            extra["seconds"] += (took := time.perf_counter() - t0)
             log(step, extra["seconds"], stats)
-            bar.update(); bar.set_postfix({"loss": f"{stats['loss']:.4g}", "samples/s": f"{len(rows)/took:.3g}"}, refresh=False)
+            bar.update()
+            bar.set_postfix(
+                {"loss": f"{stats['loss']:.4g}", "samples/s": f"{len(rows) / took:.3g}"},
+                refresh=False,
+            )
             extra["stopped"] = on["watch"](step, stats) if on["watch"] else None
-            if step % cfg.checkpoint_every == 0 or step == cfg.steps or asked or extra["stopped"]: save()
-            if asked: raise Interrupted(f"{run_dir}: {flag[0] if flag else 'a signal'} received, saved after update {step}; run the same command again to go on")
+            if step % cfg.checkpoint_every == 0 or step == cfg.steps or asked or extra["stopped"]:
+                save()
+            if asked:
+                raise Interrupted(
+                    f"{run_dir}: {flag[0] if flag else 'a signal'} received, saved after update {step}; run the same command again to go on"
+                )
     return TrainResult(step, extra["seconds"], extra["stopped"], result(), extra.get("best"))
 
 # %% ../nbs/05a_training.ipynb #68c5485a
 TRACKERS = ("auto", "tensorboard", "wandb", "none")
 
+
 class Tracking:
     "Logged rows and pictures of a run, sent to a tracker; only the main process sends."
-    def __init__(self,
-                 kind: str, # one of TRACKERS; auto: tensorboard when it is installed, else none
-                 run_dir: str | Path, # TensorBoard's files go to `run_dir/tracking`; its name is the run's name
-                 ):
-        if kind not in TRACKERS: raise CpoError(f"tracker {kind!r} is unknown", hint=f"choose one of {', '.join(TRACKERS)}")
-        found, run_dir, self.tracker = importlib.util.find_spec("tensorboard" if kind == "auto" else kind) is not None, Path(run_dir), None
+
+    def __init__(
+        self,
+        kind: str,  # one of TRACKERS; auto: tensorboard when it is installed, else none
+        run_dir: str
+        | Path,  # TensorBoard's files go to `run_dir/tracking`; its name is the run's name
+    ):
+        if kind not in TRACKERS:
+            raise CpoError(
+                f"tracker {kind!r} is unknown", hint=f"choose one of {', '.join(TRACKERS)}"
+            )
+        found, run_dir, self.tracker = (
+            importlib.util.find_spec("tensorboard" if kind == "auto" else kind) is not None,
+            Path(run_dir),
+            None,
+        )
         self._start = None
-        if not found and kind not in ("auto", "none"): raise CpoError(f"tracker {kind}: the package is not installed", hint=f"pip install {kind}, or choose another")
-        if kind == "none" or not found or not processes().main: return
+        if not found and kind not in ("auto", "none"):
+            raise CpoError(
+                f"tracker {kind}: the package is not installed",
+                hint=f"pip install {kind}, or choose another",
+            )
+        if kind == "none" or not found or not processes().main:
+            return
         from accelerate.tracking import TensorBoardTracker, WandBTracker
-        done = (last_checkpoint(run_dir) or (0,))[0] # what a killed run logged beyond it will be logged again
+
+        done = (last_checkpoint(run_dir) or (0,))[
+            0
+        ]  # what a killed run logged beyond it will be logged again
+
         def start():
             from accelerate import PartialState
-            PartialState(cpu=not torch.cuda.is_available()) # accelerate's trackers write to a log that asks for it
-            self.tracker = WandBTracker(run_dir.name, id=sha256_json(run_dir.absolute().as_posix())[:8], resume="allow", dir=run_dir) if kind == "wandb" else TensorBoardTracker("tracking", run_dir, purge_step=done + 1)
+
+            PartialState(
+                cpu=not torch.cuda.is_available()
+            )  # accelerate's trackers write to a log that asks for it
+            self.tracker = (
+                WandBTracker(
+                    run_dir.name,
+                    id=sha256_json(run_dir.absolute().as_posix())[:8],
+                    resume="allow",
+                    dir=run_dir,
+                )
+                if kind == "wandb"
+                else TensorBoardTracker("tracking", run_dir, purge_step=done + 1)
+            )
             self.tracker.start()
-        self._start = start # at the first row: a mistake that is found before leaves nothing
+
+        self._start = start  # at the first row: a mistake that is found before leaves nothing
 
     def _started(self) -> bool:
-        if self._start: start, self._start = self._start, None; start()
+        if self._start:
+            start, self._start = self._start, None
+            start()
         return self.tracker is not None
+
     def log(self, row: dict) -> None:
         "One row of `metrics.jsonl`."
-        if self._started(): self.tracker.log({k: v for k, v in row.items() if k != "step" and isinstance(v, (int, float))}, step=row["step"])
-    def image(self, step: int, name: str, image: np.ndarray) -> None: # image (H, W, 3), uint8
+        if self._started():
+            self.tracker.log(
+                {k: v for k, v in row.items() if k != "step" and isinstance(v, (int, float))},
+                step=row["step"],
+            )
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:  # image (H, W, 3), uint8
         "A picture of an update."
-        if self._started(): self.tracker.log_images({name: image[None]}, step=step, **(dict(dataformats="NHWC") if self.tracker.name == "tensorboard" else {}))
+        if self._started():
+            self.tracker.log_images(
+                {name: image[None]},
+                step=step,
+                **(dict(dataformats="NHWC") if self.tracker.name == "tensorboard" else {}),
+            )
+
     def close(self) -> None:
-        if self.tracker: self.tracker.finish()
+        if self.tracker:
+            self.tracker.finish()

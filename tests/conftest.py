@@ -1,4 +1,5 @@
 "Every test runs at smoke scale, without a network, and writes nothing into the checkout."
+
 import atexit, os, shutil, sys, tempfile
 from pathlib import Path
 
@@ -9,18 +10,31 @@ ROOT = Path(__file__).resolve().parent.parent
 _tmp = Path(tempfile.mkdtemp(prefix="cpo-tests-"))
 atexit.register(shutil.rmtree, _tmp, ignore_errors=True)
 
-import run_notebooks # on the path by pyproject.toml
+import run_notebooks  # on the path by pyproject.toml
 
 os.environ |= run_notebooks.offline(_tmp, os.environ.get("PYTHONPATH", ""))
-os.environ |= dict(CPO_SCALE="smoke", CPO_CACHE=str(_tmp/"cache"), CPO_RUNS=str(_tmp/"runs"), CPO_FIGURES=str(_tmp/"figures"),
-                   OMP_NUM_THREADS="1", TQDM_DISABLE="1", MPLBACKEND="agg")
-sys.path.insert(0, str(ROOT)) # the checkout is what is tested, whatever else is installed
+os.environ |= dict(
+    CPO_SCALE="smoke",
+    CPO_CACHE=str(_tmp / "cache"),
+    CPO_RUNS=str(_tmp / "runs"),
+    CPO_FIGURES=str(_tmp / "figures"),
+    OMP_NUM_THREADS="1",
+    TQDM_DISABLE="1",
+    MPLBACKEND="agg",
+)
+sys.path.insert(0, str(ROOT))  # the checkout is what is tested, whatever else is installed
 
 # this process has started already: the guard that its children get by PYTHONPATH is put in place by hand
-exec(compile((ROOT/"tools"/"offline"/"sitecustomize.py").read_text(), "sitecustomize.py", "exec"), {"__name__": "sitecustomize"})
+exec(
+    compile(
+        (ROOT / "tools" / "offline" / "sitecustomize.py").read_text(), "sitecustomize.py", "exec"
+    ),
+    {"__name__": "sitecustomize"},
+)
 
 
 @pytest.fixture
 def one_launch():
     "Only one test at a time starts several processes: four of them on two cores wait for each other."
-    with FileLock(Path(tempfile.gettempdir())/"cpo-tests-launch.lock"): yield
+    with FileLock(Path(tempfile.gettempdir()) / "cpo-tests-launch.lock"):
+        yield

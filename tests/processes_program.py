@@ -1,4 +1,5 @@
 """What the tests of several processes start: `accelerate launch ... processes_program.py WHAT FOLDER`. Trains a tiny random pipeline and writes where its adapter began and ended."""
+
 import atexit, json, os, signal, sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,23 +22,38 @@ from cpo_nb.training import Machine, TrainConfig
 def main(what: str, folder: Path) -> None:
     torch.set_num_threads(1)
     family, method = what.split("-")[:2]
-    if method == "annotate": return annotated(what, folder)
-    bb = load_backbone(folder/family, resolution=64)
-    sc = draw_scenes(24, 0); pos, neg = sc.attributes()
+    if method == "annotate":
+        return annotated(what, folder)
+    bb = load_backbone(folder / family, resolution=64)
+    sc = draw_scenes(24, 0)
+    pos, neg = sc.attributes()
     rows = dict(image=paint(sc), caption=sc.captions(), positive=pos, negative=neg)
-    out = folder/f"{what}-{processes().count}"
-    stores = folder/f"stores-{what}-{processes().count}"
-    data = training_set(rows, bb, folder=stores)                              # shared out between the processes
+    out = folder / f"{what}-{processes().count}"
+    stores = folder / f"stores-{what}-{processes().count}"
+    data = training_set(rows, bb, folder=stores)  # shared out between the processes
     loop = TrainConfig(steps=10, batch_size=4, lr=1e-2, warmup=2, checkpoint_every=4)
-    if "checkpointing" in what: bb.checkpoint_activations()
+    if "checkpointing" in what:
+        bb.checkpoint_activations()
     seen = []
+
     def on_log(row):
         seen.append(row)
-        if "dies" in what and row["step"] == 5: raise RuntimeError("this process has died")
-        if "stops" in what and row["step"] == 5: os.kill(os.getpid(), signal.SIGTERM)
+        if "dies" in what and row["step"] == 5:
+            raise RuntimeError("this process has died")
+        if "stops" in what and row["step"] == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
     def die(step):
-        if "second" in what and processes().rank == 1 and step == 4: raise RuntimeError("the second process has died")
-    kw = dict(validation=data[np.arange(8)], prompts_folder=stores, on_log=on_log, on_checkpoint=die, machine=Machine(micro_batch=1 if "passes" in what else None))
+        if "second" in what and processes().rank == 1 and step == 4:
+            raise RuntimeError("the second process has died")
+
+    kw = dict(
+        validation=data[np.arange(8)],
+        prompts_folder=stores,
+        on_log=on_log,
+        on_checkpoint=die,
+        machine=Machine(micro_batch=1 if "passes" in what else None),
+    )
     tree = load_criteria("painting")
     if method == "sft":
         name, start = "auxiliary", {}
@@ -45,29 +61,80 @@ def main(what: str, folder: Path) -> None:
     else:
         name = "policy"
         bb.add_adapter("auxiliary", rank=2, seed=1)
-        for i, p in enumerate(bb.adapter_parameters("auxiliary").values()): p.data += .05*torch.randn(p.shape, generator=torch_rng(i, "aux"))
-        bank = BankConfig(2, folder=folder/f"bank-{what}-{processes().count}", batch_size=4) if "bank" in what else None
-        align(bb, data, tree, out, AlignConfig(loop, method, rank=2, precision="fp32"), bank=bank, **kw)
+        for i, p in enumerate(bb.adapter_parameters("auxiliary").values()):
+            p.data += 0.05 * torch.randn(p.shape, generator=torch_rng(i, "aux"))
+        bank = (
+            BankConfig(2, folder=folder / f"bank-{what}-{processes().count}", batch_size=4)
+            if "bank" in what
+            else None
+        )
+        align(
+            bb,
+            data,
+            tree,
+            out,
+            AlignConfig(loop, method, rank=2, precision="fp32"),
+            bank=bank,
+            **kw,
+        )
     kept = {k: p.detach().contiguous() for k, p in bb.adapter_parameters(name).items()}
-    save_file(kept, folder/f"{what}-of-{processes().count}-rank{processes().rank}.safetensors")
+    save_file(kept, folder / f"{what}-of-{processes().count}-rank{processes().rank}.safetensors")
     image = sample(bb, ["a red boat"], [0], steps=2, adapter=name, precision="fp32")
-    local = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for n, p in bb.denoiser.named_parameters() if ".lora_" not in n)
-    (folder/f"{what}-of-{processes().count}-rank{processes().rank}.json").write_text(json.dumps(dict(count=processes().count, logged=len(seen), sharded=bb.sharded, local=local, image=int(image.astype(int).sum()))))
+    local = sum(
+        p.to_local().numel() if hasattr(p, "to_local") else p.numel()
+        for n, p in bb.denoiser.named_parameters()
+        if ".lora_" not in n
+    )
+    (folder / f"{what}-of-{processes().count}-rank{processes().rank}.json").write_text(
+        json.dumps(
+            dict(
+                count=processes().count,
+                logged=len(seen),
+                sharded=bb.sharded,
+                local=local,
+                image=int(image.astype(int).sum()),
+            )
+        )
+    )
 
 
 def annotated(what: str, folder: Path) -> None:
     "Fit an annotator to pictures, label others, and say how many pictures this process measured."
     from cpo_nb import annotate
-    at_end = lambda: (folder/f"{what}-of-{os.environ.get('WORLD_SIZE', 1)}-rank{os.environ.get('RANK', 0)}-end.json").write_text(json.dumps(torch.distributed.is_initialized()))
-    atexit.register(at_end)                                                   # called after what is registered later
+
+    def at_end():
+        return (
+            folder
+            / f"{what}-of-{os.environ.get('WORLD_SIZE', 1)}-rank{os.environ.get('RANK', 0)}-end.json"
+        ).write_text(json.dumps(torch.distributed.is_initialized()))
+
+    atexit.register(at_end)  # called after what is registered later
     seen, own = [], annotate._chunk_values
-    def counted(job): seen.append(len(job[0])); return own(job)
+
+    def counted(job):
+        seen.append(len(job[0]))
+        return own(job)
+
     annotate._chunk_values = counted
     fitted = annotate.Annotator.fit(list(paint(draw_scenes(25, 0))), workers="launched")
     values = fitted.values(paint(draw_scenes(11, 1)), workers="launched")
-    try: annotate.measure([np.zeros((4, 4, 3), np.uint8)]*3, workers="launched"); problem = ""
-    except CpoError as e: problem = str(e)
-    (folder/f"{what}-of-{processes().count}-rank{processes().rank}.json").write_text(json.dumps(dict(low=fitted.low, values=values.tolist(), reference=len(fitted.reference), measured=sum(seen), problem=problem)))
+    try:
+        annotate.measure([np.zeros((4, 4, 3), np.uint8)] * 3, workers="launched")
+        problem = ""
+    except CpoError as e:
+        problem = str(e)
+    (folder / f"{what}-of-{processes().count}-rank{processes().rank}.json").write_text(
+        json.dumps(
+            dict(
+                low=fitted.low,
+                values=values.tolist(),
+                reference=len(fitted.reference),
+                measured=sum(seen),
+                problem=problem,
+            )
+        )
+    )
 
 
-if __name__ == "__main__": main(sys.argv[1], Path(sys.argv[2]))
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

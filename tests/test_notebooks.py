@@ -1,26 +1,48 @@
 "Each notebook runs alone, at smoke scale, in a process of its own, from an empty cache and without a network."
+
 import os, shutil, tempfile
 from pathlib import Path
 
 import pytest
 from run_notebooks import ROOT, NotebookError, execute, notebooks, output_problems
 
-TIMEOUT = float(os.environ.get("CPO_TEST_TIMEOUT", 600)) # seconds a notebook; about 15 are meant on an idle machine
+TIMEOUT = float(
+    os.environ.get("CPO_TEST_TIMEOUT", 600)
+)  # seconds a notebook; about 15 are meant on an idle machine
+
 
 def _files(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
+
 
 @pytest.mark.parametrize("path", notebooks(), ids=lambda p: p.stem)
 def test_notebook_runs_alone(path):
-    results = ROOT/"data"/"results"
+    results = ROOT / "data" / "results"
     with tempfile.TemporaryDirectory(prefix="cpo-nb-") as tmp:
         tmp = Path(tmp)
         # figure notebooks draw from the committed results, so they get them; a copy, to see that none is written over
-        if results.is_dir(): shutil.copytree(results, tmp/"results")
-        before = _files(tmp/"results")
+        if results.is_dir():
+            shutil.copytree(results, tmp / "results")
+        before = _files(tmp / "results")
         try:
-            nb = execute(path, "smoke", TIMEOUT, OMP_NUM_THREADS=1, CPO_CACHE=tmp/"cache", CPO_RUNS=tmp/"runs", CPO_FIGURES=tmp/"figures", CPO_RESULTS=tmp/"results")
-        except NotebookError as e: pytest.fail(str(e), pytrace=False)
-        after = _files(tmp/"results")
-    assert {n: after.get(n) for n in before} == before, "a run at smoke scale wrote over results of a larger scale"
+            nb = execute(
+                path,
+                "smoke",
+                TIMEOUT,
+                OMP_NUM_THREADS=1,
+                CPO_CACHE=tmp / "cache",
+                CPO_RUNS=tmp / "runs",
+                CPO_FIGURES=tmp / "figures",
+                CPO_RESULTS=tmp / "results",
+            )
+        except NotebookError as e:
+            pytest.fail(str(e), pytrace=False)
+        after = _files(tmp / "results")
+    assert {n: after.get(n) for n in before} == before, (
+        "a run at smoke scale wrote over results of a larger scale"
+    )
     assert output_problems(nb) == []

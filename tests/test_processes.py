@@ -1,4 +1,5 @@
 """Two CPU processes (gloo) against one: the same adapter, base copied or divided; errors and signals of one end all."""
+
 import json, os, subprocess, sys
 from pathlib import Path
 
@@ -17,91 +18,167 @@ HERE = Path(__file__).resolve().parent
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("processes")
-    tiny_pipeline(path/"sd"); tiny_flux(path/"flux")
+    tiny_pipeline(path / "sd")
+    tiny_flux(path / "flux")
     return path
 
 
-def launch(what: str, folder: Path, count: int, sharded: bool = False) -> subprocess.CompletedProcess:
+def launch(
+    what: str, folder: Path, count: int, sharded: bool = False
+) -> subprocess.CompletedProcess:
     "Start the program as a user would: by `accelerate launch` with a configuration."
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "ACCELERATE", "FSDP"))} | dict(OMP_NUM_THREADS="1", PYTHONPATH=str(HERE.parent), HF_HUB_OFFLINE="1", TQDM_DISABLE="1")
-    program = [str(HERE/"processes_program.py"), what, str(folder)]
-    if count == 1: return subprocess.run([sys.executable, *program], env=env, capture_output=True, text=True, timeout=300)
-    config = HERE.parent/"configs"/("cpu-fsdp.yaml" if sharded else "cpu-two.yaml")
-    return subprocess.run([sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "--main_process_port", "0", *program], env=env, capture_output=True, text=True, timeout=300)
+    env = {
+        k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "ACCELERATE", "FSDP"))
+    } | dict(OMP_NUM_THREADS="1", PYTHONPATH=str(HERE.parent), HF_HUB_OFFLINE="1", TQDM_DISABLE="1")
+    program = [str(HERE / "processes_program.py"), what, str(folder)]
+    if count == 1:
+        return subprocess.run(
+            [sys.executable, *program], env=env, capture_output=True, text=True, timeout=300
+        )
+    config = HERE.parent / "configs" / ("cpu-fsdp.yaml" if sharded else "cpu-two.yaml")
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--config_file",
+            str(config),
+            "--main_process_port",
+            "0",
+            *program,
+        ],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 def adapter(folder: Path, what: str, count: int, rank: int) -> dict[str, torch.Tensor]:
-    return load_file(folder/f"{what}-of-{count}-rank{rank}.safetensors")
+    return load_file(folder / f"{what}-of-{count}-rank{rank}.safetensors")
 
 
 def start(folder: Path, family: str, name: str) -> dict[str, torch.Tensor]:
-    bb = load_backbone(folder/family, resolution=64); bb.add_adapter(name, 2, seed=0)
+    bb = load_backbone(folder / family, resolution=64)
+    bb.add_adapter(name, 2, seed=0)
     return {k: p.detach() for k, p in bb.adapter_parameters(name).items()}
 
 
-def update(kept: dict, began: dict) -> torch.Tensor: return torch.cat([(kept[k] - began[k]).flatten() for k in sorted(began)])
+def update(kept: dict, began: dict) -> torch.Tensor:
+    return torch.cat([(kept[k] - began[k]).flatten() for k in sorted(began)])
 
 
 def same_bank(one: Path, two: Path):
     "Two processes, each with its share, fill a bank with what one computes."
-    assert (one/"bank.json").read_bytes() == (two/"bank.json").read_bytes()
-    a, b = (Store(f/"records") for f in (one, two))
+    assert (one / "bank.json").read_bytes() == (two / "bank.json").read_bytes()
+    a, b = (Store(f / "records") for f in (one, two))
     assert set(a.where) == set(b.where) and len({p for p, _ in b.where.values()}) > 1
-    for k in a.where: torch.testing.assert_close(b.get(k)["z"], a.get(k)["z"], rtol=1e-4, atol=1e-5)
+    for k in a.where:
+        torch.testing.assert_close(b.get(k)["z"], a.get(k)["z"], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("what, sharded", [("sd-cpo", False), ("sd-sft-passes", False), ("sd-dpo", False), ("sd-cpo-bank", False), ("flux-cpo-checkpointing", True), ("flux-cpo-bank", True)])
+@pytest.mark.parametrize(
+    "what, sharded",
+    [
+        ("sd-cpo", False),
+        ("sd-sft-passes", False),
+        ("sd-dpo", False),
+        ("sd-cpo-bank", False),
+        ("flux-cpo-checkpointing", True),
+        ("flux-cpo-bank", True),
+    ],
+)
 def test_two_processes_make_the_adapter_of_one(folder, one_launch, what, sharded):
     runs = {n: launch(what, folder, n, sharded) for n in (1, 2)}
-    for n, r in runs.items(): assert r.returncode == 0, f"{n} processes:\n{r.stderr[-3000:]}"
+    for n, r in runs.items():
+        assert r.returncode == 0, f"{n} processes:\n{r.stderr[-3000:]}"
     family, method = what.split("-")[:2]
     began = start(folder, family, "auxiliary" if method == "sft" else "policy")
-    one, two, other = adapter(folder, what, 1, 0), adapter(folder, what, 2, 0), adapter(folder, what, 2, 1)
-    for k in two: assert torch.equal(two[k], other[k]), f"{k} differs between the processes"
+    one, two, other = (
+        adapter(folder, what, 1, 0),
+        adapter(folder, what, 2, 0),
+        adapter(folder, what, 2, 1),
+    )
+    for k in two:
+        assert torch.equal(two[k], other[k]), f"{k} differs between the processes"
     a, b = update(one, began), update(two, began)
-    assert a.norm() > 0 and float((a - b).norm()/a.norm()) < 1e-3
-    said = [json.loads((folder/f"{what}-of-{n}-rank{r}.json").read_text()) for n, r in ((1, 0), (2, 0), (2, 1))]
-    assert [s["count"] for s in said] == [1, 2, 2] and [s["logged"] for s in said] == [10, 10, 0]        # one process writes
-    assert abs(said[0]["image"] - said[1]["image"]) <= .001*said[0]["image"]
+    assert a.norm() > 0 and float((a - b).norm() / a.norm()) < 1e-3
+    said = [
+        json.loads((folder / f"{what}-of-{n}-rank{r}.json").read_text())
+        for n, r in ((1, 0), (2, 0), (2, 1))
+    ]
+    assert [s["count"] for s in said] == [1, 2, 2] and [s["logged"] for s in said] == [
+        10,
+        10,
+        0,
+    ]  # one process writes
+    assert abs(said[0]["image"] - said[1]["image"]) <= 0.001 * said[0]["image"]
     assert said[1]["sharded"] == sharded
-    if sharded: assert said[1]["local"] < .75*said[0]["local"] and said[1]["local"] + said[2]["local"] == said[0]["local"]  # the base is divided
-    if "bank" in what: same_bank(*(folder/f"bank-{what}-{n}" for n in (1, 2)))
-    losses = [[r["loss"] for r in read_metrics(folder/f"{what}-{n}")] for n in (1, 2)]
+    if sharded:
+        assert (
+            said[1]["local"] < 0.75 * said[0]["local"]
+            and said[1]["local"] + said[2]["local"] == said[0]["local"]
+        )  # the base is divided
+    if "bank" in what:
+        same_bank(*(folder / f"bank-{what}-{n}" for n in (1, 2)))
+    losses = [[r["loss"] for r in read_metrics(folder / f"{what}-{n}")] for n in (1, 2)]
     assert torch.allclose(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-3)
 
 
 def test_two_processes_measure_each_picture_once_and_annotate_as_one(folder, one_launch):
-    for n in (1, 2): assert (r := launch("sd-annotate", folder, n)).returncode == 0, r.stderr[-3000:]
-    one, two, other = (json.loads((folder/f"sd-annotate-of-{n}-rank{r}.json").read_text()) for n, r in ((1, 0), (2, 0), (2, 1)))
+    for n in (1, 2):
+        assert (r := launch("sd-annotate", folder, n)).returncode == 0, r.stderr[-3000:]
+    one, two, other = (
+        json.loads((folder / f"sd-annotate-of-{n}-rank{r}.json").read_text())
+        for n, r in ((1, 0), (2, 0), (2, 1))
+    )
     assert [x["measured"] for x in (one, two, other)] == [36, 12 + 5, 13 + 6]
-    assert [json.loads((folder/f"sd-annotate-of-2-rank{r}-end.json").read_text()) for r in (0, 1)] == [False, False]   # the group has ended before the interpreter does
-    for x in (two, other): assert x["low"] == one["low"] and x["values"] == one["values"] and x["reference"] == 25 and "image 0: 4x4 pixels" in x["problem"]
+    assert [
+        json.loads((folder / f"sd-annotate-of-2-rank{r}-end.json").read_text()) for r in (0, 1)
+    ] == [False, False]  # the group has ended before the interpreter does
+    for x in (two, other):
+        assert (
+            x["low"] == one["low"]
+            and x["values"] == one["values"]
+            and x["reference"] == 25
+            and "image 0: 4x4 pixels" in x["problem"]
+        )
 
 
-@pytest.mark.parametrize("what, message", [("sd-cpo-dies", "this process has died"), ("sd-cpo-second", "the second process has died")])
+@pytest.mark.parametrize(
+    "what, message",
+    [("sd-cpo-dies", "this process has died"), ("sd-cpo-second", "the second process has died")],
+)
 def test_a_process_that_dies_stops_the_run(folder, one_launch, what, message):
     r = launch(what, folder, 2)
     assert r.returncode != 0 and message in r.stderr
-    assert last_checkpoint(folder/f"{what}-2")[0] == 4                                                    # what was saved is sound
+    assert last_checkpoint(folder / f"{what}-2")[0] == 4  # what was saved is sound
 
 
 def test_a_signal_to_one_process_saves_and_stops_all(folder, one_launch):
     r = launch("sd-cpo-stops", folder, 2)
     assert r.returncode != 0 and "saved after update" in r.stderr
-    step = last_checkpoint(folder/"sd-cpo-stops-2")[0]
-    assert step == 5 or step == 6 and len(read_metrics(folder/"sd-cpo-stops-2")) == step
+    step = last_checkpoint(folder / "sd-cpo-stops-2")[0]
+    assert step == 5 or step == 6 and len(read_metrics(folder / "sd-cpo-stops-2")) == step
 
 
-@pytest.mark.parametrize("path", sorted((HERE.parent/"configs").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted((HERE.parent / "configs").glob("*.yaml")), ids=lambda p: p.stem
+)
 def test_configurations_are_read_by_accelerate_and_name_a_command_that_exists(path):
     import shlex, typer
     from accelerate.commands.config.config_args import load_config_from_file
     from cpo_nb.cli import app
+
     config = load_config_from_file(str(path))
     assert config.num_processes == {"one-gpu": 1, "eight-gpus": 8}.get(path.stem, 2)
     assert (str(config.distributed_type).endswith("FSDP")) == ("fsdp" in path.stem)
-    words = shlex.split(next(l[2:] for l in path.read_text().splitlines() if l.startswith("# accelerate launch")))
+    words = shlex.split(
+        next(l[2:] for l in path.read_text().splitlines() if l.startswith("# accelerate launch"))
+    )
     assert words[words.index("--config_file") + 1] == f"configs/{path.name}"
     command = typer.main.get_command(app).commands[words[words.index("cpo_nb.cli") + 1]]
     known = {o for p in command.params for o in p.opts}
-    assert [w for w in words[words.index("cpo_nb.cli") + 1:] if w.startswith("--") and w not in known] == []
+    assert [
+        w for w in words[words.index("cpo_nb.cli") + 1 :] if w.startswith("--") and w not in known
+    ] == []

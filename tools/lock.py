@@ -2,6 +2,7 @@
 
 usage: python tools/lock.py
 """
+
 import re
 from importlib.metadata import distributions
 from pathlib import Path
@@ -16,16 +17,19 @@ _HEADER = """\
 # torch is installed before everything else and brings its own accelerator packages, so none are named here.
 """
 
+
 def pins() -> list[str]:
     "`name==version` of every installed distribution, sorted, without local build tags such as +cpu."
     found = {}
     for d in distributions():
         name = re.sub(r"[-_.]+", "-", d.metadata["Name"]).lower()
-        if name in _OWN or _ACCELERATOR.match(name): continue
+        if name in _OWN or _ACCELERATOR.match(name):
+            continue
         found[name] = f"{name}=={d.version.partition('+')[0]}"
     return [found[n] for n in sorted(found)]
 
+
 if __name__ == "__main__":
     lock = pins()
-    (ROOT/"requirements.lock").write_text(_HEADER + "\n".join(lock) + "\n", encoding="utf-8")
+    (ROOT / "requirements.lock").write_text(_HEADER + "\n".join(lock) + "\n", encoding="utf-8")
     print(f"requirements.lock: {len(lock)} pins")
