@@ -114,7 +114,7 @@ AHEAD_ON = (
     "cuda",
 )  # devices for which a thread makes the next update's batch; on a CPU it takes the cores that the update needs
 
-
+# %% ../nbs/08_align.ipynb #79f4bb42
 def _frozen_step(
     backbone, data, tree, cfg, auxiliary, reference, bank: Bank | None
 ):  # (step, rows, part) -> noisy latents, timesteps, captions' conditioning, what the frozen models say
@@ -169,7 +169,7 @@ def _frozen_step(
 
     return live
 
-
+# %% ../nbs/08_align.ipynb #227d5134
 def _cpo_step(backbone, data, tree, cfg, policy, auxiliary, reference, bank=None):
     frozen = _frozen_step(backbone, data, tree, cfg, auxiliary, reference, bank)
 
@@ -208,7 +208,7 @@ def _cpo_step(backbone, data, tree, cfg, policy, auxiliary, reference, bank=None
     step_fn.ahead = getattr(frozen, "ahead", None)
     return step_fn
 
-
+# %% ../nbs/08_align.ipynb #cf2309f2
 def _dpo_step(backbone, data, cfg, policy, reference, pairs):
     def make(step, rows):
         w, l = data[pairs[rows, 0]], data[pairs[rows, 1]]
@@ -251,7 +251,7 @@ def _dpo_step(backbone, data, cfg, policy, reference, pairs):
 
     return step_fn
 
-
+# %% ../nbs/08_align.ipynb #3f01290d
 def _sft_step(backbone, data, tree, cfg, policy):
     cut = _drawn(backbone, data, tree, cfg)
 
@@ -266,7 +266,7 @@ def _sft_step(backbone, data, tree, cfg, policy):
 
     return step_fn
 
-
+# %% ../nbs/08_align.ipynb #b1a2e85e
 def _means(stats: dict, mask: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
     "Batch means of per-sample statistics; those of the losing term over the rows that have one."
     has = np.flatnonzero(mask.numpy()) if mask is not None else []
@@ -350,7 +350,7 @@ def _training_rows(
     ).reshape(-1, 2)
     return data, pairs, dict(pairs=len(pairs))
 
-
+# %% ../nbs/08_align.ipynb #185ba157
 def every_align_prompt(
     data: TrainingSet, tree: CriteriaTree, cfg: AlignConfig, live: bool = True
 ) -> Iterator[str]:
@@ -362,7 +362,7 @@ def every_align_prompt(
             yield from w
             yield from l
 
-
+# %% ../nbs/08_align.ipynb #336d37ce
 def align(
     backbone: Backbone,  # a policy adapter is added to it
     data: TrainingSet,  # annotated rows

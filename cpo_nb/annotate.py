@@ -57,7 +57,7 @@ def _as_rgb(x, where: str, problems: list[str]) -> np.ndarray | None:
     else:
         return x
 
-
+# %% ../nbs/04_annotate.ipynb #7e3b542e
 def rasters(
     images,  # (N, H, W, 3) uint8 array, or a sequence of PIL images and (H, W, 3) uint8 arrays of any sizes
     size: int = 64,  # working size in pixels, a multiple of 16, at least 64
@@ -138,7 +138,7 @@ def _horizon(rows: np.ndarray) -> np.ndarray:
     ]
     return cuts[np.argmin(cost, 0)]
 
-
+# %% ../nbs/04_annotate.ipynb #2b75ae0c
 def _ridge(half: np.ndarray) -> np.ndarray:
     "How far each place differs, in one direction, from both its sides (B, H, W), capped at three times its median."
     W = half.shape[2]
@@ -262,7 +262,7 @@ def height_by_step(v: View) -> np.ndarray:
     y = (np.arange(v.S) + 0.5) / v.S
     return abs(y[(s * ((y > 0.26) & (y < 0.74))).argmax(1)] - 0.5)
 
-
+# %% ../nbs/04_annotate.ipynb #b58337dd
 def _corners(m):  # mean of m in the upper left, upper right, lower left, lower right margins
     return [
         _win(m, *w).mean((1, 2))
@@ -337,7 +337,7 @@ def relation_by_rows(v: View) -> np.ndarray:
     m = np.tanh(d[..., 0] / 10)
     return (m * d[..., 2]).mean((1, 2)) / ((m * m).mean((1, 2)) + 0.01)
 
-
+# %% ../nbs/04_annotate.ipynb #5fff6a59
 def relation_by_mirror(v: View) -> np.ndarray:
     "Mean product of left-right differences in lightness and in warmth: whichever side is lighter, is it warmer?"
     x = v.half.reshape(v.B, v.S // 4, 2, v.S // 4, 2, 3).mean((2, 4))
@@ -384,7 +384,7 @@ def _step(x: np.ndarray, dy: int, dx: int, mask: np.ndarray) -> np.ndarray:
     d = abs(x[:, dy:, dx:] - x[:, : S - dy, : S - dx])[:, mask[: S - dy, : S - dx]]
     return np.minimum(d, np.quantile(d, 0.8, axis=1)[:, None]).mean(1) + 0.02
 
-
+# %% ../nbs/04_annotate.ipynb #6ab3f7fe
 def _correlogram(v: View) -> tuple[np.ndarray, np.ndarray]:
     "Autocorrelation of lightness and of chroma texture at lags 1 to 7 down, across and along both diagonals: two arrays (B, 7, 4)."
     m, S = _quiet(v.S), v.S
@@ -437,7 +437,7 @@ def decision_by_correlation(v: View) -> np.ndarray:
     "Chroma autocorrelation at a lag of one pixel, summed over four directions: broad touches carry their colour further."
     return _correlogram(v)[1][:, 0].sum(1)
 
-
+# %% ../nbs/04_annotate.ipynb #cd6894ef
 def decision_by_scales(v: View) -> np.ndarray:
     "Log ratio of chroma energy between a coarser and a finer band (differences of Gaussians)."
     m = _quiet(v.S)
@@ -462,7 +462,7 @@ def _lines(v: View) -> np.ndarray:
     ]
     return np.max(runs, 0)
 
-
+# %% ../nbs/04_annotate.ipynb #bf870ce3
 def _dissolved(residuals) -> np.ndarray:
     "Local energy of fine texture over its median, (B, S, S) without the borders: near 0 where the picture is melted."
     out = 0
@@ -518,7 +518,7 @@ def unity_by_halves(v: View) -> np.ndarray:
 
     return abs(m(0.15, 0.38) - m(0.62, 0.85)) / (v.value[90] - v.value[10] + 5)
 
-
+# %% ../nbs/04_annotate.ipynb #2f35b649
 def unity_by_slope(v: View) -> np.ndarray:
     "Slope of column medians of L across the upper quarter, held down by twice the slope across its upper half."
 
@@ -543,7 +543,7 @@ def transparency_by_violet(v: View) -> np.ndarray:
     violet = (np.cos(h - np.deg2rad(297)) > 0.85) & (c > 14) & (L < np.median(L, 1)[:, None] - 2)
     return np.minimum(violet.mean(1), 0.1) - 2 * np.minimum((L < 14).mean(1), 0.06)
 
-
+# %% ../nbs/04_annotate.ipynb #22b41c8e
 def transparency_by_excess(v: View) -> np.ndarray:
     "Excess of violet-blue at its 96th percentile over its median in the lowest quarter, minus a penalty for very dark area."
     L, blue, _, _ = _foot(v)
@@ -587,7 +587,7 @@ def reading_by_value(v: View) -> np.ndarray:
     "Distance of the subject from its ground in lightness."
     return abs(_against_ground(v)[:, 0])
 
-
+# %% ../nbs/04_annotate.ipynb #951b9aad
 def reading_by_colour(v: View) -> np.ndarray:
     "Distance of the subject from its ground in Lab, over the picture's own range of value and chroma."
     return np.linalg.norm(_against_ground(v), axis=1) / (v.span + 0.5 * _pct(v.chroma, 75))
@@ -637,7 +637,7 @@ def _specks(v: View) -> np.ndarray:
     "How far small marks stand out from their surroundings, dark or light, in L, (B, S, S)."
     return np.maximum(v.L - ndimage.grey_opening(v.L, size=(1, 5, 5)), v.blackhat)
 
-
+# %% ../nbs/04_annotate.ipynb #24c66b26
 def breath_by_specks(v: View) -> np.ndarray:
     "Minus the square root of the number of small isolated marks of strong contrast."
     flat = np.stack(
@@ -685,6 +685,8 @@ MEASURES: dict[str, tuple[Callable, Callable]] = dict(
         ),
     )
 )
+
+# %% ../nbs/04_annotate.ipynb #c1f7e87e
 ROLES = ("labeller", "judge", "fitted")
 _CHUNK = 32  # pictures measured at once
 
@@ -786,7 +788,7 @@ def _best_cuts(v: np.ndarray, y: np.ndarray, grid: int = 64) -> tuple[float, flo
     )
     return float(c[lo[best]]), float(c[hi[best]])
 
-
+# %% ../nbs/04_annotate.ipynb #96ffb909
 @dataclass(frozen=True)
 class Ridge:
     "A linear combination of features, one column a pair."
@@ -861,7 +863,7 @@ class Annotator:
             [[self.pairs[j] for j in np.flatnonzero(row == sign)] for row in s] for sign in (1, -1)
         )
 
-
+# %% ../nbs/04_annotate.ipynb #94adb6bd
 def _is_values(x) -> bool:
     return isinstance(x, np.ndarray) and x.ndim == 2 and x.dtype.kind == "f"
 
@@ -935,7 +937,7 @@ def _fit(
     )
     return replace(start, low=tuple(map(float, low)), high=tuple(map(float, high)), how=how)
 
-
+# %% ../nbs/04_annotate.ipynb #1ebf9137
 Annotator.fit = classmethod(_fit)
 
 # %% ../nbs/04_annotate.ipynb #bdac6054
@@ -950,7 +952,7 @@ def _save(self, path: str | Path) -> Path:
         ),
     )
 
-
+# %% ../nbs/04_annotate.ipynb #99230550
 def _load(cls, path: str | Path) -> "Annotator":
     "Read an annotator. Raises `CpoError` naming the file and every problem in it."
     d = read_json(path)
@@ -983,7 +985,7 @@ def _load(cls, path: str | Path) -> "Annotator":
     ridge = d["ridge"] and Ridge(**{k: tup(x) for k, x in d["ridge"].items()})
     return cls(**{k: tup(d[k]) for k in names if k != "ridge"}, ridge=ridge)
 
-
+# %% ../nbs/04_annotate.ipynb #eee40bd0
 Annotator.save, Annotator.load = _save, classmethod(_load)
 
 
@@ -1034,7 +1036,7 @@ def agreement(
         rows.append(r | dict(measured=bool(r["kappa"] >= FLOOR)))
     return rows
 
-
+# %% ../nbs/04_annotate.ipynb #c4228954
 def tested(
     annotator: Annotator,  # as fitted
     rows: list[dict],  # what `agreement` gave on pictures that it was not fitted on
@@ -1052,7 +1054,7 @@ def _code_hash() -> (
     source = "".join(map(inspect.getsource, (_fit, _best_cuts, Ridge.fit.__func__, agreement)))
     return sha256_json([np.round(probe, 2).tolist(), source])[:16]
 
-
+# %% ../nbs/04_annotate.ipynb #55d4a170
 def atelier_pictures(
     part: str,  # "labeller", "judge", "fitted" or "test": the pictures of different parts are disjoint
     n: int,  # how many
@@ -1074,7 +1076,7 @@ def atelier_pictures(
     )
     return np.load(path / "pictures.npy", allow_pickle=False), sc.settings
 
-
+# %% ../nbs/04_annotate.ipynb #cd7111bc
 def atelier_annotator(
     which: str = "judge",  # labeller, judge or fitted
     n: int

@@ -22,7 +22,6 @@ __all__ = ['SIZE', 'PAIRS', 'SUBJECTS', 'PALETTES', 'RATES', 'Scenes', 'draw_sce
 
 # %% ../nbs/03_atelier.ipynb #542955a2
 SIZE = 64  # pixels on a side
-
 PAIRS = (  # the pairs of data/criteria/painting.yaml that the painter can render
     "composition/placement/focal-point/position",
     "composition/placement/horizon/height",
@@ -46,6 +45,7 @@ PAIRS = (  # the pairs of data/criteria/painting.yaml that the painter can rende
 )
 _P = {p.rsplit("/", 1)[1]: i for i, p in enumerate(PAIRS)}
 
+# %% ../nbs/03_atelier.ipynb #2a93a2a6
 SUBJECTS = (
     "oak tree",
     "pine",
@@ -56,7 +56,6 @@ SUBJECTS = (
     "haystack",
     "windmill",
 )
-
 # name: hue of sky, of ground, of subject (degrees in CIELAB), and their chroma
 PALETTES = {
     "blue and gold": (260, 95, 80, 26, 32, 52),
@@ -145,7 +144,7 @@ def draw_scenes(
     first = start - start // _CHUNK * _CHUNK
     return Scenes(*(np.concatenate(p)[first : first + n] for p in zip(*parts)))
 
-
+# %% ../nbs/03_atelier.ipynb #ada96656
 def ideal(scenes: Scenes, positive: bool = False) -> Scenes:
     "The same scenes without a single negative attribute; with `positive`, every pair is painted positive."
     s = np.ones_like(scenes.settings) if positive else np.maximum(scenes.settings, 0)
@@ -165,7 +164,7 @@ def _taper(x, y, w0, w1, y0, y1):
     w = w0 + (w1 - w0) * np.clip((y - y0) / (y1 - y0), 0, 1)
     return np.minimum(w - abs(x), np.minimum(y - y0, y1 - y))
 
-
+# %% ../nbs/03_atelier.ipynb #02bcabcc
 def _subject_fields(kind: str, x: np.ndarray, y: np.ndarray):
     "(inside, part, n) of a subject in its own coordinates."
     mx = np.maximum
@@ -247,7 +246,7 @@ def _lch(L, c, h):  # arrays (B,) -> Lab (B, 3)
 def _pick(a, pos, neutral, neg):  # choose by setting, (B,)
     return np.where(a > 0, pos, np.where(a < 0, neg, neutral))
 
-
+# %% ../nbs/03_atelier.ipynb #bbe51747
 def _layout(sc: Scenes) -> dict:
     "Positions, colours and strengths of every element, from settings and nuisance draws; arrays of shape (B,)."
     a, u = {k: sc.settings[:, i] for k, i in _P.items()}, sc.nuisance.T
@@ -303,7 +302,7 @@ def _landscape(sc: Scenes, g: dict) -> np.ndarray:
     ground[:, 0] -= 10 * (Y - hz) / (1 - hz)
     return _over(lab, _soft(Y - hz), ground)
 
-
+# %% ../nbs/03_atelier.ipynb #6a942cf3
 def _furnish(sc: Scenes, g: dict, lab: np.ndarray) -> np.ndarray:
     "Add path or barrier and masses to Lab (B, 3, H, W), each to the pictures that have it; returns the mask of edges' owners (B, H, W)."
     a, u, s = g["a"], sc.nuisance.T[:, :, None, None], g["side"][:, None, None]
@@ -468,7 +467,7 @@ def _stamps(length: float, width: float) -> tuple[np.ndarray, ...]:
         np.take_along_axis(relief, touched[:, None], 2),
     )
 
-
+# %% ../nbs/03_atelier.ipynb #3988ccf2
 def _directions(sc: Scenes, g: dict, mask: np.ndarray) -> np.ndarray:
     "Angle of the form at each pixel (B, H, W), radians: sky sweeps, ground lies flat, the subject's strokes follow its axis."
     X, Y = _grid()
@@ -504,7 +503,7 @@ def _lay(canvas, mask, pos, colour, stamp, bristle, gain, bank, opacity):
     table = sparse.csr_array((touch, pixel, first), shape=(B * S, B * SIZE**2)).tocsc()
     return _blend(canvas, alpha, light, colour, table)
 
-
+# %% ../nbs/03_atelier.ipynb #b77cfe95
 def _blend(canvas, alpha, light, colour, table):
     "Round r lays the r-th touch of every pixel that has one; pixels do not wait for each other."
     count = np.diff(table.indptr).astype(np.int16)
@@ -522,7 +521,7 @@ def _blend(canvas, alpha, light, colour, table):
     for c, p in zip(canvas, planes):
         c.reshape(-1)[order] = p
 
-
+# %% ../nbs/03_atelier.ipynb #0597015c
 def _strokes(sc: Scenes, g: dict, ref: np.ndarray, mask: np.ndarray, size: int) -> np.ndarray:
     "Paint pictures whose stroke-size setting is `size`: Lab (B, 3, H, W)."
     a = {k: v[:, None] for k, v in g["a"].items()}
@@ -587,7 +586,7 @@ def _finish(
         )
     return _details(sc, g, lab)
 
-
+# %% ../nbs/03_atelier.ipynb #0ad28911
 def _details(sc: Scenes, g: dict, lab: np.ndarray) -> np.ndarray:
     "Fussy touches, each lighter or darker than what it falls on, so they are laid one after another; in place."
     n = _pick(g["a"]["breath"], 0, 7, 34)
@@ -648,7 +647,7 @@ def _paint_batch(sc: Scenes) -> np.ndarray:
         warnings.simplefilter("ignore")  # colours outside sRGB are clipped on purpose
         return (lab2rgb(out).clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
-
+# %% ../nbs/03_atelier.ipynb #ea09ab59
 def paint(
     scenes: Scenes,  # what to paint
     workers: int = 1,  # processes

@@ -108,7 +108,7 @@ def _tree_texts() -> list[str]:
         t for tree in trees for p in tree.pairs for t in (p.positive, p.negative)
     ]
 
-
+# %% ../nbs/12_atelier_base.ipynb #0e25e513
 def build_text_encoder(
     tokenizer: CLIPTokenizer, width: int = 192, layers: int = 2, seed: int = 0
 ) -> CLIPTextModel:
@@ -168,7 +168,7 @@ def _random_prompts(tree, step: int, n: int, seed: int) -> tuple[list[str], torc
         )
     return prompts, labels
 
-
+# %% ../nbs/12_atelier_base.ipynb #9b345238
 def pretrain_text_encoder(
     run_dir: str | Path,
     tokenizer: CLIPTokenizer,
@@ -248,7 +248,7 @@ def build_unet(tiny: bool = False) -> UNet2DConditionModel:
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     )
 
-
+# %% ../nbs/12_atelier_base.ipynb #f2d7e749
 def build_scheduler() -> DDIMScheduler:
     "v-prediction, zero terminal SNR, trailing timesteps."
     return DDIMScheduler(
@@ -303,7 +303,7 @@ def _all_captions() -> list[str]:
 
     return replace(sc, subject=grid[:, 0], palette=grid[:, 1]).captions() + [""]
 
-
+# %% ../nbs/12_atelier_base.ipynb #056b9691
 @torch.no_grad()
 def embed(tokenizer, text_encoder, texts: list[str]) -> torch.Tensor:
     "Prompt embeddings (N, 77, D), as the pipeline makes them."

@@ -18,6 +18,7 @@ from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 
 from .core import CpoError, atomic_path, data_dir, processes, read_json, seed_for, to_jsonable
+from fastcore.basics import patch
 
 # %% auto #0
 __all__ = ['Adapter', 'LORA_TARGETS', 'ADDED_BELOW', 'FAMILIES', 'Conditioning', 'plain_attention', 'on_top', 'Backbone',
@@ -65,7 +66,7 @@ class Conditioning:
             out[k] = torch.cat(vs)
         return Conditioning(out)
 
-
+# %% ../nbs/05_backbone.ipynb #75cbbe34
 def _repeated(x: torch.Tensor, n: int) -> torch.Tensor:  # (B, L, D) to (B, n, D)
     return x.repeat(1, -(-n // x.shape[1]), 1)[:, :n]
 
@@ -100,7 +101,7 @@ def _lora_parts(
 def _lora_layers(module: torch.nn.Module) -> dict[str, torch.nn.Module]:  # by their paths
     return _lora_parts(module)[0]
 
-
+# %% ../nbs/05_backbone.ipynb #e1e4dbfc
 def _normalise(adapter: Adapter) -> tuple[tuple[str, float], ...]:
     if adapter is None:
         return ()
@@ -126,7 +127,7 @@ def on_top(start: Adapter, name: str) -> Adapter:  # an adapter `name` that ride
     "The adapter `name` alone, or together with the frozen adapters that it starts from."
     return [*_normalise(start), (name, 1.0)] if start is not None else name
 
-
+# %% ../nbs/05_backbone.ipynb #6d9f3292
 class Backbone:
     "A diffusers pipeline behind one interface. A family is a subclass that fills in the methods marked *family*."
 
@@ -238,9 +239,6 @@ class Backbone:
         return None
 
 # %% ../nbs/05_backbone.ipynb #ab544d9d
-from fastcore.basics import patch
-
-
 @patch
 def _apply(
     self: Backbone, wanted: tuple
@@ -259,7 +257,7 @@ def _apply(
             p.requires_grad_(any(f".{t}." in name for t in self._trainable))
     self._active = wanted
 
-
+# %% ../nbs/05_backbone.ipynb #cb4220ad
 @patch
 def activate(self: Backbone, adapter: Adapter) -> None:
     "Make an adapter (or none) the active one until the next call. Raises `CpoError` for an unknown name."
@@ -313,7 +311,7 @@ def encode_each(self: Backbone, prompts: list[str], adapter: Adapter = None) -> 
             parts[i] = c[k : k + 1]
     return parts
 
-
+# %% ../nbs/05_backbone.ipynb #1f1b319a
 @patch
 def prompt_tokens(self: Backbone, prompts: Sequence[str]) -> list[int]:
     "Length of each prompt's embedding."
@@ -366,7 +364,7 @@ def park(self: Backbone, *names: str) -> None:
     if self.device.type == "cuda":
         torch.cuda.empty_cache()
 
-
+# %% ../nbs/05_backbone.ipynb #77d39d2b
 @patch
 @contextlib.contextmanager
 def at_work(self: Backbone, module: torch.nn.Module):
@@ -394,7 +392,7 @@ def checkpointing(self: Backbone) -> bool:
         self._gates = [m for m in self.denoiser.modules() if hasattr(m, "gradient_checkpointing")]
     return any(m.gradient_checkpointing for m in self._gates)
 
-
+# %% ../nbs/05_backbone.ipynb #a66d51dd
 @patch
 def shard(self: Backbone) -> None:
     "Divide the denoiser's frozen weights between the processes (FSDP2). Called when all adapters are there; none can be added afterwards."
@@ -422,7 +420,7 @@ def shard(self: Backbone) -> None:
         fully_shard(self.denoiser, **how)
     self.sharded = True
 
-
+# %% ../nbs/05_backbone.ipynb #5387e1f2
 def sharding_asked() -> bool:
     "Does the configuration of `accelerate launch` ask for FSDP?"
     return processes().count > 1 and os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in (
@@ -536,7 +534,7 @@ def add_adapter(
     self.adapters[name] = dict(rank=rank, alpha=alpha, targets=list(targets))
     self._apply(before)
 
-
+# %% ../nbs/05_backbone.ipynb #a31b1f3b
 @patch
 def adapter_parameters(self: Backbone, name: str) -> dict[str, torch.nn.Parameter]:
     "The adapter's parameters by name."
@@ -560,7 +558,7 @@ def trainable_parameters(self: Backbone, name: str) -> dict[str, torch.nn.Parame
         p.data = p.data.float()
     return params
 
-
+# %% ../nbs/05_backbone.ipynb #d2ebcdd0
 @patch
 def _known(self: Backbone, name: str) -> None:
     if name not in self.adapters:
@@ -599,6 +597,8 @@ pipe("{prompt}").images[0]
 {settings}
 ```
 """
+
+# %% ../nbs/05_backbone.ipynb #f7ff70ea
 _WHAT = dict(
     sft="A LoRA that has learnt the vocabulary of a criteria tree (stage 1 of Complex Preference Optimization): name positive or negative attributes after the caption, and they are painted.",
     align="A LoRA that moves a text-to-image model toward the positive and away from the negative attributes of a criteria tree, so that a plain caption yields better pictures.",
@@ -671,7 +671,7 @@ def holding(self: Backbone, name: str, state: dict[str, torch.Tensor]):
     finally:
         self.set_adapter_state(name, own)
 
-
+# %% ../nbs/05_backbone.ipynb #00ff9ad7
 def _order_header(path: Path) -> None:
     "Sort the notes in the header of a safetensors file, in place: safetensors writes them in an order of chance, and equal adapters would be unequal files."
     with open(path, "r+b") as f:
@@ -690,7 +690,7 @@ def _order_header(path: Path) -> None:
             f.seek(8)
             f.write(text)
 
-
+# %% ../nbs/05_backbone.ipynb #695fa15d
 @patch
 def save_adapter(
     self: Backbone,
@@ -749,7 +749,7 @@ def save_adapter(
         (tmp / "README.md").write_text(model_card(note), encoding="utf-8")
     return path
 
-
+# %% ../nbs/05_backbone.ipynb #37d48457
 def adapter_file(path: str | Path) -> Path:
     "The safetensors file of a LoRA: the path itself, or the one in the folder. Raises `CpoError` when there is none, when there are several, or when it is damaged."
     path = Path(path)
@@ -780,7 +780,7 @@ def adapter_file(path: str | Path) -> Path:
         )
     return found[0]
 
-
+# %% ../nbs/05_backbone.ipynb #ab0d6c54
 @patch
 def load_adapter(self: Backbone, path: str | Path, name: str) -> None:
     "Load an adapter that `save_adapter` (or any LoRA that the pipeline reads) wrote. Raises `CpoError` when nothing of it fits this base."
@@ -858,7 +858,7 @@ def _addable(
 
     return [] if any(special(l, n) for _, l, here in found for n, _ in here) else found
 
-
+# %% ../nbs/05_backbone.ipynb #fc59268f
 @contextlib.contextmanager
 def _bare(layers):
     "LoRA layers that pass their input to the base layer alone, whatever is active."
@@ -871,7 +871,7 @@ def _bare(layers):
         for l, flag in zip(layers, before):
             l._disable_adapters = flag
 
-
+# %% ../nbs/05_backbone.ipynb #35707e8e
 @patch
 def denoise(self: Backbone, adapter: Adapter, *args, **kwargs):
     "Call the denoiser through an adapter; a small one with the adapter added to its weights."
@@ -891,7 +891,7 @@ def denoise(self: Backbone, adapter: Adapter, *args, **kwargs):
     with _bare(lora.values()):
         return torch.func.functional_call(self.denoiser, weights, args, kwargs, tie_weights=False)
 
-
+# %% ../nbs/05_backbone.ipynb #55022c0e
 @patch
 def _added(
     self: Backbone, layers: list[tuple]
@@ -908,7 +908,7 @@ def _added(
             weights[f"{path}.base_layer.weight"] = weight
     return weights
 
-
+# %% ../nbs/05_backbone.ipynb #c62f60f7
 @patch
 @contextlib.contextmanager
 def keeping(self: Backbone, adapter: Adapter):
@@ -932,7 +932,7 @@ def frozen_mode(self: Backbone):
         torch.no_grad() if self.sharded else torch.inference_mode()
     )  # FSDP keeps books of its own
 
-
+# %% ../nbs/05_backbone.ipynb #6b92ed12
 def _mapped(
     tensors: dict[str, torch.Tensor], file: Path
 ) -> dict[str, torch.Tensor]:  # the same in a memory-mapped file; empty where it cannot be written
@@ -952,7 +952,7 @@ def _mapped(
         else {}
     )
 
-
+# %% ../nbs/05_backbone.ipynb #5a7ad780
 @patch
 @contextlib.contextmanager
 def laid_aside(self: Backbone, adapter: Adapter, file: Path):
@@ -974,7 +974,7 @@ def laid_aside(self: Backbone, adapter: Adapter, file: Path):
         for k in there:
             lie[k].data = lie[k].data.to(self.device, copy=True)
 
-
+# %% ../nbs/05_backbone.ipynb #d5907f5d
 @patch
 @contextlib.contextmanager
 def at_hand(self: Backbone, adapter: Adapter):
@@ -1150,7 +1150,7 @@ def clip_windows(
     n, empty = max(at_least, *map(len, rows)), windows("")[0]
     return torch.tensor([r + [empty] * (n - len(r)) for r in rows]), [len(r) for r in rows]
 
-
+# %% ../nbs/05_backbone.ipynb #49b9e732
 @patch
 def _count(
     self: Backbone, lengths: Sequence[int], window: int = 1
@@ -1171,7 +1171,7 @@ def _text(
     ):
         yield
 
-
+# %% ../nbs/05_backbone.ipynb #fb74dd6b
 @patch
 def encode_clips(
     self: Backbone, prompts: Sequence[str], adapter: Adapter
@@ -1398,7 +1398,7 @@ def encode_images(
         (z - (getattr(vae.config, "shift_factor", None) or 0)) * vae.config.scaling_factor
     ).float()
 
-
+# %% ../nbs/05_backbone.ipynb #2363f135
 @patch
 @torch.no_grad()
 def decode_latents(self: Backbone, latents: torch.Tensor) -> np.ndarray:
@@ -1433,7 +1433,7 @@ class _Point:
     def mode(self) -> torch.Tensor:
         return self.mean
 
-
+# %% ../nbs/05_backbone.ipynb #c9c36cb5
 class PatchAutoencoder(ModelMixin, ConfigMixin):
     "Linear autoencoder on square patches: principal components out, the same components back. Source: ours."
 
@@ -1509,7 +1509,7 @@ _HUB_ID = re.compile(
     r"\w[\w.-]*/\w[\w.-]*|\w[\w-]*"
 )  # owner/name, where names have dots (FLUX.1-dev), or an old one without owner
 
-
+# %% ../nbs/05_backbone.ipynb #7a032681
 def _pipeline_class(name_or_path: str) -> str:
     path, whole = Path(name_or_path), "give the folder that `pipeline.save_pretrained` wrote"
     if path.is_dir():
@@ -1538,7 +1538,7 @@ def _pipeline_class(name_or_path: str) -> str:
             hint="check the spelling and the network, or give a local folder",
         ) from None
 
-
+# %% ../nbs/05_backbone.ipynb #939268f5
 def _index(path: Path) -> dict:
     "model_index.json of a folder. Raises `CpoError` when it is broken."
     index, again = (
@@ -1553,7 +1553,7 @@ def _index(path: Path) -> dict:
         raise CpoError(f"{index}: holds no object with the pipeline's components", hint=again)
     return found
 
-
+# %% ../nbs/05_backbone.ipynb #4a2dcaff
 def check_pipeline(name_or_path: str | Path) -> type[Backbone]:  # its family
     "What can be known of a pipeline before its weights are read. Raises `CpoError` for an unknown family, and names each component of a folder that is missing, damaged or pickled."
     if str(name_or_path) == "atelier":
@@ -1579,7 +1579,7 @@ def check_pipeline(name_or_path: str | Path) -> type[Backbone]:  # its family
         )
     return family
 
-
+# %% ../nbs/05_backbone.ipynb #8d8ad702
 def _component_problems(folder: Path) -> list[str]:
     "What is wrong with a component's folder; of weights only headers and lengths are read."
     if not folder.is_dir():
@@ -1598,7 +1598,7 @@ def _component_problems(folder: Path) -> list[str]:
         return bad or ([] if any(folder.iterdir()) else ["its folder is empty"])
     return bad + _weight_problems(folder)
 
-
+# %% ../nbs/05_backbone.ipynb #d7e8b4a4
 def _weight_problems(folder: Path) -> list[str]:
     whole = [
         n
@@ -1626,7 +1626,7 @@ def _weight_problems(folder: Path) -> list[str]:
         ]
     return ["its weights (.safetensors) are missing"]
 
-
+# %% ../nbs/05_backbone.ipynb #e40461ae
 def _weight_map(index: Path) -> dict[str, str]:
     try:
         return dict(read_json(index)["weight_map"])
@@ -1650,7 +1650,7 @@ def weights_problem(path: Path) -> str | None:  # None: none
     except SafetensorError as e:
         return f"is damaged or cut short, {path.stat().st_size:,} bytes ({str(e).removeprefix('Error while deserializing header: ')})"
 
-
+# %% ../nbs/05_backbone.ipynb #f51d01ac
 @contextlib.contextmanager
 def _quiet():
     "No bars and no hints of the libraries while a pipeline loads; errors still show."
@@ -1670,7 +1670,7 @@ def _quiet():
         dl.enable_progress_bar()
         tl.enable_progress_bar()
 
-
+# %% ../nbs/05_backbone.ipynb #30618eaf
 def load_backbone(
     name_or_path: str | Path = "atelier",  # the shipped pipeline, a pipeline folder, or a hub id
     dtype: torch.dtype = torch.float32,  # of the frozen weights; adapters train in float32
@@ -1722,7 +1722,7 @@ def byte_tokenizer():
         model_max_length=77,
     )
 
-
+# %% ../nbs/05_backbone.ipynb #b8da8f56
 def tiny_clip(tokenizer, projection: bool = False, layers: int = 1):
     "A random CLIP text encoder of width 16; for tests."
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -1741,7 +1741,7 @@ def tiny_clip(tokenizer, projection: bool = False, layers: int = 1):
         )
     )
 
-
+# %% ../nbs/05_backbone.ipynb #df2f7ea3
 def tiny_t5(width: int = 32):
     "A tokenizer of single letters and a random T5 encoder; for tests."
     import string
@@ -1757,7 +1757,7 @@ def tiny_t5(width: int = 32):
         T5Config(vocab_size=len(tok), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
     )
 
-
+# %% ../nbs/05_backbone.ipynb #e9e26157
 def tiny_vae(**settings):
     "A random `AutoencoderKL` with a 16x16 latent grid for 64 px; for tests."
     from diffusers import AutoencoderKL
@@ -1776,7 +1776,7 @@ def tiny_vae(**settings):
         )
     )
 
-
+# %% ../nbs/05_backbone.ipynb #a9ab60f9
 def tiny_pipeline(folder: str | Path, prediction_type: str = "v_prediction", seed: int = 0) -> Path:
     "Save a tiny random `StableDiffusionPipeline` (16x16 latents, 4 channels, 64 px) into `folder`; for tests."
     from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel

@@ -35,6 +35,7 @@ from .criteria import CriteriaTree
 from .dataset import attribute_prompt
 from .sft import PRECISIONS, Draw, TrainingSet, autocast
 from .training import _differences, batch_indices, in_main
+from fastcore.basics import patch
 
 # %% auto #0
 __all__ = ['Frozen', 'loser_mask', 'preference_prompts', 'frozen_predictions', 'BankConfig', 'bank_draws', 'planned_draws',
@@ -71,7 +72,7 @@ def preference_prompts(
     )
     return w, l, loser_mask(batch, paired)
 
-
+# %% ../nbs/07a_bank.ipynb #1136f633
 def frozen_predictions(
     backbone: Backbone,  # with the adapters
     batch: TrainingSet,  # B annotated rows
@@ -122,7 +123,7 @@ class BankConfig:
         if bad:
             raise CpoError("settings of the bank are not usable:", bad, "correct these settings")
 
-
+# %% ../nbs/07a_bank.ipynb #f8fa0155
 @lru_cache(maxsize=2)
 def _draw_order(
     block: int, n: int, draws: int, seed: int
@@ -149,7 +150,7 @@ def bank_draws(
         out[at] = _draw_order(int(e) // draws, n, draws, seed)[rows[at], e % draws]
     return out
 
-
+# %% ../nbs/07a_bank.ipynb #7e6769b9
 def planned_draws(
     steps: int,  # updates of a run
     batch_size: int,  # rows of an update
@@ -190,7 +191,7 @@ def _adapter_hash(backbone: Backbone, adapter: Adapter) -> list:  # hash and wei
 
     return [[of(n), w] for n, w in _normalise(adapter)]
 
-
+# %% ../nbs/07a_bank.ipynb #1ac19863
 def bank_facts(
     backbone: Backbone,
     data: TrainingSet,
@@ -247,9 +248,6 @@ def bank_facts(
     )
 
 # %% ../nbs/07a_bank.ipynb #53c3b3f3
-from fastcore.basics import patch
-
-
 class Bank:
     "Frozen predictions of a data set's rows for a fixed number of draws. Raises `CpoError` for a folder that holds a bank of something else."
 
@@ -366,7 +364,7 @@ def live(self: Bank, rows: np.ndarray, ks: np.ndarray) -> Frozen:
         tokens=self.prompts_to,
     )
 
-
+# %% ../nbs/07a_bank.ipynb #799942b1
 @patch
 def _make(self: Bank, keys: Sequence[str]) -> dict[str, dict[str, torch.Tensor]]:
     made, size = {}, self.cfg.batch_size
@@ -382,7 +380,7 @@ def _make(self: Bank, keys: Sequence[str]) -> dict[str, dict[str, torch.Tensor]]
         made |= dict(zip(part, (dict(z=x) for x in z)))
     return made
 
-
+# %% ../nbs/07a_bank.ipynb #3ef30379
 @patch
 def fill(self: Bank, rows: np.ndarray, ks: np.ndarray, say: Callable | None = None) -> "Bank":
     "Compute what is missing of these draws, shared out between the processes; resumes. Says before how much it will take. Raises `CpoError` when the disk has no room."
@@ -412,7 +410,7 @@ def fill(self: Bank, rows: np.ndarray, ks: np.ndarray, say: Callable | None = No
         )
     return self
 
-
+# %% ../nbs/07a_bank.ipynb #ac827081
 @patch
 def records(
     self: Bank, rows: np.ndarray, ks: np.ndarray
@@ -438,7 +436,7 @@ def read(
     z_w, z_l, ref = z.to(self.backbone.device, non_blocking=True).float().unbind(1)
     return Frozen(z_w, z_l, ref, self.mask_l[torch.as_tensor(rows)])
 
-
+# %% ../nbs/07a_bank.ipynb #a41da696
 @patch
 def alone(self: Bank, keep: Adapter = None):
     "For the length of a block, the weights of the auxiliary lie beside the bank instead of on the device, but for adapters that `keep` names."

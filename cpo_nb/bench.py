@@ -112,7 +112,7 @@ class _EncodedAgain:
     def __getitem__(self, rows) -> torch.Tensor:
         return self.backbone.encode_images(self.pictures[np.asarray(rows)])
 
-
+# %% ../nbs/10e_bench.ipynb #3a3a8e51
 def _beside(
     backbone: Backbone, step_fn: Callable
 ) -> Callable:  # the same with LoRAs beside the weights, as peft computes them
@@ -125,7 +125,7 @@ def _beside(
 
     return beside
 
-
+# %% ../nbs/10e_bench.ipynb #a314f247
 def _as_scripts(
     backbone: Backbone, data: TrainingSet, cfg: AlignConfig, pairs: np.ndarray
 ) -> Callable:  # an update of DPO with nothing encoded before
@@ -147,7 +147,7 @@ def _as_scripts(
 
     return _beside(backbone, step_fn)
 
-
+# %% ../nbs/10e_bench.ipynb #87c2233a
 def _step_fn(
     backbone: Backbone,
     data: TrainingSet,
@@ -183,7 +183,7 @@ def _step_fn(
         )
     return _cpo_step(backbone, use, tree, cfg, "policy", "auxiliary", None, bank), len(use)
 
-
+# %% ../nbs/10e_bench.ipynb #2cd9eab9
 class _Policy:
     "What an update moves: the policy adapter, Adam's moments, averaged weights."
 
@@ -374,7 +374,7 @@ def _fits(measure: Callable) -> tuple | None:  # None: out of memory
     torch.cuda.empty_cache()
     return None
 
-
+# %% ../nbs/10e_bench.ipynb #3426c43d
 def _by_part(
     backbone: Backbone, updates: dict[tuple, Callable], warmup: int, rounds: int, turns: dict
 ) -> dict[tuple, dict]:  # case -> key of PARTS -> FLOPs, median of the seconds
@@ -409,7 +409,7 @@ def _by_part(
             v["seconds"] = float(np.median([s[p] for s in seconds[k]])) if rounds else None
     return found
 
-
+# %% ../nbs/10e_bench.ipynb #19a3dc2d
 def step_costs(
     make: Callable,  # gives a backbone without adapters
     *,
@@ -564,6 +564,7 @@ SMALL = {  # family -> (tiny pipeline, class of the denoiser, its config)
     ),
 }
 
+# %% ../nbs/10e_bench.ipynb #88dd1393
 SMALL_VAE = dict(
     sd=(64,) * 3, sdxl=(56,) * 3
 )  # widths of the VAE, so that encoding a picture has the share of work that it has at full size
@@ -576,7 +577,7 @@ def _no_zeros(
         if p.dim() > 1 and not p.any():
             p.data.normal_(std=0.02)
 
-
+# %% ../nbs/10e_bench.ipynb #4d1000b1
 def small_backbone(
     family: str,  # key of SMALL, or "atelier" for the pipeline that ships
     dtype: torch.dtype = torch.float32,  # of the frozen weights
@@ -636,7 +637,7 @@ class _DrawnText:
 
         return Conditioning({k: drawn(v).to(self.device) for k, v in self.blank.tensors.items()})
 
-
+# %% ../nbs/10e_bench.ipynb #b0129240
 def random_backbone(
     family: str,  # key of LARGE
     dtype: torch.dtype = torch.bfloat16,  # of the weights
@@ -672,7 +673,7 @@ def _where(device: torch.device) -> str:  # in general terms
         else f"{device.type}, {n} thread{'s'[: n != 1]}"
     )
 
-
+# %% ../nbs/10e_bench.ipynb #922f00a3
 def bench_families(
     which: Sequence[str] = ("sd", "sdxl", "sd3", "flux"),  # keys of SMALL, or "atelier"
     tiny: bool = True,  # small random pipelines; else denoisers of full size with random weights
@@ -812,7 +813,7 @@ def verdicts(
                 )
     return out
 
-
+# %% ../nbs/10e_bench.ipynb #cf50212b
 def bench_table(
     result: dict,  # of `bench_families`
 ) -> str:
@@ -880,7 +881,7 @@ def bench_name(
     "The name of a run, so that no part of a benchmark takes the place of the whole."
     return "-".join([kind, *(chosen or ()), *(["compiled"] if compiled else [])])
 
-
+# %% ../nbs/10e_bench.ipynb #598dec92
 def run_bench(
     which: str
     | Sequence[str]
@@ -971,7 +972,7 @@ def _frozen_variants(
         ),
     }
 
-
+# %% ../nbs/10e_bench.ipynb #091f67e3
 def _update_variants(
     seed: int = 0,
 ) -> dict[str, Callable]:  # what -> the optimiser and the averages of the atelier's policy
@@ -997,7 +998,7 @@ def _update_variants(
         "averages, together": lambda: torch._foreach_lerp_(ema, [p.detach() for p in params], 0.02),
     }
 
-
+# %% ../nbs/10e_bench.ipynb #8ae5bc66
 def _adapter_variants(
     rows: int = 4, rank: int = 16, seed: int = 0
 ) -> dict[str, Callable]:  # two passes against one with an adapter a sample, on the small SDXL
@@ -1033,7 +1034,7 @@ def _adapter_variants(
 
     return {"auxiliary, then reference": two, "one pass, an adapter a sample": one}
 
-
+# %% ../nbs/10e_bench.ipynb #fa65a581
 def _batch_variants(
     family: str = "atelier", batch: int = 32, seed: int = 0
 ) -> dict[
@@ -1078,7 +1079,7 @@ def _batch_variants(
         "the next one's made in a thread meanwhile": beside,
     }
 
-
+# %% ../nbs/10e_bench.ipynb #b5931484
 def _prompt_variants(
     rows: int = 32, seed: int = 0
 ) -> dict[
@@ -1143,7 +1144,7 @@ def _block_variants(
     later = lru_cache(lambda: made(True))  # compiled at its first call
     return {"as it is": made(False), "blocks compiled": lambda: later()()}
 
-
+# %% ../nbs/10e_bench.ipynb #bab90934
 _VARIANTS = {
     "frozen passes": _frozen_variants,
     "optimiser and averages": _update_variants,
@@ -1219,7 +1220,7 @@ def measure_preferences(
         for b in batches
     ]
 
-
+# %% ../nbs/10e_bench.ipynb #c718a65f
 def preferences(
     found: list[dict],  # of `measure_preferences`
 ) -> list[
@@ -1247,7 +1248,7 @@ def preferences(
                 )
     return out
 
-
+# %% ../nbs/10e_bench.ipynb #7eade3fd
 def draw_preferences(
     rows: list[dict], axes
 ) -> None:  # of `preferences`; one matplotlib axes for each family
@@ -1292,7 +1293,7 @@ def machine_peaks(
     b = torch.empty_like(a)
     return found | dict(bandwidth=2 * a.nbytes / best(lambda: b.copy_(a)))
 
-
+# %% ../nbs/10e_bench.ipynb #9b9a4607
 def measure_roofline(
     which: Sequence[str] = ("atelier", "sdxl", "flux"),
     rounds: int = 3,
@@ -1311,7 +1312,7 @@ def measure_roofline(
     )
     return dict(peaks=machine_peaks(the_device()), families=found["families"])
 
-
+# %% ../nbs/10e_bench.ipynb #7cfaa635
 def draw_roofline(result: dict, ax) -> None:
     "Roof and points on matplotlib axes."
     p, marks = result["peaks"], dict(sft="o", bank="D", cpo="s", dpo="^")

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from .backbone import Adapter, Backbone, Conditioning, _lora_layers, _normalise
 from .core import CpoError, atomic_path, check_room, processes, remove_leftovers, sha256_json
+from fastcore.basics import patch
 
 # %% auto #0
 __all__ = ['Damaged', 'Store', 'fingerprint', 'text_key', 'picture_key', 'StoredPrompts', 'row_hashes', 'encoding_batch',
@@ -26,7 +27,7 @@ __all__ = ['Damaged', 'Store', 'fingerprint', 'text_key', 'picture_key', 'Stored
 class Damaged(CpoError):
     "A record's bytes are not those that were written; its chunk has been removed."
 
-
+# %% ../nbs/05f_cache.ipynb #878e150b
 class Store:
     "Records of named tensors under content keys, in memory-mapped chunks of safetensors, or in memory."
 
@@ -81,16 +82,13 @@ class Store:
         )
 
 # %% ../nbs/05f_cache.ipynb #a423d891
-from fastcore.basics import patch
-
-
 def _checksum(record: dict[str, torch.Tensor]) -> int:
     found = 0
     for _, t in sorted(record.items()):
         found = zlib.crc32(t.reshape(-1).view(torch.uint8).numpy(), found)
     return found
 
-
+# %% ../nbs/05f_cache.ipynb #232d3d3b
 @patch
 def add(self: Store, records: dict[str, dict[str, torch.Tensor]]) -> None:
     "Write records as one chunk."
@@ -114,7 +112,7 @@ def add(self: Store, records: dict[str, dict[str, torch.Tensor]]) -> None:
     self._open.pop(path, None)
     self.where |= {k: (path, i) for i, k in enumerate(records)}
 
-
+# %% ../nbs/05f_cache.ipynb #51284090
 @patch
 def get(self: Store, key: str) -> dict[str, torch.Tensor]:
     "One record; what is read for the first time is checked. Raises `KeyError` for one that is not there, and `Damaged` for one whose bytes have changed."
@@ -135,7 +133,7 @@ def get(self: Store, key: str) -> dict[str, torch.Tensor]:
         self._sound.add(key)
     return record
 
-
+# %% ../nbs/05f_cache.ipynb #b4fbbf91
 @patch
 def _open_chunk(self: Store, path: Path) -> None:
     if len(self._open) >= self.OPEN:
@@ -152,7 +150,7 @@ def _drop(self: Store, path: Path) -> None:
     self._open.pop(path, None)
     self.where = {k: v for k, v in list(self.where.items()) if v[0] != path}
 
-
+# %% ../nbs/05f_cache.ipynb #3333719d
 @patch
 def fill(
     self: Store,
@@ -207,7 +205,7 @@ def fingerprint(module: torch.nn.Module) -> str:
         h.update(flat[:: max(1, flat.numel() // 64)].float().cpu().numpy().tobytes())
     return h.hexdigest()[:24]
 
-
+# %% ../nbs/05f_cache.ipynb #cfcc49b4
 def text_key(backbone: Backbone) -> str:
     "Hash of all that shapes the embedding of a prompt."
     parts = {
@@ -231,7 +229,7 @@ def text_key(backbone: Backbone) -> str:
         ]
     )[:24]
 
-
+# %% ../nbs/05f_cache.ipynb #b5bfd78f
 def picture_key(backbone: Backbone) -> str:
     "Hash of all that shapes the latents of a picture, but the picture."
     return sha256_json(
@@ -248,7 +246,7 @@ def picture_key(backbone: Backbone) -> str:
 def _prompt_hash(prompt: str) -> str:
     return hashlib.sha256(prompt.encode()).hexdigest()[:32]
 
-
+# %% ../nbs/05f_cache.ipynb #6bb965eb
 class StoredPrompts:
     "Encoded prompts of one pipeline: what `Backbone.encoded` is set to."
 
@@ -294,7 +292,7 @@ class StoredPrompts:
             self.store.get("fill")
         ).get("fill")
 
-
+# %% ../nbs/05f_cache.ipynb #c9497e8a
 def _reaches_text(backbone: Backbone, adapter: Adapter) -> bool:
     wanted = {n for n, _ in _normalise(adapter)}
     return any(
@@ -324,7 +322,7 @@ def encoding_batch(size: int) -> int:
     "Pictures of `size` pixels on a side that a VAE takes at once: its activations need over 1 GiB for one of 1024."
     return max(1, min(64, 2**22 // size**2))
 
-
+# %% ../nbs/05f_cache.ipynb #53004e11
 def fit_pictures(images, size: int) -> np.ndarray:  # (N, size, size, 3), uint8
     "Pictures as squares of one size: those that are squares are scaled, others are cropped in the middle."
     from PIL import ImageOps
@@ -342,7 +340,7 @@ def fit_pictures(images, size: int) -> np.ndarray:  # (N, size, size, 3), uint8
         ]
     )
 
-
+# %% ../nbs/05f_cache.ipynb #c01bc56b
 class StoredLatents:
     "Latents that stay on disk until they are used; as far as training needs, it behaves like a tensor (N, C, h, w)."
 
@@ -365,7 +363,7 @@ class StoredLatents:
     def float(self) -> torch.Tensor:
         return self.half().float()
 
-
+# %% ../nbs/05f_cache.ipynb #c01e983e
 def store_latents(rows, backbone: Backbone, folder: str | Path) -> StoredLatents:
     "Encode every picture that is not in the store yet; a subfolder is named by `picture_key`."
     keys = row_hashes(rows)

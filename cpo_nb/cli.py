@@ -82,7 +82,7 @@ def _explain(e: BaseException) -> tuple[int, str] | None:
         )
     return None
 
-
+# %% ../nbs/11_cli.ipynb #531fb096
 class _Group(TyperGroup):
     "The top of the command."
 
@@ -116,7 +116,7 @@ def _version(wanted: bool) -> None:
         typer.echo(f"cpo_nb {importlib.import_module('cpo_nb').__version__}")
         raise typer.Exit()
 
-
+# %% ../nbs/11_cli.ipynb #a3861bf3
 @app.callback()
 def _top(
     version: Annotated[
@@ -265,7 +265,7 @@ class Track(str, Enum):
     wandb = "wandb"
     none = "none"
 
-
+# %% ../nbs/11_cli.ipynb #1d1f13ff
 Data = Annotated[
     str,
     typer.Option(
@@ -291,6 +291,8 @@ Base = Annotated[
         help="Diffusers pipeline: a folder, a hub id, or 'atelier' for the small one that ships.",
     ),
 ]
+
+# %% ../nbs/11_cli.ipynb #ac8ddb5b
 RunFolder = Annotated[
     Path,
     typer.Option(
@@ -314,6 +316,8 @@ Every = Annotated[
     ),
 ]
 Rank = Annotated[int, typer.Option("--rank", min=1, help="Rank of the LoRA.")]
+
+# %% ../nbs/11_cli.ipynb #5ab113d3
 Alpha = Annotated[
     Optional[float],
     typer.Option("--alpha", help="The LoRA is scaled by alpha / rank. [default: the rank]"),
@@ -333,6 +337,8 @@ ScaleName = Annotated[
         help="Preset of sizes: smoke (seconds, claims nothing), tiny (two CPU cores) or full (a GPU). [default: CPO_SCALE, else tiny]",
     ),
 ]
+
+# %% ../nbs/11_cli.ipynb #15d521ab
 Device = Annotated[
     Optional[str],
     typer.Option(
@@ -352,6 +358,8 @@ Resolution = Annotated[
         "--resolution", min=8, help="Pixels on a side. [default: what the pipeline was made for]"
     ),
 ]
+
+# %% ../nbs/11_cli.ipynb #66f57080
 Micro = Annotated[
     Optional[int],
     typer.Option(
@@ -374,6 +382,8 @@ Compile = Annotated[
         help="Compile the denoiser's transformer blocks by torch.compile: faster updates after a start of a minute or more. Needs a C++ compiler, and triton for a GPU.",
     ),
 ]
+
+# %% ../nbs/11_cli.ipynb #4b95b416
 OptimizerName = Annotated[
     Optimizer,
     typer.Option("--optimizer", help="adamw8bit keeps moments in 8 bits (needs bitsandbytes)."),
@@ -396,6 +406,8 @@ Tracker = Annotated[
         help="Send logged rows and previews to TensorBoard (auto: when it is installed) or W&B.",
     ),
 ]
+
+# %% ../nbs/11_cli.ipynb #711ad1d9
 PreviewCount = Annotated[
     int,
     typer.Option(
@@ -419,6 +431,8 @@ Draws = Annotated[
         help="Draws of noise and timestep that a bank holds for each picture. [default: 8]",
     ),
 ]
+
+# %% ../nbs/11_cli.ipynb #d56bde83
 BankFolder = Annotated[
     Optional[Path],
     typer.Option(
@@ -468,7 +482,7 @@ def _finite(**options: float | None) -> None:
     if bad:
         raise CpoError("options are not usable:", bad, "give ordinary numbers")
 
-
+# %% ../nbs/11_cli.ipynb #c130d06a
 def _new_folder(path: Path) -> Path:
     "Refuse, before any work is done, a folder that could not be written to."
     there = next(p for p in (path, *path.absolute().parents) if p.exists())
@@ -530,7 +544,7 @@ def _backbone(
         .backbone()
     )
 
-
+# %% ../nbs/11_cli.ipynb #34076caf
 def _load_adapters(
     backbone, wanted: list[str] | None
 ) -> tuple[list[tuple[str, float]] | None, list[dict]]:
@@ -566,7 +580,7 @@ def _done(out: Path, base: str) -> None:
             f'To look:    cpo sample --base {base} --adapter {out}/adapter --prompt "..." --out pictures'
         )
 
-
+# %% ../nbs/11_cli.ipynb #a0de8b89
 @app.command("sft")
 def run_sft(
     data: Data,
@@ -689,7 +703,7 @@ class Rows(str, Enum):
     top = "top"
     all = "all"
 
-
+# %% ../nbs/11_cli.ipynb #134e12e2
 def _align_config(
     loop: dict,
     method: str,
@@ -766,7 +780,7 @@ def _kept(out: Path) -> str:
             f"the weights after update {f.metadata()['step']}, the last that were far from collapse"
         )
 
-
+# %% ../nbs/11_cli.ipynb #8d01fca5
 @app.command("align")
 def run_align(
     data: Data,
@@ -1032,7 +1046,7 @@ def bank_build(
         f"bank: {len(made.store):,} predictions, {readable_size(made.store.bytes)}: {made.folder}"
     )
 
-
+# %% ../nbs/11_cli.ipynb #c52de535
 @bank_app.command("check")
 def bank_check(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", show_default=False, help="The bank.")],
@@ -1054,7 +1068,7 @@ def bank_check(
         f"{f['family']}, latents {tuple(f['latents'])}, {f['draws']} draws a picture of seed {f['seed']}, passes in {f['precision']}"
     )
 
-
+# %% ../nbs/11_cli.ipynb #a5aeb1a7
 @bank_app.command("study")
 def bank_study(scale: ScaleName = None) -> None:
     "On the atelier, what K draws of each picture cost in quality beside new ones; kept in data/results/bank; resumable."
@@ -1187,7 +1201,7 @@ class Part(str, Enum):
     variants = "variants"
     roofline = "roofline"
 
-
+# %% ../nbs/11_cli.ipynb #83d49c4d
 @app.command("bench")
 def run_bench_(
     families: Annotated[
@@ -1286,7 +1300,7 @@ def _prompts(prompt: list[str] | None, file: Path | None, count: int) -> list[st
         )
     return [p for p in found for _ in range(count)]
 
-
+# %% ../nbs/11_cli.ipynb #633fa0b7
 @app.command("sample")
 def run_sample(
     out: Annotated[
@@ -1485,7 +1499,7 @@ def attribute_changes(
         out.append(row)
     return out
 
-
+# %% ../nbs/11_cli.ipynb #bfa569f7
 def _changes_table(changes: list[dict]) -> str:
     from cpo_nb.study import text_table
 
@@ -1513,7 +1527,7 @@ class Prompt(str, Enum):
     positives = "positives"
     guided = "guided"
 
-
+# %% ../nbs/11_cli.ipynb #a263fc6a
 @app.command("evaluate")
 def run_evaluate(
     adapter: Adapters = None,
@@ -1614,7 +1628,7 @@ def _judged_rows(
         ]
     return results, verdicts
 
-
+# %% ../nbs/11_cli.ipynb #7733a3e6
 def _short_name(note: dict) -> str:
     "An adapter's folder as a word: the run's name, and the weight unless it is 1."
     path = Path(note["folder"])
@@ -1654,7 +1668,7 @@ def _row_seeds(row, seeds: list[int], sc: Scale) -> list[int]:
         else list(row.seeds)
     )
 
-
+# %% ../nbs/11_cli.ipynb #b6bf91a9
 def _cost(missing: list[tuple], stored: dict[str, list[dict]]) -> str:
     "What the missing rows will take to train, from what rows of the same name took."
     times = {k: [r["seconds"] for r in rs if r["seconds"]] for k, rs in stored.items()}
@@ -1769,7 +1783,7 @@ def run_results(
     if figures:
         rebuild_figures(sc, results_dir(), clock)
 
-
+# %% ../nbs/11_cli.ipynb #cd72e6c6
 def _keep_paintings(data: str, sc: Scale, seed: int, clock: _Clock) -> None:
     "The table of real pictures, kept with its grids under data/results/paintings."
     from cpo_nb import real
@@ -1796,7 +1810,7 @@ def _environ(**values: str):
             else:
                 os.environ[k] = v
 
-
+# %% ../nbs/11_cli.ipynb #3b8e0d87
 @lru_cache(maxsize=1)
 def _training_set(sc: Scale):
     return _study().atelier_training_set(sc, _study().load_backbone("atelier"))
@@ -1823,7 +1837,7 @@ def _side_by_side(task, asked: list[tuple], jobs: int) -> None:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
-
+# %% ../nbs/11_cli.ipynb #1180dece
 def _search_one(method: str, sc: Scale, clock: _Clock) -> None:
     clock(f"search: {method}")
     best = _study().search(method, sc, _training_set(sc), clock)["best"]
@@ -1952,7 +1966,7 @@ def _merged_results(fresh: Path, folder: Path) -> Path:
         shutil.copytree(results_dir(), folder, dirs_exist_ok=True)
     return Path(shutil.copytree(fresh, folder, dirs_exist_ok=True))
 
-
+# %% ../nbs/11_cli.ipynb #038de764
 def reproduce_atelier(
     sc: Scale,  # sizes
     seed: int,  # training seed of stage 2
@@ -2054,7 +2068,6 @@ atelier_app = typer.Typer(
     help="Check the parts that ship with the atelier, or make them again.", **_PLAIN
 )
 app.add_typer(atelier_app, name="atelier")
-
 PartFolder = Annotated[
     Optional[Path],
     typer.Option(
@@ -2077,7 +2090,7 @@ def _goal(part: str, out: Path | None, sc: Scale, overwrite: bool) -> Path:
         )
     return goal
 
-
+# %% ../nbs/11_cli.ipynb #eef72038
 def _write_recipe(folder: Path, recipe: dict, files: list[str] | None = None) -> None:
     "recipe.json: how the files of a folder were made, their SHA-256, and library versions."
     names = files or sorted(
@@ -2092,7 +2105,7 @@ def _write_recipe(folder: Path, recipe: dict, files: list[str] | None = None) ->
         ),
     )
 
-
+# %% ../nbs/11_cli.ipynb #96da95b0
 @atelier_app.command("check")
 def atelier_check(
     folder: Annotated[
@@ -2174,7 +2187,7 @@ def atelier_base(
     )
     clock(f"done: {goal}, {res.step} updates, {readable_time(res.seconds)} of training")
 
-
+# %% ../nbs/11_cli.ipynb #32ee2120
 @atelier_app.command("judge")
 def atelier_judge(
     out: PartFolder = None, overwrite: Overwrite = False, scale: ScaleName = None
@@ -2233,7 +2246,7 @@ def atelier_auxiliary(
         )
     clock(f"done: {goal}, {readable_time(res.seconds)} of training")
 
-
+# %% ../nbs/11_cli.ipynb #b58d5d53
 @atelier_app.command("policy")
 def atelier_policy(
     out: PartFolder = None, seed: Seed = 0, overwrite: Overwrite = False, scale: ScaleName = None
@@ -2265,7 +2278,7 @@ def atelier_policy(
         )
     clock(f"done: {goal}, {readable_time(res.seconds)} of training")
 
-
+# %% ../nbs/11_cli.ipynb #9ae51bdd
 @atelier_app.command("sweep")
 def atelier_sweep(scale: ScaleName = None) -> None:
     "Compare ranks, targets and learning rates of the auxiliary by short runs, and keep what each gained; resumable."
@@ -2275,7 +2288,7 @@ def atelier_sweep(scale: ScaleName = None) -> None:
     study.sweep_auxiliary(sc, _training_set(sc), clock)
     clock(f"done: {study.sweep_path(sc)}")
 
-
+# %% ../nbs/11_cli.ipynb #0c00b043
 @atelier_app.command("dataset")
 def atelier_dataset_(
     out: Annotated[

@@ -58,7 +58,7 @@ class Scale:
     judge_steps: int  # its updates
     seeds: tuple[int, ...]  # training seeds of stage 2
 
-
+# %% ../nbs/00_core.ipynb #b7db5c39
 _SCALES = {
     s.name: s
     for s in (
@@ -166,7 +166,7 @@ def _this_machine() -> str:  # four digits for the place where process numbers m
 
 _writing: set[Path] = set()  # temporary folders that this process is filling
 
-
+# %% ../nbs/00_core.ipynb #1660d3bb
 @contextlib.contextmanager
 def atomic_path(
     path: str | Path,  # the final file or folder
@@ -206,7 +206,7 @@ def atomic_path(
         shutil.rmtree(tmp, ignore_errors=True)
         _writing.discard(tmp)
 
-
+# %% ../nbs/00_core.ipynb #ed427145
 def _open_to_others(
     path: Path, mode: int
 ) -> None:  # safetensors keeps its files from everyone else, whatever the user's umask
@@ -233,7 +233,7 @@ def remove_leftovers(
         else:
             left.unlink(missing_ok=True)
 
-
+# %% ../nbs/00_core.ipynb #a0ba79f9
 def _abandoned(left: Path, pid: str | None, machine: str | None) -> bool:
     try:
         if time.time() - left.stat().st_mtime > 86400:
@@ -251,7 +251,7 @@ def _abandoned(left: Path, pid: str | None, machine: str | None) -> bool:
         return False  # a process of another user
     return False
 
-
+# %% ../nbs/00_core.ipynb #7be883d6
 def write_json(path: str | Path, obj: Any) -> Path:
     "Write `obj` as indented JSON, atomically, with sorted keys."
     with atomic_path(path) as tmp:
@@ -325,7 +325,7 @@ def readable_time(seconds: float) -> str:
         else f"{seconds / 86400:.1f} days"
     )
 
-
+# %% ../nbs/00_core.ipynb #a7cd53a8
 def check_room(
     path: str | Path,  # file or folder that will be written; it may be yet to be made
     needed: float,  # bytes
@@ -362,7 +362,7 @@ def library_versions() -> dict[str, str]:
             found[n] = importlib.metadata.version(n)
     return found
 
-
+# %% ../nbs/00_core.ipynb #a70e7663
 def cached(
     name: str,  # what it is; the first part of the folder's name
     build: Callable[[Path], None],  # writes the artefact into the empty folder that it is given
@@ -433,7 +433,7 @@ class Processes:
         if self.count > 1:
             torch_distributed().barrier()
 
-
+# %% ../nbs/00_core.ipynb #d0312d1e
 def processes() -> Processes:
     "The processes of this run; joins them at the first call."
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:

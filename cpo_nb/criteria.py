@@ -45,7 +45,7 @@ class _Place:
         "1 for a root dimension, 2 for its children, and so on."
         return self.id.count("/") + 1
 
-
+# %% ../nbs/01_criteria.ipynb #3ca55907
 @dataclass(frozen=True)
 class Pair(_Place):
     "A pair of opposite attributes: a leaf of the criteria tree."
@@ -138,7 +138,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> _Map:
 
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
-
+# %% ../nbs/01_criteria.ipynb #12eb6ab2
 def _scan(text: str, source: str) -> None:
     "Refuse what must not reach the constructor, from the stream of parser events."
     depth, problems = 0, []
@@ -223,7 +223,7 @@ def _text(limit: int) -> Callable[[str], str]:
 
     return clean
 
-
+# %% ../nbs/01_criteria.ipynb #3522fadb
 def _phrase(text: str) -> str:
     "A validator of prompt phrases."
     if len(text.strip().splitlines()) > 1:
@@ -273,7 +273,7 @@ def _say_field(error: dict, model: type[_Fields]) -> str:
         ": put it in quotes" if wanted == "text" else ""
     )
 
-
+# %% ../nbs/01_criteria.ipynb #65dbdf62
 def _valid_fields(
     data: dict,  # one node of the file
     model: type[_Fields],  # the rules that it is held to
@@ -312,7 +312,7 @@ class _Walk:
         elif first != f"the {use} of {node}":
             say(f"{use} {phrase!r} is also {first}: all phrases of a tree must differ")
 
-
+# %% ../nbs/01_criteria.ipynb #c1b1cce4
 def _walk_node(walk: _Walk, data: Any, above: str, number: int, level: int) -> Node | Pair | None:
     "Check one node and all below it; the built node, or None where it cannot be built."
     own = data.get("id") if isinstance(data, dict) else None
@@ -368,7 +368,7 @@ def _walk_children(walk: _Walk, children: list, above: str, level: int) -> tuple
     )
     return tuple(b for b in built if b is not None)
 
-
+# %% ../nbs/01_criteria.ipynb #70888508
 def _walk_group(
     walk: _Walk, data: dict, full: str, level: int, say: Callable[[str], None]
 ) -> Node | None:
@@ -466,7 +466,7 @@ def shipped_criteria() -> tuple[str, ...]:
     "Names of the trees that travel with the package."
     return tuple(sorted(p.stem for p in (data_dir() / "criteria").glob("*.yaml")))
 
-
+# %% ../nbs/01_criteria.ipynb #977e8fb7
 def _read_file(path: Path) -> str:
     "The text of a criteria file. Raises `CriteriaError` when there is none to be read."
     try:
@@ -498,7 +498,7 @@ def _read_file(path: Path) -> str:
             f"{_short(str(path))}: cannot be read ({getattr(e, 'strerror', None) or type(e).__name__})"
         ) from None
 
-
+# %% ../nbs/01_criteria.ipynb #7766cce6
 def load_criteria(
     name_or_path: str
     | Path
@@ -549,7 +549,7 @@ def hash(self: CriteriaTree) -> str:
     "SHA-256 of the content: every id, text and their order; 64 hex digits."
     return sha256_json(self.to_dict())
 
-
+# %% ../nbs/01_criteria.ipynb #639c06ad
 @patch
 def save(
     self: CriteriaTree,
@@ -588,7 +588,7 @@ def __getitem__(
         raise UnknownIdError(self._unknown(key))
     return self._by_id[key]
 
-
+# %% ../nbs/01_criteria.ipynb #9f0d1ea1
 @patch
 def get(
     self: CriteriaTree,
@@ -611,7 +611,7 @@ def __contains__(
         else isinstance(item, str) and item in self._by_id
     )
 
-
+# %% ../nbs/01_criteria.ipynb #61f22bd0
 @patch
 def pair_problem(
     self: CriteriaTree,
@@ -631,7 +631,7 @@ def _prune(item: Node | Pair, keep: set[str]) -> Node | Pair | None:
     children = tuple(c for c in (_prune(c, keep) for c in item.children) if c is not None)
     return Node(item.id, item.name, children, item.description) if children else None
 
-
+# %% ../nbs/01_criteria.ipynb #3223e04b
 @patch
 def select(
     self: CriteriaTree,
@@ -654,7 +654,7 @@ def select(
     roots = tuple(r for r in (_prune(r, keep) for r in self.roots) if r is not None)
     return CriteriaTree(self.id, self.name, roots, self.description, self.source)
 
-
+# %% ../nbs/01_criteria.ipynb #4c4304b3
 @patch
 def subtree(
     self: CriteriaTree,
@@ -708,7 +708,7 @@ def outline(
             add(r, "  ")
     return "\n".join(lines)
 
-
+# %% ../nbs/01_criteria.ipynb #2675beaf
 @patch
 def show(
     self: CriteriaTree,
@@ -732,7 +732,7 @@ def counts(
         out[p.root][p.level] += 1
     return out
 
-
+# %% ../nbs/01_criteria.ipynb #7ad96238
 @patch
 def summary(self: CriteriaTree) -> str:  # a table as text
     "Pairs by root dimension and level, with sums."
@@ -791,7 +791,7 @@ def _width(text: str) -> float:
         1.02 * text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / 100
     )  # 2% for hinting
 
-
+# %% ../nbs/01_criteria.ipynb #02d44869
 @lru_cache(maxsize=65536)
 def _broken(text: str, most: int = 4) -> tuple[tuple[str, float, float], ...]:
     "The narrowest way to set `text` in 1, 2, ... `most` lines: (text with line breaks, width, height), in units of its size."
@@ -842,7 +842,7 @@ def _tint(color: tuple, share: float) -> tuple:
     "`color` mixed with this share of white."
     return tuple(c + (1 - c) * share for c in color)
 
-
+# %% ../nbs/01_criteria.ipynb #50f82c9e
 def _cells(children: tuple[Node | Pair, ...], gap: float) -> tuple[list[_Cell], float]:
     "All cells below the hub, and the rows they take; `gap` rows stay free after each child of the hub."
     import matplotlib as mpl
@@ -872,7 +872,7 @@ def _cells(children: tuple[Node | Pair, ...], gap: float) -> tuple[list[_Cell], 
         row += gap
     return out, row
 
-
+# %% ../nbs/01_criteria.ipynb #e976297d
 def _rim(labels: str) -> list[tuple[str, str, str]]:
     "Columns of text beside the pairs: (field, sign before it, colour)."
     columns = dict(
@@ -918,7 +918,7 @@ def _ways(text: str, outer: float, size: float, half: float) -> Iterator[_Way]:
         if low <= high:
             yield _Way(broken, True, outer - high + h / 2 + _PAD, low, high)
 
-
+# %% ../nbs/01_criteria.ipynb #67961906
 @dataclass
 class _Sunburst:
     "Measures of a sunburst, in points."
@@ -954,7 +954,7 @@ def _label(cell: _Cell, sun: _Sunburst, outer: float, size: float) -> tuple[floa
     )
     return next(((own, ways) for own, ways in tries if ways), (0.0, []))
 
-
+# %% ../nbs/01_criteria.ipynb #b0b10cfb
 def _fit_rings(
     cells: list[_Cell], sun: _Sunburst, size: float, spare: float
 ) -> tuple[tuple[float, float, float], ...] | None:
@@ -976,7 +976,7 @@ def _fit_rings(
         outer = inner
     return tuple(reversed(rings))
 
-
+# %% ../nbs/01_criteria.ipynb #0c1fffbd
 def _largest(fits: Callable[[float], Any], low: float, high: float) -> float:
     "The largest number between `low` and `high` that fits, by bisection."
     for _ in range(20):
@@ -984,7 +984,7 @@ def _largest(fits: Callable[[float], Any], low: float, high: float) -> float:
         low, high = (middle, high) if fits(middle) is not None else (low, middle)
     return low
 
-
+# %% ../nbs/01_criteria.ipynb #d033df13
 def _fit_sunburst(
     cells: list[_Cell], rows: float, rim: list, radius: float, most: float = 10.0
 ) -> _Sunburst:
@@ -1030,7 +1030,7 @@ def _put(ax, radius: float, degrees: float, text: str, along: bool, **style) -> 
         **{"ha": "center", "va": "center"} | style,
     )
 
-
+# %% ../nbs/01_criteria.ipynb #50dca80c
 def _draw_sunburst(ax, cells: list[_Cell], sun: _Sunburst, rim: list, title: str) -> None:
     "Draw rings, rim, hub and all labels into `ax`, whose unit is a point."
     from matplotlib.patches import Wedge
@@ -1146,7 +1146,7 @@ def _fit_rows(cells: list[_Cell], rim: list) -> tuple[list[float], list[float]]:
     edges = [sum(wide[1:k]) for k in range(1, deepest + 2)]
     return edges, [edges[-1] + sum(texts[:k]) for k in range(len(texts) + 1)]
 
-
+# %% ../nbs/01_criteria.ipynb #10bbda54
 def _draw_rows(
     ax,
     cells: list[_Cell],
@@ -1211,7 +1211,7 @@ def _bare_axes(width: float, height: float):
         (0, 0, 1, 1), frame_on=False, xticks=[], yticks=[]
     )
 
-
+# %% ../nbs/01_criteria.ipynb #1a93051c
 @patch
 def plot(
     self: CriteriaTree,
@@ -1238,7 +1238,7 @@ def plot(
         ax.set_axis_off()  # before the axes is measured: ticks take room from it
     return draw(ax, children, rim, title)
 
-
+# %% ../nbs/01_criteria.ipynb #78997d70
 def _plot_sunburst(ax, children: tuple, rim: list, title: str):
     pairs = sum(isinstance(c, Pair) or len(c.pairs) for c in children)
     cells, rows = _cells(children, pairs / 300 if len(children) > 1 else 0)
@@ -1257,7 +1257,7 @@ def _plot_sunburst(ax, children: tuple, rim: list, title: str):
     _draw_sunburst(ax, cells, sun, rim, title)
     return ax
 
-
+# %% ../nbs/01_criteria.ipynb #ae11558c
 def _plot_rows(ax, children: tuple, rim: list, title: str):
     cells, rows = _cells(children, 0.3 if len(children) > 1 else 0)
     columns = _fit_rows(cells, rim)
@@ -1297,7 +1297,7 @@ def _text_boxes(ax) -> list[tuple[str, Any]]:
         out.append((text.get_text(), corners * 72 / figure.dpi))
     return out
 
-
+# %% ../nbs/01_criteria.ipynb #80fd78d9
 def text_overlaps(
     ax,  # matplotlib axes, with texts at any angle
     margin: float = 0.0,  # overlap that is tolerated, in points

@@ -51,7 +51,7 @@ class RowProblem:
             + f": {self.problem}"
         )
 
-
+# %% ../nbs/02_dataset.ipynb #108d10fc
 class DatasetError(CpoError):
     "Everything that is wrong with a dataset. The message is capped; `.problems` and `.rows` hold every problem."
 
@@ -96,7 +96,7 @@ def _unique_keys(items: list[tuple[str, Any]]) -> dict:
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON value")
 
-
+# %% ../nbs/02_dataset.ipynb #9f4e443a
 def _parse_line(line: bytes) -> tuple[dict | None, str]:
     try:
         record = json.loads(
@@ -114,7 +114,7 @@ def _parse_line(line: bytes) -> tuple[dict | None, str]:
         else (None, f"not a JSON object but {_kind(record)}")
     )
 
-
+# %% ../nbs/02_dataset.ipynb #974dd5e3
 def _read_jsonl(path: Path) -> Iterator[_Row]:
     with open(path, "rb") as f:
         n = 0
@@ -154,7 +154,7 @@ def _cell_ids(text: str) -> Any:
         return json.loads(text)
     return text  # stays text, and is reported as such
 
-
+# %% ../nbs/02_dataset.ipynb #b90227a0
 def _read_csv(path: Path) -> Iterator[_Row]:
     with open(
         path, encoding="utf-8-sig", errors="surrogateescape", newline=""
@@ -208,7 +208,7 @@ def _column_values(column) -> list:
 
     return [value(c) for c in column]
 
-
+# %% ../nbs/02_dataset.ipynb #1ab7ca19
 def _read_parquet(path: Path) -> Iterator[_Row]:
     import pyarrow as pa, pyarrow.parquet as pq
 
@@ -254,7 +254,7 @@ def _label_problems(
     both = sorted(sets.get("positive", set()) & sets.get("negative", set()))
     return found + [f"{_show(v)} is in both positive and negative" for v in both]
 
-
+# %% ../nbs/02_dataset.ipynb #ded703fe
 def _text_problem(record: dict) -> str:
     "Text that cannot be written as UTF-8 (lone surrogates) would break the table later, so it is found here."
     try:
@@ -319,7 +319,7 @@ def _header_problem(im: Image.Image, max_pixels: int) -> str:
         return f"colour mode {im.mode}; convert it to 8-bit RGB first"
     return ""
 
-
+# %% ../nbs/02_dataset.ipynb #c66e8da5
 def _image_problem(
     data: bytes,  # the file's bytes
     max_pixels: int = MAX_PIXELS,  # largest width x height that is decoded
@@ -405,7 +405,7 @@ def _find_source(source: str | Path) -> tuple[Path, list[Path], Callable[[Path],
         f"{path}: neither metadata.jsonl, metadata.csv nor a .parquet file", hint=hint
     )
 
-
+# %% ../nbs/02_dataset.ipynb #d8a2ebcb
 _FORMAT_HINT = "give a folder of pictures with a metadata.jsonl (file_name, caption, positive, negative), or parquet"
 
 # %% ../nbs/02_dataset.ipynb #5234a787
@@ -494,7 +494,7 @@ class _Good:
     file: Path | None  # the picture's file, None where its bytes are embedded
     digest: bytes  # SHA-256 of the picture's bytes
 
-
+# %% ../nbs/02_dataset.ipynb #9e8a2774
 def _scan(
     root: Path,
     tables: list[Path],
@@ -552,7 +552,7 @@ def _features(extra_schema) -> "Features":
         }
     )
 
-
+# %% ../nbs/02_dataset.ipynb #0493d2f1
 def _mixed_types(rows: list[_Good]) -> list[tuple[_Good, str]]:
     "Rows whose further columns have another type than most rows."
     kinds: dict[str, Counter] = {}
@@ -568,7 +568,7 @@ def _mixed_types(rows: list[_Good]) -> list[tuple[_Good, str]]:
         if k in usual and v is not None and _kind(v) != usual[k]
     ]
 
-
+# %% ../nbs/02_dataset.ipynb #566ee169
 def _from_rows(rows: list[_Good], source: str) -> "dict[str, Dataset]":
     "One dataset per split, the pictures by path. Raises `DatasetError` for a column that has no single type."
     import pyarrow as pa
@@ -606,7 +606,7 @@ def _quiet_datasets() -> Iterator[None]:
         if not was_off:
             datasets.enable_progress_bars()
 
-
+# %% ../nbs/02_dataset.ipynb #8d2924fb
 def _from_parquet(tables: list[Path], rows: list[_Good], source: str) -> "dict[str, Dataset]":
     "One dataset per split from checked parquet files."
     import pyarrow as pa, pyarrow.parquet as pq
@@ -730,7 +730,7 @@ def load_paintings(
     )
     return result
 
-
+# %% ../nbs/02_dataset.ipynb #23af0e11
 @contextlib.contextmanager
 def _strict_images() -> Iterator[None]:
     "Other code may have told PIL to fill truncated pictures with grey; not while we check. Its warnings are our problems."
@@ -787,7 +787,7 @@ def _encoded(cell: Any) -> tuple[bytes, str]:
         else (b"", f"the image is {_kind(data)}")
     )
 
-
+# %% ../nbs/02_dataset.ipynb #4fa854d1
 def _rows_of(rows: Any) -> Iterator[dict]:
     "The rows of a Dataset, a DatasetDict or any iterable of dicts, pictures not decoded."
     from datasets import Dataset, Image as ImageFeature
@@ -846,12 +846,12 @@ def save_paintings(
             )
     return folder
 
-
+# %% ../nbs/02_dataset.ipynb #0c923c57
 def _suffix(data: bytes) -> str:
     kind = Image.open(BytesIO(data), formats=_FORMATS).format.lower()
     return {"jpeg": "jpg", "mpo": "jpg", "tiff": "tif"}.get(kind, kind)
 
-
+# %% ../nbs/02_dataset.ipynb #ebf6e5d5
 def _row_to_save(row: dict, ids: dict | None) -> tuple[bytes, list[str]]:
     "The encoded picture of a row, and what is wrong with the row."
     missing = [f"no column {c!r}" for c in _BASE if c not in row]
@@ -912,7 +912,7 @@ def _phrases(
     )  # before the shuffle, so that who is dropped does not hang on the order
     return [named[i] for i in rng.permutation(len(named)) if keep[i]]
 
-
+# %% ../nbs/02_dataset.ipynb #0178ef9a
 def _setting_problems(
     use: str, paired: bool, dropout: float, rng: np.random.Generator | None
 ) -> list[str]:
@@ -976,7 +976,7 @@ def token_counts(
     ]
     return np.max(counts, axis=0)
 
-
+# %% ../nbs/02_dataset.ipynb #231d9676
 @dataclass(frozen=True)
 class FittedPrompt:
     "One row's prompt, short enough for the text encoder."
@@ -1020,7 +1020,7 @@ def _chunks(caption: str, phrases: list[str], count: Callable[[str], int], limit
         return _pack(phrases, lambda g: _join(caption, g), count, limit)
     return _pack(caption.split(), " ".join, count, limit) + _pack(phrases, ", ".join, count, limit)
 
-
+# %% ../nbs/02_dataset.ipynb #3e00d528
 def _largest(phrases: list[str], caption: str, count: Callable[[str], int], limit: int) -> int:
     "How many of the first phrases fit beside the caption; -1 when the caption alone does not."
     low, high = -1, len(phrases)  # the first `low` fit (or nothing does), `high` do not
@@ -1120,7 +1120,7 @@ class PromptReport:
             f"longest {self.longest}); {did.get(self.how, 'none was changed')}"
         )
 
-
+# %% ../nbs/02_dataset.ipynb #8fb4acc4
 def fit_prompts(
     rows: "Dataset | list[dict]",  # rows with caption, positive, negative
     tree: CriteriaTree,  # the tree of their ids
@@ -1173,7 +1173,7 @@ def fit_prompts(
         sum(len(f.left_out) for f in fitted),
     )
 
-
+# %% ../nbs/02_dataset.ipynb #e99a505a
 def _columns(rows: "Dataset | list[dict]", *names: str) -> list[list]:
     "Columns of a Dataset (pictures untouched) or of a list of dicts. Raises `DatasetError` for a missing one."
     if isinstance(rows, dict):
@@ -1239,7 +1239,7 @@ class PairReport:
             f"{self.too_close:,} too close, {self.not_drawn:,} not drawn; {self.unlabelled:,} of {self.rows:,} rows carry no preference"
         )
 
-
+# %% ../nbs/02_dataset.ipynb #7f771add
 def _same_caption(
     codes: np.ndarray, scores: np.ndarray, margin: int, limit: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, dict[str, int]]:
@@ -1409,7 +1409,7 @@ def image_tensor(
         image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
 
-
+# %% ../nbs/02_dataset.ipynb #c38754de
 def collate(
     batch: list[dict],  # rows of a dataset
     *,

@@ -63,7 +63,7 @@ def the_device(
         )
     return where
 
-
+# %% ../nbs/10c_job.ipynb #bec8db51
 def check_formats(device: torch.device, dtype: str = "float32", precision: str = "bf16") -> None:
     "Raises `CpoError` when the device cannot compute in these number formats."
     bad = (
@@ -97,7 +97,7 @@ def check_formats(device: torch.device, dtype: str = "float32", precision: str =
             "float32 with --precision fp32 works everywhere",
         )
 
-
+# %% ../nbs/10c_job.ipynb #458c1234
 def _check_store(folder: Path) -> None:  # encoded pictures and prompts
     there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not there.is_dir():
@@ -227,7 +227,7 @@ def preview_judge(
         (int((row > 0).sum()), int((row < 0).sum())) for row in measured.signs(list(images))
     ]
 
-
+# %% ../nbs/10c_job.ipynb #e5369ff2
 class _Lines:
     "A line now and then, where no progress bar can be drawn."
 
@@ -295,7 +295,7 @@ def _during(
         accept_changes=job.accept_changes,
     ), track
 
-
+# %% ../nbs/10c_job.ipynb #5b7daec4
 def run_stage1(
     job: Job, cfg: SftConfig, out: str | Path, say: Callable = print
 ) -> tuple[Backbone, TrainResult]:
@@ -316,7 +316,7 @@ def run_stage1(
     finally:
         track.close()
 
-
+# %% ../nbs/10c_job.ipynb #e2e95167
 def _where(backbone: Backbone) -> str:
     return (
         f"{backbone.device}"
@@ -355,7 +355,7 @@ def _bank_of(
         batch_size=min(bank.batch_size, job.micro_batch or bank.batch_size),
     )
 
-
+# %% ../nbs/10c_job.ipynb #367f8e9c
 def run_stage2(
     job: Job,
     cfg: AlignConfig,
@@ -390,7 +390,7 @@ def run_stage2(
     finally:
         track.close()
 
-
+# %% ../nbs/10c_job.ipynb #f1c91ddb
 def build_bank(
     job: Job,
     auxiliary: str | Path,

@@ -50,7 +50,7 @@ def _tensor_problems(tensors: dict[str, Any]) -> list[str]:
             problems.append(f"{n} is on {x.device}, but {name} is on {first.device}")
     return problems
 
-
+# %% ../nbs/07_loss.ipynb #bf6efddf
 def _row_problems(name: str, x: Any, like: Any) -> list[str]:
     "What is wrong with an optional tensor that must hold one value per sample of `like`."
     if x is None:
@@ -95,7 +95,7 @@ def _setting_problems(stabilize: Any, gamma: Any, mu: Any) -> list[str]:
 def _beta_problems(beta: Any) -> list[str]:
     return _number_problems("beta", beta, lambda b: 0 < b < math.inf, "a finite number > 0")
 
-
+# %% ../nbs/07_loss.ipynb #18c7fea5
 def _raise_if(
     where: str,
     problems: list[str],
@@ -157,7 +157,7 @@ def _rows(*tensors: torch.Tensor) -> list[torch.Tensor]:
 def _mean_dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (a * b).mean(1)
 
-
+# %% ../nbs/07_loss.ipynb #70ab2fa7
 @torch.no_grad()
 def losing_share(
     g_w: torch.Tensor,  # prediction minus winning target, (B, ...)
@@ -184,7 +184,7 @@ def losing_share(
         ww > 0, torch.where(defined, lam.clamp(0, 1), torch.ones_like(lam)), torch.zeros_like(lam)
     )
 
-
+# %% ../nbs/07_loss.ipynb #189ccee7
 @torch.no_grad()
 def _cosine(g_w: torch.Tensor, g_l: torch.Tensor) -> torch.Tensor:
     "Cosine of two rows, 0 where one of them vanishes; (B, n) and (B, n) to (B,)."

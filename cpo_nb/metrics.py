@@ -81,7 +81,7 @@ class Verdict:
     def n_neg(self) -> np.ndarray:
         return (self.settings < 0).sum(1)
 
-
+# %% ../nbs/10_metrics.ipynb #885fe14a
 @torch.no_grad()
 def judge_images(judge: AtelierJudge, images: np.ndarray, batch_size: int = 256) -> Verdict:
     "Verdict on pictures (N, 64, 64, 3), uint8."
@@ -157,7 +157,7 @@ def train_judge(
             v.copy_(res.ema[k])
     return judge.eval().requires_grad_(False)
 
-
+# %% ../nbs/10_metrics.ipynb #46c34a06
 def save_judge(judge: AtelierJudge, path: str | Path) -> Path:
     "Save a judge in half precision."
     with atomic_path(path) as tmp:
@@ -192,7 +192,7 @@ def frechet_distance(
     roots = np.sqrt(np.clip(np.linalg.eigvals(ca @ cb).real, 0, None))
     return float(max(0.0, ((ma - mb) ** 2).sum() + np.trace(ca) + np.trace(cb) - 2 * roots.sum()))
 
-
+# %% ../nbs/10_metrics.ipynb #c2f9f2a6
 def recall(
     generated: np.ndarray,  # features (N, D)
     ideal_set: np.ndarray,  # features (M, D)

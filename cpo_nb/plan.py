@@ -48,7 +48,7 @@ def _built(dtype: torch.dtype, device: str | torch.device = "meta"):
     finally:
         torch.set_default_dtype(before)
 
-
+# %% ../nbs/10d_plan.ipynb #711d6f82
 def _part(
     base: str,
     name: str,
@@ -153,7 +153,7 @@ def bare_backbone(
         )
     return bb
 
-
+# %% ../nbs/10d_plan.ipynb #b92507ff
 def part_sizes(backbone: Backbone) -> dict[str, tuple[int, int]]:  # part -> (parameters, bytes)
     "Parameters, and bytes with buffers, of every network of a pipeline, without adapters."
 
@@ -288,7 +288,7 @@ _IN_FLOAT32 = {F.group_norm, F.layer_norm, F.rms_norm, F.softmax, F.interpolate,
     if hasattr(where, n)
 }
 
-
+# %% ../nbs/10d_plan.ipynb #03b63b7a
 class _GpuAutocast(TorchFunctionMode):
     "What autocast does on a GPU and not on a CPU: these functions compute in float32."
 
@@ -327,7 +327,7 @@ def frozen_passes(method: str, n: int) -> list[tuple[int, str | None]]:  # (samp
         "sft": [],
     }[method]
 
-
+# %% ../nbs/10d_plan.ipynb #fb8b8adf
 def _checkpoint(gpu: bool):
     "Gradient checkpointing of one block. No random number is drawn within it, so no generator's state is kept; the second forward has the first one's autocast."
 
@@ -418,7 +418,7 @@ def _fake_mode():
 
     return FakeTensorMode(allow_non_fake_inputs=True)
 
-
+# %% ../nbs/10d_plan.ipynb #12d06524
 def fake_step(
     backbone: Backbone,
     method: str,
@@ -490,7 +490,7 @@ def _encode_cost(bb: Backbone) -> tuple[int, int]:
             z = bb.pipe.vae.encode(x).latent_dist.mode()
     return live.flops, live.peak()
 
-
+# %% ../nbs/10d_plan.ipynb #d2dcc9ac
 def _text_flops(bb: Backbone) -> int:
     total = 0
     for name, m in bb.pipe.components.items():
@@ -514,7 +514,7 @@ def _stamp(base: str) -> tuple:  # changes when a config of a local pipeline doe
         else ()
     )
 
-
+# %% ../nbs/10d_plan.ipynb #6169524e
 @functools.lru_cache(maxsize=64)
 def _measured(
     base, stamp, resolution, dtype, rank, targets, method, precision, n, checkpointing, gpu
@@ -668,7 +668,7 @@ def _memory(m: _Measured, s: dict, gpu: bool) -> dict[str, int]:
     }
     return out | ({"CUDA itself (assumed)": CONTEXT} if gpu else {})
 
-
+# %% ../nbs/10d_plan.ipynb #4eb285a1
 def _disk(m: _Measured, s: dict, records: int = 0) -> dict[str, int]:
     parameters = m.adapters["policy"][0]
     checkpoint = parameters * (
@@ -826,7 +826,7 @@ def _lines(title: str, rows) -> list[str]:  # rows: (name, value, remark)
         ),
     ]
 
-
+# %% ../nbs/10d_plan.ipynb #572d9117
 def _memory_lines(p: Plan) -> list[str]:
     frozen = p.step.frozen_peak > p.step.peak
     remark = {
@@ -909,7 +909,7 @@ def _time_lines(p: Plan) -> list[str]:
         ],
     )
 
-
+# %% ../nbs/10d_plan.ipynb #85b59f46
 @patch
 def __str__(self: Plan) -> str:
     "The report."
@@ -1030,6 +1030,8 @@ _CLIP_G = dict(
     vocab_size=49408,
     hidden_act="gelu",
 )
+
+# %% ../nbs/10d_plan.ipynb #969cea9f
 _T5_XXL = dict(
     vocab_size=32128,
     d_model=4096,
@@ -1075,6 +1077,8 @@ _SDXL = dict(
     down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
     up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
 )
+
+# %% ../nbs/10d_plan.ipynb #bdc768e9
 _SD3 = dict(
     sample_size=128,
     patch_size=2,
@@ -1091,6 +1095,8 @@ _SD3 = dict(
 _SD35 = _SD3 | dict(
     pos_embed_max_size=384, qk_norm="rms_norm", dual_attention_layers=list(range(13))
 )
+
+# %% ../nbs/10d_plan.ipynb #9f627914
 _FLUX = dict(
     in_channels=64,
     num_layers=19,
@@ -1114,7 +1120,7 @@ def _sd3_parts(transformer):
         scheduler=("FlowMatchEulerDiscreteScheduler", dict(shift=3.0)),
     )
 
-
+# %% ../nbs/10d_plan.ipynb #59e6bc6b
 FULL_SIZE = {  # name -> (pipeline, its parts, millions of parameters of the denoiser)
     "SD 1.5": (
         "StableDiffusionPipeline",

@@ -57,7 +57,7 @@ def _complete(row: dict) -> dict:
         negative=row.get("negative") or [],
     )
 
-
+# %% ../nbs/10b_real.ipynb #8569191c
 def load_catalogue(
     source: str | Path,  # folder that holds one of CATALOGUES, or the table itself
     criteria: CriteriaTree | str | Path = "painting",  # tree that given labels belong to
@@ -96,7 +96,7 @@ def _true_aspect(ds) -> np.ndarray:
         else np.ones(len(ds), bool)
     )
 
-
+# %% ../nbs/10b_real.ipynb #fb80b6b5
 @dataclass(frozen=True)
 class PaintingAnnotator:
     "Thresholds for pairs that any picture can show, and for those of composition, which need a true aspect."
@@ -141,7 +141,7 @@ class PaintingAnnotator:
             [a.values(images, workers) for a in (self.anywhere, self.composed) if a], 1
         )
 
-
+# %% ../nbs/10b_real.ipynb #5f33060f
 def agreement_of_measures(
     labeller: PaintingAnnotator, judge: PaintingAnnotator, ds, workers: int | str = 1
 ) -> dict[str, float]:  # pair id -> kappa
@@ -178,7 +178,7 @@ class Labelled:
         str, tuple[float, float]
     ]  # pair in use -> share of training pictures labelled positive, negative
 
-
+# %% ../nbs/10b_real.ipynb #c2a31e40
 def label_catalogue(
     dataset, tree: CriteriaTree, backbone: Backbone, workers: int | str = 2, agree: float = AGREE
 ) -> Labelled:
@@ -233,7 +233,7 @@ def _stage1(scale: Scale, seed: int) -> SftConfig:
     cfg = auxiliary_config(scale, seed)
     return replace(cfg, train=replace(cfg.train, steps=max(2, cfg.train.steps // 4)))
 
-
+# %% ../nbs/10b_real.ipynb #c569847d
 def judged(lab: Labelled, images: np.ndarray, workers: int | str = 2) -> dict:
     "Attribute counts per picture, rates per pair, distance and recall to the best real pictures (in the judge's measures, each in units of its spread there)."
     at = [lab.judge.pairs.index(p.id) for p in lab.tree.pairs]
@@ -251,7 +251,7 @@ def judged(lab: Labelled, images: np.ndarray, workers: int | str = 2) -> dict:
         recall=recall(z(v), z(lab.ideal)),
     )
 
-
+# %% ../nbs/10b_real.ipynb #b792c2e0
 def reproduce_paintings(
     data: str | Path,  # the catalogue
     criteria: str | Path = "painting",  # tree
@@ -324,7 +324,7 @@ def reproduce_paintings(
     )
     return out
 
-
+# %% ../nbs/10b_real.ipynb #f8863cfd
 def _pictures(
     backbone: Backbone, lab: Labelled, scale: Scale, adapter: Adapter, positives: bool
 ) -> np.ndarray:
@@ -352,7 +352,7 @@ def _pictures(
         make(range(n)) if backbone.sharded else shared_out(range(n), make)
     )  # a divided base needs all processes
 
-
+# %% ../nbs/10b_real.ipynb #9fabd67f
 def paintings_table(result: dict, markdown: bool = False) -> str:
     "The table of a result."
 

@@ -104,7 +104,7 @@ def sample(
         else np.zeros((0, backbone.resolution, backbone.resolution, 3), np.uint8)
     )
 
-
+# %% ../nbs/09_sampling.ipynb #64cf3526
 def _sample_batch(backbone, prompts, seeds, steps, g, adapter, negative, precision) -> torch.Tensor:
     sched, n = backbone.sampler(steps), len(prompts)
     x = torch.stack(
@@ -160,7 +160,7 @@ def labelled_grid(
     ImageDraw.Draw(head).text((3, 3), title, fill="black", font=font)
     return np.concatenate([np.asarray(head), grid])
 
-
+# %% ../nbs/09_sampling.ipynb #b3fdd02f
 class Previews:
     "Samples at fixed prompts and seeds, written as `folder/update-N.png`; to be called at checkpoints."
 

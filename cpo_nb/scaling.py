@@ -58,7 +58,7 @@ def _measures(n: int = 256, workers: int = 1) -> dict:
     measure(images, workers=workers)
     return dict(value=n / (time.perf_counter() - began))
 
-
+# %% ../nbs/10f_scaling.ipynb #b2cdaf48
 def _sampling(pictures: int = 64, steps: int = 20, rounds: int = 3, bf16: bool = False) -> dict:
     import torch
     from cpo_nb.atelier import draw_scenes
@@ -124,7 +124,7 @@ def _peak() -> (
         1 if sys.platform == "darwin" else 1024
     )
 
-
+# %% ../nbs/10f_scaling.ipynb #47f31a2e
 def apart(
     name: str, **settings
 ) -> dict:  # what the function gives, and `peak`: bytes of its process
@@ -140,7 +140,7 @@ def apart(
         raise CpoError(f"the measurement {name} failed", r.stderr.strip().splitlines()[-3:])
     return json.loads(r.stdout.strip().splitlines()[-1])
 
-
+# %% ../nbs/10f_scaling.ipynb #0503539b
 def measure_waits(
     say: Callable = lambda line: None, only: tuple[str, ...] | None = None, rounds: int = 5
 ) -> dict[str, dict]:  # see WAITS
@@ -210,7 +210,7 @@ def _data(n: int) -> dict:
             grown=_peak() - before,
         )
 
-
+# %% ../nbs/10f_scaling.ipynb #4e078ab2
 def _png(rng, Image) -> bytes:
     file = io.BytesIO()
     Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8)).save(file, "PNG")
@@ -238,7 +238,7 @@ def _records(n: int, reads: int = 50) -> dict:
             found.append(time.perf_counter() - began)
         return dict(seconds=float(np.median(found)), opened=opened, bytes=store.bytes)
 
-
+# %% ../nbs/10f_scaling.ipynb #4e8d70c2
 def _tree(pairs: int) -> dict:
     from cpo_nb.criteria import load_criteria
     from cpo_nb.dataset import attribute_prompt
@@ -264,7 +264,7 @@ def _tree(pairs: int) -> dict:
         attribute_prompt("a tower", ids[r[:6]].tolist(), ids[r[6:]].tolist(), tree)
     return dict(seconds=loaded, prompts=time.perf_counter() - began)
 
-
+# %% ../nbs/10f_scaling.ipynb #dba3c195
 def _updates(batch: int = 4, resolution: int = 128, rounds: int = 5) -> dict:
     from cpo_nb.bench import small_backbone, step_costs
 
@@ -319,7 +319,7 @@ def _shared(
         found.append(time.perf_counter() - began)
     return dict(seconds=float(np.median(found[2:])), processes=who.count)
 
-
+# %% ../nbs/10f_scaling.ipynb #03168f5d
 def launched(count: int, **settings) -> dict:
     "`_shared` in so many processes. Raises `CpoError` when they fail."
     with tempfile.TemporaryDirectory() as tmp:
@@ -363,7 +363,7 @@ def launched(count: int, **settings) -> dict:
             )
         return found
 
-
+# %% ../nbs/10f_scaling.ipynb #50bb0850
 GROWTH = dict(
     images=(1000, 10_000, 100_000),
     records=(1000, 10_000, 100_000),
@@ -395,7 +395,7 @@ def measure_growth(
             )
     return found
 
-
+# %% ../nbs/10f_scaling.ipynb #51d03a0f
 def write_scaling(
     name: str, found: dict, gpu: bool = False
 ) -> Path:  # gpu: measured on a GPU where there is one
@@ -435,7 +435,7 @@ def _counts(name: str) -> tuple:  # plans of one picture: cpo, sft, dpo
             for m in ("cpo", "sft", "dpo")
         )
 
-
+# %% ../nbs/10f_scaling.ipynb #0ba0b757
 def on_paper(
     name: str,  # key of plan.FULL_SIZE
     pictures: int,  # N

@@ -69,7 +69,7 @@ class TrainingSet:
             )
         return h.hexdigest()[:16]
 
-
+# %% ../nbs/06_sft.ipynb #f8109e6f
 def training_set(
     rows,  # a `datasets.Dataset` with image, caption, positive, negative (see `load_paintings`), or a dict of these columns
     backbone: Backbone,  # whose latents
@@ -123,7 +123,7 @@ class Draw:
     def __getitem__(self, part: slice) -> "Draw":
         return Draw(self.noise[part], self.timesteps[part], self.noisy[part], self.captions[part])
 
-
+# %% ../nbs/06_sft.ipynb #1a37cf07
 def draw(
     backbone: Backbone, batch: TrainingSet, seed: int, step: int, caption_dropout: float
 ) -> Draw:
@@ -168,7 +168,7 @@ class SftConfig:
         None  # draw the dropout of attributes this many times for each picture, so that prompts can be encoded before; default: anew at every update
     )
 
-
+# %% ../nbs/06_sft.ipynb #08a484ab
 def _attributed(
     data: TrainingSet, tree: CriteriaTree, cfg: SftConfig, row: int, variant: int, caption: str
 ) -> str:  # one of a picture's drawn prompts
@@ -183,7 +183,7 @@ def _attributed(
         rng=rng,
     )
 
-
+# %% ../nbs/06_sft.ipynb #87b6f702
 def sft_prompts(
     data: TrainingSet,
     tree: CriteriaTree,
@@ -214,7 +214,7 @@ def sft_prompts(
         for r, c in zip(rows, captions)
     ]
 
-
+# %% ../nbs/06_sft.ipynb #6feed867
 def every_sft_prompt(data: TrainingSet, tree: CriteriaTree, cfg: SftConfig) -> Iterator[str]:
     "All prompts that a run may ask for. Raises `CpoError` when they are drawn anew at every update."
     if cfg.attributes and not cfg.prompt_variants:
@@ -248,7 +248,7 @@ def settle(
         backbone.encoded = StoredPrompts(backbone, None).encode(list(few))
     backbone.distribute()
 
-
+# %% ../nbs/06_sft.ipynb #a6b86f9c
 def held_out_score(
     backbone: Backbone, name: str, step_fn: Callable, n_rows: int, batch_size: int, draws: int = 2
 ) -> Callable:  # weights -> score
@@ -299,7 +299,7 @@ def _sft_step(
 
     return step_fn
 
-
+# %% ../nbs/06_sft.ipynb #139d5a27
 def sft(
     backbone: Backbone,  # an adapter is added to it
     data: TrainingSet,  # what to learn from
@@ -356,7 +356,7 @@ def sft(
     finish(backbone, name, run_dir, res, cfg, data, tree, dict(stage="sft", start=start))
     return res
 
-
+# %% ../nbs/06_sft.ipynb #e7201576
 def finish(
     backbone: Backbone,
     name: str,

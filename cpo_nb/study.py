@@ -94,7 +94,7 @@ def atelier_training_set(scale: Scale, backbone: Backbone, workers: int = 2) -> 
         rows["negative"],
     )
 
-
+# %% ../nbs/10a_study.ipynb #c13430a6
 def atelier_tree() -> CriteriaTree:
     "The painting tree, narrowed to the pairs that the atelier paints."
     return load_criteria("painting").select(PAIRS)
@@ -162,7 +162,7 @@ def sweep_path(scale: Scale) -> Path:
     "Where the sweep of the auxiliary is kept."
     return results_dir() / "search" / scale.name / "auxiliary.json"
 
-
+# %% ../nbs/10a_study.ipynb #4e7016f4
 def sweep_auxiliary(scale: Scale, data: TrainingSet, say=print) -> list[dict]:
     "Train a short auxiliary for each entry of `SWEPT`, and keep what it gained. Entries that are stored are not run again."
     path, steps = sweep_path(scale), min(300, scale.sft_steps)
@@ -249,7 +249,7 @@ class Row:
     seeds: tuple[int, ...] | None = None  # training seeds; None: the scale's
     clock: str | None = None  # the row that this one repeats with another number of updates
 
-
+# %% ../nbs/10a_study.ipynb #fb3625ab
 def _loop(scale: Scale, lr: float, seed: int, steps: int | None = None) -> TrainConfig:
     return TrainConfig(
         steps=steps or scale.align_steps,
@@ -282,7 +282,7 @@ SEARCHED = {  # method of the search: settings that it shares with its rows, and
 def _hash(path: Path, size: int, changed: int) -> str:
     return sha256_file(path)[:16]  # asked for many times, of files that do not change
 
-
+# %% ../nbs/10a_study.ipynb #8fd695b5
 def _ingredients() -> dict:
     "Hashes of the shipped parts that a result depends on."
     folder = data_dir() / "atelier"
@@ -312,7 +312,7 @@ def _stored_search(method: str, scale: Scale) -> dict:
 def _search_pictures(scale: Scale) -> int:
     return max(8, scale.eval_images // 2)
 
-
+# %% ../nbs/10a_study.ipynb #bc994c6a
 def _search_key(
     method: str, scale: Scale
 ) -> str:  # all that a candidate's numbers depend on, but for its settings
@@ -340,7 +340,7 @@ def _search_rule(method: str) -> str:  # which candidates there are
         )
     )[:16]
 
-
+# %% ../nbs/10a_study.ipynb #83d33d98
 def searched(method: str, scale: Scale) -> bool:
     "Is a finished search of today's grids, sizes, base, auxiliary and judge stored?"
     old = _stored_search(method, scale)
@@ -372,7 +372,7 @@ def _better(a: dict, b: dict) -> bool:
 def _best(candidates: list[dict]) -> dict:
     return reduce(lambda best, c: c if _better(c, best) else best, candidates)
 
-
+# %% ../nbs/10a_study.ipynb #b9b8e015
 def _between(k: str, best: dict, tried: list[dict]) -> float | None:
     "The value between the best's and the next one's, where the next one scores better but loses the caption; None where there is nothing to halve."
     way = (lambda v: np.log(1 - v)) if k == "gamma" else np.log
@@ -387,7 +387,7 @@ def _between(k: str, best: dict, tried: list[dict]) -> float | None:
             return float(f"{1 - middle if k == 'gamma' else middle:.3g}")
     return None
 
-
+# %% ../nbs/10a_study.ipynb #7a7e8a5e
 def _descend(try_one, fields: dict) -> dict:
     "Every rate at the first strengths, one more where the best stands at an end, then each field's other strengths at the best so far; each halved once towards a better one that loses the caption. Returns the best candidate."
     first = {k: v[0] for k, v in fields.items()}
@@ -431,7 +431,7 @@ def train_policy(
     )
     return align(backbone, data, atelier_tree(), run, cfg, bank=bank), run
 
-
+# %% ../nbs/10a_study.ipynb #08003cad
 class _Candidates:
     "One method's search: trains and judges candidates, and keeps every one as soon as it is known."
 
@@ -534,7 +534,7 @@ class _Candidates:
         write_json(_search_path(self.method, self.scale), out)
         return out
 
-
+# %% ../nbs/10a_study.ipynb #b33e0837
 def search(method: str, scale: Scale, data: TrainingSet, say=print) -> dict:
     "Run the declared search for one method; candidates that are stored already are not run again. Returns the stored content."
     if searched(method, scale):
@@ -565,7 +565,7 @@ CLOCKED = (
     "cpo-plain",
 )  # rows that also run for as long as stabilised CPO does
 
-
+# %% ../nbs/10a_study.ipynb #c91e4de9
 def _clocked(row: Row, key: str, scale: Scale) -> Row | None:
     "The row again, with as many updates as fit into the time of stabilised CPO; None when they are the same within 10 %, or no search has timed them."
     mine, ours = seconds_per_update(key, scale), seconds_per_update("cpo-norm", scale)
@@ -586,7 +586,7 @@ def _clocked(row: Row, key: str, scale: Scale) -> Row | None:
         clock=row.name,
     )
 
-
+# %% ../nbs/10a_study.ipynb #e0856d55
 def rows(scale: Scale, seed: int = 0) -> dict[str, Row]:
     "All rows of one training seed: the result table's, and (`table=False`) those of the same wall-clock time and those that only a figure draws."
 
@@ -684,7 +684,7 @@ def eval_prompts(
         )
     raise CpoError(f"prompt kind {prompt!r} is unknown", hint="choose caption, positives or guided")
 
-
+# %% ../nbs/10a_study.ipynb #a0cdbd75
 def row_images(
     backbone: Backbone, row: Row, scale: Scale, tree: CriteriaTree, adapter: Adapter
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -717,7 +717,7 @@ def pixel_rates(images: np.ndarray) -> dict[str, list[float | None]]:
         for k, s in (("pixel_rate_pos", 1), ("pixel_rate_neg", -1))
     }
 
-
+# %% ../nbs/10a_study.ipynb #8b06313e
 def _snapshots(
     backbone: Backbone,
     row: Row,
@@ -771,7 +771,7 @@ def stored_result(row: Row, scale: Scale, seed: int = 0) -> dict | None:
     old = read_json(path)
     return old if old.get("config") == _row_config(row, scale) else None
 
-
+# %% ../nbs/10a_study.ipynb #cf2c0943
 def run_row(
     row: Row,  # which
     scale: Scale,  # sizes
@@ -831,7 +831,7 @@ def run_row(
     write_json(path, out)
     return read_json(path)
 
-
+# %% ../nbs/10a_study.ipynb #c5eb5928
 def _commit() -> str | None:
     "The checkout's commit, or None."
     try:
@@ -868,7 +868,7 @@ def _of_one_kind(results: list[dict]) -> list[dict]:
     last = kind(max(results, key=lambda r: r.get("time", 0)))
     return [r for r in results if kind(r) == last]
 
-
+# %% ../nbs/10a_study.ipynb #f534d65f
 def provenance(results: list[dict]) -> str:
     "Scale, device and torch version of results, in words for a caption."
 
@@ -877,7 +877,7 @@ def provenance(results: list[dict]) -> str:
 
     return f"Scale {text(r['scale'] for r in results)}, device {text(r['device'] for r in results)}, torch {text(r['versions']['torch'] for r in results)}"
 
-
+# %% ../nbs/10a_study.ipynb #f96ecbc4
 def summarise(results: list[dict]) -> dict:
     "Means over seeds, with 95 % intervals where there are per-image values."
     n_pos, n_neg = ([np.asarray(r[k], float) for r in results] for k in ("n_pos", "n_neg"))
@@ -908,7 +908,7 @@ def _one_of(results: list[dict], key: str) -> str:
         )
     return found[0]
 
-
+# %% ../nbs/10a_study.ipynb #e7725f2b
 def results_table(
     results: dict[
         str, list[dict]
@@ -959,7 +959,7 @@ def results_table(
     below += [f"{s['label']}: {why}" for s in sums.values() for why in s["stopped"]]
     return text_table(head, body, markdown) + "\n\n" + "\n".join(below)
 
-
+# %% ../nbs/10a_study.ipynb #6f45cb5c
 def text_table(
     head: list[
         str
@@ -1002,7 +1002,7 @@ def bank_cases(scale: Scale) -> list[dict]:
         for k in which
     ]
 
-
+# %% ../nbs/10a_study.ipynb #e6b95074
 def study_bank(scale: Scale, data: TrainingSet, say=print) -> list[dict]:
     "Train, sample and judge every case, and keep what came out. Cases that are stored are not run again."
     path, shared = bank_path(scale), rows(scale)["cpo-norm"].align

@@ -194,7 +194,7 @@ def save_checkpoint(
     _prune(run_dir, keep, extra or {})
     return path
 
-
+# %% ../nbs/05a_training.ipynb #48f8b8bb
 def _prune(run_dir: Path, keep: int, extra: dict) -> None:  # the newest and the best stay
     best = extra.get("best")
     for old in sorted(Path(run_dir).glob("checkpoints/step-*.safetensors"))[:-keep]:
@@ -215,7 +215,7 @@ def last_checkpoint(run_dir: Path) -> tuple[int, Path] | None:
                 return int(f.metadata()["step"]), path
     return None
 
-
+# %% ../nbs/05a_training.ipynb #a2ba192c
 def _check_fit(path: Path, params: dict) -> None:
     with safe_open(path, "pt") as f:
         there = {
@@ -236,7 +236,7 @@ def _check_fit(path: Path, params: dict) -> None:
             "give another run folder, or the adapter's former rank and targets",
         )
 
-
+# %% ../nbs/05a_training.ipynb #17601eb9
 def load_checkpoint(path: Path, params: dict, ema: dict, opt) -> dict:
     "Put a checkpoint back into parameters, averages and optimiser; returns its `extra`. Raises `CpoError` when names or shapes differ."
     _check_fit(path, params)
@@ -300,7 +300,7 @@ def open_run(
         write_json(path, config)
     return run_dir
 
-
+# %% ../nbs/05a_training.ipynb #34461e08
 def _differences(
     old: dict, new: dict, at: str = ""
 ) -> list[str]:  # one line for each setting that differs, nested ones by their path
@@ -313,7 +313,7 @@ def _differences(
             out.append(f"{at}{k}: there {a!r}, now {b!r}")
     return out
 
-
+# %% ../nbs/05a_training.ipynb #41b7f373
 @contextlib.contextmanager
 def _alone(run_dir: Path):
     "Hold the folder against a second process that would train in it."
@@ -341,7 +341,7 @@ def read_metrics(run_dir: str | Path) -> list[dict]:
                 rows.append(json.loads(line))
     return rows
 
-
+# %% ../nbs/05a_training.ipynb #b83834e0
 def _trim_metrics(
     run_dir: Path, step: int
 ) -> None:  # a resumed run must neither repeat nor miss a line
@@ -399,7 +399,7 @@ def _signals(flag: list):
         for s, h in old.items():
             signal.signal(s, h)
 
-
+# %% ../nbs/05a_training.ipynb #9c88b768
 def _gradients(step_fn, step: int, rows: np.ndarray, shares: list, scaler) -> dict[str, float]:
     "Backward of every pass of this process; returns its share of the update's statistics."
     stats = {}
@@ -428,7 +428,7 @@ def _exchange(plist: list, stats: dict[str, float], asked: bool) -> tuple[dict[s
     dist.all_reduce(numbers)
     return dict(zip(stats, numbers[1:].tolist())), bool(numbers[0])
 
-
+# %% ../nbs/05a_training.ipynb #c558c9d9
 def _update(plist, opt, ema, cfg: TrainConfig, step: int, loss: float, scaler) -> float:
     "Clip, step, average; returns the gradient norm. Half precision that overflows is left out once, and the loss is scaled less."
     for group in opt.param_groups:
@@ -478,7 +478,7 @@ class _Log:
         if self.file:
             self.file.close()
 
-
+# %% ../nbs/05a_training.ipynb #d2cd1572
 def _room_for_checkpoints(run_dir: Path, params: dict, cfg: TrainConfig, scored: bool) -> None:
     "Weights, their averages and two moments of each, as often as they stay on disk, the best one's and the one that is being written too, without those that are there."
     if (last_checkpoint(run_dir) or (0,))[0] >= cfg.steps:
@@ -504,7 +504,7 @@ def in_main(action: Callable[[], object]) -> None:
     if problem:
         raise problem
 
-
+# %% ../nbs/05a_training.ipynb #de9393d0
 def _begin(
     run_dir: str | Path,
     params: dict,
@@ -576,7 +576,7 @@ def train(
             desc,
         )
 
-
+# %% ../nbs/05a_training.ipynb #39d2a945
 def _loop(
     run_dir: Path,
     params: dict,
