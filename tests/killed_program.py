@@ -15,12 +15,14 @@ import torch
 
 from cpo_nb import align as align_module, cache, training
 from cpo_nb.align import AlignConfig, align
-from cpo_nb.atelier import draw_scenes, paint
+from cpo_nb.atelier import sample_scenes
+from cpo_nb.painter import paint
 from cpo_nb.backbone import load_backbone
 from cpo_nb.bank import BankConfig
 from cpo_nb.core import processes, torch_rng
 from cpo_nb.criteria import load_criteria
-from cpo_nb.sft import SftConfig, sft, training_set
+from cpo_nb.sft import SftConfig, sft
+from cpo_nb.batches import training_set
 from cpo_nb.training import TrainConfig
 
 
@@ -29,7 +31,7 @@ def train_tiny(kind: str, folder: Path) -> None:
     torch.set_num_threads(1)
     method, precision = kind.split("-")
     bb = load_backbone(folder / "sd", resolution=64)
-    sc = draw_scenes(24, 0)
+    sc = sample_scenes(24, 0)
     pos, neg = sc.attributes()
     stores = folder / "stores"
     data = training_set(
@@ -134,7 +136,7 @@ def small_chunks() -> None:  # so that a dozen pictures make several
 
 def obey(what: str, args: list[str]) -> int:
     if what == "cli":
-        from cpo_nb.cli import app
+        from cpo_nb.cli_base import app
 
         try:
             app(args, prog_name="cpo")
@@ -146,7 +148,6 @@ def obey(what: str, args: list[str]) -> int:
 
 
 def serve() -> None:
-    import cpo_nb.cli, cpo_nb.job  # for those who come
 
     print("ready", flush=True)
     for line in sys.stdin:

@@ -1,7 +1,6 @@
 """What the tests of several processes start: `accelerate launch ... processes_program.py WHAT FOLDER`. Trains a tiny random pipeline and writes where its adapter began and ended."""
 
 import atexit, json, os, signal, sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +8,16 @@ import torch
 from safetensors.torch import save_file
 
 from cpo_nb.align import AlignConfig, align
-from cpo_nb.atelier import draw_scenes, paint
+from cpo_nb.atelier import sample_scenes
+from cpo_nb.painter import paint
 from cpo_nb.backbone import load_backbone
 from cpo_nb.bank import BankConfig
 from cpo_nb.core import CpoError, processes, torch_rng
 from cpo_nb.criteria import load_criteria
 from cpo_nb.sampling import sample
-from cpo_nb.sft import SftConfig, sft, training_set
-from cpo_nb.training import Machine, TrainConfig
+from cpo_nb.sft import SftConfig, sft
+from cpo_nb.batches import training_set
+from cpo_nb.training import Execution, TrainConfig
 
 
 def main(what: str, folder: Path) -> None:
@@ -25,7 +26,7 @@ def main(what: str, folder: Path) -> None:
     if method == "annotate":
         return annotated(what, folder)
     bb = load_backbone(folder / family, resolution=64)
-    sc = draw_scenes(24, 0)
+    sc = sample_scenes(24, 0)
     pos, neg = sc.attributes()
     rows = dict(image=paint(sc), caption=sc.captions(), positive=pos, negative=neg)
     out = folder / f"{what}-{processes().count}"
@@ -52,7 +53,7 @@ def main(what: str, folder: Path) -> None:
         prompts_folder=stores,
         on_log=on_log,
         on_checkpoint=die,
-        machine=Machine(micro_batch=1 if "passes" in what else None),
+        execution=Execution(micro_batch=1 if "passes" in what else None),
     )
     tree = load_criteria("painting")
     if method == "sft":
@@ -116,8 +117,8 @@ def annotated(what: str, folder: Path) -> None:
         return own(job)
 
     annotate._chunk_values = counted
-    fitted = annotate.Annotator.fit(list(paint(draw_scenes(25, 0))), workers="launched")
-    values = fitted.values(paint(draw_scenes(11, 1)), workers="launched")
+    fitted = annotate.Annotator.fit(list(paint(sample_scenes(25, 0))), workers="launched")
+    values = fitted.values(paint(sample_scenes(11, 1)), workers="launched")
     try:
         annotate.measure([np.zeros((4, 4, 3), np.uint8)] * 3, workers="launched")
         problem = ""

@@ -11,14 +11,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from cpo_nb.atelier import draw_scenes, paint
-from cpo_nb.backbone import load_backbone, tiny_pipeline
-from cpo_nb.cli import app
+from cpo_nb.atelier import sample_scenes
+from cpo_nb.painter import paint
+from cpo_nb.backbone import load_backbone
+from cpo_nb.pipelines import tiny_pipeline
+from cpo_nb.cli_base import app
 from cpo_nb.core import read_json
 from cpo_nb.dataset import save_paintings
 from cpo_nb.flux import tiny_flux
 from cpo_nb.sd3 import tiny_sd3
-from cpo_nb.training import last_checkpoint, read_metrics
+from cpo_nb.runs import last_checkpoint, read_metrics
 
 HERE = Path(__file__).resolve().parent
 KINDS = ("sft-fp32", "sft-bf16", "cpo-fp32", "cpo-bf16", "bank-bf16")
@@ -80,7 +82,7 @@ class Server:
 def work(tmp_path_factory):
     path = tmp_path_factory.mktemp("work")
     tiny_pipeline(path / "sd")
-    sc = draw_scenes(24, 0)
+    sc = sample_scenes(24, 0)
     sc.subject[:] %= 2
     sc.palette[:] %= 2
     pos, neg = sc.attributes()
@@ -410,7 +412,7 @@ def refused(*args, says: str | list[str] = (), out: Path | None = None) -> str:
     "A command that ends with one message, exit code 2 and nothing left behind."
     code, said = cpo(*args)
     assert code == 2, f"exit code {code}: {said}"
-    assert "Traceback" not in said and "To mend it:" in said or "Usage:" in said, said
+    assert "Traceback" not in said and "Hint:" in said or "Usage:" in said, said
     text = " ".join(said.split())
     for s in [says] if isinstance(says, str) else says:
         assert s in text, f"{s!r} is not in: {text}"

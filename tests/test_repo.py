@@ -1,7 +1,6 @@
 "The repository keeps its word: notebooks are clean, modules are what notebooks export, and what ships is safe and small."
 
-import ast, configparser, copy, importlib.util, json, os, re, shutil, subprocess, sys
-from collections import defaultdict
+import ast, configparser, copy, json, os, re, shutil, subprocess, sys
 from functools import cache
 from pathlib import Path
 
