@@ -37,27 +37,24 @@ from .training import Ahead, TrainConfig, TrainResult, train
 from .runs import last_checkpoint, read_metrics
 
 # %% auto #0
-__all__ = ['METHODS', 'AHEAD_ON', 'AlignConfig', 'cpo_step', 'dpo_step', 'sft_step', 'preference_rows', 'training_rows',
-           'every_align_prompt', 'align']
+__all__ = ['METHODS', 'AHEAD_ON', 'AlignConfig', 'StepInputs', 'Method', 'cpo_step', 'dpo_step', 'sft_step', 'preference_rows',
+           'rows_with_preference', 'rows_by_score', 'rows_in_pairs', 'training_rows', 'every_align_prompt', 'align']
 
 # %% ../nbs/25_align.ipynb #8887f254
-METHODS = ("cpo", "distill", "dpo", "sft")
-
-
 @dataclass(frozen=True)
 class AlignConfig:
     "Settings of stage 2."
 
     train: TrainConfig  # the loop
-    method: str = "cpo"  # one of METHODS
+    method: str = "cpo"  # a name in METHODS
     beta: float = 200.0  # cpo, dpo: inverse temperature on per-sample means
     stabilize: str | None = "norm"  # cpo, dpo: None, "norm" or "safeguard"
     gamma: float = 0.9  # norm rule: largest share of the winning gradient's length, in [0, 1)
     mu: float = 0.5  # safeguard rule: how much of the winning descent is kept at least
     paired: bool = False  # cpo, distill: also name the partners of each attribute (ours)
-    scale: float = 1.5  # distill: s
+    guidance: float = 1.5  # distill: s
     rows: str = "top"  # sft: "top" quartile or "all"
-    margin: int = 2  # dpo: smallest difference of scores within a pair
+    min_gap: int = 2  # dpo: smallest difference of scores within a pair
     rank: int = 32  # of the policy's LoRA
     alpha: float | None = None  # LoRA scale is alpha / rank; default: rank
     targets: tuple[str, ...] = ("attention", "feedforward", "convolution")  # where it sits
@@ -79,8 +76,8 @@ class AlignConfig:
             bad.append(f"gamma={self.gamma!r}: must be in [0, 1)")
         if not 0 <= self.mu <= 1:
             bad.append(f"mu={self.mu!r}: must be in [0, 1]")
-        if not (math.isfinite(self.scale) and self.scale >= 0):
-            bad.append(f"scale={self.scale!r}: must be >= 0")
+        if not (math.isfinite(self.guidance) and self.guidance >= 0):
+            bad.append(f"guidance={self.guidance!r}: must be >= 0")
         if self.rows not in ("top", "all"):
             bad.append(f"rows={self.rows!r}: choose top or all")
         if not 0 <= self.caption_dropout < 1:
@@ -89,6 +86,40 @@ class AlignConfig:
             bad.append(f"collapse={self.collapse!r}: must be positive, or None")
         if bad:
             raise CpoError("alignment settings are not usable:", bad, "correct these settings")
+
+# %% ../nbs/25_align.ipynb #3d8d2680
+@dataclass(frozen=True)
+class StepInputs:
+    "What the step function of a method is made from."
+
+    backbone: Backbone  # with the adapters
+    data: TrainingSet  # the rows that are trained on
+    tree: CriteriaTree  # whose phrases the prompts use
+    cfg: AlignConfig  # settings
+    policy: Adapter  # what is trained, stacked on the reference
+    auxiliary: Adapter = None  # the frozen expert, for methods that need it
+    reference: Adapter = None  # the frozen start of the policy
+    pairs: np.ndarray | None = (
+        None  # (P, 2), rows of winner and loser, for methods that train on pairs
+    )
+    bank: Bank | None = None  # cached frozen predictions of `data`; None: computed live
+
+
+@dataclass(frozen=True)
+class Method:
+    "One way to train the policy. `METHODS` holds one record each."
+
+    name: str  # as `--method` and `AlignConfig.method` take it
+    summary: str  # one line for `--help`
+    rows: Callable  # (TrainingSet, AlignConfig) -> (rows to train on, pairs of them or None, counts to note)
+    step: Callable  # StepInputs -> step function of `train`
+    settings: tuple[
+        str, ...
+    ] = ()  # fields of AlignConfig that this method reads beside the common ones
+    needs_auxiliary: bool = False  # does it use the auxiliary model's predictions?
+
+
+METHODS: dict[str, Method] = {}  # by name
 
 # %% ../nbs/25_align.ipynb #084269d0
 def _drawn(
@@ -99,7 +130,7 @@ def _drawn(
         d = noisy_batch(backbone, batch, cfg.train.seed, step, cfg.caption_dropout)
         w, l, _ = (
             preference_prompts(d.captions, batch, tree, cfg.paired)
-            if cfg.method in ("cpo", "distill")
+            if METHODS[cfg.method].needs_auxiliary
             else ([""], [], None)
         )
         return batch, d, max(backbone.prompt_tokens(d.captions)), max(backbone.prompt_tokens(w + l))
@@ -120,14 +151,14 @@ def _frozen_step(
         def make(step, rows, part):
             at = (
                 rows[part],
-                noise_draw_indices(step, rows, len(data), bank.cfg.draws, cfg.train.seed)[part],
+                noise_draw_indices(step, rows, len(data), bank.cfg.n_draws, cfg.train.seed)[part],
             )
             try:
-                return at, bank.draw(*at), bank.records(*at)
+                return at, bank.noisy_batch(*at), bank.records(*at)
             except (Damaged, KeyError):
                 return (
                     at,
-                    bank.draw(*at),
+                    bank.noisy_batch(*at),
                     None,
                 )  # computed again by `read`, where the model may be asked
 
@@ -179,7 +210,11 @@ def cpo_step(backbone, data, tree, cfg, policy, auxiliary, reference, bank=None)
             pred = backbone.predict(noisy, timesteps, cond, policy).float()
         if cfg.method == "distill":
             out = guidance_distillation_loss(
-                pred, fz.target_w, fz.target_l, scale=cfg.scale, mask_l=fz.mask_l.to(pred.device)
+                pred,
+                fz.target_w,
+                fz.target_l,
+                guidance=cfg.guidance,
+                mask_l=fz.mask_l.to(pred.device),
             )
             with torch.no_grad():
                 stats = cpo_loss(
@@ -329,26 +364,72 @@ def preference_rows(data: TrainingSet) -> tuple[np.ndarray, int]:
     return np.flatnonzero(keep), int((~keep).sum())
 
 
+def rows_with_preference(data: TrainingSet, cfg: AlignConfig) -> tuple[TrainingSet, None, dict]:
+    "Every row that shows at least one attribute, and how many show none."
+    rows, without = preference_rows(data)
+    return data[rows], None, dict(rows_without_preference=without)
+
+
+def rows_by_score(data: TrainingSet, cfg: AlignConfig) -> tuple[TrainingSet, None, dict]:
+    "The top quartile by #A_pos - #A_neg, or all rows, as `cfg.rows` says."
+    top = cfg.rows == "top"
+    rows = np.asarray(top_quartile(data.annotations())) if top else np.arange(len(data))
+    return data[rows], None, {}
+
+
+def rows_in_pairs(data: TrainingSet, cfg: AlignConfig) -> tuple[TrainingSet, np.ndarray, dict]:
+    "All rows, and pairs (P, 2) of winner and loser with one caption."
+    found = preference_pairs(data.annotations(), min_gap=cfg.min_gap, seed=cfg.train.seed)[0]
+    pairs = np.asarray(found).reshape(-1, 2)
+    return data, pairs, dict(pairs=len(pairs))
+
+
 def training_rows(
     data: TrainingSet, cfg: AlignConfig
 ) -> tuple[TrainingSet, np.ndarray | None, dict]:  # rows to use, pairs of them (dpo), what to note
-    if cfg.method in ("cpo", "distill"):
-        rows, without = preference_rows(data)
-        return data[rows], None, dict(rows_without_preference=without)
-    if cfg.method == "sft":
-        return (
-            data[
-                np.asarray(top_quartile(data.annotations()))
-                if cfg.rows == "top"
-                else np.arange(len(data))
-            ],
-            None,
-            {},
-        )
-    pairs = np.asarray(
-        preference_pairs(data.annotations(), margin=cfg.margin, seed=cfg.train.seed)[0]
-    ).reshape(-1, 2)
-    return data, pairs, dict(pairs=len(pairs))
+    "The rows that the method of `cfg` trains on."
+    return METHODS[cfg.method].rows(data, cfg)
+
+# %% ../nbs/25_align.ipynb #fcae8504
+def _cpo_step(s: StepInputs) -> Callable:
+    return cpo_step(s.backbone, s.data, s.tree, s.cfg, s.policy, s.auxiliary, s.reference, s.bank)
+
+
+def _dpo_step(s: StepInputs) -> Callable:
+    return dpo_step(s.backbone, s.data, s.cfg, s.policy, s.reference, s.pairs)
+
+
+def _sft_step(s: StepInputs) -> Callable:
+    return sft_step(s.backbone, s.data, s.tree, s.cfg, s.policy)
+
+
+for _method in (
+    Method(
+        "cpo",
+        "Complex Preference Optimization",
+        rows_with_preference,
+        _cpo_step,
+        ("beta", "stabilize", "gamma", "mu", "paired"),
+        needs_auxiliary=True,
+    ),
+    Method(
+        "distill",
+        "regression on the auxiliary model's guided prediction",
+        rows_with_preference,
+        _cpo_step,
+        ("guidance", "paired"),
+        needs_auxiliary=True,
+    ),
+    Method(
+        "dpo",
+        "Diffusion-DPO on pairs of images with one caption",
+        rows_in_pairs,
+        _dpo_step,
+        ("beta", "stabilize", "gamma", "mu", "min_gap"),
+    ),
+    Method("sft", "fine-tuning on the best images", rows_by_score, _sft_step, ("rows",)),
+):
+    METHODS[_method.name] = _method
 
 # %% ../nbs/25_align.ipynb #185ba157
 def every_align_prompt(
@@ -357,7 +438,7 @@ def every_align_prompt(
     "All prompts that the updates of a run may ask for: captions, and, where an auxiliary is asked live, those of winner and loser, each with and without its caption where captions are dropped."
     for captions in (data.captions, [""] * len(data)) if cfg.caption_dropout else (data.captions,):
         yield from captions
-        if live and cfg.method in ("cpo", "distill"):
+        if live and METHODS[cfg.method].needs_auxiliary:
             w, l, _ = preference_prompts(captions, data, tree, cfg.paired)
             yield from w
             yield from l
@@ -390,21 +471,9 @@ def align(
     params, policy = backbone.trainable_parameters(name), stacked(reference, name)
 
     def steps(rows: TrainingSet, pairs: np.ndarray | None) -> Callable:
-        if cfg.method in ("cpo", "distill"):
-            return cpo_step(
-                backbone,
-                rows,
-                tree,
-                cfg,
-                policy,
-                auxiliary,
-                reference,
-                made if rows is use else None,
-            )
-        return (
-            dpo_step(backbone, rows, cfg, policy, reference, pairs)
-            if cfg.method == "dpo"
-            else sft_step(backbone, rows, tree, cfg, policy)
+        bank_of_rows = made if rows is use else None
+        return METHODS[cfg.method].step(
+            StepInputs(backbone, rows, tree, cfg, policy, auxiliary, reference, pairs, bank_of_rows)
         )
 
     held = (
@@ -413,9 +482,9 @@ def align(
         else (TrainingSet(torch.zeros(0), [], [], []), None, {})
     )
     known = [r for r in (use, held[0]) if len(r)]
-    if bank is not None and cfg.method not in ("cpo", "distill"):
+    if bank is not None and not METHODS[cfg.method].needs_auxiliary:
         raise CpoError(
-            f"a bank serves cpo and distill; {cfg.method} asks no auxiliary",
+            f"a target bank serves methods with an auxiliary; {cfg.method} does not use one",
             hint="leave the bank out",
         )
     made = (
@@ -442,11 +511,11 @@ def align(
         [p for r in known for p in ("", *r.captions)],
     )
     if made is not None:
-        report |= dict(bank=dict(draws=bank.draws, seed=bank.seed))
+        report |= dict(bank=dict(n_draws=bank.n_draws, seed=bank.seed))
         if (last_checkpoint(Path(run_dir)) or (0,))[0] < cfg.train.steps:
             made.fill(
                 *planned_noise_draws(
-                    cfg.train.steps, cfg.train.batch_size, len(use), bank.draws, cfg.train.seed
+                    cfg.train.steps, cfg.train.batch_size, len(use), bank.n_draws, cfg.train.seed
                 ),
                 say,
             )
@@ -465,7 +534,7 @@ def align(
         with (
             made.alone(policy)
             if made is not None
-            else backbone.merged(auxiliary if cfg.method in ("cpo", "distill") else None)
+            else backbone.merged(auxiliary if METHODS[cfg.method].needs_auxiliary else None)
         ):
             res = train(
                 run_dir,

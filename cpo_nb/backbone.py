@@ -554,7 +554,7 @@ def save_adapter(
         }  # a divided base would be put together for a `state_dict`
 
     layers = {
-        f"{m}lora_layers": {
+        f"{m}_lora_layers": {
             k: v.detach().cpu().contiguous()
             for k, v in get_peft_model_state_dict(module, own(module), adapter_name=name).items()
         }

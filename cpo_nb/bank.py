@@ -48,7 +48,7 @@ __all__ = ['BankConfig', 'noise_draw_indices', 'planned_noise_draws', 'row_ids',
 class BankConfig:
     "Settings of a bank."
 
-    draws: int = 8  # K, draws of noise and timestep for each picture
+    n_draws: int = 8  # K, draws of noise and timestep for each picture
     seed: int = 0  # of the draws
     folder: str | Path | None = (
         None  # where it is kept; default: a folder named by its contents, in `within`
@@ -59,12 +59,12 @@ class BankConfig:
     def __post_init__(self):
         bad = [
             f"{k}={getattr(self, k)!r}: must be a whole number of at least 1"
-            for k in ("draws", "batch_size")
+            for k in ("n_draws", "batch_size")
             if not isinstance(getattr(self, k), int) or getattr(self, k) < 1
         ]
-        if isinstance(self.draws, int) and self.draws > 1000:
+        if isinstance(self.n_draws, int) and self.n_draws > 1000:
             bad.append(
-                f"draws={self.draws}: more than 1000 draws of each picture are no bank; train live"
+                f"draws={self.n_draws}: more than 1000 draws of each picture are no bank; train live"
             )
         if bad:
             raise CpoError("settings of the bank are not usable:", bad, "correct these settings")
@@ -72,10 +72,13 @@ class BankConfig:
 # %% ../nbs/24_bank.ipynb #f8fa0155
 @lru_cache(maxsize=2)
 def _draw_order(
-    block: int, n: int, draws: int, seed: int
+    block: int, n: int, n_draws: int, seed: int
 ) -> np.ndarray:  # (n, draws): the draws of each row in the epochs of a block
     return (
-        np_rng(seed, "bank order", block).random((n, draws), np.float32).argsort(1).astype(np.int16)
+        np_rng(seed, "bank order", block)
+        .random((n, n_draws), np.float32)
+        .argsort(1)
+        .astype(np.int16)
     )
 
 
@@ -83,7 +86,7 @@ def noise_draw_indices(
     step: int,  # update
     rows: np.ndarray,  # its rows, (B,)
     n: int,  # rows of the data set
-    draws: int,  # K
+    n_draws: int,  # K
     seed: int,  # of the data order
 ) -> np.ndarray:  # numbers of draws, (B,), each in [0, K)
     "Which draw each row of an update takes: in K epochs every draw once, in an order of its own."
@@ -93,7 +96,7 @@ def noise_draw_indices(
     )
     for e in np.unique(epochs):
         at = epochs == e
-        out[at] = _draw_order(int(e) // draws, n, draws, seed)[rows[at], e % draws]
+        out[at] = _draw_order(int(e) // n_draws, n, n_draws, seed)[rows[at], e % n_draws]
     return out
 
 # %% ../nbs/24_bank.ipynb #7e6769b9
@@ -101,17 +104,17 @@ def planned_noise_draws(
     steps: int,  # updates of a run
     batch_size: int,  # rows of an update
     n: int,  # rows of the data set
-    draws: int,  # K
+    n_draws: int,  # K
     seed: int,  # of the data order
 ) -> tuple[np.ndarray, np.ndarray]:  # rows and numbers of draws, without repeats
     "Every (row, draw) that a run will ask for: at most rows x K, and no more than it has samples."
-    seen = np.zeros(n * draws, bool)
+    seen = np.zeros(n * n_draws, bool)
     for step in range(steps):
         rows = batch_indices(step, batch_size, n, seed)
-        seen[rows * draws + noise_draw_indices(step, rows, n, draws, seed)] = True
+        seen[rows * n_draws + noise_draw_indices(step, rows, n, n_draws, seed)] = True
         if step % 64 == 0 and seen.all():
             break
-    return np.divmod(np.flatnonzero(seen), draws)
+    return np.divmod(np.flatnonzero(seen), n_draws)
 
 # %% ../nbs/24_bank.ipynb #9703821b
 def row_ids(data: TrainingSet) -> list[str]:
@@ -187,7 +190,7 @@ def bank_facts(
             precision=precision,
             paired=paired,
             caption_dropout=caption_dropout,
-            draws=cfg.draws,
+            n_draws=cfg.n_draws,
             seed=cfg.seed,
             tokens=[max(backbone.prompt_tokens(p), default=0) for p in (dropped, w + l)],
         )
@@ -195,7 +198,7 @@ def bank_facts(
 
 # %% ../nbs/24_bank.ipynb #53c3b3f3
 class Bank:
-    "FrozenPredictions predictions of a data set's rows for a fixed number of draws. Raises `CpoError` for a folder that holds a bank of something else."
+    "Frozen predictions of a data set's rows for a fixed number of draws. Raises `CpoError` for a folder that holds a bank of something else."
 
     def __init__(
         self,
@@ -283,7 +286,7 @@ class Bank:
             noise[i] = torch.randn(latents.shape[1:], generator=g)
         noise, t = (
             noise.to(bb.device),
-            bb.timesteps_at((torch.as_tensor(ks) + chance[:, 0]) / self.cfg.draws),
+            bb.timesteps_at((torch.as_tensor(ks) + chance[:, 0]) / self.cfg.n_draws),
         )
         captions = [
             "" if d else c
@@ -295,7 +298,7 @@ class Bank:
 @patch
 def live(self: Bank, rows: np.ndarray, ks: np.ndarray) -> FrozenPredictions:
     "The predictions of draws, computed now."
-    d = self.draw(rows, ks)
+    d = self.noisy_batch(rows, ks)
     cond = self.backbone.encode_prompts(d.captions, tokens=self.captions_to)
     return frozen_predictions(
         self.backbone,

@@ -48,7 +48,7 @@ def bank_cases(scale: Scale) -> list[dict]:
     "Pictures (None: all), updates, draws and seed of every run."
     few = dict(pictures=min(512, scale.train_images // 2), steps=2 * scale.align_steps)
     return [
-        dict(case, draws=k, seed=s)
+        dict(case, n_draws=k, seed=s)
         for case, which in (
             (few, BANK_DRAWS),
             (dict(pictures=None, steps=scale.align_steps), (4, None)),
@@ -85,7 +85,7 @@ def study_bank(scale: Scale, data: TrainingSet, say=print) -> list[dict]:
             cfg,
             scale,
             data if case["pictures"] is None else data[np.arange(case["pictures"])],
-            BankConfig(case["draws"]) if case["draws"] else None,
+            BankConfig(case["n_draws"]) if case["n_draws"] else None,
         )
         v = judge_images(
             judge,
@@ -124,6 +124,6 @@ def study_bank(scale: Scale, data: TrainingSet, say=print) -> list[dict]:
             ),
         )
         say(
-            f"    {case['pictures'] or len(data)} pictures, {case['steps']} updates, {case['draws'] or 'new'} draws, seed {case['seed']}: #A_pos {v.n_pos.mean():.2f}, #A_neg {v.n_neg.mean():.2f}, {res.seconds:.0f} s"
+            f"    {case['pictures'] or len(data)} pictures, {case['steps']} updates, {case['n_draws'] or 'new'} draws, seed {case['seed']}: #A_pos {v.n_pos.mean():.2f}, #A_neg {v.n_neg.mean():.2f}, {res.seconds:.0f} s"
         )
     return done

@@ -176,18 +176,18 @@ def cache_prompt_embeddings(
 
 # %% ../nbs/22_batches.ipynb #a6b86f9c
 def held_out_score(
-    backbone: Backbone, name: str, step_fn: Callable, n_rows: int, batch_size: int, draws: int = 2
+    backbone: Backbone, name: str, step_fn: Callable, n_rows: int, batch_size: int, n_draws: int = 2
 ) -> Callable:  # weights -> score
     "Mean loss over held-out rows, each at `draws` fixed noises and timesteps."
 
     def score(weights):
         total = 0.0
         with backbone.using_weights(name, weights), torch.no_grad():
-            for i in range(draws):
+            for i in range(n_draws):
                 for k, lo in enumerate(range(0, n_rows, batch_size)):
                     rows = np.arange(lo, min(lo + batch_size, n_rows))
                     total += float(step_fn(-1 - i * n_rows - k, rows, slice(None))[0]) * len(rows)
-        return total / (n_rows * draws)
+        return total / (n_rows * n_draws)
 
     return score
 

@@ -182,12 +182,12 @@ class BenchPolicy:
         bb, unused = (
             self.backbone,
             []
-            if method in ("cpo", "distill")
+            if METHODS[method].needs_auxiliary
             else list(self.backbone.adapter_parameters("auxiliary").values()),
         )
         kept = (
             list(bb.merged_weights[1].values())
-            if bb.merged_weights and not bb.checkpointing and method in ("cpo", "distill")
+            if bb.merged_weights and not bb.checkpointing and METHODS[method].needs_auxiliary
             else []
         )
         state = [v for s in self.opt.state.values() for v in s.values() if torch.is_tensor(v)]

@@ -37,7 +37,7 @@ TARGETS = dict(
     scripts=3.0,
 )  # at least, of DPO as the public scripts do it against CPO with a bank
 BENCHED = (
-    METHODS + ("bank", "plain", "scripts")
+    tuple(METHODS) + ("bank", "plain", "scripts")
 )  # bank: cpo with a bank; as others do it: sft with the LoRA beside the weights; dpo with VAE and text encoders in every update
 
 # %% ../nbs/42_bench_models.ipynb #394ad036

@@ -171,13 +171,13 @@ def _batch_variants(
     bank.fill(rows, ks)
 
     def prepare():
-        d = bank.draw(rows, ks)
+        d = bank.noisy_batch(rows, ks)
         bb.encode_prompts(d.captions, tokens=bank.captions_to)
         bank.read(rows, ks)
 
     def beside():
         with ThreadPoolExecutor(1) as pool:
-            pool.submit(lambda: (bank.draw(rows, ks), bank.records(rows, ks)))
+            pool.submit(lambda: (bank.noisy_batch(rows, ks), bank.records(rows, ks)))
             update(0)  # a thread that lived on would slow the others down, too
 
     return {

@@ -325,8 +325,8 @@ def _align_config(
     stabilize = stabilize or ("norm" if method == "cpo" else "none")
     uses = dict(
         cpo={"beta", "paired", "auxiliary"},
-        distill={"strength", "paired", "auxiliary"},
-        dpo={"beta", "margin"},
+        distill={"guidance", "paired", "auxiliary"},
+        dpo={"beta", "min_gap"},
         sft={"rows"},
     )[method] | {"cpo": {"stabilize"}, "dpo": {"stabilize"}}.get(method, set())
     if "stabilize" in uses:
@@ -349,7 +349,7 @@ def _align_config(
     chosen = dict(lib("search").chosen(key, get_scale("tiny"))) if base == "atelier" else {}
     rate = chosen.pop("lr", _LR["align"])
     options = {
-        dict(strength="scale").get(k, k): v
+        k: v
         for k, v in given.items()
         if v is not None and k in uses and k not in ("auxiliary", "stabilize")
     }
@@ -363,18 +363,18 @@ def _align_config(
     )
 
 # %% ../nbs/46_cli.ipynb #6be7b316
-def _bank_config(method: str, live: bool, draws: int | None, folder: Path | None):
+def _bank_config(method: str, live: bool, n_draws: int | None, folder: Path | None):
     "The bank that a method reads; None for one that asks no auxiliary, and for the live path."
-    if method not in ("cpo", "distill") or live:
-        if draws or folder:
+    if not lib("align").METHODS[method].needs_auxiliary or live:
+        if n_draws or folder:
             typer.echo(
-                f"note: --draws and --bank are not used {'with --live' if live else f'by --method {method}'}",
+                f"note: --n-draws and --bank are not used {'with --live' if live else f'by --method {method}'}",
                 err=True,
             )
         return None
     from cpo_nb.bank import BankConfig
 
-    return BankConfig(draws or BankConfig.draws, folder=folder)
+    return BankConfig(n_draws or BankConfig.n_draws, folder=folder)
 
 # %% ../nbs/46_cli.ipynb #fa365428
 def _kept(out: Path) -> str:
@@ -439,10 +439,10 @@ def run_align(
             help="cpo, dpo: inverse temperature on per-sample mean squared errors. [default: 200]",
         ),
     ] = None,
-    strength: Annotated[
+    guidance: Annotated[
         Optional[float],
         typer.Option(
-            "--strength",
+            "--guidance",
             help="distill: guidance strength s in z_w + s (z_w - z_l), at least 0. [default: 1.5]",
         ),
     ] = None,
@@ -457,10 +457,10 @@ def run_align(
             help="sft: the top quartile by positives minus negatives, or all rows. [default: top]",
         ),
     ] = None,
-    margin: Annotated[
+    min_gap: Annotated[
         Optional[int],
         typer.Option(
-            "--margin",
+            "--min-gap",
             min=1,
             help="dpo: smallest difference of positives minus negatives within a pair. [default: 2]",
         ),
@@ -475,7 +475,7 @@ def run_align(
         ),
     ] = None,
     live: Live = False,
-    draws: Draws = None,
+    n_draws: Draws = None,
     bank: BankFolder = None,
     collapse: Annotated[
         float,
@@ -529,10 +529,10 @@ def run_align(
         gamma=gamma,
         mu=mu,
         beta=beta,
-        strength=strength,
+        guidance=guidance,
         paired=paired or None,
         rows=rows and rows.value,
-        margin=margin,
+        min_gap=min_gap,
         auxiliary=auxiliary,
         stabilize=stabilize and stabilize.value,
     )
@@ -573,7 +573,7 @@ def run_align(
         auxiliary,
         clock,
         lambda text: typer.echo(text, err=True),
-        _bank_config(method.value, live, draws, bank),
+        _bank_config(method.value, live, n_draws, bank),
     )
     clock(
         f"{'stopped' if res.stopped else 'done'}: {res.step} updates, {readable_time(res.seconds)} of training"
@@ -598,7 +598,7 @@ def bank_build(
     ],
     criteria: Criteria = "painting",
     base: Base = "atelier",
-    draws: Draws = None,
+    n_draws: Draws = None,
     bank: BankFolder = None,
     paired: Annotated[bool, typer.Option("--paired", help="For runs with --paired.")] = False,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Pictures at once.")] = 32,
@@ -619,7 +619,7 @@ def bank_build(
     \b
     Example:
       cpo bank build --data pictures --criteria tree.yaml --base PIPELINE \\
-          --auxiliary runs/aux/adapter --draws 8
+          --auxiliary runs/aux/adapter --n-draws 8
     """
     study_module()
     from cpo_nb.bank import BankConfig
@@ -642,7 +642,7 @@ def bank_build(
     made = lib("job").build_bank(
         job,
         auxiliary,
-        BankConfig(draws or BankConfig.draws, folder=bank, batch_size=batch_size),
+        BankConfig(n_draws or BankConfig.n_draws, folder=bank, batch_size=batch_size),
         paired,
         say=clock,
         warn=lambda text: typer.echo(text, err=True),
@@ -670,7 +670,7 @@ def bank_check(
         )
     )
     typer.echo(
-        f"{f['family']}, latents {tuple(f['latents'])}, {f['draws']} draws a picture of seed {f['seed']}, passes in {f['precision']}"
+        f"{f['family']}, latents {tuple(f['latents'])}, {f['n_draws']} draws a picture of seed {f['seed']}, passes in {f['precision']}"
     )
 
 # %% ../nbs/46_cli.ipynb #5440e6c1
@@ -715,7 +715,7 @@ def run_plan(
         int, typer.Option("--prompt-variants", min=1, help="sft: prompts drawn for each picture.")
     ] = 4,
     live: Live = False,
-    draws: Draws = None,
+    n_draws: Draws = None,
     steps: Steps = None,
     batch_size: Batch = None,
     rank: Rank = 32,
@@ -756,9 +756,13 @@ def run_plan(
     )
     from cpo_nb.bank import BankConfig
 
-    draws = None if live or method.value not in ("cpo", "distill") else draws or BankConfig.draws
+    n_draws = (
+        None
+        if live or not lib("align").METHODS[method.value].needs_auxiliary
+        else n_draws or BankConfig.n_draws
+    )
     prompts = (
-        1 if draws else dict(cpo=6, distill=6, sft=2 * prompt_variants).get(method.value, 1)
+        1 if n_draws else dict(cpo=6, distill=6, sft=2 * prompt_variants).get(method.value, 1)
     )  # with and without the caption, which is dropped now and then
     plan = plan_run(
         base,
@@ -775,7 +779,7 @@ def run_plan(
         checkpointing=checkpointing,
         optimizer=optimizer.value,
         cached=not no_cache,
-        draws=draws,
+        n_draws=n_draws,
         processes=count,
         sharded=sharded,
         device_name=gpu or here,

@@ -309,7 +309,7 @@ Live = Annotated[
 Draws = Annotated[
     Optional[int],
     typer.Option(
-        "--draws",
+        "--n-draws",
         min=1,
         help="Draws of noise and timestep that a bank holds for each picture. [default: 8]",
     ),

@@ -19,6 +19,7 @@ from .backbone import Backbone, family_of, read_pipeline_class, quiet_libraries
 from .stable_diffusion import StableDiffusionBackbone, plain_attention
 from .core import CpoError, data_dir, read_json
 from .batches import autocast
+from .align import METHODS
 
 # %% auto #0
 __all__ = ['build_part', 'bare_backbone', 'part_sizes', 'add_adapters', 'tensor_bytes', 'LiveMemory', 'StepCost', 'frozen_passes',
@@ -164,7 +165,7 @@ def add_adapters(
     targets: tuple[str, ...],  # keys of LORA_TARGETS
 ) -> None:
     "The adapters that training creates: `policy`, and `auxiliary` where the method has one. Raises `CpoError` for bad settings."
-    for name in (("auxiliary",) if method in ("cpo", "distill") else ()) + ("policy",):
+    for name in (("auxiliary",) if METHODS[method].needs_auxiliary else ()) + ("policy",):
         with _built(backbone.denoiser.dtype):
             backbone.add_adapter(name, rank, targets=targets)
     backbone.trainable_parameters("policy")

@@ -479,7 +479,7 @@ class PairReport:
 
 # %% ../nbs/03a_dataset.ipynb #7f771add
 def _same_caption(
-    codes: np.ndarray, scores: np.ndarray, margin: int, limit: int, rng: np.random.Generator
+    codes: np.ndarray, scores: np.ndarray, min_gap: int, limit: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, dict[str, int]]:
     "Pairs (winner, loser) of rows with equal codes, at most `limit`, and counts of all."
     low = scores.min(initial=0)
@@ -489,7 +489,7 @@ def _same_caption(
     keys, codes = keys[order], codes[order]
     start = np.searchsorted(keys, codes * span)  # each row's group begins here
     losers = (
-        np.searchsorted(keys, np.maximum(keys - margin, codes * span - 1), side="right") - start
+        np.searchsorted(keys, np.maximum(keys - min_gap, codes * span - 1), side="right") - start
     )
     ends = np.cumsum(losers)
     total = int(ends[-1]) if len(ends) else 0
@@ -514,7 +514,7 @@ def _same_caption(
 def _near_caption(
     captions: list[str],
     scores: np.ndarray,
-    margin: int,
+    min_gap: int,
     near: float,
     limit: int,
     rng: np.random.Generator,
@@ -545,7 +545,7 @@ def _near_caption(
         )
         i += first
         gap = scores[i] - scores[j]
-        good = np.abs(gap) >= margin
+        good = np.abs(gap) >= min_gap
         counts = dict(
             candidates=counts["candidates"] + len(i),
             ties=counts["ties"] + int((gap == 0).sum()),
@@ -562,7 +562,7 @@ def _near_caption(
 def preference_pairs(
     ds: "Dataset | list[dict]",  # rows with captions, positive, negative
     *,
-    margin: int = 2,  # least difference of |A+| - |A-| between winner and loser, at least 1
+    min_gap: int = 2,  # least difference of |A+| - |A-| between winner and loser, at least 1
     caption_key: str = "caption",  # column whose equal values make two rows comparable
     near: float
     | None = None,  # least Jaccard index of two unique captions' words, in (0, 1]; None: equal captions only
@@ -572,8 +572,8 @@ def preference_pairs(
     list[tuple[int, int]], PairReport
 ]:  # (winner, loser) row indices, pairs of near captions last
     "Preference pairs for DPO and its kin from annotated pictures (ours). Raises `DatasetError` for impossible settings."
-    if margin < 1:
-        raise DatasetError(f"margin is {margin}", hint="a winner needs a lead of at least 1")
+    if min_gap < 1:
+        raise DatasetError(f"margin is {min_gap}", hint="a winner needs a lead of at least 1")
     if near is not None and not 0 < near <= 1:
         raise DatasetError(
             f"near is {near}", hint="give a share of common words, above 0 and at most 1"
@@ -587,14 +587,14 @@ def preference_pairs(
     numbers = {c: i for i, c in enumerate(dict.fromkeys(captions[r] for r in rows))}
     codes = np.array([numbers[captions[r]] for r in rows], dtype=np.int64)
     same, counts = _same_caption(
-        codes, scores[rows], margin, max_pairs, np_rng(seed, "preference_pairs", "same")
+        codes, scores[rows], min_gap, max_pairs, np_rng(seed, "preference_pairs", "same")
     )
     same, close, more = rows[same], np.zeros((0, 2), int), dict(candidates=0, ties=0, total=0)
     if near is not None:
         alone = rows[np.bincount(codes, minlength=len(numbers))[codes] == 1]
         rng = np_rng(seed, "preference_pairs", "near")
         close, more = _near_caption(
-            [captions[r] for r in alone], scores[alone], margin, near, max_pairs - len(same), rng
+            [captions[r] for r in alone], scores[alone], min_gap, near, max_pairs - len(same), rng
         )
         close = alone[close]
     both = {k: counts[k] + more[k] for k in counts}

@@ -29,6 +29,7 @@ from .shipped import adapter_folder, atelier_training_set, shipped_auxiliary
 from .metrics import judge_images, load_judge
 from .training import Execution, TrainResult
 from .tracking import Tracking
+from .align import METHODS
 
 # %% auto #0
 __all__ = ['DTYPES', 'get_device', 'check_formats', 'Job', 'preview_judge', 'run_stage1', 'load_expert', 'run_stage2',
@@ -365,16 +366,16 @@ def run_stage2(
     bank: BankConfig | None = None,
 ) -> tuple[Backbone, TrainResult]:
     "Align a policy by any method; the adapter is kept as `out/adapter`. With `bank`, cpo and distill read the frozen predictions of a set number of draws."
-    if cfg.method in ("cpo", "distill") and auxiliary is None:
+    if METHODS[cfg.method].needs_auxiliary and auxiliary is None:
         raise CpoError(
             f"--method {cfg.method} needs --auxiliary",
             hint="give the adapter folder that `cpo sft` wrote, such as runs/aux/adapter",
         )
     tree = load_criteria(job.criteria)
-    job.check(auxiliary if cfg.method in ("cpo", "distill") else None)
+    job.check(auxiliary if METHODS[cfg.method].needs_auxiliary else None)
     found = job.rows(tree, say)
     bb = job.backbone()
-    if cfg.method in ("cpo", "distill"):
+    if METHODS[cfg.method].needs_auxiliary:
         load_expert(job, bb, auxiliary, tree, warn)
     data, held = job.sets(bb, found)
     how = (
@@ -420,4 +421,6 @@ def build_bank(
     )
     cache_prompt_embeddings(bb, lambda: iter(("", *data.captions)), job.store, ("", *data.captions))
     n = len(data)
-    return made.fill(np.repeat(np.arange(n), bank.draws), np.tile(np.arange(bank.draws), n), say)
+    return made.fill(
+        np.repeat(np.arange(n), bank.n_draws), np.tile(np.arange(bank.n_draws), n), say
+    )

@@ -341,7 +341,7 @@ def guidance_distillation_loss(
     target_w: torch.Tensor,  # z_w, same shape; detached
     target_l: torch.Tensor,  # z_l, same shape; detached
     *,
-    scale: float,  # strength s >= 0 of guidance; 0 is regression on target_w
+    guidance: float,  # strength s >= 0 of guidance; 0 is regression on target_w
     mask_l: torch.Tensor
     | None = None,  # bool or 0/1, (B,): False makes target_w alone the target; its target_l is never read
     weight: torch.Tensor | None = None,  # factor >= 0 per sample, (B,); default 1
@@ -356,7 +356,9 @@ def guidance_distillation_loss(
         _tensor_problems(tensors)
         + _row_problems("weight", weight, pred)
         + _row_problems("mask_l", mask_l, pred)
-        + _number_problems("scale", scale, lambda s: 0 <= s < math.inf, "a finite number >= 0"),
+        + _number_problems(
+            "guidance", guidance, lambda s: 0 <= s < math.inf, "a finite number >= 0"
+        ),
     )
     f, z_w, z_l = _rows(pred, target_w.detach(), target_l.detach())
     away, g_l = z_w - z_l, (f - z_l).detach()
@@ -364,7 +366,7 @@ def guidance_distillation_loss(
         away, g_l = (
             torch.where(mask_l.bool()[:, None], d, torch.zeros_like(d)) for d in (away, g_l)
         )
-    error, per_sample = _regression(f, z_w + float(scale) * away, weight)
+    error, per_sample = _regression(f, z_w + float(guidance) * away, weight)
     _check_values(where, error, tensors, weight, mask_l)
     g_w = (f - z_w).detach()
     return LossOutput(

@@ -215,10 +215,10 @@ def _check_settings(s: dict) -> None:
         bad.append(f"memory_gib={s['memory_gib']!r}: must be positive")
     if not number(s["utilisation"]) or s["utilisation"] > 1:
         bad.append(f"utilisation={s['utilisation']!r}: must be in (0, 1]")
-    if s["draws"] is not None and not whole(s["draws"]):
-        bad.append(f"draws={s['draws']!r}: must be a whole number of at least 1, or None")
-    elif s["draws"] is not None and s["method"] not in ("cpo", "distill"):
-        bad.append(f"draws={s['draws']!r}: {s['method']} asks no auxiliary and reads no bank")
+    if s["n_draws"] is not None and not whole(s["n_draws"]):
+        bad.append(f"draws={s['n_draws']!r}: must be a whole number of at least 1, or None")
+    elif s["n_draws"] is not None and not METHODS[s["method"]].needs_auxiliary:
+        bad.append(f"draws={s['n_draws']!r}: {s['method']} asks no auxiliary and reads no bank")
     if s["sharded"] and s["processes"] == 1:
         bad.append("sharded=True: one process alone has nobody to share with; give processes")
     name = s["device_name"]
@@ -272,7 +272,7 @@ def _disk(m: _Measured, s: dict, records: int = 0) -> dict[str, int]:
     )
     bank = (
         {
-            f"bank, {s['draws']} draws a picture": records
+            f"bank, {s['n_draws']} draws a picture": records
             * 3
             * m.latent
             * (2 if s["precision"] == "bf16" else 4)
@@ -306,7 +306,7 @@ def plan_run(
     checkpointing: bool = False,  # gradient checkpointing: less memory, one more forward
     optimizer: str = "adamw",  # or "adamw8bit"
     cached: bool = True,  # latents and embeddings are cached, so VAE and text encoders leave the device
-    draws: int | None = None,  # cpo, distill: a bank of so many draws of each picture; None: live
+    n_draws: int | None = None,  # cpo, distill: a bank of so many draws of each picture; None: live
     processes: int = 1,  # that share a batch, each on a device of its own
     sharded: bool = False,  # FSDP: they share the denoiser's weights too
     device_name: str | None = None,  # see DEVICES, or "cpu"; default: some GPU
@@ -317,7 +317,7 @@ def plan_run(
     "Plan a run: seconds of work and no weights read. Raises `CpoError` naming everything that is wrong with the settings, or what is wrong with the pipeline."
     s = dict(locals()) | dict(base=str(base), targets=tuple(targets))
     if prompts_per_picture is None:
-        s["prompts_per_picture"] = 3 if method in ("cpo", "distill") and draws is None else 1
+        s["prompts_per_picture"] = 3 if METHODS[method].needs_auxiliary and n_draws is None else 1
     _check_settings(s)
     gpu, known = (device_name or "").lower() != "cpu", known_device(device_name or "")
     share = -(-batch_size // processes)
@@ -342,10 +342,10 @@ def plan_run(
         text=0.0 if cached else float(m.text * s["prompts_per_picture"]),
     )
     records = (
-        min(steps * batch_size, pictures * draws) if draws else 0
+        min(steps * batch_size, pictures * n_draws) if n_draws else 0
     )  # what a run does not use is not computed
     bank = records * (row["frozen"] + 2 * m.text)
-    if draws:
+    if n_draws:
         row["frozen"] = 0.0
     flops = row | dict(
         bank=float(bank),
@@ -385,7 +385,7 @@ def plan_run(
         steps * flops["update"] / speed if speed else None,
         flops["encode"] / speed if speed and dtype != "float32" else None,
         no_time,
-        bank / speed / processes if speed and draws else None,
+        bank / speed / processes if speed and n_draws else None,
     )
 
 # %% ../nbs/41a_plan.ipynb #e2869fcc
@@ -431,7 +431,7 @@ def _memory_lines(p: Plan) -> list[str]:
         )
     } | (
         {"auxiliary adapter": "while the bank is filled, and for held-out rows"}
-        if p.settings["draws"]
+        if p.settings["n_draws"]
         else {}
     )
     rows = [(k, _size(v), remark.get(k, "")) for k, v in p.memory.items()]

@@ -451,7 +451,7 @@ def on_paper(
     name: str,  # key of plan.FULL_SIZE
     pictures: int,  # N
     gpus: int,  # G
-    draws: int = 8,  # K
+    n_draws: int = 8,  # K
     device: str = "H100",  # key of plan.DEVICES
     utilisation: float = 0.4,  # share of its bf16 peak that is reached
 ) -> dict:  # seconds and bytes
@@ -462,12 +462,12 @@ def on_paper(
     rate, f = DEVICES[device][0] * 1e12 * utilisation * gpus, sft.flops["update"]
     latents = sft.disk["latents"] // 2
     return dict(
-        bank=pictures * draws * cpo.flops["frozen"] / rate,
+        bank=pictures * n_draws * cpo.flops["frozen"] / rate,
         epoch=pictures * f / rate,
         live=pictures * (f + cpo.flops["frozen"]) / rate,
         dpo=pictures * (dpo.flops["update"] + 2 * dpo.flops["encode"]) / rate,
         memory=sft.total,
         live_memory=cpo.total,
-        bank_bytes=pictures * draws * 3 * latents * 2,
+        bank_bytes=pictures * n_draws * 3 * latents * 2,
         stored_bytes=pictures * (2 * latents + sft.disk["prompt embeddings"]),
     )

@@ -31,6 +31,7 @@ from .sampling import sample
 from .batches import TrainingSet
 from .training import TrainConfig, TrainResult
 from .shipped import shipped_hashes, shipped_auxiliary, atelier_training_set, atelier_tree
+from .align import METHODS
 
 # %% auto #0
 __all__ = ['SEARCH_SEED', 'LEARNING_RATES', 'BEYOND', 'SEARCHED', 'loop_config', 'search_images', 'searched', 'chosen',
@@ -66,7 +67,7 @@ SEARCHED = {  # method of the search: settings that it shares with its rows, and
     "sft": (dict(method="sft", rows="top"), {}),
     "dpo": (dict(method="dpo", stabilize=None), _BETA),
     "dpo-safeguard": (dict(method="dpo", stabilize="safeguard", mu=0.5), _BETA),
-    "distill": (dict(method="distill", collapse=None), dict(scale=(1.5, 0.75, 3.0, 6.0, 12.0))),
+    "distill": (dict(method="distill", collapse=None), dict(guidance=(1.5, 0.75, 3.0, 6.0, 12.0))),
     "cpo-plain": (dict(method="cpo", stabilize=None), _BETA),
     "cpo-norm": (dict(method="cpo", stabilize="norm"), _BETA | dict(gamma=(0.9, 0.95, 0.97))),
     "cpo-safeguard": (dict(method="cpo", stabilize="safeguard", mu=0.5), _BETA),
@@ -189,10 +190,10 @@ def train_policy(
     bank: BankConfig | None = None,
 ) -> tuple[TrainResult, Path]:
     "Stage 2 on the atelier: the policy, on a backbone, and its run's folder. Runs go by what is trained on what, so a finished one is read, not repeated, whoever asks for it."
-    if cfg.method in ("cpo", "distill"):
+    if METHODS[cfg.method].needs_auxiliary:
         backbone.load_adapter(shipped_auxiliary(), "auxiliary")
     data = data if data is not None else atelier_training_set(scale, backbone)
-    more = (dict(bank=[bank.draws, bank.seed]) if bank else {}) | (
+    more = (dict(bank=[bank.n_draws, bank.seed]) if bank else {}) | (
         dict(rows=len(data)) if len(data) < scale.train_images // 2 else {}
     )
     key = sha256_json(

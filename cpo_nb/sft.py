@@ -202,7 +202,7 @@ def attribute_gain(
     data: TrainingSet,  # held-out rows
     tree: CriteriaTree,  # whose phrases the prompts use
     adapter: Adapter = "auxiliary",  # what is tested
-    draws: int = 4,  # noises and timesteps a picture
+    n_draws: int = 4,  # noises and timesteps a picture
     batch_size: int = 64,  # pictures at once
     seed: int = 7,  # of the draws
     precision: str = "bf16",  # of forward passes
@@ -211,7 +211,7 @@ def attribute_gain(
 ]:  # error with the plain caption, error with all attributes named, and gain: the share of the error that naming them removes
     "Denoising error with and without the attributes, on the same noise. Source: ours."
     errors = np.zeros(2)
-    for k in range(draws):
+    for k in range(n_draws):
         for i in range(0, len(data), batch_size):
             batch = data[np.arange(i, min(i + batch_size, len(data)))]
             d = noisy_batch(backbone, batch, seed, k * len(data) + i, 0.0)
@@ -227,7 +227,7 @@ def attribute_gain(
                 with autocast(backbone.device, precision):
                     pred = backbone.predict(d.noisy, d.timesteps, cond, adapter)
                 errors[j] += (
-                    float(F.mse_loss(pred.float(), target)) * len(batch) / len(data) / draws
+                    float(F.mse_loss(pred.float(), target)) * len(batch) / len(data) / n_draws
                 )
     return dict(
         caption=float(errors[0]), named=float(errors[1]), gain=float(1 - errors[1] / errors[0])

@@ -173,11 +173,11 @@ def rows(scale: Scale, seed: int = 0) -> dict[str, Row]:
             Row(
                 f"frontier-distill-{v:g}",
                 f"guidance distillation, s {v:g}",
-                a("distill", scale=v),
+                a("distill", guidance=v),
                 **figure,
             )
             for v in SCALES
-            if v != chosen("distill", scale)["scale"]
+            if v != chosen("distill", scale)["guidance"]
         ),
     ]
     return {r.name: r for r in table}
