@@ -90,7 +90,7 @@ class Backbone:
     home: torch.device | None = (
         None  # where it works, when its weights still wait elsewhere to be divided
     )
-    encoded = None  # where encoded prompts are looked up first: (prompts, adapter) -> list of `Conditioning`, or None; see 05f_cache
+    encoded = None  # where encoded prompts are looked up first: (prompts, adapter) -> list of `Conditioning`, or None; see 19_cache
     sharded = False  # are the base weights divided between processes?
     compiled = False  # are the denoiser's blocks, see `compile_blocks`
     merged_weights: tuple | None = None  # what `keeping` has added up: the adapter, weights by name
