@@ -24,7 +24,7 @@ os.environ |= dict(
 )
 sys.path.insert(0, str(ROOT))  # the checkout is what is tested, whatever else is installed
 
-# this process has started already: the guard that its children get by PYTHONPATH is put in place by hand
+# this process runs already: the guard that its children get by PYTHONPATH is installed by hand
 exec(
     compile(
         (ROOT / "tools" / "offline" / "sitecustomize.py").read_text(), "sitecustomize.py", "exec"

@@ -1,9 +1,14 @@
-"""What the tests of lost work start, once: it imports everything, then forks a process for each order on stdin, so that a start costs no imports.
+"""What the tests of lost work start, once: it imports everything, then forks for each order.
 
-An order is one line of JSON: what (a training of `train_tiny`, or "cli"), args, env, log (where its output goes), fault, and after (seconds of CPU time until it is killed).
-The answer is the exit code (negative for a signal) and the CPU time that it took.
-A fault is [action, pattern, n]: at the n-th file whose path matches, "half" writes half of a safetensors file and is killed, "before" and "after" are killed at its
-rename, "full" finds no space left (from then on); "line" is killed in the middle of the n-th line of metrics, "limit" may write no file above n bytes.
+A start then costs no imports. An order is one line of JSON on stdin: `what` (a training of
+`train_tiny`, or "cli"), `args`, `env`, `log` (where its output goes), `fault`, and `after`
+(seconds of CPU time until it is killed). The answer is the exit code (negative for a signal)
+and the CPU time that it took.
+
+A fault is [action, pattern, n], for the n-th file whose path matches. "half" writes half of a
+safetensors file and is killed; "before" and "after" are killed at its rename; "full" finds no
+space left from then on; "line" is killed in the middle of the n-th line of metrics; "limit" may
+write no file above n bytes.
 """
 
 import builtins, json, os, re, signal, sys, traceback
@@ -13,7 +18,7 @@ import numpy as np
 import safetensors, safetensors.torch
 import torch
 
-from cpo_nb import align as align_module, cache, training
+from cpo_nb import align as align_module, cache, runs, training
 from cpo_nb.align import AlignConfig, align
 from cpo_nb.atelier import sample_scenes
 from cpo_nb.painter import paint
@@ -27,7 +32,10 @@ from cpo_nb.training import TrainConfig
 
 
 def train_tiny(kind: str, folder: Path) -> None:
-    "Train as `kind` says, sft or cpo, live or with a bank, with fp32 or bf16, with everything stored that can be; `folder` holds the pipeline `sd`, gets `run` and `stores`."
+    """Train as `kind` says: sft or cpo, live or with a bank, in fp32 or bf16.
+
+    Everything is stored that can be. `folder` holds the pipeline `sd`, and gets `run`, `stores`.
+    """
     torch.set_num_threads(1)
     method, precision = kind.split("-")
     bb = load_backbone(folder / "sd", resolution=64)
@@ -83,9 +91,8 @@ def install(action: str, pattern: str, n: int) -> None:
             data = safetensors.torch.save(tensors, metadata)
             half = data[: len(data) // 2]
             Path(filename).write_bytes(half)
-            (Path(filename).parent / ".tmpab12CD").write_bytes(
-                half
-            )  # safetensors has a temporary file of its own
+            # safetensors has a temporary file of its own
+            (Path(filename).parent / ".tmpab12CD").write_bytes(half)
             die()
         if action == "full" and (due(filename) or seen > n):
             raise safetensors.SafetensorError(
@@ -120,14 +127,14 @@ def install(action: str, pattern: str, n: int) -> None:
         import resource
 
         return resource.setrlimit(resource.RLIMIT_FSIZE, (n, n))
-    for module in (training, cache, align_module, safetensors.torch):
+    for module in (runs, cache, align_module, safetensors.torch):
         module.save_file = save_file
     os.replace = replace
     if action == "line":
         training.open = lambda path, *a, **kw: Cut(builtins.open(path, *a, **kw))
 
 
-def small_chunks() -> None:  # so that a dozen pictures make several
+def small_chunks() -> None:  # so that a dozen images make several
     fill = cache.Store.fill
     cache.Store.fill = lambda self, keys, make, chunk=8, desc="encode", together=False: fill(
         self, keys, make, min(chunk, 8), desc, together
@@ -136,7 +143,7 @@ def small_chunks() -> None:  # so that a dozen pictures make several
 
 def obey(what: str, args: list[str]) -> int:
     if what == "cli":
-        from cpo_nb.cli_base import app
+        from cpo_nb.cli import app
 
         try:
             app(args, prog_name="cpo")
@@ -148,7 +155,6 @@ def obey(what: str, args: list[str]) -> int:
 
 
 def serve() -> None:
-
     print("ready", flush=True)
     for line in sys.stdin:
         order = json.loads(line)
@@ -162,9 +168,8 @@ def serve() -> None:
                 os.environ.update(order.get("env") or {})
                 small_chunks()
                 if order.get("after"):
-                    signal.setitimer(
-                        signal.ITIMER_PROF, order["after"]
-                    )  # nobody handles its signal: as sudden as SIGKILL, and the same on a busy machine
+                    # no handler: as sudden as SIGKILL, and the same on a busy machine
+                    signal.setitimer(signal.ITIMER_PROF, order["after"])
                 if order.get("fault"):
                     install(*order["fault"])
                 code = obey(order["what"], order["args"])

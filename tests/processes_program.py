@@ -1,4 +1,7 @@
-"""What the tests of several processes start: `accelerate launch ... processes_program.py WHAT FOLDER`. Trains a tiny random pipeline and writes where its adapter began and ended."""
+"""What the tests of several processes start: `accelerate launch ... processes_program.py WHAT FOLDER`.
+
+Trains a tiny random pipeline and writes where its adapter began and ended.
+"""
 
 import atexit, json, os, signal, sys
 from pathlib import Path
@@ -57,7 +60,7 @@ def main(what: str, folder: Path) -> None:
     )
     tree = load_criteria("painting")
     if method == "sft":
-        name, start = "auxiliary", {}
+        name = "auxiliary"
         sft(bb, data, tree, out, SftConfig(loop, rank=2, precision="fp32", prompt_variants=2), **kw)
     else:
         name = "policy"
@@ -100,27 +103,26 @@ def main(what: str, folder: Path) -> None:
 
 
 def annotated(what: str, folder: Path) -> None:
-    "Fit an annotator to pictures, label others, and say how many pictures this process measured."
-    from cpo_nb import annotate
+    "Fit an annotator to pictures, label others, and say how many images this process measured."
+    from cpo_nb import annotate, measures
 
     def at_end():
-        return (
-            folder
-            / f"{what}-of-{os.environ.get('WORLD_SIZE', 1)}-rank{os.environ.get('RANK', 0)}-end.json"
-        ).write_text(json.dumps(torch.distributed.is_initialized()))
+        count, rank = os.environ.get("WORLD_SIZE", 1), os.environ.get("RANK", 0)
+        path = folder / f"{what}-of-{count}-rank{rank}-end.json"
+        path.write_text(json.dumps(torch.distributed.is_initialized()))
 
     atexit.register(at_end)  # called after what is registered later
-    seen, own = [], annotate._chunk_values
+    seen, own = [], measures._chunk_values
 
     def counted(job):
         seen.append(len(job[0]))
         return own(job)
 
-    annotate._chunk_values = counted
+    measures._chunk_values = counted
     fitted = annotate.Annotator.fit(list(paint(sample_scenes(25, 0))), workers="launched")
     values = fitted.values(paint(sample_scenes(11, 1)), workers="launched")
     try:
-        annotate.measure([np.zeros((4, 4, 3), np.uint8)] * 3, workers="launched")
+        measures.measure([np.zeros((4, 4, 3), np.uint8)] * 3, workers="launched")
         problem = ""
     except CpoError as e:
         problem = str(e)

@@ -1,4 +1,4 @@
-"Each notebook runs alone, at smoke scale, in a process of its own, from an empty cache and without a network."
+"Each notebook runs alone: at smoke scale, in its own process, from an empty cache, offline."
 
 import os, shutil, tempfile
 from pathlib import Path
@@ -24,7 +24,7 @@ def test_notebook_runs_alone(path):
     results = ROOT / "data" / "results"
     with tempfile.TemporaryDirectory(prefix="cpo-nb-") as tmp:
         tmp = Path(tmp)
-        # figure notebooks draw from the committed results, so they get them; a copy, to see that none is written over
+        # figure notebooks read the committed results: a copy shows that none is written over
         if results.is_dir():
             shutil.copytree(results, tmp / "results")
         before = _files(tmp / "results")

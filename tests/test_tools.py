@@ -1,4 +1,4 @@
-"The harness itself: a notebook that fails, hangs or calls out is named; a README holds what a reader may see."
+"The harness: a notebook that fails, hangs or calls out is named; README holds what a reader sees."
 
 import socket, sys
 from pathlib import Path
