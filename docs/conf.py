@@ -43,12 +43,9 @@ html_show_sphinx = False
 html_math_renderer = "mathml"
 html_theme_options = dict(
     navigation_with_keys=True,
-    source_repository=CFG["git_url"],
-    source_branch=CFG["branch"],
     top_of_page_buttons=[],
 )
 
-python_maximum_signature_line_length = 90
 python_use_unqualified_type_names = True
 add_module_names = False
 toc_object_entries_show_parents = "hide"
@@ -57,14 +54,17 @@ pygments_style = "tango"
 
 # ---- mathematics as MathML: browsers show it without a script
 
-_SIZES = re.compile(r"\\(bigg|Bigg|big|Big)(?![a-zA-Z])")
+_OPENED = re.compile(r"\\(bigg|Bigg|big|Big)\s*(?=[(\[]|\\\{|\\l)")
+_CLOSED = re.compile(r"\\(bigg|Bigg|big|Big)(?![a-zA-Z])")
+_FUNCTION = re.compile(r"(<mi>(?:log|exp|min|max|cos|sin|Pr|det)</mi>)(?!\s*<mo[^>]*>\()")
 
 
 def _mathml(node: nodes.Node, block: bool) -> str:
     "TeX as MathML; a formula that cannot be converted is a warning, and is shown as its source."
-    text = _SIZES.sub("", node.astext()).replace(r"\dots", r"\ldots")
+    text = _CLOSED.sub(r"\\\1r", _OPENED.sub(r"\\\1l", node.astext()))
+    text = text.replace(r"\dots", r"\ldots")
     try:
-        return tex2mathml(text, as_block=block)
+        return _FUNCTION.sub(r'\1<mspace width="0.17em"/>', tex2mathml(text, as_block=block))
     except SyntaxError as error:
         LOG.warning("formula %r cannot be shown: %s", text[:60], error, location=node, type="math")
         return f"<code>{text.replace('&', '&amp;').replace('<', '&lt;')}</code>"

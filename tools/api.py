@@ -129,10 +129,10 @@ def _returned(d: Definition) -> list[str]:
 
 
 def _signature(d: Definition) -> str:
-    "Names and defaults; types stand in the table."
+    "Names, with dots for what has a default; the table tells types and defaults."
     if d.kind in ("property", "constant"):
         return d.name
-    return f"{d.name}({', '.join(p.name + (f'={p.default}' if p.default else '') for p in d.parameters)})"
+    return f"{d.name}({', '.join(p.name + '=...' * bool(p.default) for p in d.parameters)})"
 
 
 def _directive(d: Definition, module: str, inside: str = "") -> str:
@@ -163,7 +163,7 @@ def page(
     module, shown = path.stem, public(path)
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     notebook = notebook_of().get(module)
-    blocks = [f"# cpo\\_nb.{module}".replace("\\_", "_"), _escaped(docstring, "<$")]
+    blocks = [f"# cpo_nb.{module}", _escaped(docstring, "<$")]
     if notebook:
         blocks.append(f"Explained, with examples, in [{notebook}](../nbs/{notebook}.ipynb).")
     blocks.append(f"```{{py:module}} cpo_nb.{module}\n```")

@@ -109,6 +109,12 @@ def staged_notebook(
     "A notebook without hidden cells and directives, with its stored outputs."
     nb = json.loads(path.read_text(encoding="utf-8"))
     nb["cells"] = [c for cell in nb["cells"] if (c := _staged_cell(cell, known))]
+    modules = [m for m, stem in api.notebook_of().items() if stem == path.stem]
+    for module in modules:
+        line = f"\n\nModule: [cpo_nb.{module}](../api/{module}.md)"
+        first = next(c for c in nb["cells"] if c["cell_type"] == "markdown")
+        first["source"] = re.sub(r"\A(# .+?\n+> .+?)(?=\n\n|\Z)", lambda m: m[1] + line,
+                                 first["source"].rstrip(), count=1, flags=re.DOTALL)
     nb["metadata"].setdefault("language_info", dict(name="python", pygments_lexer="ipython3"))
     return json.dumps(nb, ensure_ascii=False)
 
@@ -127,6 +133,46 @@ def _decade(path: Path) -> int:
     match = re.match(r"(\d+)", path.stem)
     return min(int(match[1]) // 10, len(DECADES) - 1) if match else len(DECADES) - 1
 
+
+# ---- numbers of stored runs
+
+_CURVES = re.compile(r"<!-- curves: ([\w -]+) -->")
+_SHOWN = ["loss", "margin", "accuracy", "d_w", "d_l", "d_w / variance", "lam", "cosine"]
+
+
+def _stored(row: str) -> dict[str, list]:
+    "The log of a stored run of the study, with what is derived from it."
+    path = min((ROOT/"data"/"results"/"rows").glob(f"*/{row}-seed0.json"), default=None)
+    if path is None:
+        raise SystemExit(f"docs: no stored run of the row {row!r} in data/results/rows")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    curves = found["curves"]
+    shares = [w / v for w, v in zip(curves["d_w"], curves["variance"])]
+    return curves | {"label": found["label"], "d_w / variance": shares}
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if abs(value) >= .001 or value == 0 else f"{value:.1e}"
+
+
+def curves_table(
+    rows: list[str]  # rows of the study
+) -> str:  # Markdown
+    "What stored runs logged at their first, middle and last steps: means over ten steps, the first aside."
+    heads, columns = ["column"], []
+    for row in rows:
+        log = _stored(row)
+        last = len(log["step"]) - 1
+        for at, when in ((0, "step 1"), (last // 2, "middle"), (last, "end")):
+            lo, hi = (0, 1) if at == 0 else (max(0, at - 9), at + 1)
+            heads.append(f"{log['label']}, {when}")
+            columns.append([_number(sum(log[k][lo:hi]) / (hi - lo)) for k in _SHOWN])
+    lines = [f"| {' | '.join(heads)} |", "|:--" + "|--:" * len(columns) + "|"]
+    lines += [f"| `{k}` | {' | '.join(c[i] for c in columns)} |" for i, k in enumerate(_SHOWN)]
+    return "\n".join(lines)
+
+
+# ---- pages
 
 def decade_pages(known: dict[str, str]) -> dict[str, str]:
     "A page of each decade that has notebooks: its file -> Markdown."
@@ -167,7 +213,8 @@ def pages() -> dict[str, str]:
     for name, page in known.items():
         if name.endswith(".md") and page == name:
             folder = posixpath.dirname(name)
-            found[page] = relinked((ROOT/name).read_text(encoding="utf-8"), folder, known)
+            text = relinked((ROOT/name).read_text(encoding="utf-8"), folder, known)
+            found[page] = _CURVES.sub(lambda m: curves_table(m[1].split()), text)
     found |= {f"api/{name}.md": text for name, text in api.pages().items()}
     found |= {f"commands/{name}.md": text for name, text in commands.pages().items()}
     decades = decade_pages(known)

@@ -44,7 +44,7 @@ def _paragraphs(text: str) -> list[str]:
             plain = title in ("Example", "Examples")
             blocks += [f"{title}:"] * plain
             body = inspect.cleandoc("\n".join(["", *lines[plain:]]))
-            blocks.append(f"```console\n{body}\n```" if plain else f"```text\n{body}\n```")
+            blocks.append(f"```bash\n{body}\n```" if plain else f"```text\n{body}\n```")
         elif part.strip():
             blocks.append(_escaped(" ".join(part.split())))
     return blocks
@@ -65,7 +65,7 @@ def _options(command, context) -> list[str]:
 
 def _usage(command, context) -> str:
     pieces = " ".join(command.collect_usage_pieces(context))
-    return f"```console\n{context.command_path} {pieces}\n```"
+    return f"```bash\n{context.command_path} {pieces}\n```"
 
 
 def _walk(command, name: str, parent=None):
