@@ -65,7 +65,7 @@ def _mathml(node: nodes.Node, block: bool) -> str:
     text = text.replace(r"\dots", r"\ldots")
     try:
         return _FUNCTION.sub(r'\1<mspace width="0.17em"/>', tex2mathml(text, as_block=block))
-    except SyntaxError as error:
+    except (ValueError, SyntaxError) as error:
         LOG.warning("formula %r cannot be shown: %s", text[:60], error, location=node, type="math")
         return f"<code>{text.replace('&', '&amp;').replace('<', '&lt;')}</code>"
 

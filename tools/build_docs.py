@@ -251,7 +251,10 @@ def build(
     jobs = str(min(4, os.cpu_count() or 1))
     how = ["-b", "html", "-c", str(ROOT/"docs"), "-d", str(out/"doctrees"), "-j", jobs]
     how += ["-W", "--keep-going", "-q"] + ["-E", "-a"] * fresh
-    return build_main([*how, str(out/"source"), str(out/"html")])
+    failed = build_main([*how, str(out/"source"), str(out/"html")])
+    if failed:  # or the next build would pass over pages that it does not read again
+        shutil.rmtree(out/"doctrees", ignore_errors=True)
+    return failed
 
 
 # ---- checking
