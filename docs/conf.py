@@ -1,4 +1,5 @@
 "How the site is built. `make docs` calls it by `tools/build_docs.py`, which stages the pages."
+
 import configparser
 import re
 from pathlib import Path
@@ -9,7 +10,7 @@ from sphinx.util import logging
 
 HERE = Path(__file__).resolve().parent
 SETTINGS = configparser.ConfigParser(delimiters=["="], interpolation=None)
-SETTINGS.read(HERE.parent/"settings.ini", encoding="utf-8")
+SETTINGS.read(HERE.parent / "settings.ini", encoding="utf-8")
 CFG = SETTINGS["DEFAULT"]
 LOG = logging.getLogger(__name__)
 

@@ -5,6 +5,7 @@ usage: python tools/api.py [MODULE...]      e.g. loss align; default: all
 Prints, module by module, how many public parameters have a docment, and the names of those that
 have none. `make docs` makes a page of each module by `page`. Modules are read, never imported.
 """
+
 import argparse
 import ast
 import configparser
@@ -19,8 +20,8 @@ sys.path.insert(0, str(ROOT))  # the checkout is what is documented, whatever el
 
 from cpo_nb.docments import Definition, Parameter, definitions  # noqa: E402
 
-LIB = ROOT/"cpo_nb"
-NBS = ROOT/"nbs"
+LIB = ROOT / "cpo_nb"
+NBS = ROOT / "nbs"
 _CODE = re.compile(r"(`[^`\n]+`)")
 
 
@@ -28,7 +29,7 @@ _CODE = re.compile(r"(`[^`\n]+`)")
 def settings() -> configparser.SectionProxy:
     "What settings.ini says."
     parser = configparser.ConfigParser(delimiters=["="], interpolation=None)
-    parser.read(ROOT/"settings.ini", encoding="utf-8")
+    parser.read(ROOT / "settings.ini", encoding="utf-8")
     return parser["DEFAULT"]
 
 
@@ -48,11 +49,13 @@ def modules() -> list[Path]:
     "Modules of the package, in the reading order of their notebooks."
     order = list(notebook_of())
     found = [p for p in LIB.glob("*.py") if not p.name.startswith("_")]
-    return sorted(found, key=lambda p: (order.index(p.stem) if p.stem in order else len(order), p.stem))
+    return sorted(
+        found, key=lambda p: (order.index(p.stem) if p.stem in order else len(order), p.stem)
+    )
 
 
 def exported(
-    path: Path  # a module
+    path: Path,  # a module
 ) -> list[str]:  # names in its `__all__`
     "What `from module import *` brings."
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -62,8 +65,10 @@ def exported(
 
 
 def public(
-    path: Path  # a module
-) -> list[Definition]:  # exported names, methods of exported classes, and methods patched into others
+    path: Path,  # a module
+) -> list[
+    Definition
+]:  # exported names, methods of exported classes, and methods patched into others
     "What a page about the module shows, in the order of the source."
     found = definitions(path.read_text(encoding="utf-8"))
     names, here = set(exported(path)), {d.name for d in found}
@@ -76,15 +81,17 @@ def public(
 
 
 def undocumented(
-    path: Path  # a module
+    path: Path,  # a module
 ) -> list[str]:  # "function.parameter", "Class.field" or "Class.method.parameter"
     "Public parameters without a docment. Commands are left out: their options carry a help text."
     shown = [d for d in public(path) if d.kind != "constant" and not d.is_command]
-    return [f"{d.name}.{p.name}" for d in shown for p in d.parameters + d.attributes if not p.comment]
+    return [
+        f"{d.name}.{p.name}" for d in shown for p in d.parameters + d.attributes if not p.comment
+    ]
 
 
 def count(
-    path: Path  # a module
+    path: Path,  # a module
 ) -> int:  # parameters that `undocumented` looks at
     "How many public parameters a module has."
     shown = [d for d in public(path) if d.kind != "constant" and not d.is_command]
@@ -93,11 +100,13 @@ def count(
 
 # ---- pages
 
+
 def _escaped(text: str, what: str) -> str:
     "Text with the characters of `what` escaped outside code, so that Markdown shows them."
     parts = _CODE.split(text)
-    return "".join(p if i % 2 else re.sub(f"([{re.escape(what)}])", r"\\\1", p)
-                   for i, p in enumerate(parts))
+    return "".join(
+        p if i % 2 else re.sub(f"([{re.escape(what)}])", r"\\\1", p) for i, p in enumerate(parts)
+    )
 
 
 def _code(text: str) -> str:
@@ -157,7 +166,7 @@ def _directive(d: Definition, module: str, inside: str = "") -> str:
 
 
 def page(
-    path: Path  # a module
+    path: Path,  # a module
 ) -> str:  # Markdown for MyST
     "A page about a module: every public definition with its parameters."
     module, shown = path.stem, public(path)
@@ -173,12 +182,14 @@ def page(
         if owner in here:
             continue  # stands inside its class
         methods = [m for m in shown if d.kind == "class" and m.name.startswith(f"{d.name}.")]
-        blocks.append(_directive(d, module, "\n\n".join(_directive(m, module, None) for m in methods)))
+        blocks.append(
+            _directive(d, module, "\n\n".join(_directive(m, module, None) for m in methods))
+        )
     return "\n\n".join(b for b in blocks if b) + "\n"
 
 
 def sentence(
-    path: Path  # a module
+    path: Path,  # a module
 ) -> str:
     "The first line of a module's docstring."
     return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
@@ -189,9 +200,12 @@ def index() -> str:
     rows = ["| module | what is in it |", "|:--|:--|"]
     rows += [f"| [{p.stem}]({p.stem}.md) | {_cell(sentence(p))} |" for p in modules()]
     toc = "\n".join(p.stem for p in modules())
-    return ("# Modules\n\nEvery public name of the package, with its parameters. The names stand in the order "
-            "of the source; modules in the order of their notebooks.\n\n" + "\n".join(rows)
-            + f"\n\n```{{toctree}}\n:hidden:\n\n{toc}\n```\n")
+    return (
+        "# Modules\n\nEvery public name of the package, with its parameters. Modules stand in the "
+        "order of their notebooks, names in the order of the source.\n\n"
+        + "\n".join(rows)
+        + f"\n\n```{{toctree}}\n:hidden:\n\n{toc}\n```\n"
+    )
 
 
 def pages() -> dict[str, str]:
@@ -201,7 +215,9 @@ def pages() -> dict[str, str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="MODULE", help="modules, e.g. loss (default: all)")
+    parser.add_argument(
+        "names", nargs="*", metavar="MODULE", help="modules, e.g. loss (default: all)"
+    )
     names = parser.parse_args().names
     shown = [p for p in modules() if not names or p.stem in names]
     for path in shown:

@@ -6,6 +6,7 @@ The pages are staged in FOLDER/source first, in the layout of the repository: no
 stored outputs, the pages of docs/, and pages made from the modules and from the command line.
 Nothing is executed, and nothing is fetched.
 """
+
 import argparse
 import json
 import os
@@ -22,8 +23,8 @@ import commands
 from readme import readme
 
 ROOT = api.ROOT
-NBS = ROOT/"nbs"
-OUT = ROOT/"_docs"
+NBS = ROOT / "nbs"
+OUT = ROOT / "_docs"
 DECADES = ["Ground and data", "Models", "Method", "Evaluation", "Running", "Figures", "Guides"]
 PAGES = ["logged", "extending", "fidelity"]  # of docs/, in the order of the menu
 ABOUT = ["CONTRIBUTING", "CHANGELOG"]  # of the root
@@ -36,6 +37,7 @@ _PATH = re.compile(r"(?<![\w.~/:-])/(?:root|home|work|tmp|Users)/[A-Za-z][^\s'\"
 
 # ---- staging
 
+
 def notebooks() -> list[Path]:
     "Notebooks that get a page: all but the index, which is the front page, and drafts."
     return [p for p in sorted(NBS.glob("[!_]*.ipynb")) if p.stem != "index"]
@@ -44,8 +46,8 @@ def notebooks() -> list[Path]:
 def _documents() -> dict[str, str]:
     "Files of the repository that have a page -> that page."
     found = {f"nbs/{p.name}": f"nbs/{p.name}" for p in notebooks()}
-    found |= {f"docs/{p.name}": f"docs/{p.name}" for p in (ROOT/"docs").glob("*.md")}
-    found |= {f"{name}.md": f"{name}.md" for name in ABOUT if (ROOT/f"{name}.md").is_file()}
+    found |= {f"docs/{p.name}": f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")}
+    found |= {f"{name}.md": f"{name}.md" for name in ABOUT if (ROOT / f"{name}.md").is_file()}
     return found | {"README.md": "index.md", "nbs/index.ipynb": "index.md"}
 
 
@@ -57,9 +59,9 @@ def _slug(anchor: str) -> str:
 def relinked(
     text: str,  # Markdown
     folder: str,  # of the repository, where it stands: "", "nbs" or "docs"
-    known: dict[str, str]  # files that have a page -> that page
+    known: dict[str, str],  # files that have a page -> that page
 ) -> str:
-    "Links to files that have no page of their own lead to the repository on the web; code is left alone."
+    "Links to files without a page lead to the repository on the web; code is left alone."
     settings = api.settings()
 
     def one(match):
@@ -72,14 +74,14 @@ def relinked(
         if goal in known:
             tail = f"#{_slug(anchor)}" if anchor else ""
             return match[1] + posixpath.relpath(known[goal], folder or ".") + tail
-        if goal.startswith("figures/") or not (ROOT/goal).exists():
+        if goal.startswith("figures/") or not (ROOT / goal).exists():
             return match[0]  # a figure is staged; what does not exist becomes a warning
-        kind = "tree" if (ROOT/goal).is_dir() else "blob"
+        kind = "tree" if (ROOT / goal).is_dir() else "blob"
         return f"{match[1]}{settings['git_url']}/{kind}/{settings['branch']}/{goal}{hash_}{anchor}"
 
     parts, pieces, last = [], _FENCED.finditer(text), 0
     for piece in pieces:
-        parts += [_LINK.sub(one, text[last:piece.start()]), piece[0]]
+        parts += [_LINK.sub(one, text[last : piece.start()]), piece[0]]
         last = piece.end()
     return "".join([*parts, _LINK.sub(one, text[last:])])
 
@@ -104,23 +106,25 @@ def _staged_cell(cell: dict, known: dict[str, str]) -> dict | None:
 
 def staged_notebook(
     path: Path,  # a notebook
-    known: dict[str, str]  # files that have a page
+    known: dict[str, str],  # files that have a page
 ) -> str:  # JSON
     "A notebook without hidden cells and directives, with its stored outputs."
     nb = json.loads(path.read_text(encoding="utf-8"))
     nb["cells"] = [c for cell in nb["cells"] if (c := _staged_cell(cell, known))]
-    modules = [m for m, stem in api.notebook_of().items() if stem == path.stem]
-    for module in modules:
-        line = f"\n\nModule: [cpo_nb.{module}](../api/{module}.md)"
-        first = next(c for c in nb["cells"] if c["cell_type"] == "markdown")
-        first["source"] = re.sub(r"\A(# .+?\n+> .+?)(?=\n\n|\Z)", lambda m: m[1] + line,
-                                 first["source"].rstrip(), count=1, flags=re.DOTALL)
+    module = next((m for m, stem in api.notebook_of().items() if stem == path.stem), None)
+    first = next((c for c in nb["cells"] if c["cell_type"] == "markdown"), None)
+    if module and first:
+        head, gap, rest = first["source"].strip().partition("\n\n> ")
+        sentence, *more = rest.split("\n\n", 1)
+        link = f"Module: [cpo_nb.{module}](../api/{module}.md)"
+        parts = [f"{head}{gap}{sentence}", link, *more] if gap else [head, link]
+        first["source"] = "\n\n".join(parts)
     nb["metadata"].setdefault("language_info", dict(name="python", pygments_lexer="ipython3"))
     return json.dumps(nb, ensure_ascii=False)
 
 
 def told(
-    path: Path  # a notebook
+    path: Path,  # a notebook
 ) -> tuple[str, str]:  # title, sentence
     "What a notebook says of itself in its first cell."
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
@@ -142,23 +146,23 @@ _SHOWN = ["loss", "margin", "accuracy", "d_w", "d_l", "d_w / variance", "lam", "
 
 def _stored(row: str) -> dict[str, list]:
     "The log of a stored run of the study, with what is derived from it."
-    path = min((ROOT/"data"/"results"/"rows").glob(f"*/{row}-seed0.json"), default=None)
+    path = min((ROOT / "data" / "results" / "rows").glob(f"*/{row}-seed0.json"), default=None)
     if path is None:
         raise SystemExit(f"docs: no stored run of the row {row!r} in data/results/rows")
     found = json.loads(path.read_text(encoding="utf-8"))
     curves = found["curves"]
-    shares = [w / v for w, v in zip(curves["d_w"], curves["variance"])]
+    shares = [w / v for w, v in zip(curves["d_w"], curves["variance"], strict=True)]
     return curves | {"label": found["label"], "d_w / variance": shares}
 
 
 def _number(value: float) -> str:
-    return f"{value:.3g}" if abs(value) >= .001 or value == 0 else f"{value:.1e}"
+    return f"{value:.3g}" if abs(value) >= 0.001 or value == 0 else f"{value:.1e}"
 
 
 def curves_table(
-    rows: list[str]  # rows of the study
+    rows: list[str],  # rows of the study
 ) -> str:  # Markdown
-    "What stored runs logged at their first, middle and last steps: means over ten steps, the first aside."
+    "What stored runs logged at their first step, and on average over ten steps later on."
     heads, columns = ["column"], []
     for row in rows:
         log = _stored(row)
@@ -173,6 +177,7 @@ def curves_table(
 
 
 # ---- pages
+
 
 def decade_pages(known: dict[str, str]) -> dict[str, str]:
     "A page of each decade that has notebooks: its file -> Markdown."
@@ -189,7 +194,8 @@ def decade_pages(known: dict[str, str]) -> dict[str, str]:
             plain = re.sub(r"[`*$]", "", name)
             toc.append(f"{path.stem.partition('_')[0]} {plain} <../nbs/{path.stem}>")
         made[f"parts/{number}0.md"] = "\n".join(
-            [f"# {title}", "", *rows, "", "```{toctree}", ":hidden:", "", *toc, "```", ""])
+            [f"# {title}", "", *rows, "", "```{toctree}", ":hidden:", "", *toc, "```", ""]
+        )
     return made
 
 
@@ -201,9 +207,12 @@ def _menu(caption: str, entries: list[str]) -> str:
 def front(decades: list[str], known: dict[str, str]) -> str:
     "The front page: what README.md says, and the menu."
     about = [f"docs/{name}" for name in PAGES] + [n for n in ABOUT if f"{n}.md" in known]
-    return (relinked(readme(), "", known) + _menu("Notebooks", [d.removesuffix(".md") for d in decades])
-            + _menu("Reference", ["Modules <api/index>", "Command line <commands/index>"])
-            + _menu("About", about))
+    return (
+        relinked(readme(), "", known)
+        + _menu("Notebooks", [d.removesuffix(".md") for d in decades])
+        + _menu("Reference", ["Modules <api/index>", "Command line <commands/index>"])
+        + _menu("About", about)
+    )
 
 
 def pages() -> dict[str, str]:
@@ -213,7 +222,7 @@ def pages() -> dict[str, str]:
     for name, page in known.items():
         if name.endswith(".md") and page == name:
             folder = posixpath.dirname(name)
-            text = relinked((ROOT/name).read_text(encoding="utf-8"), folder, known)
+            text = relinked((ROOT / name).read_text(encoding="utf-8"), folder, known)
             found[page] = _CURVES.sub(lambda m: curves_table(m[1].split()), text)
     found |= {f"api/{name}.md": text for name, text in api.pages().items()}
     found |= {f"commands/{name}.md": text for name, text in commands.pages().items()}
@@ -222,16 +231,16 @@ def pages() -> dict[str, str]:
 
 
 def stage(
-    folder: Path  # what stands there and is no page is removed
+    folder: Path,  # what stands there and is no page is removed
 ) -> None:
-    "Write the pages and figures. What has not changed is not written, so that Sphinx reads it no more."
+    "Write pages and figures. What has not changed stays, so that Sphinx does not read it again."
     wanted = {name: text.encode() for name, text in pages().items()}
-    wanted |= {f"figures/{p.name}": p.read_bytes() for p in (ROOT/"figures").glob("*.*")}
+    wanted |= {f"figures/{p.name}": p.read_bytes() for p in (ROOT / "figures").glob("*.*")}
     for path in [p for p in folder.rglob("*") if p.is_file()]:
         if path.relative_to(folder).as_posix() not in wanted:
             path.unlink()
     for name, content in wanted.items():
-        path = folder/name
+        path = folder / name
         if not path.is_file() or path.read_bytes() != content:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
@@ -239,28 +248,31 @@ def stage(
 
 # ---- building
 
+
 def build(
     out: Path = OUT,  # gets source, doctrees and html
-    fresh: bool = False  # read every page again
+    fresh: bool = False,  # read every page again
 ) -> int:  # exit code of Sphinx: 0 when there was no warning
     "Stage the pages and build the site."
     from sphinx.cmd.build import build_main
 
-    stage(out/"source")
+    stage(out / "source")
     os.environ.setdefault("SOURCE_DATE_EPOCH", "0")
     jobs = str(min(4, os.cpu_count() or 1))
-    how = ["-b", "html", "-c", str(ROOT/"docs"), "-d", str(out/"doctrees"), "-j", jobs]
+    how = ["-b", "html", "-c", str(ROOT / "docs"), "-d", str(out / "doctrees"), "-j", jobs]
     how += ["-W", "--keep-going", "-q"] + ["-E", "-a"] * fresh
-    failed = build_main([*how, str(out/"source"), str(out/"html")])
+    failed = build_main([*how, str(out / "source"), str(out / "html")])
     if failed:  # or the next build would pass over pages that it does not read again
-        shutil.rmtree(out/"doctrees", ignore_errors=True)
+        shutil.rmtree(out / "doctrees", ignore_errors=True)
     return failed
 
 
 # ---- checking
 
+
 class _Page(HTMLParser):
     "Anchors, links and loaded files of a page."
+
     def __init__(self):
         super().__init__(convert_charrefs=True)
         self.anchors, self.links, self.loaded = set(), [], []
@@ -279,7 +291,7 @@ def _is_external(target: str) -> bool:
 
 
 def problems(
-    html: Path  # the built site
+    html: Path,  # the built site
 ) -> list[str]:  # one line for each find
     "Dead links and anchors, files loaded from elsewhere, and paths of this machine."
     texts = {p: p.read_text(encoding="utf-8") for p in sorted(html.rglob("*.html"))}
@@ -295,8 +307,8 @@ def problems(
             parts = urlsplit(target)
             if parts.scheme or parts.netloc:
                 continue
-            goal = (path.parent/unquote(parts.path)).resolve() if parts.path else path
-            goal = goal/"index.html" if goal.is_dir() else goal
+            goal = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            goal = goal / "index.html" if goal.is_dir() else goal
             anchor = unquote(parts.fragment)
             if not goal.is_file():
                 found.append(f"{name}: link to {target}: no such file")
@@ -325,10 +337,14 @@ def main() -> int:
     if args.fresh:
         shutil.rmtree(args.out, ignore_errors=True)
     failed = build(args.out.resolve(), args.fresh)
-    found = problems(args.out.resolve()/"html")
+    found = problems(args.out.resolve() / "html")
     print(*found, sep="\n", file=sys.stderr)
-    print(f"{args.out/'html'/'index.html'}: {len(list((args.out/'html').rglob('*.html')))} pages, "
-          f"{'warnings' if failed else 'no warning'}, {len(found)} dead links or foreign files")
+    html = args.out / "html"
+    count = len(list(html.rglob("*.html")))
+    state = "warnings" if failed else "no warning"
+    print(
+        f"{html / 'index.html'}: {count} pages, {state}, {len(found)} dead links or foreign files"
+    )
     return 1 if failed or found else 0
 
 

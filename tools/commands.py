@@ -5,6 +5,7 @@ usage: python tools/commands.py      prints the names of the commands
 `make docs` makes a page of each command by `pages`. Unlike `api.py` this imports the package: the
 help texts hold values that are known only then.
 """
+
 import inspect
 import re
 import sys
@@ -21,6 +22,7 @@ def _command():
     import typer
 
     from cpo_nb.cli import app
+
     return typer.main.get_command(app)
 
 
@@ -95,9 +97,16 @@ def pages() -> dict[str, str]:
     found = commands()
     top, *rest = found
     names = list(dict.fromkeys(path[1] for path, *_ in rest))
-    made = {name: "\n\n".join(block for path, *known in rest if path[1] == name
-                              for block in _described(path, *known, level=len(path) - 1)) + "\n"
-            for name in names}
+    made = {
+        name: "\n\n".join(
+            block
+            for path, *known in rest
+            if path[1] == name
+            for block in _described(path, *known, level=len(path) - 1)
+        )
+        + "\n"
+        for name in names
+    }
     rows = ["| command | does |", "|:--|:--|"]
     for path, command, _ in rest:
         if not getattr(command, "commands", {}):
