@@ -116,6 +116,13 @@ def test_search_knows_the_modules(html):
     assert all(f"api/{p.stem}" in text for p in api.modules())
 
 
+def test_places_in_pages_are_filled(html):
+    assert "class LossOutput" in re.sub(
+        r"<[^>]+>", "", (html / "docs" / "extending.html").read_text()
+    )
+    assert "step 1" in (html / "docs" / "logged.html").read_text(encoding="utf-8")
+
+
 def test_pages_of_docs_say_what_is_logged():
     "Every statistic of the losses is explained."
     text = (ROOT / "docs" / "logged.md").read_text(encoding="utf-8")
@@ -242,6 +249,14 @@ def test_undocumented_agrees_with_fastcore():
         assert {p.name.lstrip("*"): p.comment for p in d.parameters} == {
             k: v or "" for k, v in theirs.items()
         }, name
+
+
+def test_source_of_a_definition():
+    text = api.source_of("cpo_nb.docments.Definition.is_command")
+    assert text.startswith("@property\ndef is_command(self)")
+    assert api.source_of("docments.Parameter").splitlines()[0] == "@dataclass(frozen=True)"
+    with pytest.raises(KeyError, match="no nothing"):
+        api.source_of("docments.nothing")
 
 
 # ---- help()

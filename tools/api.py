@@ -12,6 +12,7 @@ import configparser
 import json
 import re
 import sys
+import textwrap
 from functools import cache
 from pathlib import Path
 
@@ -96,6 +97,31 @@ def count(
     "How many public parameters a module has."
     shown = [d for d in public(path) if d.kind != "constant" and not d.is_command]
     return sum(len(d.parameters) + len(d.attributes) for d in shown)
+
+
+def _named(node: ast.AST) -> str:
+    "The name that a statement gives to something."
+    target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", node)
+    return getattr(target, "name", getattr(target, "id", ""))
+
+
+def source_of(
+    name: str,  # "module.name" or "module.Class.method"
+) -> str:  # its lines, decorators and comments included
+    "The source of a definition. Raises `KeyError` where there is none."
+    module, *parts = name.removeprefix("cpo_nb.").split(".")
+    path = LIB / f"{module}.py"
+    if not path.is_file():
+        raise KeyError(f"{name}: there is no module {module}")
+    text = path.read_text(encoding="utf-8")
+    node = ast.parse(text)
+    for part in parts:
+        found = [n for n in getattr(node, "body", []) if _named(n) == part]
+        if not found:
+            raise KeyError(f"{name}: {module} has no {part}")
+        node = found[0]
+    first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+    return textwrap.dedent("\n".join(text.splitlines()[first - 1 : node.end_lineno]))
 
 
 # ---- pages

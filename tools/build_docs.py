@@ -140,7 +140,8 @@ def _decade(path: Path) -> int:
 
 # ---- numbers of stored runs
 
-_CURVES = re.compile(r"<!-- curves: ([\w -]+) -->")
+_CURVES = re.compile(r"^<!-- curves: ([\w -]+) -->$", re.MULTILINE)
+_SOURCE = re.compile(r"^<!-- source: ([\w.]+) -->$", re.MULTILINE)
 _SHOWN = ["loss", "margin", "accuracy", "d_w", "d_l", "d_w / variance", "lam", "cosine"]
 
 
@@ -174,6 +175,14 @@ def curves_table(
     lines = [f"| {' | '.join(heads)} |", "|:--" + "|--:" * len(columns) + "|"]
     lines += [f"| `{k}` | {' | '.join(c[i] for c in columns)} |" for i, k in enumerate(_SHOWN)]
     return "\n".join(lines)
+
+
+def filled(
+    text: str,  # Markdown
+) -> str:
+    "Numbers of stored runs and sources of definitions in the places that ask for them."
+    text = _CURVES.sub(lambda m: curves_table(m[1].split()), text)
+    return _SOURCE.sub(lambda m: f"```python\n{api.source_of(m[1])}\n```", text)
 
 
 # ---- pages
@@ -223,7 +232,7 @@ def pages() -> dict[str, str]:
         if name.endswith(".md") and page == name:
             folder = posixpath.dirname(name)
             text = relinked((ROOT / name).read_text(encoding="utf-8"), folder, known)
-            found[page] = _CURVES.sub(lambda m: curves_table(m[1].split()), text)
+            found[page] = filled(text)
     found |= {f"api/{name}.md": text for name, text in api.pages().items()}
     found |= {f"commands/{name}.md": text for name, text in commands.pages().items()}
     decades = decade_pages(known)
