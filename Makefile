@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test reproduce results lab notebooks readme export lock clean
+.PHONY: help setup test reproduce results lab notebooks readme export docs hooks lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -57,6 +57,12 @@ readme: setup ## make README.md from nbs/index.ipynb
 export: setup ## write the modules from the notebooks and clean the notebooks
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
+
+docs: setup ## build the site into _docs/html and check its links
+	$(BIN)/python tools/build_docs.py
+
+hooks: setup ## install git hooks: notebooks merge cell by cell, and stay trusted
+	$(BIN)/python tools/hooks.py
 
 lock: setup ## write the versions that stand in .venv into requirements.lock
 	$(BIN)/python tools/lock.py
