@@ -50,7 +50,7 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         *(f"Programming Language :: Python :: {v}" for v in PYTHONS[PYTHONS.index(min_python) :]),
     ],
-    # top-level data/ is the package's data folder: a checkout has one copy, a wheel carries it as cpo_nb/data
+    # top-level data/ is the package's data folder: one copy in a checkout, cpo_nb/data in a wheel
     packages=[package, f"{package}.data"],
     package_dir={package: cfg["lib_path"], f"{package}.data": "data"},
     package_data={f"{package}.data": ["*", "**/*"]},

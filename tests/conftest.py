@@ -35,6 +35,6 @@ exec(
 
 @pytest.fixture
 def one_launch():
-    "Only one test at a time starts several processes: four of them on two cores wait for each other."
+    "Only one test at a time starts several processes: four on two cores wait for each other."
     with FileLock(Path(tempfile.gettempdir()) / "cpo-tests-launch.lock"):
         yield

@@ -1,4 +1,4 @@
-"""What the tests of several processes start: `accelerate launch ... processes_program.py WHAT FOLDER`.
+"""What the tests of several processes start by `accelerate launch`, with WHAT and FOLDER.
 
 Trains a tiny random pipeline and writes where its adapter began and ended.
 """

@@ -69,7 +69,8 @@ def test_installed_wheel_finds_its_data(wheel, tmp_path):
         [
             "import cpo_nb; from cpo_nb.core import data_dir, repo_root",
             "print(cpo_nb.__file__); print(repo_root()); print(data_dir())",
-            "print(len(list((data_dir()/'criteria').glob('*.yaml'))), (data_dir()/'style.mplstyle').is_file())",
+            "trees = list((data_dir()/'criteria').glob('*.yaml'))",
+            "print(len(trees), (data_dir()/'style.mplstyle').is_file())",
         ]
     )
     package, root, data, found = _run(

@@ -19,7 +19,8 @@ def test_a_notebook_runs_in_this_python_and_leaves_no_path(tmp_path):
         tmp_path / "a.ipynb",
         "import sys, os, tempfile, pathlib\nprint(sys.prefix == %r, os.environ['CPO_SCALE'])"
         % sys.prefix,
-        "print(pathlib.Path('.').resolve(), tempfile.mkdtemp())\nprint('a warning', file=sys.stderr)",
+        "print(pathlib.Path('.').resolve(), tempfile.mkdtemp())\n"
+        "print('a warning', file=sys.stderr)",
         "object()",
         "import matplotlib.pyplot as plt\nplt.plot([1, 2]); plt.show()",
     )
@@ -113,7 +114,8 @@ def test_readme_holds_what_a_reader_may_see(tmp_path):
         tmp_path,
         new_code_cell("#| hide\nimport secret"),
         new_markdown_cell(
-            '# T\n![f](../figures/a.png) [n](00_core.ipynb#x) <img src="../figures/a.png"> [l](../LICENSE) [w](https://x.y/z) [s](#s)\n`[c](no)`'
+            '# T\n![f](../figures/a.png) [n](00_core.ipynb#x) <img src="../figures/a.png"> '
+            "[l](../LICENSE) [w](https://x.y/z) [s](#s)\n`[c](no)`"
         ),
         new_code_cell("#| export\ndef f(): ..."),
         new_code_cell(
@@ -129,15 +131,16 @@ def test_readme_holds_what_a_reader_may_see(tmp_path):
         ),
     )
     assert text == (
-        '# T\n![f](figures/a.png) [n](nbs/00_core.ipynb#x) <img src="figures/a.png"> [l](LICENSE) [w](https://x.y/z) [s](#s)\n`[c](no)`\n\n'
+        '# T\n![f](figures/a.png) [n](nbs/00_core.ipynb#x) <img src="figures/a.png"> '
+        "[l](LICENSE) [w](https://x.y/z) [s](#s)\n`[c](no)`\n\n"
         "```python\n1 + 1\n```\n\n```text\n2\n```\n\n| a |\n|---|\n"
     )
 
 
-def test_readme_refuses_pictures_and_dead_links_together(tmp_path):
+def test_readme_refuses_images_and_dead_links_together(tmp_path):
     picture = new_code_cell(
         "plt.show()",
         outputs=[new_output("display_data", {"image/png": "aGk=", "text/plain": "<Figure>"})],
     )
-    with pytest.raises(ReadmeError, match=r"(?s)2 problem.*draws a picture.*no figures/b\.png"):
+    with pytest.raises(ReadmeError, match=r"(?s)2 problem.*plots an image.*no figures/b\.png"):
         _index(tmp_path, picture, new_markdown_cell("![b](../figures/b.png)"))

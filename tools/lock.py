@@ -8,18 +8,19 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# what torch brings along depends on the machine (CPU or CUDA): pip takes it from torch's own requirements
+# what torch brings along depends on the machine (CPU or CUDA): its own requirements say it
 _ACCELERATOR = re.compile(r"^(nvidia|triton|pytorch-triton|cuda)\b", re.IGNORECASE)
 _OWN = {"pip", "cpo-nb"}
 _HEADER = """\
-# The exact environment of development, tests and results: `make setup` installs it, `make lock` writes it.
+# The exact environment of development, tests and results.
+# `make setup` installs it, `make lock` writes it.
 # What the package itself requires has lower bounds only and stands in settings.ini.
-# torch is installed before everything else and brings its own accelerator packages, so none are named here.
+# torch is installed first and brings its own accelerator packages: none are named here.
 """
 
 
 def pins() -> list[str]:
-    "`name==version` of every installed distribution, sorted, without local build tags such as +cpu."
+    "`name==version` of every installed distribution, sorted, without build tags such as +cpu."
     found = {}
     for d in distributions():
         name = re.sub(r"[-_.]+", "-", d.metadata["Name"]).lower()

@@ -2,8 +2,9 @@
 
 usage: python tools/readme.py
 
-Hidden cells stay out. Links and pictures are rewritten from the notebook's folder to the root of the repository; each must lead to a
-file that exists. A picture that a cell draws is refused: the index shows committed figures by `![...](../figures/name.png)`.
+Hidden cells stay out. Links and images are rewritten from the notebook's folder to the root of the
+repository; each must lead to a file that exists. An image that a cell plots is refused: the index
+shows committed figures by `![...](../figures/name.png)`.
 """
 
 import os, posixpath, re, sys
@@ -61,7 +62,7 @@ def _output(output, where: str, problems: list[str]) -> tuple[str, str]:
         return "", ""
     if any(mime.startswith("image/") for mime in output.data):
         problems.append(
-            f"{where}: it draws a picture; save it to figures/ and show it by ![...](../figures/name.png)"
+            f"{where}: it plots an image; save it to figures/, show it by ![](../figures/x.png)"
         )
         return "", ""
     if "text/markdown" in output.data:

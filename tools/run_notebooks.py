@@ -1,9 +1,10 @@
 """Execute notebooks in place and keep their outputs, tidied.
 
-usage: python tools/run_notebooks.py [--scale tiny] [NAME...]      e.g. 07_loss 08_align; default: all
+usage: python tools/run_notebooks.py [--scale tiny] [NAME...]   e.g. 20_loss 25_align; default: all
 
-Each notebook runs in a kernel of its own, with the Python that runs this file. Below `full` scale nothing outside this machine can be
-reached (see offline/). A notebook that fails, or whose outputs may not be committed, is left as it was. The tests call `execute`
+Each notebook runs in a kernel of its own, with the Python that runs this file. Below `full` scale
+nothing outside this machine can be reached (see offline/). A notebook that fails, or whose outputs
+may not be committed, is left as it was. The tests call `execute`
 and `output_problems` from here, so they see what a reader gets.
 """
 
@@ -22,7 +23,8 @@ NBS = ROOT / "nbs"
 MAX_BYTES = 300 * 1024
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _PATH = re.compile(
-    r"(?<![\w.~:/-])(/(?:root|home|Users|work|tmp|var|usr|opt|mnt|private|data)/[^\s'\"<>:,)\]]*)|\b[A-Z]:\\{1,2}Users\b"
+    r"(?<![\w.~:/-])(/(?:root|home|Users|work|tmp|var|usr|opt|mnt|private|data)/[^\s'\"<>:,)\]]*)"
+    r"|\b[A-Z]:\\{1,2}Users\b"
 )
 _TEMP = re.compile(r"\bTMP/tmp[a-z0-9_]{8}\b")  # tempfile's random names
 _SPEED = re.compile(r"\b\d+(?:\.\d+)?\s?(?:it/s|s/it)\b")
@@ -33,7 +35,7 @@ class NotebookError(Exception):
 
 
 def notebooks(names=()) -> list[Path]:
-    "The notebooks of that name (with or without .ipynb), or all; a leading underscore means a draft."
+    "Notebooks by name (with or without .ipynb), or all; a leading underscore marks a draft."
     if not names:
         return sorted(p for p in NBS.glob("*.ipynb") if not p.name.startswith("_"))
     found = [NBS / f"{Path(n).stem}.ipynb" for n in names]
@@ -43,7 +45,7 @@ def notebooks(names=()) -> list[Path]:
 
 
 class _Kernel(AsyncKernelManager):
-    "A kernel of the running Python, whatever kernelspecs the machine has, over sockets in a folder instead of ports."
+    "A kernel of the running Python, over sockets in a folder instead of ports."
 
     @property
     def kernel_spec(self):
@@ -66,7 +68,7 @@ def environment(
     scale: str,  # smoke, tiny or full
     **extra,  # further variables
 ) -> dict[str, str]:
-    "Variables that a notebook's kernel runs with: nothing of the user's profile, nothing that varies, no network below `full`."
+    "A kernel's variables: nothing of the user's profile, nothing that varies, no network."
     env = {
         k: v
         for k, v in os.environ.items()
@@ -97,7 +99,7 @@ def environment(
 
 
 def offline(tmp: Path, pythonpath: str = "") -> dict[str, str]:
-    "Variables under which no Python process reaches another machine, and every hub client says so at once."
+    "Variables under which no process reaches another machine, and hub clients say so at once."
     nowhere = "http://127.0.0.1:9"  # discard port: for the clients that are not Python inside
     return dict(
         HF_HUB_OFFLINE="1",
@@ -158,7 +160,7 @@ def execute(
     timeout: float = 3600,  # seconds for the whole notebook
     **extra,  # further environment variables, e.g. CPO_CACHE
 ):  # the notebook with its outputs, tidied
-    "Run a notebook in a process of its own. Raises `NotebookError` with the failing cell and its traceback."
+    "Run a notebook in its own process. Raises `NotebookError` with the failing cell and traceback."
     nb = nbformat.read(path, as_version=4)
     for c in nb.cells:
         if c.cell_type == "code":
@@ -173,7 +175,7 @@ def execute(
                 _run(nb, environment(tmp, scale, CPO_NETWORK_LOG=log, **extra), timeout, tmp)
             )
         except (TimeoutError, CellExecutionError, CellTimeoutError, DeadKernelError) as e:
-            # the clock, not the exception: a kernel that is stopped for being late counts as dead to nbclient
+            # by the clock: nbclient takes a kernel that is stopped for being late for a dead one
             late = time.monotonic() - start >= timeout
             raise NotebookError(
                 _explain(
@@ -183,9 +185,8 @@ def execute(
                 )
             ) from None
         if log.is_file():
-            raise NotebookError(
-                f"{path.name}: reached for the network: {', '.join(sorted(set(log.read_text().split())))}"
-            )
+            hosts = ", ".join(sorted(set(log.read_text().split())))
+            raise NotebookError(f"{path.name}: reached for the network: {hosts}")
         tidy(nb, tmp)
         return nb
     finally:
@@ -225,7 +226,7 @@ def _texts(cell):
 
 
 def tidy(nb, tmp: Path | None = None) -> None:
-    "What nbdev_clean does, and more: no progress bars and library warnings (stderr), no colours, no paths of this machine."
+    "What nbdev_clean does, and more: no stderr, no colours, no paths of this machine."
     for cell in nb.cells:
         if cell.cell_type != "code":
             continue
@@ -293,9 +294,8 @@ def main() -> int:
             problems = output_problems(nb)
             text = as_text(nb)
             if len(text.encode()) > MAX_BYTES:
-                problems.append(
-                    f"{len(text.encode()) // 1024} KB, more than {MAX_BYTES // 1024}: draw fewer or smaller pictures"
-                )
+                size, limit = len(text.encode()) // 1024, MAX_BYTES // 1024
+                problems.append(f"{size} KB, more than {limit}: plot fewer or smaller images")
             if problems:
                 raise NotebookError(
                     f"{path.name}: the outputs cannot be kept\n"

@@ -1,5 +1,8 @@
-"""Stands on PYTHONPATH of tests and notebooks: Python cannot reach another machine. It says so at once, and keeps a list in the
-file that CPO_NETWORK_LOG names, for code that swallows the error."""
+"""Stands on PYTHONPATH of tests and notebooks: Python cannot reach another machine.
+
+It says so at once, and keeps a list in the file that CPO_NETWORK_LOG names, for code that
+swallows the error.
+"""
 
 import os, socket
 
