@@ -48,13 +48,14 @@ results: setup ## the search, every row and every seed of the tables that are no
 lab: setup ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab nbs
 
-notebooks: setup ## execute notebooks in place and keep their outputs (SCALE=tiny, NB="07_loss 08_align")
+notebooks: setup ## execute notebooks in place and keep their outputs (SCALE=tiny, NB="20_loss 25_align")
 	$(BIN)/python tools/run_notebooks.py --scale $(SCALE) $(NB)
 
 readme: setup ## make README.md from nbs/index.ipynb
 	$(BIN)/python tools/readme.py
 
-export: setup ## write the modules from the notebooks and clean the notebooks
+export: setup ## format and clean the notebooks, and write the modules from them
+	$(BIN)/ruff format --quiet nbs tests tools docs setup.py
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
 
