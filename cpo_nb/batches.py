@@ -58,7 +58,7 @@ class TrainingSet:
             h.update(block.half().contiguous().numpy().tobytes())
         return h.hexdigest()[:16]
 
-# %% ../nbs/22_batches.ipynb #99229a7e
+# %% ../nbs/22_batches.ipynb #5ec8ed0d
 @patch
 def annotations(self: TrainingSet) -> list[dict]:  # caption, positive, negative of each row
     "Captions and attributes as a list of rows, as the functions of `dataset` take them."
@@ -88,7 +88,7 @@ def training_set(
         latents.append(backbone.encode_images(images).half().cpu())
     return TrainingSet(torch.cat(latents), *columns)
 
-# %% ../nbs/22_batches.ipynb #b473cfa8
+# %% ../nbs/22_batches.ipynb #a3ab374c
 @dataclass
 class NoisyBatch:
     "The random part of one training step."
@@ -121,7 +121,7 @@ def noisy_batch(
     noisy = backbone.add_noise(latents.to(backbone.device), noise, t)
     return NoisyBatch(noise, t, noisy, captions)
 
-# %% ../nbs/22_batches.ipynb #cef10822
+# %% ../nbs/22_batches.ipynb #2d92fdf7
 def once_per_step(
     make: Callable,  # (step, rows) -> what the step needs: numbers, and things that can be sliced
 ) -> Callable:  # (step, rows, part) -> the same, cut to the slice `part`
@@ -159,7 +159,7 @@ def loser_mask(
     named = [bool(n) or (paired and bool(p)) for p, n in zip(batch.positive, batch.negative)]
     return torch.tensor(named)
 
-# %% ../nbs/22_batches.ipynb #1ff45dc3
+# %% ../nbs/22_batches.ipynb #17f4f386
 def preference_prompts(
     captions: list[str],  # as the policy sees them, dropped ones empty
     batch: TrainingSet,  # their rows, with A+ and A-
@@ -174,7 +174,7 @@ def preference_prompts(
 
     return prompts("positive"), prompts("negative"), loser_mask(batch, paired)
 
-# %% ../nbs/22_batches.ipynb #39867e67
+# %% ../nbs/22_batches.ipynb #ad62542f
 @dataclass
 class FrozenPredictions:
     "Predictions of the frozen models for a batch, in float32."
@@ -216,7 +216,7 @@ def frozen_predictions(
     z_w, z_l = z.chunk(2)
     return FrozenPredictions(z_w, z_l, ref, loser_mask(batch, paired).to(z.device))
 
-# %% ../nbs/22_batches.ipynb #978673ef
+# %% ../nbs/22_batches.ipynb #173ccf21
 def batch_means(
     stats: dict[str, torch.Tensor],  # per-sample statistics of a loss, each (B,)
     mask_l: torch.Tensor | None = None,  # bool (B,): samples that have a losing term; None: all
@@ -271,7 +271,7 @@ def held_out_score(
 
     return score
 
-# %% ../nbs/22_batches.ipynb #f783b0b8
+# %% ../nbs/22_batches.ipynb #ded84947
 def at_averaged_weights(
     backbone: Backbone,  # with the adapter
     name: str,  # the adapter that is trained
@@ -309,7 +309,7 @@ def finish(
             info = dict(info, steps=res.best["step"])
             backbone.save_adapter(name, Path(run_dir) / "adapter-best", info)
 
-# %% ../nbs/22_batches.ipynb #37091d75
+# %% ../nbs/22_batches.ipynb #1c946697
 def _run_facts(
     run_dir: str | Path, res: TrainResult, cfg: Any, data: TrainingSet, tree: CriteriaTree
 ) -> dict:
