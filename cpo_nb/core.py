@@ -37,7 +37,7 @@ class CpoError(ValueError):
             lines.append(f"  Hint: {hint}")
         super().__init__("\n".join(lines))
 
-# %% ../nbs/00_core.ipynb #2de7bd5b
+# %% ../nbs/00_core.ipynb #2f97a2da
 def error_from(
     call: Callable[[], object],  # takes no arguments; it should fail
 ) -> CpoError:  # what it raised
@@ -48,7 +48,7 @@ def error_from(
         return error
     raise AssertionError("no CpoError was raised")
 
-
+# %% ../nbs/00_core.ipynb #dc6edf84
 def plural(
     count: int,  # how many there are
     word: str,  # what they are, in the singular
@@ -112,7 +112,7 @@ def data_dir() -> Path:  # an existing folder
     "Folder of shipped data: `data/` of the checkout, or its copy inside the installed package."
     return (repo_root() or _package_dir()) / "data"
 
-# %% ../nbs/00_core.ipynb #8c856c3c
+# %% ../nbs/00_core.ipynb #e917d240
 def cache_dir() -> Path:  # an existing folder
     "Folder of artefacts: `CPO_CACHE`, else `.cache/` of the checkout, else of the home folder."
     default = repo_root() / ".cache" if repo_root() else Path.home() / ".cache" / "cpo_nb"
@@ -148,7 +148,7 @@ def seed_for(
     text = "/".join(map(str, (seed, *names)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
-# %% ../nbs/00_core.ipynb #acbab8a1
+# %% ../nbs/00_core.ipynb #c149a2d7
 def np_rng(
     seed: int,  # the user's seed
     *names: str | int,  # purpose of the stream
@@ -156,7 +156,7 @@ def np_rng(
     "A NumPy generator for the named stream."
     return np.random.default_rng(seed_for(seed, *names))
 
-
+# %% ../nbs/00_core.ipynb #1c224db2
 def torch_rng(
     seed: int,  # the user's seed
     *names: str | int,  # purpose of the stream
@@ -177,7 +177,7 @@ def _this_machine() -> str:
     link = os.readlink(namespace) if os.path.islink(namespace) else ""
     return hashlib.sha256(f"{platform.node()} {link}".encode()).hexdigest()[:4]
 
-
+# %% ../nbs/00_core.ipynb #0c4dba71
 def _temporary_folder(path: Path) -> Path:
     "A new folder beside `path`; its name says which process on which machine fills it."
     digits = f"{random.SystemRandom().randrange(16**6):06x}"
@@ -186,14 +186,14 @@ def _temporary_folder(path: Path) -> Path:
     tmp.mkdir()
     return tmp
 
-# %% ../nbs/00_core.ipynb #1280d879
+# %% ../nbs/00_core.ipynb #326c47da
 def _open_to_others(path: Path, mode: int) -> None:
     "Give files the permissions of `mode`: safetensors makes its files private, whatever the umask."
     for p in (path, *path.rglob("*")):
         if p.is_file() and not p.is_symlink() and not p.stat().st_mode & 0o077:
             p.chmod(mode & 0o666)
 
-
+# %% ../nbs/00_core.ipynb #69799ee4
 def _move_into_place(new: Path, path: Path, old: Path) -> None:
     "Rename `new` to `path`. A folder cannot be replaced at once, so it first moves aside to `old`."
     if path.is_dir() and new.is_dir():
@@ -205,7 +205,7 @@ def _move_into_place(new: Path, path: Path, old: Path) -> None:
             os.replace(old, path)
         raise
 
-
+# %% ../nbs/00_core.ipynb #094fc472
 def _safetensors_errno(error: Exception) -> int | None:
     "The system's error number inside a safetensors error, for safetensors wraps `OSError`."
     match = re.search(r"os error (\d+)", str(error))
@@ -253,7 +253,7 @@ def _process_ended(pid: int) -> bool:
         return False
     return False
 
-
+# %% ../nbs/00_core.ipynb #2c122592
 def _abandoned(leftover: Path, pid: str | None, machine: str | None) -> bool:
     "Whether the writer of a temporary folder has ended, or nothing has changed for a day."
     try:
@@ -319,7 +319,7 @@ def write_json(
         tmp.write_text(text + "\n", encoding="utf-8")
     return Path(path)
 
-
+# %% ../nbs/00_core.ipynb #9cd145d7
 def read_json(
     path: str | Path,  # the file
 ) -> Any:  # its content
@@ -331,7 +331,7 @@ def read_json(
     except (json.JSONDecodeError, UnicodeDecodeError) as e:
         raise CpoError(f"{path}: not valid JSON ({e})") from None
 
-# %% ../nbs/00_core.ipynb #638ae601
+# %% ../nbs/00_core.ipynb #cf9ca27a
 def sha256_file(
     path: str | Path,  # the file
 ) -> str:  # 64 hex digits
@@ -357,7 +357,7 @@ def readable_size(
             return f"{n / size:.1f} {unit}"
     return f"{n:.0f} bytes"
 
-
+# %% ../nbs/00_core.ipynb #21055d35
 def readable_time(
     seconds: float,  # a duration
 ) -> str:  # e.g. "12 min"
@@ -427,7 +427,7 @@ def cached(
                 write_json(tmp / "artefact.json", record)
     return path
 
-# %% ../nbs/00_core.ipynb #0d273f81
+# %% ../nbs/00_core.ipynb #48522eb4
 def _to_numpy(x: Any) -> np.ndarray:
     "A tensor, array or number as an array; torch's floats as float64, since NumPy has no bfloat16."
     if not hasattr(x, "detach"):
@@ -484,7 +484,7 @@ def _leave_group() -> None:
     if dist.is_initialized() and dist.get_backend() == "gloo":
         dist.destroy_process_group()
 
-
+# %% ../nbs/00_core.ipynb #d608b94d
 def processes() -> Processes:  # this process among them
     "The processes of this run; joins them at the first call."
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
@@ -519,7 +519,7 @@ def in_main(
     if problem:
         raise problem
 
-# %% ../nbs/00_core.ipynb #e37469db
+# %% ../nbs/00_core.ipynb #201a4f65
 def _share(items: Sequence, rank: int, count: int) -> Sequence:
     "The slice of `items` that is this rank's share of `count` nearly equal ones."
     return items[len(items) * rank // count : len(items) * (rank + 1) // count]
@@ -576,7 +576,7 @@ def use_style() -> None:
     mpl.style.use(data_dir() / "style.mplstyle")
     mpl.rcParams["svg.hashsalt"] = "cpo_nb"
 
-
+# %% ../nbs/00_core.ipynb #16d74947
 def save_figure(
     fig: Any,  # a matplotlib figure
     name: str,  # file name without ending

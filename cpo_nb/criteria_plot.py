@@ -41,7 +41,7 @@ class _Block(NamedTuple):
     width: float
     height: float
 
-
+# %% ../nbs/02_criteria_plot.ipynb #19602be0
 def _filled(words: list[str], width: float) -> list[str]:
     "The words in lines, each line filled up to `width`."
     lines = [""]
@@ -53,7 +53,7 @@ def _filled(words: list[str], width: float) -> list[str]:
             lines.append(word)
     return lines
 
-
+# %% ../nbs/02_criteria_plot.ipynb #c6affb36
 @lru_cache(maxsize=65536)
 def _line_breaks(text: str, most: int = 4) -> tuple[_Block, ...]:
     "The narrowest way to set `text` in 1, 2, ... `most` lines."
@@ -88,7 +88,7 @@ class _Cell:
         red, green, blue = self.color
         return "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else "#222222"
 
-
+# %% ../nbs/02_criteria_plot.ipynb #872bc170
 def _tint(color: tuple, share: float) -> tuple:
     "`color` mixed with this share of white."
     return tuple(c + (1 - c) * share for c in color)
@@ -104,7 +104,7 @@ def _cells_of(item: Node | Pair, ring: int, first: float, color: tuple) -> list[
             first += len(child.pairs)
     return cells
 
-
+# %% ../nbs/02_criteria_plot.ipynb #9c444196
 def _cells(children: tuple[Node | Pair, ...], gap: float) -> tuple[list[_Cell], float]:
     "All cells below the hub, and their rows; `gap` rows stay free after each child of the hub."
     import matplotlib as mpl
@@ -125,7 +125,7 @@ class _Column(NamedTuple):
     sign: str  # before the text
     color: str
 
-
+# %% ../nbs/02_criteria_plot.ipynb #7c58abd6
 _COLUMNS = {
     "phrases": [_Column("positive", "+ ", "#14532d"), _Column("negative", "\u2212 ", "#8f1d1d")],
     "names": [_Column("name", "", "#222222")],
@@ -139,7 +139,7 @@ def _columns(labels: str) -> list[_Column]:
         raise CriteriaError(f"labels must be one of {choices}, not {shorten(labels)}")
     return _COLUMNS[labels]
 
-
+# %% ../nbs/02_criteria_plot.ipynb #d739b571
 def _column_widths(cells: list[_Cell], columns: list[_Column]) -> list[float]:
     "Widths of the columns with the room around them, in units of the text size."
     pairs = [c.item for c in cells if c.is_pair]
@@ -163,7 +163,7 @@ def _ring_widths(cells: list[_Cell]) -> list[float]:
             widths[ring] = max(widths[ring], need + 1.2)
     return widths[1:-1]
 
-
+# %% ../nbs/02_criteria_plot.ipynb #7c89f379
 def _fit_rows(cells: list[_Cell], columns: list[_Column]) -> tuple[list[float], list[float]]:
     """Left edges of the rings, and of the columns of text; the last of each is its right end.
 
@@ -181,7 +181,7 @@ def _row_label(cell: _Cell, width: float) -> str:
     high = _ROW * cell.rows + 1e-9
     return next(b.text for b in blocks if b.width + 1.19 <= width and b.height <= high)
 
-
+# %% ../nbs/02_criteria_plot.ipynb #fb398c5b
 def _plot_row_cell(
     ax, cell: _Cell, edges: list[float], texts: list[float], columns: list[_Column], size: float
 ) -> None:
@@ -217,7 +217,7 @@ def _bare_axes(width: float, height: float):
     figure = plt.figure(figsize=(width / 72, height / 72), layout="none")
     return figure.add_axes((0, 0, 1, 1), frame_on=False, xticks=[], yticks=[])
 
-
+# %% ../nbs/02_criteria_plot.ipynb #de72898b
 def _too_small(what: str, size: float, hint: str) -> CriteriaError:
     return CriteriaError(
         f"the axes is too small: {what} would be {max(size, 0):.1f} points high", hint=hint
@@ -254,14 +254,14 @@ class _Way:
     low: float  # smallest radius of its centre at which it stays between the cell's sides
     high: float  # largest one at which it stays inside the ring
 
-
+# %% ../nbs/02_criteria_plot.ipynb #8ce23746
 def _radial_way(block: _Block, outer: float, size: float, half: float) -> _Way:
     "A label along the radius: its inner end must fit between the cell's sides."
     w, h = block.width * size, block.height * size
     low = (h + 1) / (2 * math.tan(half)) + w / 2
     return _Way(block.text, False, w + 2 * _PAD, low, outer - _PAD - w / 2)
 
-
+# %% ../nbs/02_criteria_plot.ipynb #27256d74
 def _arc_way(block: _Block, outer: float, size: float, half: float) -> _Way | None:
     "A label along the arc: its outer corners must stay inside the ring; None when it is too wide."
     w, h, edge = block.width * size, block.height * size, outer - _PAD
@@ -271,7 +271,7 @@ def _arc_way(block: _Block, outer: float, size: float, half: float) -> _Way | No
     high = math.sqrt(edge**2 - w**2 / 4) - h / 2
     return _Way(block.text, True, outer - high + h / 2 + _PAD, low, high)
 
-
+# %% ../nbs/02_criteria_plot.ipynb #1c52aa30
 def _ways(text: str, outer: float, size: float, half: float) -> Iterator[_Way]:
     "Ways to set `text` at this size in a cell that ends at radius `outer`, 2 `half` radians wide."
     half = min(half, 1.2)
@@ -289,7 +289,7 @@ class _Ring(NamedTuple):
     outer: float  # radius
     size: float  # of its text
 
-
+# %% ../nbs/02_criteria_plot.ipynb #d2631b34
 @dataclass
 class _Sunburst:
     "Measures of a sunburst, in points."
@@ -324,7 +324,7 @@ def _label(cell: _Cell, sun: _Sunburst, outer: float, size: float) -> tuple[floa
             return own, ways
     return 0.0, []
 
-
+# %% ../nbs/02_criteria_plot.ipynb #fae9f1da
 def _ring_need(cells: list[_Cell], sun: _Sunburst, outer: float, size: float) -> float:
     "Width of ring that the widest label of these cells needs; infinite when one does not fit."
     needs = []
@@ -351,7 +351,7 @@ def _fit_rings(
         outer = inner
     return tuple(reversed(rings))
 
-
+# %% ../nbs/02_criteria_plot.ipynb #d5a2965a
 def _largest(fits: Callable[[float], Any], low: float, high: float) -> float:
     "The largest number between `low` and `high` for which `fits` is not None, by bisection."
     for _ in range(20):
@@ -400,7 +400,7 @@ def _put(ax, radius: float, degrees: float, text: str, along: bool, **style) -> 
     style["linespacing"] = _LINE if "\n" in text else 1
     ax.text(radius * x, radius * y, text, **style)
 
-
+# %% ../nbs/02_criteria_plot.ipynb #08db5ecf
 def _wedge(ax, sun: _Sunburst, cell: _Cell, inner: float, outer: float, color: tuple) -> None:
     "Fill a cell between two radii."
     from matplotlib.patches import Wedge
@@ -417,7 +417,7 @@ def _plot_rim(ax, sun: _Sunburst, cell: _Cell) -> None:
     for k, (start, end) in enumerate(zip(sun.columns, ends)):
         _wedge(ax, sun, cell, start - room, end - room, _tint(cell.color, 0.90 + 0.05 * k))
 
-
+# %% ../nbs/02_criteria_plot.ipynb #3b3a25bc
 def _plot_node(ax, sun: _Sunburst, cell: _Cell) -> None:
     "A node's cell and name; along the arc in ring 1, along the radius elsewhere, if both fit."
     ring = sun.rings[cell.ring - 1]
@@ -429,7 +429,7 @@ def _plot_node(ax, sun: _Sunburst, cell: _Cell) -> None:
     degrees = sun.angle(cell.first + cell.rows / 2)
     _put(ax, radius, degrees, way.text, way.along, fontsize=size, color=cell.ink)
 
-
+# %% ../nbs/02_criteria_plot.ipynb #950b8cef
 def _plot_pair(ax, sun: _Sunburst, cell: _Cell, columns: list[_Column]) -> None:
     "A pair's cell, from its ring to the rim, and its texts around the rim."
     if cell.ring <= len(sun.rings):
@@ -442,7 +442,7 @@ def _plot_pair(ax, sun: _Sunburst, cell: _Cell, columns: list[_Column]) -> None:
         text = c.sign + getattr(cell.item, c.field)
         _put(ax, start, degrees, text, False, fontsize=sun.size, color=c.color, ha="left")
 
-# %% ../nbs/02_criteria_plot.ipynb #bec9b078
+# %% ../nbs/02_criteria_plot.ipynb #3bafc838
 def _plot_title(ax, sun: _Sunburst, title: str) -> None:
     "The title in the hub, in the lines that allow the largest text."
     sized = []
@@ -453,7 +453,7 @@ def _plot_title(ax, sun: _Sunburst, title: str) -> None:
     style = dict(ha="center", va="center", weight="bold", parse_math=False, linespacing=_LINE)
     ax.text(0, 0, text, fontsize=size, **style)
 
-
+# %% ../nbs/02_criteria_plot.ipynb #ed102f01
 def _plot_legend(ax, sun: _Sunburst, columns: list[_Column]) -> None:
     "Which circle of phrases is which, in a corner of the square, which the disc leaves free."
     texts = ("inner circle:  + positive attribute", "outer circle:  \u2212 negative attribute")
@@ -535,7 +535,7 @@ def _text_box(text) -> Any:
     up = np.array([-sin, cos]) * box.height / 2
     return middle + np.stack([-right - up, right - up, right + up, up - right])
 
-
+# %% ../nbs/02_criteria_plot.ipynb #b07d4b5e
 def _text_boxes(ax) -> tuple[list[str], Any]:
     "The N texts of an axes, and the corners of their boxes (N, 4, 2) in points."
     import numpy as np

@@ -34,11 +34,11 @@ def _unique_keys(items: list[tuple[str, Any]]) -> dict:
             raise ValueError(f"the key {show_value(key)} is given {n} times")
     return dict(items)
 
-
+# %% ../nbs/03a_tables.ipynb #06122949
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON value")
 
-
+# %% ../nbs/03a_tables.ipynb #73b8fa2a
 def _parse_line(number: int, line: bytes) -> RawRow:
     "One line of a .jsonl."
     hooks = dict(object_pairs_hook=_unique_keys, parse_constant=_no_constant)
@@ -67,7 +67,7 @@ def _lines(path: Path) -> Iterator[bytes | None]:
             while line and not line.endswith(b"\n"):
                 line = f.readline(_MAX_LINE)
 
-
+# %% ../nbs/03a_tables.ipynb #c138355a
 def _read_jsonl(path: Path) -> Iterator[RawRow]:
     for number, line in enumerate(_lines(path), 1):
         if line is None:
@@ -87,7 +87,7 @@ def _cell_ids(text: str) -> Any:
         return json.loads(text)
     return text
 
-
+# %% ../nbs/03a_tables.ipynb #605f07e3
 def _csv_header(reader: Any, path: Path) -> list[str]:
     try:
         header = next(reader, [])
@@ -98,7 +98,7 @@ def _csv_header(reader: Any, path: Path) -> list[str]:
         raise DatasetError(f"{path}: columns named twice: {', '.join(twice)}")
     return header
 
-
+# %% ../nbs/03a_tables.ipynb #90a8f304
 def _csv_records(reader: Any) -> Iterator[list[str] | str]:
     "The cells of every record that is not empty, or what is wrong with it."
     while True:
@@ -145,7 +145,7 @@ def _column_values(column: Any) -> list:
     except UnicodeDecodeError:
         return [_python_value(cell) for cell in column]
 
-
+# %% ../nbs/03a_tables.ipynb #facbeee2
 def _read_parquet(path: Path) -> Iterator[RawRow]:
     import pyarrow as pa, pyarrow.parquet as pq
 
@@ -162,7 +162,7 @@ def _read_parquet(path: Path) -> Iterator[RawRow]:
         reason = str(e).splitlines()[0]
         raise DatasetError(f"{what} ({reason})", hint="write the file again") from None
 
-# %% ../nbs/03a_tables.ipynb #938a5e70
+# %% ../nbs/03a_tables.ipynb #71a75504
 @dataclass(frozen=True)
 class Source:
     "The tables of a dataset, of one kind."
@@ -208,7 +208,7 @@ def _no_table(path: Path) -> DatasetError:
     what = "neither metadata.jsonl, metadata.csv nor a .parquet file"
     return DatasetError(f"{path}: {what}", hint=hint)
 
-
+# %% ../nbs/03a_tables.ipynb #dcb199bf
 def _folder_source(path: Path) -> Source:
     "The tables of a folder."
     tables = [path / n for n in ("metadata.jsonl", "metadata.csv") if (path / n).is_file()]
@@ -222,7 +222,7 @@ def _folder_source(path: Path) -> Source:
     files = parquet or tables
     return Source(path.resolve(), files, files[0].suffix)
 
-
+# %% ../nbs/03a_tables.ipynb #3881501c
 def find_source(
     source: str | Path,  # a folder, or a .jsonl, .csv or .parquet file under any name
 ) -> Source:  # what is to be read
@@ -238,7 +238,7 @@ def find_source(
     what = "not a .parquet, .csv or .jsonl file" if exists else "no such file or folder"
     raise DatasetError(f"{source}: {what}", hint=_FORMAT_HINT)
 
-# %% ../nbs/03a_tables.ipynb #8e273fa1
+# %% ../nbs/03a_tables.ipynb #862fe92f
 class CheckedImage(NamedTuple):
     "The image of a row after its checks."
 
@@ -246,7 +246,7 @@ class CheckedImage(NamedTuple):
     digest: bytes  # SHA-256 of its bytes
     problem: str  # what is wrong, "" for a good image
 
-
+# %% ../nbs/03a_tables.ipynb #57000fe8
 def _read_limited(name: Any, root: Path, max_bytes: int) -> tuple[Path | None, bytes, str]:
     "The file that a row names, its bytes, and what is wrong; a large file is not read."
     file, problem = file_inside(name, root)
@@ -259,7 +259,7 @@ def _read_limited(name: Any, root: Path, max_bytes: int) -> tuple[Path | None, b
     except OSError as e:
         return None, b"", f"the file cannot be read ({type(e).__name__})"
 
-
+# %% ../nbs/03a_tables.ipynb #73f71c52
 def _text_problem(record: dict) -> str:
     "Text that cannot be written as UTF-8 (lone surrogates) would break the table later."
     try:
@@ -283,7 +283,7 @@ class RowChecker:
     empty_captions: bool = False  # whether empty captions are allowed
     suggestions: dict[str, str] = field(default_factory=dict)  # of unknown ids, made on demand
 
-
+# %% ../nbs/03a_tables.ipynb #6a5383f6
 @patch
 def suggest(
     self: RowChecker,
@@ -295,7 +295,7 @@ def suggest(
         self.suggestions[unknown] = f"; did you mean {near[0]!r}?" if near else ""
     return self.suggestions.get(unknown, "")
 
-# %% ../nbs/03a_tables.ipynb #f025245d
+# %% ../nbs/03a_tables.ipynb #daa78eb7
 @patch
 def image(
     self: RowChecker,
@@ -320,7 +320,7 @@ def image(
     digest = hashlib.sha256(data).digest()
     return CheckedImage(file, digest, image_problem(data, self.max_pixels))
 
-# %% ../nbs/03a_tables.ipynb #e1ca60a2
+# %% ../nbs/03a_tables.ipynb #c64e4567
 def _column_problems(record: dict, image_column: str) -> list[str]:
     "Columns that are missing, or one too many."
     needed = (image_column, "caption", "positive", "negative")
@@ -329,7 +329,7 @@ def _column_problems(record: dict, image_column: str) -> list[str]:
         problems.append("a column 'image' beside 'file_name'; rename it")
     return problems
 
-
+# %% ../nbs/03a_tables.ipynb #ba3b40e7
 def _caption_problems(caption: Any, empty_captions: bool) -> list[str]:
     if not isinstance(caption, str):
         return [f"the caption is {kind_of_value(caption)}, not text"]
@@ -337,7 +337,7 @@ def _caption_problems(caption: Any, empty_captions: bool) -> list[str]:
         return ["the caption is empty (the policy is trained on it)"]
     return []
 
-
+# %% ../nbs/03a_tables.ipynb #11fcab86
 @patch
 def check(
     self: RowChecker,
@@ -369,7 +369,7 @@ class GoodRow:
     file: Path | None  # the image's file, None where its bytes are embedded
     digest: bytes  # SHA-256 of the image's bytes
 
-
+# %% ../nbs/03a_tables.ipynb #52a5472e
 def _image_name(record: dict | None, column: str) -> str:
     'How messages name a row\'s image, "" where it has no name.'
     cell = (record or {}).get(column)
@@ -377,7 +377,7 @@ def _image_name(record: dict | None, column: str) -> str:
         cell = cell.get("path")
     return show_value(cell)[1:-1] if isinstance(cell, str) else ""
 
-
+# %% ../nbs/03a_tables.ipynb #479bbad0
 def _columns_in_memory(record: dict, source: Source) -> dict:
     "The columns of a checked row; one string per id of the tree, however many rows have it."
     if source.is_parquet:
