@@ -8,20 +8,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, NamedTuple
 
-from fastcore.basics import patch
-
-from .criteria import Node, Pair, CriteriaError, shorten, CriteriaTree, plural
+from .core import plural
+from .criteria import CriteriaTree, Node, Pair
+from .criteria_file import CriteriaError, shorten
 
 # %% auto #0
-__all__ = ['text_overlaps']
+__all__ = ['plot_criteria', 'text_overlaps']
 
 # %% ../nbs/02_criteria_plot.ipynb #a7cb8ea2
-_LINE, _PAD = (
-    1.15,
-    3.0,
-)  # height of a line in units of its size; room between a label and the edge of its cell, in points
+_LINE = 1.15  # height of a line in units of its size
+_PAD = 3.0  # room between a label and the edge of its cell, in points
 
 
 @lru_cache(maxsize=65536)
@@ -32,416 +30,180 @@ def _width(text: str) -> float:
     from matplotlib.textpath import text_to_path
 
     font = FontProperties(family=mpl.rcParams["font.family"], size=100)
-    return (
-        1.02 * text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / 100
-    )  # 2% for hinting
+    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    return 1.02 * width / 100  # 2 % for hinting
 
 # %% ../nbs/02_criteria_plot.ipynb #02d44869
+class _Block(NamedTuple):
+    "A text in lines, measured in units of its size."
+
+    text: str  # with line breaks
+    width: float
+    height: float
+
+# %% ../nbs/02_criteria_plot.ipynb #19602be0
+def _filled(words: list[str], width: float) -> list[str]:
+    "The words in lines, each line filled up to `width`."
+    lines = [""]
+    for word in words:
+        longer = f"{lines[-1]} {word}".strip()
+        if _width(longer) <= width + 1e-9:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+# %% ../nbs/02_criteria_plot.ipynb #c6affb36
 @lru_cache(maxsize=65536)
-def _broken(text: str, most: int = 4) -> tuple[tuple[str, float, float], ...]:
-    "The narrowest way to set `text` in 1, 2, ... `most` lines: (text with line breaks, width, height), in units of its size."
-    words, out = text.split(), []
-    spans = sorted(
-        {
-            _width(" ".join(words[i:j]))
-            for i in range(len(words))
-            for j in range(i + 1, len(words) + 1)
-        }
-    )
-    for width in reversed(
-        spans
-    ):  # narrower and narrower: the last of each number of lines is its best
-        lines = [""]
-        for word in words:
-            longer = f"{lines[-1]} {word}".strip()
-            if _width(longer) <= width + 1e-9:
-                lines[-1] = longer
-            else:
-                lines.append(word)
-        if all(_width(l) <= width + 1e-9 for l in lines) and len(lines) <= most:
-            out.append(("\n".join(lines), width, _LINE * len(lines)))
-    return tuple({b[2]: b for b in out}.values())
+def _line_breaks(text: str, most: int = 4) -> tuple[_Block, ...]:
+    "The narrowest way to set `text` in 1, 2, ... `most` lines."
+    words = text.split()
+    n = len(words)
+    runs = [" ".join(words[i:j]) for i in range(n) for j in range(i + 1, n + 1)]
+    best = {}
+    for width in sorted({_width(run) for run in runs}, reverse=True):
+        lines = _filled(words, width)
+        if len(lines) <= most and max(map(_width, lines)) <= width + 1e-9:
+            best[len(lines)] = _Block("\n".join(lines), width, _LINE * len(lines))
+    return tuple(best.values())
 
 # %% ../nbs/02_criteria_plot.ipynb #65425fc0
 @dataclass
 class _Cell:
-    "One node or pair in a drawing."
+    "One node or pair in a figure."
 
     item: Node | Pair
     ring: int  # 1 for the hub's children
     first: float  # where its rows begin, in rows
-    rows: float  # how many rows it spans
+    rows: int  # how many rows it spans
     color: tuple  # face colour
 
     @property
+    def is_pair(self) -> bool:
+        return isinstance(self.item, Pair)
+
+    @property
     def ink(self) -> str:
-        "Colour of text upon it."
-        return (
-            "white"
-            if sum(c * k for c, k in zip(self.color, (0.299, 0.587, 0.114))) < 0.5
-            else "#222222"
-        )
+        "Colour of text upon it, by the brightness of the face."
+        red, green, blue = self.color
+        return "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else "#222222"
 
-
+# %% ../nbs/02_criteria_plot.ipynb #872bc170
 def _tint(color: tuple, share: float) -> tuple:
     "`color` mixed with this share of white."
     return tuple(c + (1 - c) * share for c in color)
 
 # %% ../nbs/02_criteria_plot.ipynb #50f82c9e
+def _cells_of(item: Node | Pair, ring: int, first: float, color: tuple) -> list[_Cell]:
+    "The cell of a node or pair, and of all below it."
+    share = 0.82 if isinstance(item, Pair) else min(0.9, 0.27 * (ring - 1))
+    cells = [_Cell(item, ring, first, len(item.pairs), _tint(color, share))]
+    if isinstance(item, Node):
+        for child in item.children:
+            cells += _cells_of(child, ring + 1, first, color)
+            first += len(child.pairs)
+    return cells
+
+# %% ../nbs/02_criteria_plot.ipynb #9c444196
 def _cells(children: tuple[Node | Pair, ...], gap: float) -> tuple[list[_Cell], float]:
-    "All cells below the hub, and the rows they take; `gap` rows stay free after each child of the hub."
+    "All cells below the hub, and their rows; `gap` rows stay free after each child of the hub."
     import matplotlib as mpl
 
-    palette = [mpl.colors.to_rgb(c) for c in mpl.rcParams["axes.prop_cycle"].by_key()["color"]]
-    out, row = [], 0.0
-
-    def add(item, ring, color):
-        nonlocal row
-        cell = _Cell(
-            item,
-            ring,
-            row,
-            1,
-            _tint(color, min(0.9, 0.27 * (ring - 1)) if isinstance(item, Node) else 0.82),
-        )
-        out.append(cell)
-        if isinstance(item, Pair):
-            row += 1
-        else:
-            for c in item.children:
-                add(c, ring + 1, color)
-            cell.rows = len(item.pairs)
-
+    palette = mpl.rcParams["axes.prop_cycle"].by_key()["color"]
+    cells, row = [], 0.0
     for k, child in enumerate(children):
-        add(child, 1, palette[k % len(palette)])
-        row += gap
-    return out, row
+        color = mpl.colors.to_rgb(palette[k % len(palette)])
+        cells += _cells_of(child, 1, row, color)
+        row += len(child.pairs) + gap
+    return cells, row
 
 # %% ../nbs/02_criteria_plot.ipynb #e976297d
-def _rim(labels: str) -> list[tuple[str, str, str]]:
-    "Columns of text beside the pairs: (field, sign before it, colour)."
-    columns = dict(
-        phrases=[("positive", "+ ", "#14532d"), ("negative", "\u2212 ", "#8f1d1d")],
-        names=[("name", "", "#222222")],
-        none=[],
-    )
-    if labels not in columns:
-        raise CriteriaError(f"labels must be one of {', '.join(columns)}, not {shorten(labels)}")
-    return columns[labels]
+class _Column(NamedTuple):
+    "A column of text beside the pairs."
+
+    field: str  # of a pair
+    sign: str  # before the text
+    color: str
+
+# %% ../nbs/02_criteria_plot.ipynb #7c58abd6
+_COLUMNS = {
+    "phrases": [_Column("positive", "+ ", "#14532d"), _Column("negative", "\u2212 ", "#8f1d1d")],
+    "names": [_Column("name", "", "#222222")],
+    "none": [],
+}
 
 
-def _rim_widths(cells: list[_Cell], rim: list) -> list[float]:
-    "Widths of those columns with the room around them, in units of the text size."
-    return [
-        max(_width(sign + getattr(c.item, name)) for c in cells if isinstance(c.item, Pair)) + 1.2
-        for name, sign, _ in rim
-    ]
+def _columns(labels: str) -> list[_Column]:
+    if labels not in _COLUMNS:
+        choices = ", ".join(_COLUMNS)
+        raise CriteriaError(f"labels must be one of {choices}, not {shorten(labels)}")
+    return _COLUMNS[labels]
 
-# %% ../nbs/02_criteria_plot.ipynb #ac9d36e4
-@dataclass
-class _Way:
-    "One way to set a label in a cell of a ring."
-
-    text: str  # with line breaks
-    along: bool  # along the arc, else along the radius
-    need: float  # width of ring that it needs
-    low: float  # smallest radius of its centre at which it keeps between the cell's sides
-    high: float  # largest one at which it keeps inside the ring
-
-
-def _ways(text: str, outer: float, size: float, half: float) -> Iterator[_Way]:
-    "Ways to set `text` at this size in a cell that ends at radius `outer` and spans 2 `half` radians."
-    tan, edge = math.tan(min(half, 1.2)), outer - _PAD
-    for broken, width, height in _broken(text):
-        w, h = width * size, height * size
-        low, high = (h + 1) / (2 * tan) + w / 2, edge - w / 2
-        if low <= high:
-            yield _Way(broken, False, w + 2 * _PAD, low, high)
-        if edge <= w / 2:
-            continue
-        low, high = (w + 2 * _PAD) / (2 * tan) + h / 2, math.sqrt(edge**2 - w**2 / 4) - h / 2
-        if low <= high:
-            yield _Way(broken, True, outer - high + h / 2 + _PAD, low, high)
-
-# %% ../nbs/02_criteria_plot.ipynb #67961906
-@dataclass
-class _Sunburst:
-    "Measures of a sunburst, in points."
-
-    radius: float  # of the whole disc
-    rows: float  # rows around the rim
-    size: float = 10.0  # of the text around the rim
-    inner: float = 0.0  # radius where the text begins
-    columns: tuple[float, ...] = ()  # inner radius of each column of text
-    rings: tuple[
-        tuple[float, float, float], ...
-    ] = ()  # inner radius, outer radius and text size of rings 1, 2, ...
-
-    def angle(self, row: float) -> float:
-        "Degrees, counter-clockwise from three o'clock; row 0 begins at the top and rows run clockwise."
-        return 90 - 360 * row / self.rows
-
-    def half(self, cell: _Cell) -> float:
-        "Half a cell's angle in radians."
-        return math.pi * cell.rows / self.rows
-
-    @property
-    def hub(self) -> float:
-        "Radius of the hub."
-        return self.rings[0][0] if self.rings else 0.1 * self.radius
-
-# %% ../nbs/02_criteria_plot.ipynb #50e8c64f
-def _label(cell: _Cell, sun: _Sunburst, outer: float, size: float) -> tuple[float, list[_Way]]:
-    "A node's text size and the ways to set its name: at `size`, or at a share of it where the cell is too narrow for that."
-    tries = (
-        (share * size, list(_ways(cell.item.name, outer, share * size, sun.half(cell))))
-        for share in (1 - 0.05 * k for k in range(8))
-    )
-    return next(((own, ways) for own, ways in tries if ways), (0.0, []))
-
-# %% ../nbs/02_criteria_plot.ipynb #b0b10cfb
-def _fit_rings(
-    cells: list[_Cell], sun: _Sunburst, size: float, spare: float
-) -> tuple[tuple[float, float, float], ...] | None:
-    "Rings from the rim inward, as wide as their labels need at text size `size` (more on the inner rings) and `spare` wider; None when no hub is left."
-    outer, rings = sun.inner - sun.size, []
-    for ring in range(max((c.ring for c in cells if isinstance(c.item, Node)), default=0), 0, -1):
-        own = size * max(1.0, 1.4 - 0.15 * (ring - 1))
-        labels = (
-            _label(c, sun, outer, own)[1]
-            for c in cells
-            if c.ring == ring and isinstance(c.item, Node)
-        )
-        inner = (
-            outer - max(min((w.need for w in ways), default=math.inf) for ways in labels) - spare
-        )
-        if inner < 0.1 * sun.radius:
-            return None
-        rings.append((inner, outer, own))
-        outer = inner
-    return tuple(reversed(rings))
-
-# %% ../nbs/02_criteria_plot.ipynb #0c1fffbd
-def _largest(fits: Callable[[float], Any], low: float, high: float) -> float:
-    "The largest number between `low` and `high` that fits, by bisection."
-    for _ in range(20):
-        middle = (low + high) / 2
-        low, high = (middle, high) if fits(middle) is not None else (low, middle)
-    return low
-
-# %% ../nbs/02_criteria_plot.ipynb #d033df13
-def _fit_sunburst(
-    cells: list[_Cell], rows: float, rim: list, radius: float, most: float = 10.0
-) -> _Sunburst:
-    "The largest text sizes at which everything fits a disc of this radius. Raises `CriteriaError` when none does."
-    sun = _Sunburst(radius, rows)
-    widths = _rim_widths(cells, rim)
-    sun.size = min(
-        most,
-        2 * math.pi * radius / (_LINE * rows + 2 * math.pi * sum(widths)),
-        0.5 * radius / max(sum(widths), 1),
-    )  # the rim takes half of the radius at most
-    sun.inner = radius - sum(widths) * sun.size
-    sun.columns = tuple(sun.inner + (sum(widths[:k]) + 0.6) * sun.size for k in range(len(widths)))
-    size = _largest(lambda x: _fit_rings(cells, sun, x, 0), 1.0, most)
-    spare = _largest(lambda x: _fit_rings(cells, sun, size, x), 0.0, radius)
-    sun.rings = _fit_rings(cells, sun, size, spare)
-    if sun.rings is None:
-        raise CriteriaError(
-            "the drawing is too small for this tree", hint="give a larger axes, or a node as root="
-        )
-    return sun
-
-# %% ../nbs/02_criteria_plot.ipynb #91d27772
-def _put(ax, radius: float, degrees: float, text: str, along: bool, **style) -> None:
-    "Write `text` at polar coordinates, upright for the reader: centred when along the arc, else as `ha` says for the right half."
-    upside = (
-        math.sin(math.radians(degrees)) < -1e-9
-        if along
-        else math.cos(math.radians(degrees)) < -1e-9
-    )
-    turn = degrees - 90 if along else degrees
-    if style.get("ha") == "left" and upside:
-        style["ha"] = "right"
-    x, y = radius * math.cos(math.radians(degrees)), radius * math.sin(math.radians(degrees))
-    ax.text(
-        x,
-        y,
-        text,
-        rotation=turn + 180 * upside,
-        rotation_mode="anchor",
-        parse_math=False,
-        linespacing=_LINE if "\n" in text else 1,
-        **{"ha": "center", "va": "center"} | style,
-    )
-
-# %% ../nbs/02_criteria_plot.ipynb #50dca80c
-def _draw_sunburst(ax, cells: list[_Cell], sun: _Sunburst, rim: list, title: str) -> None:
-    "Draw rings, rim, hub and all labels into `ax`, whose unit is a point."
-    from matplotlib.patches import Wedge
-
-    def wedge(cell, inner, outer, color):
-        ax.add_patch(
-            Wedge(
-                (0, 0),
-                outer,
-                sun.angle(cell.first + cell.rows),
-                sun.angle(cell.first),
-                width=outer - inner,
-                facecolor=color,
-                edgecolor="white",
-                linewidth=0.6,
-            )
-        )
-
-    ends = (*sun.columns[1:], sun.radius + 0.6 * sun.size)
-    for cell in cells:
-        degrees, ring = (
-            sun.angle(cell.first + cell.rows / 2),
-            sun.rings[cell.ring - 1] if cell.ring <= len(sun.rings) else None,
-        )
-        if cell.ring == 1:
-            for k, (start, end) in enumerate(zip(sun.columns, ends)):
-                wedge(
-                    cell,
-                    start - 0.6 * sun.size,
-                    end - 0.6 * sun.size,
-                    _tint(cell.color, 0.90 + 0.05 * k),
-                )
-        if isinstance(cell.item, Node):
-            wedge(cell, *ring[:2], cell.color)
-            size, ways = _label(cell, sun, *ring[1:])
-            way = min(
-                (w for w in ways if w.need <= ring[1] - ring[0] + 1e-6),
-                key=lambda w: (w.along != (cell.ring == 1), w.text.count("\n")),
-            )
-            _put(
-                ax,
-                min(max(sum(ring[:2]) / 2, way.low), way.high),
-                degrees,
-                way.text,
-                way.along,
-                fontsize=size,
-                color=cell.ink,
-            )
-            continue
-        wedge(
-            cell,
-            ring[0] if ring else sun.rings[-1][1] if sun.rings else sun.hub,
-            sun.inner,
-            cell.color,
-        )
-        for start, (name, sign, color) in zip(sun.columns, rim):
-            _put(
-                ax,
-                start,
-                degrees,
-                sign + getattr(cell.item, name),
-                False,
-                fontsize=sun.size,
-                color=color,
-                ha="left",
-            )
-    broken, size = max(
-        ((b, min(14, 1.8 * sun.hub / math.hypot(w * 1.1, h))) for b, w, h in _broken(title)),
-        key=lambda b: b[1],
-    )
-    ax.text(
-        0,
-        0,
-        broken,
-        ha="center",
-        va="center",
-        fontsize=size,
-        weight="bold",
-        parse_math=False,
-        linespacing=_LINE,
-    )
-    for k, text in enumerate(
-        ("inner circle:  + praises a picture", "outer circle:  \u2212 faults it")
-        if len(rim) == 2
-        else ()
-    ):  # the corners of the square are free
-        ax.text(
-            -sun.radius,
-            (-0.96 - 0.03 * k) * sun.radius,
-            text,
-            fontsize=min(12, sun.radius / 50),
-            color=rim[k][2],
-            va="bottom",
-        )
+# %% ../nbs/02_criteria_plot.ipynb #d739b571
+def _column_widths(cells: list[_Cell], columns: list[_Column]) -> list[float]:
+    "Widths of the columns with the room around them, in units of the text size."
+    pairs = [c.item for c in cells if c.is_pair]
+    return [1.2 + max(_width(c.sign + getattr(p, c.field)) for p in pairs) for c in columns]
 
 # %% ../nbs/02_criteria_plot.ipynb #f7813d0e
-def _fit_rows(cells: list[_Cell], rim: list) -> tuple[list[float], list[float]]:
-    "Left edges of the columns of rings and of the columns of text, in units of the text size; the last one is the right end."
+_ROW = 1.6  # height of a row in units of the text size
+
+
+def _ring_widths(cells: list[_Cell]) -> list[float]:
+    "Widths of rings 1, 2, ... in units of the text size, from the deepest inward."
     deepest = max(c.ring for c in cells)
-    wide = [0.0] * (deepest + 1)
+    widths = [0.0] * (deepest + 2)
     for ring in range(deepest, 0, -1):
         for c in (c for c in cells if c.ring == ring):
-            if isinstance(c.item, Pair):
-                need = _width(c.item.name) - sum(
-                    wide[ring + 1 :]
-                )  # a pair's cell reaches to the last column
+            if c.is_pair:
+                need = _width(c.item.name) - sum(widths[ring + 1 :])
             else:
-                need = min(w for _, w, h in _broken(c.item.name) if h <= 1.6 * c.rows + 1e-9)
-            wide[ring] = max(wide[ring], need + 1.2)
-    texts = _rim_widths(
-        cells, [r for r in rim if r[0] != "name"]
-    )  # names stand in the cells already
-    edges = [sum(wide[1:k]) for k in range(1, deepest + 2)]
+                blocks = _line_breaks(c.item.name)
+                need = min(b.width for b in blocks if b.height <= _ROW * c.rows + 1e-9)
+            widths[ring] = max(widths[ring], need + 1.2)
+    return widths[1:-1]
+
+# %% ../nbs/02_criteria_plot.ipynb #7c89f379
+def _fit_rows(cells: list[_Cell], columns: list[_Column]) -> tuple[list[float], list[float]]:
+    """Left edges of the rings, and of the columns of text; the last of each is its right end.
+
+    In units of the text size."""
+    rings, texts = _ring_widths(cells), _column_widths(cells, columns)
+    edges = [sum(rings[:k]) for k in range(len(rings) + 1)]
     return edges, [edges[-1] + sum(texts[:k]) for k in range(len(texts) + 1)]
 
 # %% ../nbs/02_criteria_plot.ipynb #10bbda54
-def _draw_rows(
-    ax,
-    cells: list[_Cell],
-    columns: tuple[list[float], list[float]],
-    rim: list,
-    size: float,
-    top: float,
-    title: str,
+def _row_label(cell: _Cell, width: float) -> str:
+    "The name of a cell, broken so that it fits."
+    if cell.is_pair:
+        return _line_breaks(cell.item.name)[0].text
+    blocks = _line_breaks(cell.item.name)
+    high = _ROW * cell.rows + 1e-9
+    return next(b.text for b in blocks if b.width + 1.19 <= width and b.height <= high)
+
+# %% ../nbs/02_criteria_plot.ipynb #fb398c5b
+def _plot_row_cell(
+    ax, cell: _Cell, edges: list[float], texts: list[float], columns: list[_Column], size: float
 ) -> None:
-    "Draw the cells as rows from the point (0, top) down, in `ax`, whose unit is a point."
+    "Plot one cell, its name, and the phrases beside a pair, from the point (0, 0) down."
     from matplotlib.patches import Rectangle
 
-    (edges, texts), line = columns, 1.6 * size
+    left, right = edges[cell.ring - 1], edges[-1] if cell.is_pair else edges[cell.ring]
+    low, high = -_ROW * (1 + cell.first + cell.rows), _ROW * cell.rows
     style = dict(va="center", fontsize=size, parse_math=False, linespacing=_LINE)
-    ax.text(0, top - line / 2, title, weight="bold", **style)
-    for cell in cells:
-        left, right = (
-            edges[cell.ring - 1] * size,
-            edges[cell.ring if isinstance(cell.item, Node) else -1] * size,
-        )
-        low = top - line * (1 + cell.first + cell.rows)
-        ax.add_patch(
-            Rectangle(
-                (left, low),
-                right - left,
-                line * cell.rows,
-                facecolor=cell.color,
-                edgecolor="white",
-                linewidth=0.8,
-            )
-        )
-        text = next(
-            b
-            for b, w, h in _broken(cell.item.name)
-            if isinstance(cell.item, Pair)
-            or (w + 1.19) * size <= right - left
-            and h <= 1.6 * cell.rows + 1e-9
-        )
-        middle = low + line * cell.rows / 2
-        ax.text(left + 0.6 * size, middle, text, color=cell.ink, **style)
-        if isinstance(cell.item, Node):
-            continue
-        for start, (name, sign, color) in zip(texts, (r for r in rim if r[0] != "name")):
-            ax.text(
-                (start + 0.6) * size, middle, sign + getattr(cell.item, name), color=color, **style
-            )
+    corner, middle = (left * size, low * size), (low + high / 2) * size
+    face = dict(facecolor=cell.color, edgecolor="white", linewidth=0.8)
+    ax.add_patch(Rectangle(corner, (right - left) * size, high * size, **face))
+    label = _row_label(cell, right - left)
+    ax.text((left + 0.6) * size, middle, label, color=cell.ink, **style)
+    if cell.is_pair:
+        for start, column in zip(texts, columns):
+            text = column.sign + getattr(cell.item, column.field)
+            ax.text((start + 0.6) * size, middle, text, color=column.color, **style)
 
 # %% ../nbs/02_criteria_plot.ipynb #1c63fa02
-def _points(ax) -> tuple[float, float]:
-    "Width and height of an axes in points, its layout settled."
+def _size_in_points(ax) -> tuple[float, float]:
+    "Width and height of an axes in points, after its layout is done."
     figure = ax.figure.canvas.figure  # the whole figure, also for an axes inside a subfigure
     figure.draw_without_rendering()
     box = ax.get_window_extent()
@@ -452,117 +214,357 @@ def _bare_axes(width: float, height: float):
     "An axes that fills a new figure of this size in points."
     import matplotlib.pyplot as plt
 
-    return plt.figure(figsize=(width / 72, height / 72), layout="none").add_axes(
-        (0, 0, 1, 1), frame_on=False, xticks=[], yticks=[]
-    )
+    figure = plt.figure(figsize=(width / 72, height / 72), layout="none")
+    return figure.add_axes((0, 0, 1, 1), frame_on=False, xticks=[], yticks=[])
 
-# %% ../nbs/02_criteria_plot.ipynb #1a93051c
-@patch
-def plot(
-    self: CriteriaTree,
-    ax=None,  # matplotlib axes to draw in, text being made to fit; default: a new figure, as large as legible text needs
-    root: str | None = None,  # full id of the node to draw; default: the whole tree
-    labels: str = "phrases",  # beside each pair: "phrases", "names" or "none"
-    kind: str = "auto",  # "rows", "sunburst", or "auto": rows for up to 80 pairs
-):
-    "Draw the tree or one of its nodes so that no text meets another; returns the axes. Raises `CriteriaError`, also when an axes is too small."
-    hub = self if root is None else self[root]
-    if isinstance(hub, Pair):
-        raise CriteriaError(
-            f"{root!r} is a pair: nothing to draw",
-            hint=f"give a node, such as {hub.parent or hub.id!r}",
-        )
-    if kind not in ("auto", "rows", "sunburst"):
-        raise CriteriaError(f"kind must be auto, rows or sunburst, not {shorten(kind)}")
-    children, rim = (self.roots if hub is self else hub.children), _rim(labels)
-    title = f"{hub.name}: {plural(len(hub.pairs), 'pair')}"
-    draw = (
-        _plot_rows if kind == "rows" or kind == "auto" and len(hub.pairs) <= 80 else _plot_sunburst
+# %% ../nbs/02_criteria_plot.ipynb #de72898b
+def _too_small(what: str, size: float, hint: str) -> CriteriaError:
+    return CriteriaError(
+        f"the axes is too small: {what} would be {max(size, 0):.1f} points high", hint=hint
     )
-    if ax is not None:
-        ax.set_axis_off()  # before the axes is measured: ticks take room from it
-    return draw(ax, children, rim, title)
-
-# %% ../nbs/02_criteria_plot.ipynb #78997d70
-def _plot_sunburst(ax, children: tuple, rim: list, title: str):
-    pairs = sum(isinstance(c, Pair) or len(c.pairs) for c in children)
-    cells, rows = _cells(children, pairs / 300 if len(children) > 1 else 0)
-    if ax is None:  # 7 points around the rim
-        wide = sum(_rim_widths(cells, rim))
-        radius = max(7 * (_LINE * rows / (2 * math.pi) + wide), 2 * 7 * wide, 330)
-        ax = _bare_axes(2 * radius + 12, 2 * radius + 12)
-    width, height = _points(ax)
-    sun = _fit_sunburst(cells, rows, rim, min(width, height) / 2 - 6)
-    if rim and sun.size < 3:
-        raise CriteriaError(
-            f"the axes is too small: text around the rim would be {sun.size:.1f} points high",
-            hint="give a larger one, a node as root=, or labels='none'",
-        )
-    ax.set(xlim=(-width / 2, width / 2), ylim=(-height / 2, height / 2), aspect="equal")
-    _draw_sunburst(ax, cells, sun, rim, title)
-    return ax
 
 # %% ../nbs/02_criteria_plot.ipynb #ae11558c
-def _plot_rows(ax, children: tuple, rim: list, title: str):
+def _plot_rows(ax, children: tuple, columns: list[_Column], title: str):
+    "Plot the hub's children as rows, in `ax` or in a new figure; returns the axes."
+    columns = [c for c in columns if c.field != "name"]  # names are in the cells already
     cells, rows = _cells(children, 0.3 if len(children) > 1 else 0)
-    columns = _fit_rows(cells, rim)
-    wide, high = max(columns[1][-1], _width(title) * 1.15), 1.6 * (rows + 1)
+    edges, texts = _fit_rows(cells, columns)
+    wide, high = max(texts[-1], _width(title) * 1.15), _ROW * (rows + 1)
     if ax is None:
         ax = _bare_axes(9 * wide + 12, 9 * high + 12)
-    width, height = _points(ax)
+    width, height = _size_in_points(ax)
     size = min(10, (width - 12) / wide, (height - 12) / high)
     if size < 3:
-        raise CriteriaError(
-            f"the axes is too small: text would be {max(size, 0):.1f} points high",
-            hint="give a larger one, or a node as root=",
-        )
+        raise _too_small("text", size, hint="give a larger one, or a node as root=")
     ax.set(xlim=(-6, width - 6), ylim=(-height + 6, 6), aspect="equal")
-    _draw_rows(ax, cells, columns, rim, size, 0, title)
+    style = dict(va="center", fontsize=size, parse_math=False, weight="bold")
+    ax.text(0, -_ROW / 2 * size, title, **style)
+    for cell in cells:
+        _plot_row_cell(ax, cell, edges, texts, columns, size)
     return ax
 
+# %% ../nbs/02_criteria_plot.ipynb #ac9d36e4
+@dataclass
+class _Way:
+    "One way to set a label in a cell of a ring; lengths in points."
+
+    text: str  # with line breaks
+    along: bool  # along the arc, else along the radius
+    need: float  # width of ring that it needs
+    low: float  # smallest radius of its centre at which it stays between the cell's sides
+    high: float  # largest one at which it stays inside the ring
+
+# %% ../nbs/02_criteria_plot.ipynb #8ce23746
+def _radial_way(block: _Block, outer: float, size: float, half: float) -> _Way:
+    "A label along the radius: its inner end must fit between the cell's sides."
+    w, h = block.width * size, block.height * size
+    low = (h + 1) / (2 * math.tan(half)) + w / 2
+    return _Way(block.text, False, w + 2 * _PAD, low, outer - _PAD - w / 2)
+
+# %% ../nbs/02_criteria_plot.ipynb #27256d74
+def _arc_way(block: _Block, outer: float, size: float, half: float) -> _Way | None:
+    "A label along the arc: its outer corners must stay inside the ring; None when it is too wide."
+    w, h, edge = block.width * size, block.height * size, outer - _PAD
+    if edge <= w / 2:
+        return None
+    low = (w + 2 * _PAD) / (2 * math.tan(half)) + h / 2
+    high = math.sqrt(edge**2 - w**2 / 4) - h / 2
+    return _Way(block.text, True, outer - high + h / 2 + _PAD, low, high)
+
+# %% ../nbs/02_criteria_plot.ipynb #1c52aa30
+def _ways(text: str, outer: float, size: float, half: float) -> Iterator[_Way]:
+    "Ways to set `text` at this size in a cell that ends at radius `outer`, 2 `half` radians wide."
+    half = min(half, 1.2)
+    for block in _line_breaks(text):
+        for make in (_radial_way, _arc_way):
+            way = make(block, outer, size, half)
+            if way is not None and way.low <= way.high:
+                yield way
+
+# %% ../nbs/02_criteria_plot.ipynb #67961906
+class _Ring(NamedTuple):
+    "A ring of nodes; lengths in points."
+
+    inner: float  # radius
+    outer: float  # radius
+    size: float  # of its text
+
+# %% ../nbs/02_criteria_plot.ipynb #d2631b34
+@dataclass
+class _Sunburst:
+    "Measures of a sunburst, in points."
+
+    radius: float  # of the whole disc
+    rows: float  # rows around the rim
+    size: float = 10.0  # of the text around the rim
+    inner: float = 0.0  # radius where that text begins
+    columns: tuple[float, ...] = ()  # inner radius of each column of text
+    rings: tuple[_Ring, ...] = ()  # rings 1, 2, ...
+
+    def angle(self, row: float) -> float:
+        "Degrees, counter-clockwise from three o'clock; row 0 is at the top, rows run clockwise."
+        return 90 - 360 * row / self.rows
+
+    def half(self, cell: _Cell) -> float:
+        "Half a cell's angle in radians."
+        return math.pi * cell.rows / self.rows
+
+    @property
+    def hub(self) -> float:
+        "Radius of the hub."
+        return self.rings[0].inner if self.rings else 0.1 * self.radius
+
+# %% ../nbs/02_criteria_plot.ipynb #50e8c64f
+def _label(cell: _Cell, sun: _Sunburst, outer: float, size: float) -> tuple[float, list[_Way]]:
+    "A node's text size and the ways to set its name: `size`, or less where the cell is narrow."
+    for k in range(8):
+        own = (1 - 0.05 * k) * size
+        ways = list(_ways(cell.item.name, outer, own, sun.half(cell)))
+        if ways:
+            return own, ways
+    return 0.0, []
+
+# %% ../nbs/02_criteria_plot.ipynb #fae9f1da
+def _ring_need(cells: list[_Cell], sun: _Sunburst, outer: float, size: float) -> float:
+    "Width of ring that the widest label of these cells needs; infinite when one does not fit."
+    needs = []
+    for cell in cells:
+        _, ways = _label(cell, sun, outer, size)
+        needs.append(min((w.need for w in ways), default=math.inf))
+    return max(needs)
+
+# %% ../nbs/02_criteria_plot.ipynb #b0b10cfb
+def _fit_rings(
+    cells: list[_Cell], sun: _Sunburst, size: float, spare: float
+) -> tuple[_Ring, ...] | None:
+    """Rings from the rim inward, `spare` wider than their labels need; None when no hub is left.
+
+    Text has `size` points, more on the inner rings."""
+    nodes, outer, rings = [c for c in cells if not c.is_pair], sun.inner - sun.size, []
+    for ring in range(max((c.ring for c in nodes), default=0), 0, -1):
+        own = size * max(1.0, 1.4 - 0.15 * (ring - 1))
+        need = _ring_need([c for c in nodes if c.ring == ring], sun, outer, own)
+        inner = outer - need - spare
+        if inner < 0.1 * sun.radius:
+            return None
+        rings.append(_Ring(inner, outer, own))
+        outer = inner
+    return tuple(reversed(rings))
+
+# %% ../nbs/02_criteria_plot.ipynb #d5a2965a
+def _largest(fits: Callable[[float], Any], low: float, high: float) -> float:
+    "The largest number between `low` and `high` for which `fits` is not None, by bisection."
+    for _ in range(20):
+        middle = (low + high) / 2
+        if fits(middle) is not None:
+            low = middle
+        else:
+            high = middle
+    return low
+
+# %% ../nbs/02_criteria_plot.ipynb #d033df13
+def _fit_sunburst(
+    cells: list[_Cell], rows: float, columns: list[_Column], radius: float, most: float = 10.0
+) -> _Sunburst:
+    """The largest text sizes, up to `most`, at which everything fits a disc of this radius.
+
+    Raises `CriteriaError` when there is none."""
+    sun, widths = _Sunburst(radius, rows), _column_widths(cells, columns)
+    around = 2 * math.pi * radius / (_LINE * rows + 2 * math.pi * sum(widths))
+    across = 0.5 * radius / max(sum(widths), 1)  # the rim takes at most half of the radius
+    sun.size = min(most, around, across)
+    sun.inner = radius - sum(widths) * sun.size
+    starts = [sum(widths[:k]) + 0.6 for k in range(len(widths))]
+    sun.columns = tuple(sun.inner + start * sun.size for start in starts)
+    size = _largest(lambda size: _fit_rings(cells, sun, size, 0), 1.0, most)
+    spare = _largest(lambda spare: _fit_rings(cells, sun, size, spare), 0.0, radius)
+    sun.rings = _fit_rings(cells, sun, size, spare)
+    if sun.rings is None:
+        hint = "give a larger axes, or a node as root="
+        raise CriteriaError("the figure is too small for this tree", hint=hint)
+    return sun
+
+# %% ../nbs/02_criteria_plot.ipynb #91d27772
+def _put(ax, radius: float, degrees: float, text: str, along: bool, **style) -> None:
+    """Write `text` at polar coordinates, upright for the reader.
+
+    Centred when along the arc, else aligned as `ha` says for the right half of the disc."""
+    angle = math.radians(degrees)
+    x, y = math.cos(angle), math.sin(angle)
+    upside_down = (y if along else x) < -1e-9
+    turn = degrees - 90 if along else degrees
+    if style.get("ha") == "left" and upside_down:
+        style["ha"] = "right"
+    style = {"ha": "center", "va": "center", "rotation": turn + 180 * upside_down} | style
+    style |= dict(rotation_mode="anchor", parse_math=False)
+    style["linespacing"] = _LINE if "\n" in text else 1
+    ax.text(radius * x, radius * y, text, **style)
+
+# %% ../nbs/02_criteria_plot.ipynb #08db5ecf
+def _wedge(ax, sun: _Sunburst, cell: _Cell, inner: float, outer: float, color: tuple) -> None:
+    "Fill a cell between two radii."
+    from matplotlib.patches import Wedge
+
+    start, end = sun.angle(cell.first + cell.rows), sun.angle(cell.first)
+    style = dict(facecolor=color, edgecolor="white", linewidth=0.6)
+    ax.add_patch(Wedge((0, 0), outer, start, end, width=outer - inner, **style))
+
+# %% ../nbs/02_criteria_plot.ipynb #50dca80c
+def _plot_rim(ax, sun: _Sunburst, cell: _Cell) -> None:
+    "The pale background of the phrases beside one child of the hub."
+    room = 0.6 * sun.size
+    ends = (*sun.columns[1:], sun.radius + room)
+    for k, (start, end) in enumerate(zip(sun.columns, ends)):
+        _wedge(ax, sun, cell, start - room, end - room, _tint(cell.color, 0.90 + 0.05 * k))
+
+# %% ../nbs/02_criteria_plot.ipynb #3b3a25bc
+def _plot_node(ax, sun: _Sunburst, cell: _Cell) -> None:
+    "A node's cell and name; along the arc in ring 1, along the radius elsewhere, if both fit."
+    ring = sun.rings[cell.ring - 1]
+    _wedge(ax, sun, cell, ring.inner, ring.outer, cell.color)
+    size, ways = _label(cell, sun, ring.outer, ring.size)
+    fitting = [w for w in ways if w.need <= ring.outer - ring.inner + 1e-6]
+    way = min(fitting, key=lambda w: (w.along != (cell.ring == 1), w.text.count("\n")))
+    radius = min(max((ring.inner + ring.outer) / 2, way.low), way.high)
+    degrees = sun.angle(cell.first + cell.rows / 2)
+    _put(ax, radius, degrees, way.text, way.along, fontsize=size, color=cell.ink)
+
+# %% ../nbs/02_criteria_plot.ipynb #950b8cef
+def _plot_pair(ax, sun: _Sunburst, cell: _Cell, columns: list[_Column]) -> None:
+    "A pair's cell, from its ring to the rim, and its texts around the rim."
+    if cell.ring <= len(sun.rings):
+        inner = sun.rings[cell.ring - 1].inner
+    else:
+        inner = sun.rings[-1].outer if sun.rings else sun.hub
+    _wedge(ax, sun, cell, inner, sun.inner, cell.color)
+    degrees = sun.angle(cell.first + 0.5)
+    for start, c in zip(sun.columns, columns):
+        text = c.sign + getattr(cell.item, c.field)
+        _put(ax, start, degrees, text, False, fontsize=sun.size, color=c.color, ha="left")
+
+# %% ../nbs/02_criteria_plot.ipynb #3bafc838
+def _plot_title(ax, sun: _Sunburst, title: str) -> None:
+    "The title in the hub, in the lines that allow the largest text."
+    sized = []
+    for block in _line_breaks(title):
+        diagonal = math.hypot(block.width * 1.1, block.height)
+        sized.append((min(14, 1.8 * sun.hub / diagonal), block.text))
+    size, text = max(sized, key=lambda pair: pair[0])
+    style = dict(ha="center", va="center", weight="bold", parse_math=False, linespacing=_LINE)
+    ax.text(0, 0, text, fontsize=size, **style)
+
+# %% ../nbs/02_criteria_plot.ipynb #ed102f01
+def _plot_legend(ax, sun: _Sunburst, columns: list[_Column]) -> None:
+    "Which circle of phrases is which, in a corner of the square, which the disc leaves free."
+    texts = ("inner circle:  + positive attribute", "outer circle:  \u2212 negative attribute")
+    for k, (text, column) in enumerate(zip(texts, columns)):
+        y = (-0.96 - 0.03 * k) * sun.radius
+        style = dict(fontsize=min(12, sun.radius / 50), color=column.color, va="bottom")
+        ax.text(-sun.radius, y, text, **style)
+
+# %% ../nbs/02_criteria_plot.ipynb #78997d70
+_POINTS = 7  # size of the text around the rim in a new figure
+
+
+def _plot_sunburst(ax, children: tuple, columns: list[_Column], title: str):
+    "Plot the hub's children as a sunburst, in `ax` or in a new figure; returns the axes."
+    pairs = sum(len(c.pairs) for c in children)
+    cells, rows = _cells(children, pairs / 300 if len(children) > 1 else 0)
+    if ax is None:
+        wide = sum(_column_widths(cells, columns))
+        around = _POINTS * (_LINE * rows / (2 * math.pi) + wide)
+        radius = max(around, 2 * _POINTS * wide, 330)
+        ax = _bare_axes(2 * radius + 12, 2 * radius + 12)
+    width, height = _size_in_points(ax)
+    sun = _fit_sunburst(cells, rows, columns, min(width, height) / 2 - 6)
+    if columns and sun.size < 3:
+        hint = "give a larger one, a node as root=, or labels='none'"
+        raise _too_small("text around the rim", sun.size, hint)
+    ax.set(xlim=(-width / 2, width / 2), ylim=(-height / 2, height / 2), aspect="equal")
+    for cell in cells:
+        if cell.ring == 1:
+            _plot_rim(ax, sun, cell)
+        if cell.is_pair:
+            _plot_pair(ax, sun, cell, columns)
+        else:
+            _plot_node(ax, sun, cell)
+    _plot_title(ax, sun, title)
+    if len(columns) == 2:
+        _plot_legend(ax, sun, columns)
+    return ax
+
+# %% ../nbs/02_criteria_plot.ipynb #1a93051c
+def plot_criteria(
+    tree: CriteriaTree,  # the criteria
+    root: str | None = None,  # full id of the node to plot; default: the whole tree
+    # matplotlib axes to plot in, to which text is fitted; default: a new figure, large enough
+    ax=None,
+    labels: str = "phrases",  # beside each pair: "phrases", "names" or "none"
+    kind: str = "auto",  # "rows", "sunburst", or "auto": rows for up to 80 pairs
+) -> Any:  # the axes
+    """Plot a criteria tree, or one of its nodes, so that no text overlaps another.
+
+    Raises `CriteriaError`, also when an axes is too small."""
+    hub = tree if root is None else tree[root]
+    if isinstance(hub, Pair):
+        hint = f"give a node, such as {hub.parent or hub.id!r}"
+        raise CriteriaError(f"{root!r} is a pair: nothing to plot", hint=hint)
+    if kind not in ("auto", "rows", "sunburst"):
+        raise CriteriaError(f"kind must be auto, rows or sunburst, not {shorten(kind)}")
+    columns = _columns(labels)
+    if ax is not None:
+        ax.set_axis_off()  # before the axes is measured: ticks take room from it
+    children = tree.roots if hub is tree else hub.children
+    title = f"{hub.name}: {plural(len(hub.pairs), 'pair')}"
+    if kind == "rows" or (kind == "auto" and len(hub.pairs) <= 80):
+        return _plot_rows(ax, children, columns, title)
+    return _plot_sunburst(ax, children, columns, title)
+
 # %% ../nbs/02_criteria_plot.ipynb #a7a77cdd
-def _text_boxes(ax) -> list[tuple[str, Any]]:
-    "Every text of an axes with the corners of its box (4, 2) in points, turned as the text is."
+def _text_box(text) -> Any:
+    "Corners of a text's box (4, 2) in pixels, turned as the text is."
+    import numpy as np
+
+    degrees = text.get_rotation()
+    middle = np.array(text.get_window_extent().get_points()).mean(0)  # also that of the turned box
+    text.set_rotation(0)
+    box = text.get_window_extent()
+    text.set_rotation(degrees)
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    right = np.array([cos, sin]) * box.width / 2
+    up = np.array([-sin, cos]) * box.height / 2
+    return middle + np.stack([-right - up, right - up, right + up, up - right])
+
+# %% ../nbs/02_criteria_plot.ipynb #b07d4b5e
+def _text_boxes(ax) -> tuple[list[str], Any]:
+    "The N texts of an axes, and the corners of their boxes (N, 4, 2) in points."
     import numpy as np
 
     figure = ax.figure.canvas.figure
     figure.draw_without_rendering()
-    out = []
-    for text in (t for t in ax.texts if t.get_text()):
-        degrees, middle = (
-            text.get_rotation(),
-            np.array(text.get_window_extent().get_points()).mean(0),
-        )  # a turned box and its hull share their middle
-        text.set_rotation(0)
-        box, turn = text.get_window_extent(), math.radians(degrees)
-        text.set_rotation(degrees)
-        right = np.array([math.cos(turn), math.sin(turn)]) * box.width / 2
-        up = np.array([-math.sin(turn), math.cos(turn)]) * box.height / 2
-        corners = middle + np.stack([-right - up, right - up, right + up, up - right])
-        out.append((text.get_text(), corners * 72 / figure.dpi))
-    return out
+    texts = [t for t in ax.texts if t.get_text()]
+    boxes = np.stack([_text_box(t) for t in texts])
+    return [t.get_text() for t in texts], boxes * 72 / figure.dpi
 
 # %% ../nbs/02_criteria_plot.ipynb #80fd78d9
 def text_overlaps(
     ax,  # matplotlib axes, with texts at any angle
     margin: float = 0.0,  # overlap that is tolerated, in points
-) -> list[tuple[str, str]]:  # the texts of every pair that meets
-    "Which texts of a drawing run into each other: a test for figures (separating axes of the turned boxes)."
+) -> list[tuple[str, str]]:  # the texts of every pair that overlaps
+    "Which texts of a figure run into each other (separating axes of the turned boxes)."
     import numpy as np
 
-    texts, boxes = zip(*_text_boxes(ax))
-    boxes = np.stack(boxes)  # (N, 4, 2)
+    texts, boxes = _text_boxes(ax)
     sides = np.stack([boxes[:, 1] - boxes[:, 0], boxes[:, 3] - boxes[:, 0]], 1)
-    sides /= np.linalg.norm(sides, axis=-1, keepdims=True)  # (N, 2, 2)
-    out = []
+    sides /= np.linalg.norm(sides, axis=-1, keepdims=True)  # (N, 2, 2): unit vectors
+    overlaps = []
     for i in range(len(boxes) - 1):
-        others = boxes[i + 1 :]
-        axes = np.concatenate(
-            [np.broadcast_to(sides[i], (len(others), 2, 2)), sides[i + 1 :]], 1
-        )  # (M, 4, 2)
-        a, b = np.einsum("pc,mac->map", boxes[i], axes), np.einsum("mpc,mac->map", others, axes)
-        shared = np.minimum(a.max(-1), b.max(-1)) - np.maximum(
-            a.min(-1), b.min(-1)
-        )  # (M, 4): negative where the axis separates
-        out += [(texts[i], texts[i + 1 + j]) for j in np.flatnonzero((shared > margin).all(-1))]
-    return out
+        others = boxes[i + 1 :]  # (M, 4, 2)
+        own = np.broadcast_to(sides[i], (len(others), 2, 2))
+        axes = np.concatenate([own, sides[i + 1 :]], 1)  # (M, 4, 2)
+        a = np.einsum("pc,mac->map", boxes[i], axes)  # corners, projected onto the axes
+        b = np.einsum("mpc,mac->map", others, axes)
+        shared = np.minimum(a.max(-1), b.max(-1)) - np.maximum(a.min(-1), b.min(-1))
+        overlapping = (shared > margin).all(-1)  # no axis separates them
+        overlaps += [(texts[i], texts[i + 1 + j]) for j in np.flatnonzero(overlapping)]
+    return overlaps

@@ -5,97 +5,89 @@
 # %% ../nbs/04_prompts.ipynb #1900b5ee
 from __future__ import annotations
 
-import logging, warnings
-from typing import TYPE_CHECKING, Sequence
+from typing import Sequence
 
 import numpy as np
 
-from .core import np_rng
+from .checks import DatasetError, label_problems
+from .core import plural
 from .criteria import CriteriaTree
-
-if TYPE_CHECKING:
-    pass  # at run time imported where needed: it takes a second
-from .tables import label_problems, DatasetError
 
 # %% auto #0
 __all__ = ['attribute_prompt']
 
+# %% ../nbs/04_prompts.ipynb #33bf00c2
+def _join(caption: str, phrases: Sequence[str]) -> str:
+    "The prompt of a caption and phrases. An empty caption (dropped, for guidance) leaves these."
+    if not phrases:
+        return caption
+    head, tail = caption.strip().rstrip(".,;: "), ", ".join(phrases)
+    if not head:
+        return tail
+    return f"{head}{' ' if head.endswith(('!', '?')) else '. '}{tail}"
+
 # %% ../nbs/04_prompts.ipynb #e9c7ab3b
-def _phrases(
-    positive: Sequence[str],
-    negative: Sequence[str],  # A+ and A-, full pair ids
-    tree: CriteriaTree,  # the tree of both
-    use: str,
-    paired: bool,
-    dropout: float,
-    rng: np.random.Generator | None,
-) -> list[tuple[str, str]]:  # (pair id, phrase)
-    "The attributes that a prompt names, in its order. Raises `DatasetError` for ids or settings that make no sense."
-    problems = _setting_problems(use, paired, dropout, rng) + label_problems(
-        positive, negative, tree.index
-    )
-    if problems:
-        raise DatasetError(
-            f"attribute_prompt: {len(problems)} problem{'s'[: len(problems) > 1]}", problems
-        )
+def _named_sides(
+    positive: Sequence[str], negative: Sequence[str], use: str, paired: bool
+) -> dict[str, str]:
+    "The pairs that a prompt names, and the side (positive or negative) of each."
     if use == "none":
-        return []
+        return {}
     sides = {**dict.fromkeys(positive, "positive"), **dict.fromkeys(negative, "negative")}
-    if use != "both":
-        sides = {i: use for i, side in sides.items() if paired or side == use}
-    named = [
-        (i, getattr(tree.pairs[tree.index[i]], side))
-        for i, side in sorted(sides.items(), key=lambda s: tree.index[s[0]])
-    ]
+    if use == "both":
+        return sides
+    return {i: use for i, side in sides.items() if paired or side == use}
+
+# %% ../nbs/04_prompts.ipynb #c79d8fcc
+def _shuffled(phrases: list[str], dropout: float, rng: np.random.Generator | None) -> list[str]:
+    "The phrases that dropout leaves, in random order; all of them, in order, without an rng."
     if rng is None:
-        return named
-    keep = (
-        rng.random(len(named)) >= dropout
-    )  # before the shuffle, so that who is dropped does not hang on the order
-    return [named[i] for i in rng.permutation(len(named)) if keep[i]]
+        return phrases
+    keep = rng.random(len(phrases)) >= dropout  # before the shuffle: independent of the order
+    return [phrases[i] for i in rng.permutation(len(phrases)) if keep[i]]
 
 # %% ../nbs/04_prompts.ipynb #0178ef9a
 def _setting_problems(
     use: str, paired: bool, dropout: float, rng: np.random.Generator | None
 ) -> list[str]:
+    "Settings that are unknown, or that exclude each other."
     problems = []
     if use not in ("both", "positive", "negative", "none"):
         problems.append(f"unknown use {use!r}; choose both, positive, negative or none")
     if paired and use in ("both", "none"):
-        problems.append(
-            f"paired=True has no meaning with use={use!r}: it names one side of every pair"
-        )
+        problems.append(f"paired=True has no meaning with use={use!r}: it names one side per pair")
     if not 0 <= dropout <= 1:
         problems.append(f"dropout is {dropout}, not a probability")
     if dropout > 0 and rng is None:
         problems.append("dropout needs an rng (e.g. core.np_rng(seed, 'prompts', step))")
     return problems
 
-
-def _join(caption: str, phrases: Sequence[str]) -> str:
-    if not phrases:
-        return caption
-    head = caption.strip().rstrip(".,;: ")
-    stop = " " if head.endswith(("!", "?")) else ". "
-    return (head + stop if head else "") + ", ".join(phrases)
-
 # %% ../nbs/04_prompts.ipynb #71a8bebe
 def attribute_prompt(
     caption: str,  # plain caption; "" leaves the phrases alone
     positive: Sequence[str],  # A+: full pair ids
     negative: Sequence[str],  # A-: full pair ids, none of them in A+
-    tree: CriteriaTree,  # the tree that both belong to
+    tree: CriteriaTree,  # the tree of both
     *,
     use: str = "both",  # which sets are named: "both", "positive", "negative" or "none"
-    paired: bool = False,  # also name the partner of every attribute in the other set (with "positive" or "negative")
+    # also name the partner of every attribute in the other set (with "positive" or "negative")
+    paired: bool = False,
     dropout: float = 0.0,  # probability with which each attribute is left out, 0 to 1
-    rng: np.random.Generator
-    | None = None,  # draws dropout and order; None: all of them, in the tree's order
-) -> str:
-    """The caption and the phrases of its attributes (structured prompts: paper; format, dropout and pairing: ours).
+    # random numbers for dropout and order; None: all attributes, in the tree's order
+    rng: np.random.Generator | None = None,
+    check: bool = True,  # whether to validate the labels; False for rows that were checked before
+) -> str:  # the prompt, of any length
+    """The caption and the phrases of its attributes.
 
-    No length is checked here: see `fit_prompt`. Raises `DatasetError` for an unknown id, an id in both sets, or settings that exclude each other."""
-    return _join(
-        caption,
-        [phrase for _, phrase in _phrases(positive, negative, tree, use, paired, dropout, rng)],
-    )
+    Structured prompts: paper; format, dropout and pairing: ours. Raises `DatasetError` for settings
+    that exclude each other and, with `check`, for an unknown id or an id in both sets."""
+    problems = _setting_problems(use, paired, dropout, rng)
+    if check:
+        problems += label_problems(positive, negative, tree.index)
+    if problems:
+        raise DatasetError(f"attribute_prompt: {plural(len(problems), 'problem')}", problems)
+    sides = _named_sides(positive, negative, use, paired)
+    phrases = []
+    for i in sorted(sides, key=tree.index.__getitem__):
+        phrases.append(getattr(tree.pairs[tree.index[i]], sides[i]))
+    return _join(caption, _shuffled(phrases, dropout, rng))
