@@ -25,7 +25,7 @@ from .training import Execution, TrainConfig, TrainResult, train
 # %% auto #0
 __all__ = ['sampled_prompt', 'SftConfig', 'prompt_variant', 'sft_prompts', 'every_sft_prompt', 'sft', 'attribute_gain']
 
-# %% ../nbs/23_sft.ipynb #161052a8
+# %% ../nbs/23_sft.ipynb #d50dbeda
 def sampled_prompt(
     caption: str,  # plain caption; "" where it was dropped
     positive: Sequence[str],  # ids of pairs whose positive attribute the image shows
@@ -193,7 +193,7 @@ def _stored_settings(cfg: SftConfig, data: TrainingSet, tree: CriteriaTree, star
     settings = {k: v for k, v in asdict(cfg).items() if k != "train"}
     return dict(stage="sft", tree=tree.hash, data=data.hash, start=start) | settings
 
-# %% ../nbs/23_sft.ipynb #239636fc
+# %% ../nbs/23_sft.ipynb #50a365ab
 def _prompt_errors(
     backbone: Backbone,
     batch: TrainingSet,

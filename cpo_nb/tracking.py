@@ -17,7 +17,7 @@ from .runs import steps_done
 # %% auto #0
 __all__ = ['TRACKERS', 'Tracking']
 
-# %% ../nbs/21b_tracking.ipynb #29bf523c
+# %% ../nbs/21b_tracking.ipynb #d9aa8b55
 TRACKERS = ("auto", "tensorboard", "wandb", "none")
 
 
@@ -90,7 +90,7 @@ class Tracking:
             self.tracker.start()
         return self.tracker is not None
 
-# %% ../nbs/21b_tracking.ipynb #57596e42
+# %% ../nbs/21b_tracking.ipynb #9e53997c
 def _make_tracker(kind: str, run_dir: Path, resumed_at: int):
     "accelerate's tracker for a run that goes on after `resumed_at` steps."
     from accelerate import PartialState

@@ -72,7 +72,7 @@ class TrainConfig:
         "A young average forgets faster: (1 + k) / (10 + k), up to `ema`."
         return min(self.ema, (1 + step) / (10 + step))
 
-# %% ../nbs/21a_training.ipynb #9e7fb9ca
+# %% ../nbs/21a_training.ipynb #659985db
 def _setting_problems(cfg: TrainConfig) -> list[str]:
     "What is wrong with the settings of a loop, one line each."
     problems = []
@@ -193,7 +193,7 @@ def accumulate_gradients(
             totals[k] = totals.get(k, 0.0) + weight * v
     return totals
 
-# %% ../nbs/21a_training.ipynb #b6da3076
+# %% ../nbs/21a_training.ipynb #aea0c4a9
 def exchange_gradients(
     plist: list,  # trained parameters; their gradients are replaced by the sums
     stats: dict[str, float],  # this process's share of each statistic
@@ -271,7 +271,7 @@ class _Log:
         if self.file:
             self.file.close()
 
-# %% ../nbs/21a_training.ipynb #c58a534f
+# %% ../nbs/21a_training.ipynb #8d0b8682
 @dataclass
 class RunState:
     "What a checkpoint remembers of a run besides tensors."
@@ -286,7 +286,7 @@ class RunState:
         notes = asdict(self)
         return {k: v for k, v in notes.items() if v is not None or k in ("seconds", "stopped")}
 
-# %% ../nbs/21a_training.ipynb #7910c5cb
+# %% ../nbs/21a_training.ipynb #9e25c26b
 class _Run:
     "What is trained, and how it is saved and resumed."
 
@@ -374,7 +374,7 @@ def _claimed(
                 torch_distributed().broadcast(p.data, 0)
         yield
 
-# %% ../nbs/21a_training.ipynb #60d74886
+# %% ../nbs/21a_training.ipynb #628e13d0
 class Interrupted(RuntimeError):
     "The run was asked to stop (SIGTERM or Ctrl-C); it saved first."
 
@@ -436,7 +436,7 @@ def _loop(
                     f"{run.step}; run the same command again to go on"
                 )
 
-# %% ../nbs/21a_training.ipynb #02090ef3
+# %% ../nbs/21a_training.ipynb #af5f35aa
 def _progress_bar(run: _Run, desc: str) -> tqdm:
     "Progress of the run, in the main process; silent where there is no terminal."
     silent = None if processes().main else True
