@@ -64,7 +64,7 @@ def _draw_order(block: int, n: int, n_draws: int, seed: int) -> np.ndarray:
     random = np_rng(seed, "bank order", block).random((n, n_draws), np.float32)
     return random.argsort(1).astype(np.int16)
 
-
+# %% ../nbs/24_bank.ipynb #4ee6a0f7
 def noise_draw_indices(
     step: int,  # training step, counted from 0
     rows: np.ndarray,  # rows of the step, (B,)
@@ -112,7 +112,7 @@ def row_ids(
     rows = zip(images, data.captions, data.positive, data.negative)
     return [sha256_json(row)[:24] for row in rows]
 
-# %% ../nbs/24_bank.ipynb #28126228
+# %% ../nbs/24_bank.ipynb #ca42390b
 def _adapter_hash(backbone: Backbone, adapter: Adapter) -> list:
     "Hash and weight of each adapter in a list, the same under any name."
 
@@ -126,7 +126,7 @@ def _adapter_hash(backbone: Backbone, adapter: Adapter) -> list:
 
     return [[of(name), weight] for name, weight in adapter_list(adapter)]
 
-# %% ../nbs/24_bank.ipynb #384c2745
+# %% ../nbs/24_bank.ipynb #03c2fba5
 _SCHEDULE = (
     "_class_name",
     "prediction_type",
@@ -215,38 +215,40 @@ class Bank:
         self.ids, self.mask_l = row_ids(data), loser_mask(data, paired)
         self.planned = {}  # key -> (row, noise draw) of what `fill` was asked for
 
-    def _claim(self) -> None:
-        "Make the folder, or check that it holds this bank."
-        path = self.folder / "bank.json"
-        if not path.exists():
-            remove_leftovers(self.folder)
-            if self.folder.is_dir() and any(self.folder.iterdir()):
-                raise CpoError(
-                    f"{self.folder}: is no bank, and not empty",
-                    hint="give an empty or a new folder",
-                )
-            write_json(path, self.facts)
-        differences = setting_differences(read_json(path), self.facts)
-        if differences:
+# %% ../nbs/24_bank.ipynb #a8a10b8c
+@patch
+def _claim(self: Bank) -> None:
+    "Make the folder, or check that it holds this bank."
+    path = self.folder / "bank.json"
+    if not path.exists():
+        remove_leftovers(self.folder)
+        if self.folder.is_dir() and any(self.folder.iterdir()):
             raise CpoError(
-                f"{self.folder}: this bank was made for something else",
-                differences,
-                "give another folder, or remove this one",
+                f"{self.folder}: is no bank, and not empty",
+                hint="give an empty or a new folder",
             )
+        write_json(path, self.facts)
+    differences = setting_differences(read_json(path), self.facts)
+    if differences:
+        raise CpoError(
+            f"{self.folder}: this bank was made for something else",
+            differences,
+            "give another folder, or remove this one",
+        )
 
-# %% ../nbs/24_bank.ipynb #81a04642
+# %% ../nbs/24_bank.ipynb #c938fa36
 @patch(as_prop=True)
 def record_dtype(self: Bank) -> torch.dtype:
     "Number format of the records: that of the forward passes."
     return PRECISIONS[self.precision] or torch.float32
 
-
+# %% ../nbs/24_bank.ipynb #a894966c
 @patch(as_prop=True)
 def record_bytes(self: Bank) -> int:
     "Size of one record, in bytes: three latents."
     return 3 * self.record_dtype.itemsize * int(np.prod(self.backbone.latent_shape))
 
-
+# %% ../nbs/24_bank.ipynb #5fa77cc0
 @patch
 def keys(
     self: Bank,
@@ -256,7 +258,7 @@ def keys(
     "Keys of records: the row's content and the noise draw's number."
     return [f"{self.ids[row]}-{k}" for row, k in zip(rows, ks)]
 
-# %% ../nbs/24_bank.ipynb #6766933d
+# %% ../nbs/24_bank.ipynb #f66e5a9d
 @patch
 def noisy_batch(
     self: Bank,
@@ -346,7 +348,7 @@ def fill(
         )
     return self
 
-
+# %% ../nbs/24_bank.ipynb #d1c4ec06
 @patch(as_prop=True)
 def _chunk_size(self: Bank) -> int:
     """Records of a chunk, the same when the rest is computed after an interruption.
@@ -355,7 +357,7 @@ def _chunk_size(self: Bank) -> int:
     share = -(-len(self.planned) // processes().count)
     return max(self.cfg.batch_size, min(256, 2**26 // self.record_bytes, share))
 
-# %% ../nbs/24_bank.ipynb #14e39559
+# %% ../nbs/24_bank.ipynb #3d89bbfb
 @patch
 def _cost(self: Bank, missing: list[str]) -> str:
     "One line about what computing the missing records takes; timed where it takes long."
@@ -382,7 +384,7 @@ def records(
     "Stored records. Raises `KeyError` for missing ones and `Damaged` for changed ones."
     return torch.stack([self.store.get(k)["z"] for k in self.keys(rows, ks)])
 
-
+# %% ../nbs/24_bank.ipynb #8a02dc23
 @patch
 def read(
     self: Bank,
@@ -406,7 +408,7 @@ def read(
     z_w, z_l, ref = z.to(self.backbone.device, non_blocking=True).float().unbind(1)
     return FrozenPredictions(z_w, z_l, ref, self.mask_l[torch.as_tensor(rows)])
 
-
+# %% ../nbs/24_bank.ipynb #705881d6
 @patch
 def _repair(self: Bank) -> None:
     "Compute the planned records that are missing from the store."
@@ -451,7 +453,7 @@ def check_bank(
         damaged=len(chunks - sound),
     )
 
-
+# %% ../nbs/24_bank.ipynb #2b17ef4f
 def _is_sound(store: Store, key: str) -> bool:
     "Read a record; the store removes its chunk when the bytes have changed."
     try:

@@ -20,7 +20,7 @@ __all__ = ['read_metrics', 'trim_metrics', 'checkpoint_path', 'save_checkpoint',
            'steps_done', 'check_fit', 'load_checkpoint', 'averaged_weights', 'setting_differences', 'open_run',
            'lock_run']
 
-# %% ../nbs/21_runs.ipynb #78dcacad
+# %% ../nbs/21_runs.ipynb #16220891
 def read_metrics(
     run_dir: str | Path,  # the run's folder
 ) -> list[dict]:  # one dictionary per complete line: step, lr, seconds, loss, …
@@ -43,7 +43,7 @@ def trim_metrics(
     with atomic_path(run_dir / "metrics.jsonl") as tmp:
         tmp.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
 
-# %% ../nbs/21_runs.ipynb #161e6eb4
+# %% ../nbs/21_runs.ipynb #f3e94898
 def checkpoint_path(
     run_dir: str | Path,  # the run's folder
     step: int,  # steps done
@@ -62,7 +62,7 @@ def _pack(params: dict, ema: dict, opt) -> dict[str, torch.Tensor]:
             tensors[f"{kind}.{field}/{name}"] = torch.as_tensor(value)
     return {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
 
-# %% ../nbs/21_runs.ipynb #7f48ec63
+# %% ../nbs/21_runs.ipynb #b797aa92
 def save_checkpoint(
     run_dir: Path,  # the run's folder
     step: int,  # steps done
@@ -93,7 +93,7 @@ def prune_checkpoints(
         if old != best_path:
             old.unlink()
 
-# %% ../nbs/21_runs.ipynb #16e88f8b
+# %% ../nbs/21_runs.ipynb #939f323b
 def last_checkpoint(
     run_dir: Path,  # the run's folder
 ) -> tuple[int, Path] | None:  # (steps done, file), or None
@@ -104,7 +104,7 @@ def last_checkpoint(
                 return int(f.metadata()["step"]), path
     return None
 
-# %% ../nbs/21_runs.ipynb #986afd89
+# %% ../nbs/21_runs.ipynb #3b17a115
 def steps_done(
     run_dir: str | Path,  # the run's folder
 ) -> int:  # 0 when there is no checkpoint
@@ -136,7 +136,7 @@ def check_fit(
             "give another run folder, or the adapter's former rank and targets",
         )
 
-# %% ../nbs/21_runs.ipynb #63fb540a
+# %% ../nbs/21_runs.ipynb #a4f4c58d
 def _stored_state(f, name: str, device) -> dict:
     "The optimizer's state of one parameter, from an open checkpoint."
     state = {}

@@ -43,7 +43,7 @@ def _sample_batch(backbone, prompts, seeds, steps, g, adapter, negative, precisi
         x = scheduler.step(f, t, x, return_dict=False)[0]
     return x
 
-
+# %% ../nbs/30_sampling.ipynb #cc193192
 def _initial_noise(backbone: Backbone, seeds: Sequence[int]) -> torch.Tensor:
     "Standard normal latents (B, C, h, w), each from a generator of its own."
     noise = [
@@ -52,7 +52,7 @@ def _initial_noise(backbone: Backbone, seeds: Sequence[int]) -> torch.Tensor:
     ]
     return torch.stack(noise).to(backbone.device)
 
-# %% ../nbs/30_sampling.ipynb #d9c0b3f1
+# %% ../nbs/30_sampling.ipynb #9de1605e
 def _batches_of_equal_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     "Indices of prompts, in batches of equally long ones, shorter ones first."
     batches = []
@@ -61,7 +61,7 @@ def _batches_of_equal_length(lengths: Sequence[int], batch_size: int) -> list[li
         batches += [same[i : i + batch_size] for i in range(0, len(same), batch_size)]
     return batches
 
-# %% ../nbs/30_sampling.ipynb #de872304
+# %% ../nbs/30_sampling.ipynb #fdb0eb80
 def _setting_problems(prompts, seeds, negative_prompts, steps, batch_size, guidance_scale):
     "What is wrong with the settings of `sample`, one line each."
     n, problems = len(prompts), []
@@ -133,10 +133,10 @@ def image_grid(
         out[y : y + h, x : x + w] = image
     return out
 
-# %% ../nbs/30_sampling.ipynb #0e44e328
+# %% ../nbs/30_sampling.ipynb #06a1137d
 _LINE = 20  # height of a line of text, in pixels
 
-
+# %% ../nbs/30_sampling.ipynb #975df033
 def _captioned(image: np.ndarray, text: str, factor: int) -> np.ndarray:
     "An image, enlarged by a whole factor, with a line of text under it."
     h, w = image.shape[0] * factor, image.shape[1] * factor
@@ -144,7 +144,7 @@ def _captioned(image: np.ndarray, text: str, factor: int) -> np.ndarray:
     cell.paste(Image.fromarray(image).resize((w, h), Image.NEAREST))
     return _write(cell, (3, h + 2), text)
 
-
+# %% ../nbs/30_sampling.ipynb #06b3d70d
 def _write(canvas: Image.Image, at: tuple[int, int], text: str) -> np.ndarray:
     "The canvas with a line of black text at (x, y)."
     from PIL import ImageDraw, ImageFont

@@ -25,7 +25,7 @@ from .training import Execution, TrainConfig, TrainResult, train
 # %% auto #0
 __all__ = ['sampled_prompt', 'SftConfig', 'prompt_variant', 'sft_prompts', 'every_sft_prompt', 'sft', 'attribute_gain']
 
-# %% ../nbs/23_sft.ipynb #d50dbeda
+# %% ../nbs/23_sft.ipynb #161052a8
 def sampled_prompt(
     caption: str,  # plain caption; "" where it was dropped
     positive: Sequence[str],  # ids of pairs whose positive attribute the image shows
@@ -134,6 +134,18 @@ def _sft_step(
 
     return step_fn
 
+# %% ../nbs/23_sft.ipynb #da84e93b
+def _held_out(backbone, validation: TrainingSet, tree, cfg: SftConfig, name, adapter) -> Callable:
+    "Score of averaged weights: the loss on held-out rows."
+    step_fn = _sft_step(backbone, validation, tree, cfg, adapter)
+    return held_out_score(backbone, name, step_fn, len(validation), cfg.train.batch_size)
+
+# %% ../nbs/23_sft.ipynb #aeea164c
+def _stored_settings(cfg: SftConfig, data: TrainingSet, tree: CriteriaTree, start: Adapter) -> dict:
+    "What the run's config.json holds besides the loop's settings."
+    settings = {k: v for k, v in asdict(cfg).items() if k != "train"}
+    return dict(stage="sft", tree=tree.hash, data=data.hash, start=start) | settings
+
 # %% ../nbs/23_sft.ipynb #139d5a27
 def sft(
     backbone: Backbone,  # an adapter is added to it
@@ -161,10 +173,7 @@ def sft(
     backbone.add_adapter(name, cfg.rank, cfg.alpha, cfg.targets, seed=cfg.train.seed)
     params, adapter = backbone.trainable_parameters(name), stacked(start, name)
     cache_prompt_embeddings(backbone, lambda: every_sft_prompt(data, tree, cfg), prompts_folder)
-    score = None
-    if validation:
-        held_out_step = _sft_step(backbone, validation, tree, cfg, adapter)
-        score = held_out_score(backbone, name, held_out_step, len(validation), cfg.train.batch_size)
+    score = _held_out(backbone, validation, tree, cfg, name, adapter) if validation else None
     backbone.activate(adapter)
     try:
         result = train(
@@ -187,13 +196,7 @@ def sft(
     finish(backbone, name, run_dir, result, cfg, data, tree, dict(stage="sft", start=start))
     return result
 
-
-def _stored_settings(cfg: SftConfig, data: TrainingSet, tree: CriteriaTree, start: Adapter) -> dict:
-    "What the run's config.json holds besides the loop's settings."
-    settings = {k: v for k, v in asdict(cfg).items() if k != "train"}
-    return dict(stage="sft", tree=tree.hash, data=data.hash, start=start) | settings
-
-# %% ../nbs/23_sft.ipynb #50a365ab
+# %% ../nbs/23_sft.ipynb #bb38dcf0
 def _prompt_errors(
     backbone: Backbone,
     batch: TrainingSet,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 
 from .core import CpoError, processes, sha256_json
 from .runs import steps_done
@@ -17,10 +18,10 @@ from .runs import steps_done
 # %% auto #0
 __all__ = ['TRACKERS', 'Tracking']
 
-# %% ../nbs/21b_tracking.ipynb #d9aa8b55
+# %% ../nbs/21b_tracking.ipynb #ab67e20e
 TRACKERS = ("auto", "tensorboard", "wandb", "none")
 
-
+# %% ../nbs/21b_tracking.ipynb #2957b010
 def _available(kind: str) -> str | None:
     "The tracker to use, None for none. Raises `CpoError` for one that is unknown or missing."
     if kind not in TRACKERS:
@@ -36,6 +37,18 @@ def _available(kind: str) -> str | None:
         f"tracker {kind}: the package is not installed",
         hint=f"pip install {kind}, or choose another",
     )
+
+# %% ../nbs/21b_tracking.ipynb #825d201e
+def _make_tracker(kind: str, run_dir: Path, resumed_at: int):
+    "accelerate's tracker for a run that goes on after `resumed_at` steps."
+    from accelerate import PartialState
+    from accelerate.tracking import TensorBoardTracker, WandBTracker
+
+    PartialState(cpu=not torch.cuda.is_available())  # their log needs one
+    if kind == "tensorboard":
+        return TensorBoardTracker("tracking", run_dir, purge_step=resumed_at + 1)
+    run_id = sha256_json(run_dir.absolute().as_posix())[:8]
+    return WandBTracker(run_dir.name, id=run_id, resume="allow", dir=run_dir)
 
 # %% ../nbs/21b_tracking.ipynb #68c5485a
 class Tracking:
@@ -56,48 +69,44 @@ class Tracking:
         self.kind = kind if processes().main else None
         self.resumed_at = steps_done(run_dir)  # what was logged later will be logged again
 
-    def log(
-        self,
-        row: dict,  # one row of `metrics.jsonl`; its numbers are sent
-    ) -> None:
-        "Send the numbers of a logged row."
-        if not self._start():
-            return
-        numbers = {k: v for k, v in row.items() if k != "step" and isinstance(v, (int, float))}
-        self.tracker.log(numbers, step=row["step"])
+# %% ../nbs/21b_tracking.ipynb #694ae9f4
+@patch
+def _start(self: Tracking) -> bool:
+    "Start the tracker, unless that was done; is there one?"
+    if self.kind and self.tracker is None:
+        self.tracker = _make_tracker(self.kind, self.run_dir, self.resumed_at)
+        self.tracker.start()
+    return self.tracker is not None
 
-    def image(
-        self,
-        step: int,  # steps done
-        name: str,  # such as "preview"
-        image: np.ndarray,  # RGB, (H, W, 3), uint8
-    ) -> None:
-        "Send an image."
-        if not self._start():
-            return
-        layout = dict(dataformats="NHWC") if self.kind == "tensorboard" else {}
-        self.tracker.log_images({name: image[None]}, step=step, **layout)
+# %% ../nbs/21b_tracking.ipynb #aca8245c
+@patch
+def log(
+    self: Tracking,
+    row: dict,  # one row of `metrics.jsonl`; its numbers are sent
+) -> None:
+    "Send the numbers of a logged row."
+    if not self._start():
+        return
+    numbers = {k: v for k, v in row.items() if k != "step" and isinstance(v, (int, float))}
+    self.tracker.log(numbers, step=row["step"])
 
-    def close(self) -> None:
-        "Send what is still waiting."
-        if self.tracker:
-            self.tracker.finish()
+# %% ../nbs/21b_tracking.ipynb #7441ff3a
+@patch
+def image(
+    self: Tracking,
+    step: int,  # steps done
+    name: str,  # such as "preview"
+    image: np.ndarray,  # RGB, (H, W, 3), uint8
+) -> None:
+    "Send an image."
+    if not self._start():
+        return
+    layout = dict(dataformats="NHWC") if self.kind == "tensorboard" else {}
+    self.tracker.log_images({name: image[None]}, step=step, **layout)
 
-    def _start(self) -> bool:
-        "Start the tracker, unless that was done; is there one?"
-        if self.kind and self.tracker is None:
-            self.tracker = _make_tracker(self.kind, self.run_dir, self.resumed_at)
-            self.tracker.start()
-        return self.tracker is not None
-
-# %% ../nbs/21b_tracking.ipynb #9e53997c
-def _make_tracker(kind: str, run_dir: Path, resumed_at: int):
-    "accelerate's tracker for a run that goes on after `resumed_at` steps."
-    from accelerate import PartialState
-    from accelerate.tracking import TensorBoardTracker, WandBTracker
-
-    PartialState(cpu=not torch.cuda.is_available())  # their log needs one
-    if kind == "tensorboard":
-        return TensorBoardTracker("tracking", run_dir, purge_step=resumed_at + 1)
-    run_id = sha256_json(run_dir.absolute().as_posix())[:8]
-    return WandBTracker(run_dir.name, id=run_id, resume="allow", dir=run_dir)
+# %% ../nbs/21b_tracking.ipynb #75d71b39
+@patch
+def close(self: Tracking) -> None:
+    "Send what is still waiting."
+    if self.tracker:
+        self.tracker.finish()

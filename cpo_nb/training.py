@@ -14,6 +14,7 @@ from typing import Callable, Sequence
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from tqdm.auto import tqdm
 
 from .core import CpoError, check_room, in_main, keep_freed_memory, np_rng, processes
@@ -52,26 +53,6 @@ class TrainConfig:
         if problems:
             raise CpoError("training settings are not usable:", problems, "correct these settings")
 
-    def lr_at(
-        self,
-        step: int,  # counted from 0
-    ) -> float:  # learning rate of this step
-        "Warm-up times schedule times cool-down."
-        warm = min(1.0, (step + 1) / max(1, self.warmup))
-        shape, cool = 1.0, 1.0
-        if self.schedule == "cosine":
-            shape = 0.5 * (1 + math.cos(math.pi * step / (self.horizon or self.steps)))
-        if self.cooldown:
-            cool = min(1.0, (self.steps - step) / self.cooldown)
-        return self.lr * warm * shape * cool
-
-    def ema_at(
-        self,
-        step: int,  # counted from 0
-    ) -> float:  # decay of the averaged weights at this step
-        "A young average forgets faster: (1 + k) / (10 + k), up to `ema`."
-        return min(self.ema, (1 + step) / (10 + step))
-
 # %% ../nbs/21a_training.ipynb #659985db
 def _setting_problems(cfg: TrainConfig) -> list[str]:
     "What is wrong with the settings of a loop, one line each."
@@ -89,6 +70,30 @@ def _setting_problems(cfg: TrainConfig) -> list[str]:
     if cfg.schedule not in ("constant", "cosine"):
         problems.append(f"schedule={cfg.schedule!r}: choose constant or cosine")
     return problems
+
+# %% ../nbs/21a_training.ipynb #51323fa3
+@patch
+def lr_at(
+    self: TrainConfig,
+    step: int,  # counted from 0
+) -> float:  # learning rate of this step
+    "Warm-up times schedule times cool-down."
+    warm = min(1.0, (step + 1) / max(1, self.warmup))
+    shape, cool = 1.0, 1.0
+    if self.schedule == "cosine":
+        shape = 0.5 * (1 + math.cos(math.pi * step / (self.horizon or self.steps)))
+    if self.cooldown:
+        cool = min(1.0, (self.steps - step) / self.cooldown)
+    return self.lr * warm * shape * cool
+
+# %% ../nbs/21a_training.ipynb #33cf0477
+@patch
+def ema_at(
+    self: TrainConfig,
+    step: int,  # counted from 0
+) -> float:  # decay of the averaged weights at this step
+    "A young average forgets faster: (1 + k) / (10 + k), up to `ema`."
+    return min(self.ema, (1 + step) / (10 + step))
 
 # %% ../nbs/21a_training.ipynb #f5df90c7
 def batch_indices(
@@ -109,7 +114,7 @@ def batch_indices(
         out[at] = _epoch_order(int(epoch), n, seed)[places[at] % n]
     return out
 
-
+# %% ../nbs/21a_training.ipynb #316e93e7
 @lru_cache(maxsize=4)
 def _epoch_order(epoch: int, n: int, seed: int) -> np.ndarray:
     "The permutation of one epoch; remembered, since many steps ask for the same one."
@@ -118,7 +123,7 @@ def _epoch_order(epoch: int, n: int, seed: int) -> np.ndarray:
 # %% ../nbs/21a_training.ipynb #36aefa11
 OPTIMIZERS = ("adamw", "adamw8bit")
 
-
+# %% ../nbs/21a_training.ipynb #dce18a22
 @dataclass(frozen=True)
 class Execution:
     "How a training step is executed."
@@ -136,39 +141,43 @@ class Execution:
         if problems:
             raise CpoError("execution settings are not usable:", problems, "correct these settings")
 
-    def shares(
-        self,
-        n: int,  # samples of a training step
-        rank: int = 0,  # number of this process
-        count: int = 1,  # processes
-    ) -> list[tuple[slice, float]]:  # per pass: its samples, and its weight in the mean
-        """The passes that one process takes of a step.
+# %% ../nbs/21a_training.ipynb #f3fe4315
+@patch
+def shares(
+    self: Execution,
+    n: int,  # samples of a training step
+    rank: int = 0,  # number of this process
+    count: int = 1,  # processes
+) -> list[tuple[slice, float]]:  # per pass: its samples, and its weight in the mean
+    """The passes that one process takes of a step.
 
-        When there are fewer samples than processes, every process takes all of them."""
-        start, stop, whole = rank * n // count, (rank + 1) * n // count, n
-        if n < count:
-            start, stop, whole = 0, n, n * count
-        size = self.micro_batch or stop - start
-        parts = [slice(i, min(i + size, stop)) for i in range(start, stop, size)]
-        return [(part, (part.stop - part.start) / whole) for part in parts]
+    When there are fewer samples than processes, every process takes all of them."""
+    start, stop, whole = rank * n // count, (rank + 1) * n // count, n
+    if n < count:
+        start, stop, whole = 0, n, n * count
+    size = self.micro_batch or stop - start
+    parts = [slice(i, min(i + size, stop)) for i in range(start, stop, size)]
+    return [(part, (part.stop - part.start) / whole) for part in parts]
 
-    def make_optimizer(
-        self,
-        params: list,  # what is trained
-        cfg: TrainConfig,  # learning rate, betas, weight decay
-    ) -> torch.optim.Optimizer:
-        "AdamW, or its 8-bit form. Raises `CpoError` when bitsandbytes is missing."
-        settings = dict(lr=cfg.lr, betas=cfg.betas, weight_decay=cfg.weight_decay)
-        if self.optimizer == "adamw":
-            return torch.optim.AdamW(params, **settings, fused=True)
-        try:
-            from bitsandbytes.optim import AdamW8bit
-        except ImportError:
-            raise CpoError(
-                "the optimizer adamw8bit needs bitsandbytes",
-                hint="pip install bitsandbytes, or take adamw",
-            ) from None
-        return AdamW8bit(params, **settings)
+# %% ../nbs/21a_training.ipynb #a25a0494
+@patch
+def make_optimizer(
+    self: Execution,
+    params: list,  # what is trained
+    cfg: TrainConfig,  # learning rate, betas, weight decay
+) -> torch.optim.Optimizer:
+    "AdamW, or its 8-bit form. Raises `CpoError` when bitsandbytes is missing."
+    settings = dict(lr=cfg.lr, betas=cfg.betas, weight_decay=cfg.weight_decay)
+    if self.optimizer == "adamw":
+        return torch.optim.AdamW(params, **settings, fused=True)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError:
+        raise CpoError(
+            "the optimizer adamw8bit needs bitsandbytes",
+            hint="pip install bitsandbytes, or take adamw",
+        ) from None
+    return AdamW8bit(params, **settings)
 
 # %% ../nbs/21a_training.ipynb #9c88b768
 def accumulate_gradients(
@@ -193,7 +202,7 @@ def accumulate_gradients(
             totals[k] = totals.get(k, 0.0) + weight * v
     return totals
 
-# %% ../nbs/21a_training.ipynb #aea0c4a9
+# %% ../nbs/21a_training.ipynb #d0d2a6fc
 def exchange_gradients(
     plist: list,  # trained parameters; their gradients are replaced by the sums
     stats: dict[str, float],  # this process's share of each statistic
@@ -239,7 +248,7 @@ def optimizer_step(
         torch._foreach_lerp_(list(ema.values()), weights, 1 - cfg.ema_at(step))
     return norm
 
-
+# %% ../nbs/21a_training.ipynb #23e26ef4
 def _overflowed(scaler: torch.amp.GradScaler | None, step: int, loss: float) -> None:
     "Halve the scale of the loss, where that can help. Raises `CpoError` where it cannot."
     if scaler is None or not math.isfinite(loss) or scaler.get_scale() < 1:
@@ -271,7 +280,7 @@ class _Log:
         if self.file:
             self.file.close()
 
-# %% ../nbs/21a_training.ipynb #8d0b8682
+# %% ../nbs/21a_training.ipynb #c97e491e
 @dataclass
 class RunState:
     "What a checkpoint remembers of a run besides tensors."
@@ -286,7 +295,7 @@ class RunState:
         notes = asdict(self)
         return {k: v for k, v in notes.items() if v is not None or k in ("seconds", "stopped")}
 
-# %% ../nbs/21a_training.ipynb #9e25c26b
+# %% ../nbs/21a_training.ipynb #1cee2474
 class _Run:
     "What is trained, and how it is saved and resumed."
 
@@ -304,37 +313,45 @@ class _Run:
         "The result so far: averaged weights, or the trained ones when averaging is off."
         return self.ema or {k: p.detach().clone() for k, p in self.params.items()}
 
-    def resume(self) -> None:
-        "Go back to the newest checkpoint, and bring log and folder into line with it."
-        last = last_checkpoint(self.dir)
-        if last:
-            self.step, path = last
-            self.state = RunState(**load_checkpoint(path, self.params, self.ema, self.opt))
-        if self.scaler and self.state.scaler:
-            self.scaler.load_state_dict(self.state.scaler)
-        if processes().main:
-            trim_metrics(self.dir, self.step)
-            prune_checkpoints(self.dir, self.cfg.keep, self.state.header())
-        processes().wait()
+# %% ../nbs/21a_training.ipynb #ffd5de82
+@patch
+def resume(self: _Run) -> None:
+    "Go back to the newest checkpoint, and bring log and folder into line with it."
+    last = last_checkpoint(self.dir)
+    if last:
+        self.step, path = last
+        self.state = RunState(**load_checkpoint(path, self.params, self.ema, self.opt))
+    if self.scaler and self.state.scaler:
+        self.scaler.load_state_dict(self.state.scaler)
+    if processes().main:
+        trim_metrics(self.dir, self.step)
+        prune_checkpoints(self.dir, self.cfg.keep, self.state.header())
+    processes().wait()
 
-    def save(self, score: Callable | None, on_checkpoint: Callable | None) -> None:
-        "Score the weights, write a checkpoint, and call back."
-        if self.scaler:
-            self.state.scaler = self.scaler.state_dict()
-        if score:
-            self._note_best(float(score(self.weights())))
-        if processes().main:
-            notes = self.state.header()
-            save_checkpoint(
-                self.dir, self.step, self.params, self.ema, self.opt, self.cfg.keep, notes
-            )
-        if on_checkpoint:
-            on_checkpoint(self.step, self.weights())
-        processes().wait()
+# %% ../nbs/21a_training.ipynb #66c7db45
+@patch
+def save(
+    self: _Run,
+    score: Callable | None,  # (weights) -> number, lower is better
+    on_checkpoint: Callable | None,  # called with (step, weights)
+) -> None:
+    "Score the weights, write a checkpoint, and call back."
+    if self.scaler:
+        self.state.scaler = self.scaler.state_dict()
+    if score:
+        self._note_best(float(score(self.weights())))
+    if processes().main:
+        notes = self.state.header()
+        save_checkpoint(self.dir, self.step, self.params, self.ema, self.opt, self.cfg.keep, notes)
+    if on_checkpoint:
+        on_checkpoint(self.step, self.weights())
+    processes().wait()
 
-    def _note_best(self, score: float) -> None:
-        if score < (self.state.best or dict(score=math.inf))["score"]:
-            self.state.best = dict(step=self.step, score=score)
+# %% ../nbs/21a_training.ipynb #b1222c05
+@patch
+def _note_best(self: _Run, score: float) -> None:
+    if score < (self.state.best or dict(score=math.inf))["score"]:
+        self.state.best = dict(step=self.step, score=score)
 
 # %% ../nbs/21a_training.ipynb #d2cd1572
 def _check_checkpoint_room(run_dir: Path, params: dict, cfg: TrainConfig, scored: bool) -> None:
@@ -374,11 +391,11 @@ def _claimed(
                 torch_distributed().broadcast(p.data, 0)
         yield
 
-# %% ../nbs/21a_training.ipynb #628e13d0
+# %% ../nbs/21a_training.ipynb #13f2ae9e
 class Interrupted(RuntimeError):
     "The run was asked to stop (SIGTERM or Ctrl-C); it saved first."
 
-
+# %% ../nbs/21a_training.ipynb #c4a44e22
 class _StopRequest:
     "Notes the first SIGINT or SIGTERM for the length of a `with` block."
 
@@ -397,6 +414,45 @@ class _StopRequest:
 
     def _note(self, number, frame) -> None:
         self.signal_name = self.signal_name or signal.Signals(number).name
+
+# %% ../nbs/21a_training.ipynb #44a94a83
+@dataclass
+class TrainResult:
+    "What a run ended with."
+
+    step: int  # steps done
+    seconds: float  # wall-clock time of the training steps, over all sessions of the run
+    stopped: str | None = None  # reason when `watch` stopped it
+    # averaged weights by name, the result of the run; the trained ones when averaging is off
+    ema: dict = field(default_factory=dict, repr=False)
+    best: dict | None = None  # step and score of the best checkpoint, when `score` was given
+
+# %% ../nbs/21a_training.ipynb #091989d2
+def _progress_bar(run: _Run, desc: str) -> tqdm:
+    "Progress of the run, in the main process; silent where there is no terminal."
+    silent = None if processes().main else True
+    return tqdm(
+        total=run.cfg.steps,
+        initial=run.step,
+        desc=desc,
+        unit="step",
+        mininterval=2,
+        disable=silent,
+    )
+
+# %% ../nbs/21a_training.ipynb #4d3b08bb
+def _show(bar: tqdm, loss: float, speed: float) -> None:
+    "One step of progress, with loss and samples per second."
+    bar.update()
+    bar.set_postfix({"loss": f"{loss:.4g}", "samples/s": f"{speed:.3g}"}, refresh=False)
+
+# %% ../nbs/21a_training.ipynb #674409a7
+def _prefetch(step_fn, step: int, shares: list, cfg: TrainConfig, n_rows: int) -> None:
+    "Let a step function that has an `Ahead` begin on the inputs of a step."
+    ahead = getattr(step_fn, "ahead", None)
+    if ahead and step < cfg.steps:
+        rows = batch_indices(step, cfg.batch_size, n_rows, cfg.seed)
+        ahead.begin(step, rows, [part for part, _ in shares])
 
 # %% ../nbs/21a_training.ipynb #39d2a945
 def _loop(
@@ -435,45 +491,6 @@ def _loop(
                     f"{run.dir}: {request.signal_name or 'a signal'} received, saved after step "
                     f"{run.step}; run the same command again to go on"
                 )
-
-# %% ../nbs/21a_training.ipynb #af5f35aa
-def _progress_bar(run: _Run, desc: str) -> tqdm:
-    "Progress of the run, in the main process; silent where there is no terminal."
-    silent = None if processes().main else True
-    return tqdm(
-        total=run.cfg.steps,
-        initial=run.step,
-        desc=desc,
-        unit="step",
-        mininterval=2,
-        disable=silent,
-    )
-
-
-def _show(bar: tqdm, loss: float, speed: float) -> None:
-    "One step of progress, with loss and samples per second."
-    bar.update()
-    bar.set_postfix({"loss": f"{loss:.4g}", "samples/s": f"{speed:.3g}"}, refresh=False)
-
-
-def _prefetch(step_fn, step: int, shares: list, cfg: TrainConfig, n_rows: int) -> None:
-    "Let a step function that has an `Ahead` begin on the inputs of a step."
-    ahead = getattr(step_fn, "ahead", None)
-    if ahead and step < cfg.steps:
-        rows = batch_indices(step, cfg.batch_size, n_rows, cfg.seed)
-        ahead.begin(step, rows, [part for part, _ in shares])
-
-# %% ../nbs/21a_training.ipynb #44a94a83
-@dataclass
-class TrainResult:
-    "What a run ended with."
-
-    step: int  # steps done
-    seconds: float  # wall-clock time of the training steps, over all sessions of the run
-    stopped: str | None = None  # reason when `watch` stopped it
-    # averaged weights by name, the result of the run; the trained ones when averaging is off
-    ema: dict = field(default_factory=dict, repr=False)
-    best: dict | None = None  # step and score of the best checkpoint, when `score` was given
 
 # %% ../nbs/21a_training.ipynb #b0b12f63
 def train(
