@@ -53,7 +53,7 @@ SUBJECTS = (
     "windmill",
 )
 
-# %% ../nbs/05_atelier.ipynb #9d799a35
+# %% ../nbs/05_atelier.ipynb #0dd7b765
 # name: hue of sky, of ground, of subject (degrees in CIELAB), and their chroma
 PALETTES = {
     "blue and gold": (260, 95, 80, 26, 32, 52),
@@ -68,7 +68,7 @@ PALETTES = {
 # shares of positive and negative settings per pair
 RATES = (0.34, 0.32)  # how often a pair is painted positive, negative
 
-# %% ../nbs/05_atelier.ipynb #e8be0071
+# %% ../nbs/05_atelier.ipynb #db53f51c
 def scene_caption(
     subject: str,  # one of SUBJECTS
     palette: str,  # one of PALETTES
@@ -113,7 +113,7 @@ class Scenes:
     def _with_setting(self, sign: int) -> list[list[str]]:
         return [[PAIRS[j] for j in np.flatnonzero(row == sign)] for row in self.settings]
 
-# %% ../nbs/05_atelier.ipynb #67d6415b
+# %% ../nbs/05_atelier.ipynb #71929cb1
 _CHUNK = 256  # scenes per random stream
 
 
