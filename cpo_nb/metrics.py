@@ -15,51 +15,67 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from .atelier import PAIRS, PALETTES, SUBJECTS, sample_scenes
-from .painter import paint
 from .core import CpoError, atomic_path, data_dir, np_rng, torch_rng
+from .painter import paint
 from .training import TrainConfig, train
 
 # %% auto #0
-__all__ = ['JUDGE_SEED', 'AtelierJudge', 'Verdict', 'judge_images', 'train_judge', 'save_judge', 'load_judge', 'frechet_distance',
-           'recall', 'bootstrap_interval', 'evaluate']
+__all__ = ['JUDGE_SEED', 'AtelierJudge', 'Verdict', 'judge_images', 'train_judge', 'save_judge', 'load_judge', 'count_attributes',
+           'frechet_distance', 'recall', 'bootstrap_interval', 'evaluate']
+
+# %% ../nbs/31_metrics.ipynb #3aed0f30
+JUDGE_SEED = 300  # of the judge's own images; 301 are its held-out ones
+
+
+def _stage(channels: int, out: int, stride: int) -> torch.nn.Sequential:
+    "Convolution, group norm, SiLU."
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(channels, out, 3, stride, 1), torch.nn.GroupNorm(8, out), torch.nn.SiLU()
+    )
 
 # %% ../nbs/31_metrics.ipynb #b0364c7b
-JUDGE_SEED = 300  # of the judge's own pictures; 301 are its held-out ones
-
-
 class AtelierJudge(torch.nn.Module):
-    "Settings (-1, 0, +1 per pair), subject and palette of atelier pictures. Input: RGB uint8 (B, 3, 64, 64)."
+    """Settings (-1, 0, +1 per pair), subject and palette of atelier images.
+
+    Input: RGB uint8 (B, 3, 64, 64).
+    """
 
     num_features = 128  # for torchmetrics
 
-    def __init__(self, width: int = 64):  # channels of the first stage
+    def __init__(
+        self,
+        width: int = 64,  # channels of the first stage
+    ):
         super().__init__()
-        w, c, self.stages = width, 12, torch.nn.ModuleList()
-        for k, stride in ((w, 1), (w, 1), (w + w // 2, 2), (2 * w, 1), (2 * w, 2), (2 * w, 1)):
-            self.stages.append(
-                torch.nn.Sequential(
-                    torch.nn.Conv2d(c, k, 3, stride, 1), torch.nn.GroupNorm(8, k), torch.nn.SiLU()
-                )
-            )
-            c = k
-        self.squeeze = torch.nn.Conv2d(c, 24, 1)
+        w, channels, self.stages = width, 12, torch.nn.ModuleList()
+        for out, stride in ((w, 1), (w, 1), (w + w // 2, 2), (2 * w, 1), (2 * w, 2), (2 * w, 1)):
+            self.stages.append(_stage(channels, out, stride))
+            channels = out
+        self.squeeze = torch.nn.Conv2d(channels, 24, 1)
         means = w + w + w + w // 2 + 3 * 2 * w
-        # means of every stage say which textures there are, maxima what stands out, the 8x8 map where things are
         self.mix = torch.nn.Sequential(
-            torch.nn.Linear(means + c + 24 * 64, 256), torch.nn.SiLU(), torch.nn.Linear(256, 128)
+            torch.nn.Linear(means + channels + 24 * 64, 256),
+            torch.nn.SiLU(),
+            torch.nn.Linear(256, self.num_features),
         )
         self.heads = torch.nn.Linear(128, 3 * len(PAIRS) + len(SUBJECTS) + len(PALETTES))
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        "Features (B, 128); what distances are measured in."
+    def forward(
+        self,
+        images: torch.Tensor,  # RGB uint8 (B, 3, 64, 64)
+    ) -> torch.Tensor:  # (B, 128)
+        "Features, in which distances are measured."
         h, means = F.pixel_unshuffle(images.float() / 127.5 - 1, 2), []
         for stage in self.stages:
             h = stage(h)
             means.append(h.mean((2, 3)))
         return self.mix(torch.cat([*means, h.amax((2, 3)), self.squeeze(h).flatten(1)], 1))
 
-    def logits(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        "Logits of settings (B, P, 3), subject (B, 8), palette (B, 8)."
+    def logits(
+        self,
+        images: torch.Tensor,  # RGB uint8 (B, 3, 64, 64)
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # (B, P, 3), (B, 8), (B, 8)
+        "Logits of settings, subject and palette."
         y = self.heads(F.silu(self(images)))
         a, s, p = y.split([3 * len(PAIRS), len(SUBJECTS), len(PALETTES)], 1)
         return a.view(len(y), len(PAIRS), 3), s, p
@@ -67,7 +83,7 @@ class AtelierJudge(torch.nn.Module):
 # %% ../nbs/31_metrics.ipynb #c1b55f9a
 @dataclass
 class Verdict:
-    "What a judge says of pictures."
+    "What a judge sees in N images."
 
     settings: np.ndarray  # -1, 0, +1, (N, P)
     subject: np.ndarray  # index into SUBJECTS, (N,)
@@ -76,63 +92,47 @@ class Verdict:
 
     @property
     def n_pos(self) -> np.ndarray:
+        "Number of positive attributes of each image, (N,)."
         return (self.settings > 0).sum(1)
 
     @property
     def n_neg(self) -> np.ndarray:
+        "Number of negative attributes of each image, (N,)."
         return (self.settings < 0).sum(1)
 
 # %% ../nbs/31_metrics.ipynb #885fe14a
 @torch.no_grad()
-def judge_images(judge: AtelierJudge, images: np.ndarray, batch_size: int = 256) -> Verdict:
-    "Verdict on pictures (N, 64, 64, 3), uint8."
+def judge_images(
+    judge: AtelierJudge,  # the judge
+    images: np.ndarray,  # RGB uint8 (N, 64, 64, 3)
+    batch_size: int = 256,  # images judged at once
+) -> Verdict:  # on all images
+    "The judge's verdict. Raises `CpoError` for anything but uint8 RGB images."
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
         raise CpoError(
             f"judge_images: got {images.dtype} of shape {images.shape}",
-            hint="give uint8 RGB pictures (N, 64, 64, 3)",
+            hint="give uint8 RGB images (N, 64, 64, 3)",
         )
     parts = []
     for i in range(0, len(images), batch_size):
         x = torch.from_numpy(np.ascontiguousarray(images[i : i + batch_size])).permute(0, 3, 1, 2)
-        a, s, p = judge.logits(x)
-        parts.append(
-            (a.argmax(-1).numpy() - 1, s.argmax(-1).numpy(), p.argmax(-1).numpy(), judge(x).numpy())
-        )
-    return Verdict(*(np.concatenate(c) for c in zip(*parts)))
+        a, s, p = (logits.argmax(-1).numpy() for logits in judge.logits(x))
+        parts.append((a - 1, s, p, judge(x).numpy()))
+    return Verdict(*(np.concatenate(column) for column in zip(*parts)))
 
-# %% ../nbs/31_metrics.ipynb #6c1935e5
-def train_judge(
-    run_dir: str | Path, pictures: int, steps: int, batch_size: int = 64, workers: int = 2
-) -> AtelierJudge:
-    "Train the judge on pictures of its own, by cross-entropy over settings, subject and palette. Resumable."
-    sc = sample_scenes(pictures, JUDGE_SEED)
-    x = torch.from_numpy(paint(sc, workers)).permute(0, 3, 1, 2).contiguous()
-    a, s, p = (
-        torch.from_numpy(v.astype(np.int64)) for v in (sc.settings + 1, sc.subject, sc.palette)
-    )
-    torch.manual_seed(JUDGE_SEED)
-    judge = AtelierJudge()
+# %% ../nbs/31_metrics.ipynb #27f8f43c
+def _augmented(images: torch.Tensor, g: torch.Generator) -> torch.Tensor:
+    "Half of the images mirrored, all with Gaussian noise of up to 6 grey levels."
+    n = len(images)
+    mirrored = torch.rand(n, 1, 1, 1, generator=g) < 0.5
+    images = torch.where(mirrored, images.flip(-1), images)
+    strength = 6 * torch.rand(n, 1, 1, 1, generator=g)
+    return images + strength * torch.randn(images.shape, generator=g)
 
-    def step_fn(step, rows, part):
-        g = torch_rng(JUDGE_SEED, "noise", step)
-        im = x[rows].float()
-        im = torch.where(
-            torch.rand(len(rows), 1, 1, 1, generator=g) < 0.5, im.flip(-1), im
-        )  # a mirror image keeps every label
-        im = im + 6 * torch.rand(len(rows), 1, 1, 1, generator=g) * torch.randn(
-            im.shape, generator=g
-        )  # samples carry some residual noise
-        im, rows = im[part], rows[part]
-        with torch.autocast("cpu", torch.bfloat16):
-            la, ls, lp = judge.logits(im)
-        loss = (
-            F.cross_entropy(la.float().flatten(0, 1), a[rows].flatten())
-            + 0.2 * F.cross_entropy(ls.float(), s[rows])
-            + 0.2 * F.cross_entropy(lp.float(), p[rows])
-        )
-        return loss, dict(accuracy=(la.argmax(-1) == a[rows]).float().mean())
 
-    cfg = TrainConfig(
+def _judge_config(steps: int, batch_size: int) -> TrainConfig:
+    "Settings of the judge's training loop."
+    return TrainConfig(
         steps=steps,
         batch_size=batch_size,
         lr=2e-3,
@@ -144,30 +144,58 @@ def train_judge(
         log_every=10,
         seed=JUDGE_SEED,
     )
-    res = train(
-        run_dir,
-        dict(judge.named_parameters()),
-        step_fn,
-        pictures,
-        cfg,
-        dict(pictures=pictures),
-        desc="judge",
-    )
+
+# %% ../nbs/31_metrics.ipynb #6c1935e5
+def train_judge(
+    run_dir: str | Path,  # folder of the run; a killed run goes on from its last checkpoint
+    n_images: int,  # synthetic images to train on
+    steps: int,  # training steps
+    batch_size: int = 64,  # images per step
+    workers: int = 2,  # painting processes
+) -> AtelierJudge:  # with averaged weights, frozen
+    "Train the judge on images of its own, by cross-entropy on settings, subject and palette."
+    sc = sample_scenes(n_images, JUDGE_SEED)
+    x = torch.from_numpy(paint(sc, workers)).permute(0, 3, 1, 2).contiguous()
+    labels = (sc.settings + 1, sc.subject, sc.palette)
+    a, s, p = (torch.from_numpy(v.astype(np.int64)) for v in labels)
+    torch.manual_seed(JUDGE_SEED)
+    judge = AtelierJudge()
+
+    def step_fn(step, rows, part):
+        images = _augmented(x[rows].float(), torch_rng(JUDGE_SEED, "noise", step))
+        images, rows = images[part], rows[part]
+        with torch.autocast("cpu", torch.bfloat16):
+            logits_a, logits_s, logits_p = judge.logits(images)
+        loss = (
+            F.cross_entropy(logits_a.float().flatten(0, 1), a[rows].flatten())
+            + 0.2 * F.cross_entropy(logits_s.float(), s[rows])
+            + 0.2 * F.cross_entropy(logits_p.float(), p[rows])
+        )
+        return loss, dict(accuracy=(logits_a.argmax(-1) == a[rows]).float().mean())
+
+    params, config = dict(judge.named_parameters()), _judge_config(steps, batch_size)
+    described = dict(pictures=n_images)  # the key of stored runs
+    result = train(run_dir, params, step_fn, n_images, config, described, desc="judge")
     with torch.no_grad():
-        for k, v in judge.named_parameters():
-            v.copy_(res.ema[k])
+        for name, parameter in params.items():
+            parameter.copy_(result.ema[name])
     return judge.eval().requires_grad_(False)
 
 # %% ../nbs/31_metrics.ipynb #46c34a06
-def save_judge(judge: AtelierJudge, path: str | Path) -> Path:
+def save_judge(
+    judge: AtelierJudge,  # the judge
+    path: str | Path,  # a safetensors file
+) -> Path:  # the file
     "Save a judge in half precision."
     with atomic_path(path) as tmp:
         save_file({k: v.half().contiguous() for k, v in judge.state_dict().items()}, tmp)
     return Path(path)
 
 
-def load_judge(path: str | Path | None = None) -> AtelierJudge:
-    "Load a judge; by default the one that ships. Raises `CpoError` when the file is missing."
+def load_judge(
+    path: str | Path | None = None,  # a file of `save_judge`; default: the shipped judge
+) -> AtelierJudge:  # frozen
+    "Load a judge. Raises `CpoError` when the file is missing."
     path = Path(path or data_dir() / "atelier" / "judge.safetensors")
     if not path.is_file():
         raise CpoError(f"{path}: no such judge", hint="`cpo atelier judge` trains it again")
@@ -175,40 +203,75 @@ def load_judge(path: str | Path | None = None) -> AtelierJudge:
     judge.load_state_dict({k: v.float() for k, v in load_file(path).items()})
     return judge.eval().requires_grad_(False)
 
+# %% ../nbs/31_metrics.ipynb #9eed0cb9
+def count_attributes(
+    verdict: Verdict,  # on N images
+    subject: np.ndarray,  # subject named by each caption, index into SUBJECTS, (N,)
+    palette: np.ndarray,  # palette named by each caption, index into PALETTES, (N,)
+) -> dict:  # n_pos, n_neg: counts per image (N,); subject_kept, palette_kept: shares in [0, 1]
+    "Attributes per image, and the shares of images that keep their caption. (ours)"
+    return dict(
+        n_pos=verdict.n_pos,
+        n_neg=verdict.n_neg,
+        subject_kept=float((verdict.subject == subject).mean()),
+        palette_kept=float((verdict.palette == palette).mean()),
+    )
+
 # %% ../nbs/31_metrics.ipynb #f9f8b274
+def _gaussian(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    "Mean (D,) and covariance (D, D) of features (N, D), in float64."
+    x = features.astype(np.float64)
+    return x.mean(0), np.atleast_2d(np.cov(x, rowvar=False))
+
+
 def frechet_distance(
     a: np.ndarray,  # features (N, D)
     b: np.ndarray,  # features (M, D)
-) -> float:
-    "Fréchet distance between Gaussians fitted to two feature sets. Raises `CpoError` when there are too few rows."
+) -> float:  # at least 0
+    """Fréchet distance between Gaussians fitted to two sets of features.
+
+    Raises `CpoError` when there are fewer than two rows. Source: Heusel et al., 2017 (FID).
+    """
     if min(len(a), len(b)) < 2:
         raise CpoError(
             f"frechet_distance: {len(a)} and {len(b)} rows", hint="give at least two of each"
         )
-    (ma, ca), (mb, cb) = (
-        (x.mean(0), np.atleast_2d(np.cov(x, rowvar=False)))
-        for x in (a.astype(np.float64), b.astype(np.float64))
-    )
-    # the trace of sqrt(ca cb) is the sum of roots of the product's eigenvalues, which are real and >= 0
-    roots = np.sqrt(np.clip(np.linalg.eigvals(ca @ cb).real, 0, None))
-    return float(max(0.0, ((ma - mb) ** 2).sum() + np.trace(ca) + np.trace(cb) - 2 * roots.sum()))
+    (mean_a, cov_a), (mean_b, cov_b) = _gaussian(a), _gaussian(b)
+    # tr sqrt(C_a C_b) is the sum of roots of the product's eigenvalues, which are real and >= 0
+    roots = np.sqrt(np.clip(np.linalg.eigvals(cov_a @ cov_b).real, 0, None))
+    means = ((mean_a - mean_b) ** 2).sum()
+    return float(max(0.0, means + np.trace(cov_a) + np.trace(cov_b) - 2 * roots.sum()))
 
 # %% ../nbs/31_metrics.ipynb #c2f9f2a6
 def recall(
     generated: np.ndarray,  # features (N, D)
     ideal_set: np.ndarray,  # features (M, D)
     k: int = 3,  # neighbour that sets the radius
-) -> float:  # share of ideal pictures covered, in [0, 1]
-    "Improved recall: how much of the ideal set lies inside the generated pictures' neighbourhoods."
+) -> float:  # share of ideal images covered, in [0, 1]
+    """Improved recall: how much of the ideal set lies inside the generated images' neighbourhoods.
+
+    Raises `CpoError` for k images or fewer. Source: Kynkäänniemi et al., 2019.
+    """
     from scipy.spatial.distance import cdist
 
     if len(generated) <= k:
         raise CpoError(
-            f"recall: {len(generated)} pictures, but the radius is the {k}th neighbour's",
+            f"recall: {len(generated)} images, but the radius is the distance to neighbour {k}",
             hint=f"give more than {k}",
         )
     radius = np.partition(cdist(generated, generated), k, axis=1)[:, k]
     return float((cdist(ideal_set, generated) <= radius).any(1).mean())
+
+# %% ../nbs/31_metrics.ipynb #f07d856a
+def _resampled_means(
+    rng: np.random.Generator, values: np.ndarray, count: int, block: int = 256
+) -> np.ndarray:
+    "`count` means of values (n,) resampled with replacement, block by block."
+    means = []
+    for start in range(0, count, block):
+        size = (min(block, count - start), len(values))
+        means.append(values[rng.integers(len(values), size=size)].mean(1))
+    return np.concatenate(means) if means else np.zeros(0)
 
 # %% ../nbs/31_metrics.ipynb #d7b3e1e8
 def bootstrap_interval(
@@ -217,7 +280,10 @@ def bootstrap_interval(
     n: int = 2000,  # resamples
     seed: int = 0,  # of the resampling
 ) -> tuple[float, float, float]:  # mean, low, high
-    "Mean and percentile interval of a hierarchical bootstrap: seeds, and images within them. Raises `CpoError` without values."
+    """Mean and percentile interval of a hierarchical bootstrap: seeds, and images within them.
+
+    Raises `CpoError` without values. (ours)
+    """
     groups = [np.asarray(g, float) for g in groups]
     if not groups or any(not len(g) for g in groups):
         raise CpoError(
@@ -225,34 +291,24 @@ def bootstrap_interval(
             hint="give at least one value for each",
         )
     rng = np_rng(seed, "bootstrap")
-    # resampled means of a group of n values: draw them for every (resample, slot) that picks the group
-    pick = rng.integers(len(groups), size=(n, len(groups)))
+    pick = rng.integers(len(groups), size=(n, len(groups)))  # seeds of each resample
     means = np.empty(pick.shape)
     for g, values in enumerate(groups):
-        where = np.argwhere(pick == g)
-        for s in range(0, len(where), 256):
-            w = where[s : s + 256]
-            means[w[:, 0], w[:, 1]] = values[
-                rng.integers(len(values), size=(len(w), len(values)))
-            ].mean(1)
+        means[pick == g] = _resampled_means(rng, values, int((pick == g).sum()))
     low, high = np.quantile(means.mean(1), [(1 - level) / 2, (1 + level) / 2])
     return float(np.mean([g.mean() for g in groups])), float(low), float(high)
 
 # %% ../nbs/31_metrics.ipynb #685a861a
 def evaluate(
-    verdict: Verdict,  # on the pictures
-    subject: np.ndarray,  # what the captions asked for
-    palette: np.ndarray,
+    verdict: Verdict,  # on N images
+    subject: np.ndarray,  # subject named by each caption, index into SUBJECTS, (N,)
+    palette: np.ndarray,  # palette named by each caption, index into PALETTES, (N,)
     ideal_features: np.ndarray,  # of the ideal set, (M, 128)
-) -> dict:
-    "Numbers of one row and seed: attribute counts per image, rates per pair, distance and recall to the ideal set, captions kept."
-    return dict(
-        n_pos=verdict.n_pos,
-        n_neg=verdict.n_neg,
+) -> dict:  # what `count_attributes` gives, rate_pos and rate_neg per pair (P,), distance, recall
+    "Numbers of one row and seed of a table."
+    return count_attributes(verdict, subject, palette) | dict(
         rate_pos=(verdict.settings > 0).mean(0),
         rate_neg=(verdict.settings < 0).mean(0),
-        subject_kept=float((verdict.subject == subject).mean()),
-        palette_kept=float((verdict.palette == palette).mean()),
         distance=frechet_distance(verdict.features, ideal_features),
         recall=recall(verdict.features, ideal_features),
     )
