@@ -29,17 +29,18 @@ from cpo_nb.core import (
 from .criteria import CriteriaTree, load_criteria
 from .atelier import PAIRS, ideal, sample_scenes
 from .painter import atelier_dataset, paint
-from .adapters import LORA_TARGETS
+from .adapters import LORA_TARGETS, Adapter
 from .backbone import Backbone, load_backbone
 from .training import TrainConfig
 from .batches import TrainingSet, training_set
 from .sft import SftConfig, attribute_gain, sft
+from .sampling import sample
 from .metrics import JUDGE_SEED, AtelierJudge, Verdict, judge_images
 
 # %% auto #0
 __all__ = ['DATA_SEED', 'EVAL_SEED', 'IDEAL_SEED', 'HELD_SEED', 'SWEPT', 'atelier_tree', 'shipped_auxiliary', 'adapter_folder',
-           'shipped_hashes', 'atelier_training_set', 'ideal_features', 'count_attributes', 'judge_agreement',
-           'auxiliary_config', 'sweep_path', 'sweep_auxiliary']
+           'shipped_hashes', 'sample_prompts', 'atelier_training_set', 'ideal_features', 'count_attributes',
+           'judge_agreement', 'auxiliary_config', 'sweep_path', 'sweep_auxiliary']
 
 # %% ../nbs/35_shipped.ipynb #c13430a6
 def atelier_tree() -> CriteriaTree:  # 19 pairs
@@ -85,6 +86,26 @@ def shipped_hashes() -> dict[str, str]:  # path below data/atelier -> 16 hexadec
             hashes[name] = _file_hash(path, status.st_size, status.st_mtime_ns)
     return hashes
 
+# %% ../nbs/35_shipped.ipynb #20367e34
+def sample_prompts(
+    backbone: Backbone,  # what to sample from
+    prompts: list[str],  # one per image
+    scale: Scale,  # sampler steps, guidance and batch size
+    adapter: Adapter = None,  # None, a name, or several with weights
+    negative_prompts: list[str] | None = None,  # in place of the empty prompt; one per image
+) -> np.ndarray:  # (N, H, W, 3), uint8
+    "Sample one image for each prompt at a scale's settings; the noise of image i has seed i."
+    return sample(
+        backbone,
+        prompts,
+        list(range(len(prompts))),
+        scale.sample_steps,
+        scale.guidance_scale,
+        adapter,
+        negative_prompts,
+        scale.sample_batch,
+    )
+
 # %% ../nbs/35_shipped.ipynb #863750b8
 DATA_SEED, EVAL_SEED, IDEAL_SEED = 0, 400, 401
 
@@ -93,7 +114,7 @@ def _weights_key(module: torch.nn.Module) -> str:
     "A hash that changes when a module's weights change: of the sum of every tensor."
     return sha256_json([v.double().sum().item() for v in module.state_dict().values()])
 
-# %% ../nbs/35_shipped.ipynb #b3ce6b28
+# %% ../nbs/35_shipped.ipynb #e302537e
 def atelier_training_set(
     scale: Scale,  # `train_images` says how many images are painted
     backbone: Backbone,  # whose autoencoder encodes them
@@ -113,7 +134,7 @@ def atelier_training_set(
     latents = load_file(folder / "latents.safetensors")["latents"]
     return TrainingSet(latents, **read_json(folder / "rows.json"))
 
-# %% ../nbs/35_shipped.ipynb #1830034f
+# %% ../nbs/35_shipped.ipynb #238f5d7e
 def ideal_features(
     scale: Scale,  # `ideal_images` says how many
     judge: AtelierJudge,  # whose features are taken
@@ -130,7 +151,7 @@ def ideal_features(
     folder = cached("atelier-ideal", build, key, IDEAL_SEED)
     return load_file(folder / "features.safetensors")["features"].numpy()
 
-# %% ../nbs/35_shipped.ipynb #00c9a1cf
+# %% ../nbs/35_shipped.ipynb #a9b261ee
 # LEAD: metrics.count_attributes
 def count_attributes(
     verdict: Verdict,  # of a judge on N images
@@ -193,7 +214,7 @@ def sweep_path(scale: Scale) -> Path:  # data/results/search/SCALE/auxiliary.jso
     "Where the sweep of the auxiliary is stored."
     return results_dir() / "search" / scale.name / "auxiliary.json"
 
-# %% ../nbs/35_shipped.ipynb #5f6cc656
+# %% ../nbs/35_shipped.ipynb #2a6f0edd
 def _sweep_steps(scale: Scale) -> int:
     return min(300, scale.sft_steps)
 
@@ -213,7 +234,7 @@ def _sweep_config(scale: Scale, rank: int, targets: tuple[str, ...], lr: float) 
     )
     return replace(config, train=loop, rank=rank, targets=targets)
 
-# %% ../nbs/35_shipped.ipynb #ad747bc8
+# %% ../nbs/35_shipped.ipynb #edd20629
 def _sweep_key(scale: Scale) -> str:
     "What all entries of a sweep depend on, hashed: an entry of another key is not used."
     hashes = shipped_hashes()
@@ -232,7 +253,7 @@ def _sweep_run(scale: Scale, rank: int, targets: tuple[str, ...], lr: float) -> 
     name = f"{rank}-{short}-{lr:g}-{_sweep_key(scale)}"
     return runs_dir() / scale.name / "sweep" / name
 
-# %% ../nbs/35_shipped.ipynb #a0ff06d4
+# %% ../nbs/35_shipped.ipynb #a0a05bc0
 def _sweep_entry(scale: Scale, data: TrainingSet, test: dict, entry: tuple) -> dict:
     "Train one entry of `SWEPT`, and what it gains on the held-out images of `test`."
     rank, targets, lr = entry
@@ -251,7 +272,7 @@ def _sweep_entry(scale: Scale, data: TrainingSet, test: dict, entry: tuple) -> d
         **attribute_gain(backbone, training_set(test, backbone), tree),
     )
 
-# %% ../nbs/35_shipped.ipynb #807700b4
+# %% ../nbs/35_shipped.ipynb #dca427c0
 def _stored_sweep(scale: Scale) -> list[dict]:
     "Entries that are stored for today's sizes and base."
     path = sweep_path(scale)
