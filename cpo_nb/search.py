@@ -5,17 +5,15 @@
 # %% ../nbs/35a_search.ipynb #e91bfa78
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import asdict
-from functools import reduce
+from functools import lru_cache, reduce
 from pathlib import Path
 
 import numpy as np
+from fastcore.basics import patch
 
-from .align import AlignConfig, align
-from .atelier import PAIRS, sample_scenes
-from .adapters import Adapter
-from .backbone import Backbone, load_backbone
-from .bank import BankConfig
 from cpo_nb.core import (
     CpoError,
     Scale,
@@ -26,19 +24,58 @@ from cpo_nb.core import (
     to_jsonable,
     write_json,
 )
-from .metrics import judge_images, load_judge
-from .sampling import sample
-from .batches import TrainingSet
+from .atelier import PAIRS, sample_scenes
+from .adapters import Adapter
+from .backbone import Backbone, load_backbone
 from .training import TrainConfig, TrainResult
-from .shipped import shipped_hashes, shipped_auxiliary, atelier_training_set, atelier_tree
-from .align import METHODS
+from .batches import TrainingSet
+from .bank import BankConfig
+from .align import METHODS, AlignConfig, align
+from .metrics import judge_images, load_judge
+from cpo_nb.shipped import (
+    atelier_training_set,
+    atelier_tree,
+    count_attributes,
+    sample_prompts,
+    shipped_auxiliary,
+    shipped_hashes,
+)
 
 # %% auto #0
-__all__ = ['SEARCH_SEED', 'LEARNING_RATES', 'BEYOND', 'SEARCHED', 'loop_config', 'search_images', 'searched', 'chosen',
-           'train_policy', 'search', 'seconds_per_step']
+__all__ = ['SEARCH_SEED', 'LEARNING_RATES', 'BEYOND', 'SEARCHED', 'first_of_grid', 'loop_config', 'search_path', 'search_images',
+           'search_key', 'search_rule', 'stored_search', 'searched', 'chosen', 'chosen_from', 'seconds_per_step',
+           'policy_run', 'train_policy', 'Candidates', 'search']
+
+# %% ../nbs/35a_search.ipynb #b8ec3875
+SEARCH_SEED = 402  # of the captions that candidates are judged on
+LEARNING_RATES = (1e-3, 3e-4, 1e-4)
+BEYOND = {1e-3: 3e-3, 1e-4: 3e-5}  # best rate at an end of the grid -> the rate that is tried too
+_BETA = dict(beta=(200.0, 50.0, 800.0))
+# name of the search: settings that it shares with its rows; strengths to try, field by field
+SEARCHED = {
+    "sft": (dict(method="sft", rows="top"), {}),
+    "dpo": (dict(method="dpo", stabilize=None), _BETA),
+    "dpo-safeguard": (dict(method="dpo", stabilize="safeguard", mu=0.5), _BETA),
+    "distill": (dict(method="distill", collapse=None), dict(guidance=(1.5, 0.75, 3.0, 6.0, 12.0))),
+    "cpo-plain": (dict(method="cpo", stabilize=None), _BETA),
+    "cpo-norm": (dict(method="cpo", stabilize="norm"), _BETA | dict(gamma=(0.9, 0.95, 0.97))),
+    "cpo-safeguard": (dict(method="cpo", stabilize="safeguard", mu=0.5), _BETA),
+}
+
+# %% ../nbs/35a_search.ipynb #428901ef
+def first_of_grid(method: str) -> dict:  # lr and the strengths
+    "Settings that a search begins with: the first learning rate, and the first of each strength."
+    strengths = SEARCHED[method][1]
+    return dict(lr=LEARNING_RATES[0]) | {k: values[0] for k, values in strengths.items()}
 
 # %% ../nbs/35a_search.ipynb #fb3625ab
-def loop_config(scale: Scale, lr: float, seed: int, steps: int | None = None) -> TrainConfig:
+def loop_config(
+    scale: Scale,  # sizes
+    lr: float,  # learning rate of AdamW
+    seed: int,  # training seed
+    steps: int | None = None,  # training steps; default: the scale's
+) -> TrainConfig:
+    "The training loop that all rows of stage 2 share."
     return TrainConfig(
         steps=steps or scale.align_steps,
         batch_size=scale.batch_size,
@@ -50,282 +87,355 @@ def loop_config(scale: Scale, lr: float, seed: int, steps: int | None = None) ->
         seed=seed,
     )
 
-# %% ../nbs/35a_search.ipynb #b8ec3875
-SEARCH_SEED = 402
+# %% ../nbs/35a_search.ipynb #28689126
+def _rank(candidate: dict) -> tuple[bool, float]:
+    "What candidates are ordered by: the score where the caption is kept, else how much is kept."
+    if candidate["kept"]:
+        return True, candidate["score"]
+    return False, min(candidate["subject"], candidate["palette"])
 
 
-LEARNING_RATES = (1e-3, 3e-4, 1e-4)
+def _best(candidates: list[dict]) -> dict:
+    "The first of the candidates that none other beats."
+    return reduce(lambda best, c: c if _rank(c) > _rank(best) else best, candidates)
+
+# %% ../nbs/35a_search.ipynb #aa3b68b0
+def _to_log(field: str, value: float) -> float:
+    return np.log(1 - value) if field == "gamma" else np.log(value)
 
 
-BEYOND = {1e-3: 3e-3, 1e-4: 3e-5}  # the rate that is tried too when the best one stands at an end
+def _from_log(field: str, log_value: float) -> float:
+    value = np.exp(log_value)
+    return float(f"{1 - value if field == 'gamma' else value:.3g}")
+
+# %% ../nbs/35a_search.ipynb #b9b8e015
+def _between(field: str, best: dict, tried: list[dict]) -> float | None:
+    """A value between the best one and its neighbour, on the side where the neighbour scores better
+    but loses the caption; None where there is no such side."""
+    at = _to_log(field, best["settings"][field])
+
+    def distance(c):
+        return _to_log(field, c["settings"][field]) - at
+
+    for sign in (-1, 1):
+        side = sorted((c for c in tried if sign * distance(c) > 0), key=lambda c: abs(distance(c)))
+        if not side or not best["kept"]:
+            continue
+        neighbour = side[0]
+        if not neighbour["kept"] and neighbour["score"] > best["score"]:
+            return _from_log(field, at + distance(neighbour) / 2)
+    return None
+
+# %% ../nbs/35a_search.ipynb #7a7e8a5e
+def _try_rates(try_one: Callable[[dict], dict], fields: dict) -> list[dict]:
+    "Every learning rate at the first strengths, and one beyond the grid where the best is an end."
+    strengths = {k: values[0] for k, values in fields.items()}
+    tried = [try_one(dict(lr=lr) | strengths) for lr in LEARNING_RATES]
+    beyond = BEYOND.get(_best(tried)["settings"]["lr"])
+    if beyond:
+        tried.append(try_one(dict(lr=beyond) | strengths))
+    return tried
 
 
-_BETA = dict(beta=(200.0, 50.0, 800.0))
+def _try_strengths(try_one: Callable[[dict], dict], best: dict, field: str, values) -> list[dict]:
+    "The best so far, and the other values of one field."
+    return [best, *(try_one(best["settings"] | {field: v}) for v in values[1:])]
 
-
-SEARCHED = {  # method of the search: settings that it shares with its rows, and the strengths that are tried, field by field
-    "sft": (dict(method="sft", rows="top"), {}),
-    "dpo": (dict(method="dpo", stabilize=None), _BETA),
-    "dpo-safeguard": (dict(method="dpo", stabilize="safeguard", mu=0.5), _BETA),
-    "distill": (dict(method="distill", collapse=None), dict(guidance=(1.5, 0.75, 3.0, 6.0, 12.0))),
-    "cpo-plain": (dict(method="cpo", stabilize=None), _BETA),
-    "cpo-norm": (dict(method="cpo", stabilize="norm"), _BETA | dict(gamma=(0.9, 0.95, 0.97))),
-    "cpo-safeguard": (dict(method="cpo", stabilize="safeguard", mu=0.5), _BETA),
-}
+# %% ../nbs/35a_search.ipynb #5d185fda
+def _descend(try_one: Callable[[dict], dict], fields: dict) -> dict:
+    "The best candidate: rates first, then each field; each is halved once (see `_between`)."
+    tried = _try_rates(try_one, fields)
+    for field in ("lr", *fields):
+        if field != "lr":
+            tried = _try_strengths(try_one, _best(tried), field, fields[field])
+        best = _best(tried)
+        middle = _between(field, best, tried)
+        if middle:
+            tried.append(try_one(best["settings"] | {field: middle}))
+    return _best(tried)
 
 # %% ../nbs/35a_search.ipynb #be67e0b5
-def _search_path(method: str, scale: Scale) -> Path:
+def search_path(
+    method: str,  # a key of SEARCHED
+    scale: Scale,  # whose results
+) -> Path:  # data/results/search/SCALE/METHOD.json
+    "Where a search is stored."
     return results_dir() / "search" / scale.name / f"{method}.json"
 
 
-def _stored_search(method: str, scale: Scale) -> dict:
-    "What a search has stored, or an empty dict when nothing of today's sizes, base, auxiliary and judge is there. Candidates outlive a change of the grids."
-    path = _search_path(method, scale)
-    old = read_json(path) if path.is_file() else {}
-    return old if old.get("key") == _search_key(method, scale) else {}
-
-
-def search_images(scale: Scale) -> int:
+def search_images(scale: Scale) -> int:  # half of the images of a table's row, at least 8
+    "On how many images a candidate is judged."
     return max(8, scale.eval_images // 2)
 
 # %% ../nbs/35a_search.ipynb #bc994c6a
-def _search_key(
-    method: str, scale: Scale
-) -> str:  # all that a candidate's numbers depend on, but for its settings
-    return sha256_json(
-        to_jsonable(
-            dict(
-                cfg=asdict(
-                    AlignConfig(loop_config(scale, LEARNING_RATES[0], 0), **SEARCHED[method][0])
-                ),
-                pictures=search_images(scale),
-                scale=asdict(scale),
-                ingredients=shipped_hashes(),
-            )
-        )
-    )[:16]
+def search_key(
+    method: str,  # a key of SEARCHED
+    scale: Scale,  # sizes
+) -> str:  # 16 hexadecimal digits
+    "Hash of all that a candidate's numbers depend on, its own settings aside."
+    shared = AlignConfig(loop_config(scale, LEARNING_RATES[0], 0), **SEARCHED[method][0])
+    key = dict(
+        cfg=asdict(shared),
+        pictures=search_images(scale),
+        scale=asdict(scale),
+        ingredients=shipped_hashes(),
+    )
+    return sha256_json(to_jsonable(key))[:16]
+
+# %% ../nbs/35a_search.ipynb #710f51fc
+def search_rule(
+    method: str,  # a key of SEARCHED
+) -> str:  # 16 hexadecimal digits
+    "Hash of which candidates there are."
+    rule = dict(
+        fields=SEARCHED[method][1],
+        rates=LEARNING_RATES,
+        beyond=sorted(BEYOND.items()),
+        halved=True,
+    )
+    return sha256_json(to_jsonable(rule))[:16]
+
+# %% ../nbs/35a_search.ipynb #bcb6eb2d
+def stored_search(
+    method: str,  # a key of SEARCHED
+    scale: Scale,  # whose results
+) -> dict:  # empty when nothing of today's key is stored
+    "What a search has stored: `candidates`, `base`, and `best` (None while it is unfinished)."
+    path = search_path(method, scale)
+    stored = read_json(path) if path.is_file() else {}
+    return stored if stored.get("key") == search_key(method, scale) else {}
 
 
-def _search_rule(method: str) -> str:  # which candidates there are
-    return sha256_json(
-        to_jsonable(
-            dict(
-                fields=SEARCHED[method][1],
-                rates=LEARNING_RATES,
-                beyond=sorted(BEYOND.items()),
-                halved=True,
-            )
-        )
-    )[:16]
+def searched(
+    method: str,  # a key of SEARCHED
+    scale: Scale,  # whose results
+) -> bool:
+    "Whether a finished search of today's grids, sizes, base, auxiliary and judge is stored."
+    stored = stored_search(method, scale)
+    return bool(stored.get("best")) and stored.get("rule") == search_rule(method)
 
 # %% ../nbs/35a_search.ipynb #83d33d98
-def searched(method: str, scale: Scale) -> bool:
-    "Is a finished search of today's grids, sizes, base, auxiliary and judge stored?"
-    old = _stored_search(method, scale)
-    return bool(old.get("best")) and old.get("rule") == _search_rule(method)
-
-
-def chosen(method: str, scale: Scale) -> dict:
-    "Learning rate and strengths of a method: what the search found at this scale, else the first of each grid. Raises `CpoError` for an unknown method."
+def _check_method(method: str) -> None:
     if method not in SEARCHED:
         raise CpoError(
             f"method {method!r} was not searched", hint=f"choose one of {', '.join(SEARCHED)}"
         )
-    return (
-        _stored_search(method, scale)["best"]
-        if searched(method, scale)
-        else dict(lr=LEARNING_RATES[0]) | {k: v[0] for k, v in SEARCHED[method][1].items()}
+
+
+@lru_cache
+def _log_no_search(method: str, scale_name: str) -> None:
+    "Logged once for each method and scale."
+    logging.getLogger("cpo_nb.search").info(
+        "%s: no finished search of scale %s is stored, so the first of each grid is used",
+        method,
+        scale_name,
     )
 
+# %% ../nbs/35a_search.ipynb #ff24b19d
+def chosen(
+    method: str,  # a key of SEARCHED
+    scale: Scale,  # whose search
+) -> dict:  # lr and the strengths
+    """Learning rate and strengths of a method: those that its search found at this scale.
 
-def _better(a: dict, b: dict) -> bool:
-    "Of two that keep the caption the one with the larger score, of two that lose it the one that keeps more of it."
+    Without a finished search they are the first of each grid, which nobody compared; a line of the
+    logger `cpo_nb.search` says so once (level INFO), and `chosen_from` says it to a program.
+    Raises `CpoError` for an unknown method."""
+    _check_method(method)
+    if searched(method, scale):
+        return stored_search(method, scale)["best"]
+    _log_no_search(method, scale.name)
+    return first_of_grid(method)
 
-    def rank(c):
-        return (c["kept"], c["score"] if c["kept"] else min(c["subject"], c["palette"]))
+# %% ../nbs/35a_search.ipynb #fbceaf50
+def chosen_from(
+    method: str,  # a key of SEARCHED
+    scale: Scale,  # whose search
+) -> str:  # "search of scale NAME" or "first of the grid"
+    "Where the settings of `chosen` come from. Raises `CpoError` for an unknown method."
+    _check_method(method)
+    return f"search of scale {scale.name}" if searched(method, scale) else "first of the grid"
 
-    return rank(a) > rank(b)
+# %% ../nbs/35a_search.ipynb #0a343afb
+def seconds_per_step(
+    method: str,  # a key of SEARCHED
+    scale: Scale,  # whose search
+) -> float | None:  # None without a finished search
+    "Seconds of one training step: the median of the candidates that ran to their end."
+    if not searched(method, scale):
+        return None
+    candidates = stored_search(method, scale)["candidates"]
+    seconds = [c["seconds"] for c in candidates if not c["stopped"]]
+    return float(np.median(seconds)) / scale.align_steps if seconds else None
 
-
-def _best(candidates: list[dict]) -> dict:
-    return reduce(lambda best, c: c if _better(c, best) else best, candidates)
-
-# %% ../nbs/35a_search.ipynb #b9b8e015
-def _between(k: str, best: dict, tried: list[dict]) -> float | None:
-    "The value between the best's and the next one's, where the next one scores better but loses the caption; None where there is nothing to halve."
-    way = (lambda v: np.log(1 - v)) if k == "gamma" else np.log
-
-    def away(c):
-        return way(c["settings"][k]) - way(best["settings"][k])
-
-    for sign in (-1, 1):
-        side = sorted((c for c in tried if sign * away(c) > 0), key=lambda c: abs(away(c)))
-        if best["kept"] and side and not side[0]["kept"] and side[0]["score"] > best["score"]:
-            middle = np.exp(way(best["settings"][k]) + away(side[0]) / 2)
-            return float(f"{1 - middle if k == 'gamma' else middle:.3g}")
-    return None
-
-# %% ../nbs/35a_search.ipynb #7a7e8a5e
-def _descend(try_one, fields: dict) -> dict:
-    "Every rate at the first strengths, one more where the best stands at an end, then each field's other strengths at the best so far; each halved once towards a better one that loses the caption. Returns the best candidate."
-    first = {k: v[0] for k, v in fields.items()}
-    tried = [try_one(dict(lr=lr) | first) for lr in LEARNING_RATES]
-    if lr := BEYOND.get(_best(tried)["settings"]["lr"]):
-        tried.append(try_one(dict(lr=lr) | first))
-    for k in ("lr", *fields):
-        best = _best(tried)
-        if k != "lr":
-            tried = [best, *(try_one(best["settings"] | {k: v}) for v in fields[k][1:])]
-        best = _best(tried)
-        if v := _between(k, best, tried):
-            tried.append(try_one(best["settings"] | {k: v}))
-    return _best(tried)
+# %% ../nbs/35a_search.ipynb #d5ecaab7
+def policy_run(
+    config: AlignConfig,  # settings of stage 2
+    scale: Scale,  # sizes
+    n_rows: int,  # rows of the training set
+    bank: BankConfig | None = None,  # the target bank, if one is used
+) -> Path:  # runs/SCALE/policies/METHOD-seedN-HASH
+    "Folder of a policy's run."
+    key = dict(cfg=asdict(config), pictures=scale.train_images, ingredients=shipped_hashes())
+    if bank:
+        key["bank"] = [bank.n_draws, bank.seed]
+    if n_rows < scale.train_images // 2:
+        key["rows"] = n_rows  # a part of the training set
+    digits = sha256_json(to_jsonable(key))[:12]
+    method = f"{config.method}-{config.stabilize}" if config.stabilize else config.method
+    return runs_dir() / scale.name / "policies" / f"{method}-seed{config.train.seed}-{digits}"
 
 # %% ../nbs/35a_search.ipynb #6b44b262
 def train_policy(
-    backbone: Backbone,
-    cfg: AlignConfig,
-    scale: Scale,
-    data: TrainingSet | None = None,
-    bank: BankConfig | None = None,
-) -> tuple[TrainResult, Path]:
-    "Stage 2 on the atelier: the policy, on a backbone, and its run's folder. Runs go by what is trained on what, so a finished one is read, not repeated, whoever asks for it."
+    backbone: Backbone,  # the atelier's; gets the adapter "policy" and, where needed, "auxiliary"
+    cfg: AlignConfig,  # settings of stage 2
+    scale: Scale,  # sizes
+    data: TrainingSet | None = None,  # the training set; default: `atelier_training_set`
+    bank: BankConfig | None = None,  # use a target bank
+) -> tuple[TrainResult, Path]:  # the result and the run's folder
+    "Stage 2 on the atelier. A finished run is read, not repeated."
     if METHODS[cfg.method].needs_auxiliary:
         backbone.load_adapter(shipped_auxiliary(), "auxiliary")
-    data = data if data is not None else atelier_training_set(scale, backbone)
-    more = (dict(bank=[bank.n_draws, bank.seed]) if bank else {}) | (
-        dict(rows=len(data)) if len(data) < scale.train_images // 2 else {}
-    )
-    key = sha256_json(
-        to_jsonable(
-            dict(cfg=asdict(cfg), pictures=scale.train_images, ingredients=shipped_hashes(), **more)
-        )
-    )[:12]
-    run = (
-        runs_dir()
-        / scale.name
-        / "policies"
-        / f"{'-'.join(filter(None, (cfg.method, cfg.stabilize)))}-seed{cfg.train.seed}-{key}"
-    )
+    if data is None:
+        data = atelier_training_set(scale, backbone)
+    run = policy_run(cfg, scale, len(data), bank)
     return align(backbone, data, atelier_tree(), run, cfg, bank=bank), run
 
+# %% ../nbs/35a_search.ipynb #c46362e6
+def _diverged(error: CpoError) -> dict:
+    "Numbers of a candidate whose loss was not finite: as bad as can be."
+    return dict(
+        stopped=f"diverged: {error}",
+        seconds=0.0,
+        n_pos=0.0,
+        n_neg=float(len(PAIRS)),
+        subject=0.0,
+        palette=0.0,
+    )
+
+
+def _completed(candidate: dict, base: dict) -> dict:
+    "The candidate with its score, and whether it keeps 95 % of the caption that the base keeps."
+    score = candidate["n_pos"] - candidate["n_neg"]
+    kept = all(candidate[k] >= 0.95 * base[k] for k in ("subject", "palette"))
+    return candidate | dict(score=score, kept=kept)
+
 # %% ../nbs/35a_search.ipynb #08003cad
-class _Candidates:
-    "One method's search: trains and judges candidates, and keeps every one as soon as it is known."
+class Candidates:
+    "One method's search: trains and judges candidates, and stores each as soon as it is known."
 
-    def __init__(self, method: str, scale: Scale, data: TrainingSet, say):
-        self.method, self.scale, self.data, self.say = method, scale, data, say
-        self.scenes, self.judge, self.key = (
-            sample_scenes(search_images(scale), SEARCH_SEED),
-            load_judge(),
-            _search_key(method, scale),
-        )
-        old = _stored_search(method, scale)
-        self.base, self.tried = (
-            old.get("base"),
-            {sha256_json(c["settings"]): c for c in old.get("candidates", [])},
+    def __init__(
+        self,
+        method: str,  # a key of SEARCHED
+        scale: Scale,  # sizes
+        data: TrainingSet,  # the training set
+        log: Callable[[str], object],  # called with one line for each candidate
+    ):
+        self.method, self.scale, self.data, self.log = method, scale, data, log
+        self.scenes = sample_scenes(search_images(scale), SEARCH_SEED)
+        self.judge, self.key = load_judge(), search_key(method, scale)
+        stored = stored_search(method, scale)
+        self.base = stored.get("base")
+        self.tried = {sha256_json(c["settings"]): c for c in stored.get("candidates", [])}
+
+    def __call__(
+        self,
+        settings: dict,  # lr and strengths
+    ) -> dict:  # the candidate
+        "Train and judge one candidate, or return it as stored."
+        name = sha256_json(settings)
+        if name not in self.tried:
+            candidate = self._train(settings)
+            self._check_key()
+            self.tried[name] = candidate
+            self.store(None)
+            self.log(_candidate_line(self.method, candidate))
+        return self.tried[name]
+
+# %% ../nbs/35a_search.ipynb #52083a6d
+@patch
+def store(
+    self: Candidates,
+    best: dict | None,  # settings of the best candidate; None while the search goes on
+) -> dict:  # what is stored
+    "Write all candidates so far."
+    content = dict(
+        key=self.key,
+        rule=search_rule(self.method),
+        method=self.method,
+        scale=self.scale.name,
+        steps=self.scale.align_steps,
+        pictures=len(self.scenes),
+        ingredients=shipped_hashes(),
+        base=self.base,
+        candidates=list(self.tried.values()),
+        best=best,
+    )
+    write_json(search_path(self.method, self.scale), content)
+    return content
+
+# %% ../nbs/35a_search.ipynb #e52b287c
+@patch
+def _judged(self: Candidates, backbone: Backbone, adapter: Adapter) -> dict:
+    "Means over the images of one candidate, or of the base."
+    images = sample_prompts(backbone, self.scenes.captions(), self.scale, adapter)
+    verdict = judge_images(self.judge, images)
+    counts = count_attributes(verdict, self.scenes.subject, self.scenes.palette)
+    return dict(
+        n_pos=float(counts["n_pos"].mean()),
+        n_neg=float(counts["n_neg"].mean()),
+        subject=counts["subject_kept"],
+        palette=counts["palette_kept"],
+    )
+
+# %% ../nbs/35a_search.ipynb #e8d25648
+@patch
+def _train(self: Candidates, settings: dict) -> dict:
+    "Train and judge one candidate. Raises `CpoError` for every error but a loss that diverges."
+    backbone = load_backbone("atelier")
+    self.base = self.base or self._judged(backbone, None)
+    strengths = {k: v for k, v in settings.items() if k != "lr"}
+    loop = loop_config(self.scale, settings["lr"], 0)
+    config = AlignConfig(loop, **SEARCHED[self.method][0], **strengths)
+    try:
+        result, _ = train_policy(backbone, config, self.scale, self.data)
+    except CpoError as error:
+        if "finite" not in str(error):
+            raise
+        return _completed(dict(settings=settings) | _diverged(error), self.base)
+    run = dict(settings=settings, stopped=result.stopped, seconds=round(result.seconds, 1))
+    return _completed(run | self._judged(backbone, "policy"), self.base)
+
+# %% ../nbs/35a_search.ipynb #a0baa10e
+@patch
+def _check_key(self: Candidates) -> None:
+    "Raises `CpoError` when a shipped file changed while a candidate was trained."
+    if search_key(self.method, self.scale) != self.key:
+        raise CpoError(
+            "base, auxiliary or judge changed while the search ran",
+            hint="give the same command again",
         )
 
-    def judged(self, backbone: Backbone, adapter: Adapter) -> dict:
-        sc, caps, s = self.scenes, self.scenes.captions(), self.scale
-        v = judge_images(
-            self.judge,
-            sample(
-                backbone,
-                caps,
-                list(range(len(caps))),
-                s.sample_steps,
-                s.guidance_scale,
-                adapter,
-                None,
-                s.sample_batch,
-            ),
-        )
-        return dict(
-            n_pos=float(v.n_pos.mean()),
-            n_neg=float(v.n_neg.mean()),
-            subject=float((v.subject == sc.subject).mean()),
-            palette=float((v.palette == sc.palette).mean()),
-        )
 
-    def __call__(self, settings: dict) -> dict:
-        if hit := self.tried.get(sha256_json(settings)):
-            return hit
-        backbone, shared = load_backbone("atelier"), SEARCHED[self.method][0]
-        self.base = self.base or self.judged(backbone, None)
-        cfg = AlignConfig(
-            loop_config(self.scale, settings["lr"], 0),
-            **shared,
-            **{k: v for k, v in settings.items() if k != "lr"},
-        )
-        try:
-            res, _ = train_policy(backbone, cfg, self.scale, self.data)
-            c = dict(
-                settings=settings,
-                stopped=res.stopped,
-                seconds=round(res.seconds, 1),
-                **self.judged(backbone, "policy"),
-            )
-        except CpoError as e:
-            if "finite" not in str(e):
-                raise
-            c = dict(
-                settings=settings,
-                stopped=f"diverged: {e}",
-                seconds=0.0,
-                n_pos=0.0,
-                n_neg=float(len(PAIRS)),
-                subject=0.0,
-                palette=0.0,
-            )  # as bad as can be
-        c["score"] = c["n_pos"] - c["n_neg"]
-        c["kept"] = bool(
-            c["subject"] >= 0.95 * self.base["subject"]
-            and c["palette"] >= 0.95 * self.base["palette"]
-        )
-        if _search_key(self.method, self.scale) != self.key:
-            raise CpoError(
-                "base, auxiliary or judge changed while the search ran",
-                hint="give the same command again",
-            )
-        self.tried[sha256_json(settings)] = c
-        self.keep(None)
-        self.say(
-            f"    {self.method}: {', '.join(f'{k} {v:g}' for k, v in settings.items())}: #A_pos {c['n_pos']:.2f}, #A_neg {c['n_neg']:.2f}, subject {c['subject']:.2f}, palette {c['palette']:.2f}"
-            + ("" if c["kept"] else " (caption lost)")
-        )
-        return c
-
-    def keep(self, best: dict | None) -> dict:
-        out = dict(
-            key=self.key,
-            rule=_search_rule(self.method),
-            method=self.method,
-            scale=self.scale.name,
-            steps=self.scale.align_steps,
-            pictures=len(self.scenes),
-            ingredients=shipped_hashes(),
-            base=self.base,
-            candidates=list(self.tried.values()),
-            best=best,
-        )
-        write_json(_search_path(self.method, self.scale), out)
-        return out
+def _candidate_line(method: str, candidate: dict) -> str:
+    settings = ", ".join(f"{k} {v:g}" for k, v in candidate["settings"].items())
+    line = (
+        f"    {method}: {settings}: #A_pos {candidate['n_pos']:.2f}, "
+        f"#A_neg {candidate['n_neg']:.2f}, "
+        f"subject {candidate['subject']:.2f}, palette {candidate['palette']:.2f}"
+    )
+    return line if candidate["kept"] else line + " (caption lost)"
 
 # %% ../nbs/35a_search.ipynb #b33e0837
-def search(method: str, scale: Scale, data: TrainingSet, say=print) -> dict:
-    "Run the declared search for one method; candidates that are stored already are not run again. Returns the stored content."
+def search(
+    method: str,  # a key of SEARCHED
+    scale: Scale,  # sizes
+    data: TrainingSet,  # the training set; see `atelier_training_set`
+    log: Callable[[str], object] = print,  # called with one line for each candidate
+) -> dict:  # what is stored; `best` holds the settings
+    "Run the declared search for one method. Stored candidates are not run again."
     if searched(method, scale):
-        return _stored_search(method, scale)
-    one = _Candidates(method, scale, data, say)
-    return one.keep(_descend(one, SEARCHED[method][1])["settings"])
-
-
-def seconds_per_step(method: str, scale: Scale) -> float | None:
-    "What one update of a method took in its search: the median of its candidates that ran to their end. None without a finished search."
-    ran = (
-        [c["seconds"] for c in _stored_search(method, scale)["candidates"] if not c["stopped"]]
-        if searched(method, scale)
-        else []
-    )
-    return float(np.median(ran)) / scale.align_steps if ran else None
+        return stored_search(method, scale)
+    candidates = Candidates(method, scale, data, log)
+    best = _descend(candidates, SEARCHED[method][1])
+    return candidates.store(best["settings"])
