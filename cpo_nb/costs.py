@@ -5,7 +5,7 @@
 # %% ../nbs/41_costs.ipynb #a6ea9548
 from __future__ import annotations
 
-import contextlib, importlib, inspect, warnings, weakref
+import contextlib, functools, importlib, inspect, math, warnings, weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterable
@@ -25,7 +25,7 @@ from .align import METHODS
 
 # %% auto #0
 __all__ = ['build_part', 'bare_backbone', 'tensor_bytes', 'part_sizes', 'add_adapters', 'LiveMemory', 'StepCost', 'frozen_passes',
-           'step_cost', 'fake_mode', 'fake_tensors', 'fake_step']
+           'step_cost', 'fake_mode', 'fake_tensors', 'fake_step', 'Counts', 'count_pipeline']
 
 # %% ../nbs/41_costs.ipynb #d2083c86
 @contextlib.contextmanager
@@ -49,7 +49,7 @@ def _cast_buffers(model: torch.nn.Module, dtype: torch.dtype) -> None:
             if buffer is not None and buffer.is_floating_point() and stored:
                 module._buffers[name] = buffer.to(dtype)
 
-# %% ../nbs/41_costs.ipynb #4259da65
+# %% ../nbs/41_costs.ipynb #843a0d49
 def _from_config(base: str, name: str, library: str, kind: str, dtype, device):
     "Build one part; raises whatever its library raises."
     cls = getattr(importlib.import_module(library), kind)
@@ -120,7 +120,7 @@ def _bare_parts(base: str, pipeline: type, index: dict, denoiser: str, dtype) ->
         )
     return parts
 
-# %% ../nbs/41_costs.ipynb #21c4422a
+# %% ../nbs/41_costs.ipynb #c6288be8
 def bare_backbone(
     base: str | Path = "atelier",  # the shipped pipeline, a pipeline folder, or a hub id
     dtype: torch.dtype = torch.float32,  # of the frozen weights
@@ -259,7 +259,7 @@ class LiveMemory(TorchDispatchMode):
             self._see(tensor, new=not constant)
         return out
 
-# %% ../nbs/41_costs.ipynb #f2e4fa50
+# %% ../nbs/41_costs.ipynb #eb4aadf5
 @patch
 def peak(
     self: LiveMemory,
@@ -379,7 +379,7 @@ def _saved_bytes(module: torch.nn.Module, live: LiveMemory, saved: dict):
         if was is not None and was != number(key):
             del saved[key]
 
-# %% ../nbs/41_costs.ipynb #175760c9
+# %% ../nbs/41_costs.ipynb #f02f3a65
 def _inputs(backbone: Backbone, n: int) -> tuple:
     "Latents, timesteps and conditioning of `n` samples."
     return (
@@ -473,3 +473,111 @@ def fake_step(
     with fake_mode():
         fake_tensors(backbone.denoiser)
         return step_cost(backbone, method, n, precision, gpu, live)
+
+# %% ../nbs/41_costs.ipynb #3fa6a690
+@dataclass(frozen=True)
+class Counts:
+    "Sizes and work of a pipeline, its adapters and one micro-batch."
+
+    pipeline: str  # its class
+    resolution: int  # pixels per side
+    parts: dict[str, tuple[int, int]]  # network -> (parameters, bytes)
+    denoiser: str  # name of the part that is trained
+    block: int  # bytes of its largest block
+    adapters: dict[str, tuple[int, int]]  # adapter -> (parameters, bytes)
+    step: StepCost  # of one micro-batch
+    latent: int  # numbers in the latents of one image
+    embedding: int  # bytes of the embeddings of one prompt
+    encode: tuple[int, int]  # FLOPs and bytes of the VAE's pass over one image
+    text: int  # FLOPs of encoding one prompt
+
+# %% ../nbs/41_costs.ipynb #f1a2c151
+def _encode_cost(bb: Backbone) -> tuple[int, int]:
+    "FLOPs and bytes of the VAE's pass over one image."
+    with fake_mode(), torch.no_grad():
+        fake_tensors(bb.pipe.vae)
+        image = torch.zeros(1, 3, bb.resolution, bb.resolution, dtype=bb.pipe.vae.dtype)
+        with LiveMemory() as live:
+            bb.pipe.vae.encode(image).latent_dist.mode()
+    return live.flops, live.peak()
+
+
+def _text_flops(bb: Backbone) -> int:
+    "FLOPs of encoding one prompt: two for every weight and token."
+    total = 0
+    for name, model in bb.pipe.components.items():
+        if not (name.startswith("text_encoder") and isinstance(model, torch.nn.Module)):
+            continue
+        positions = getattr(model.config, "max_position_embeddings", None)
+        tokens = positions or getattr(bb, "t5_length", 0)
+        for key, p in model.named_parameters():
+            if "embed" not in key and "shared" not in key:
+                total += 2 * tokens * p.numel()
+    return total
+
+# %% ../nbs/41_costs.ipynb #d2dcc9ac
+def _largest_block(denoiser: torch.nn.Module) -> int:
+    "Bytes of the largest block, without adapters."
+    sizes = [0]
+    for blocks in denoiser.children():
+        if isinstance(blocks, torch.nn.ModuleList):
+            for block in blocks:
+                own = [p for name, p in block.named_parameters() if ".lora_" not in name]
+                sizes.append(tensor_bytes(own))
+    return max(sizes)
+
+
+def _adapter_sizes(bb: Backbone) -> dict[str, tuple[int, int]]:
+    "Adapter -> (parameters, bytes)."
+    sizes = {}
+    for name in bb.adapters:
+        parameters = list(bb.adapter_parameters(name).values())
+        sizes[name] = sum(p.numel() for p in parameters), tensor_bytes(parameters)
+    return sizes
+
+# %% ../nbs/41_costs.ipynb #6169524e
+@functools.lru_cache(maxsize=64)
+def _counts(
+    config_times, base, method, n, resolution, dtype, rank, targets, precision, checkpointing, gpu
+) -> Counts:
+    "`count_pipeline`; `config_times` is part of the cache's key alone."
+    bb = bare_backbone(base, getattr(torch, dtype), resolution)
+    parts = part_sizes(bb)
+    add_adapters(bb, method, rank, targets)
+    block, adapters = _largest_block(bb.denoiser), _adapter_sizes(bb)
+    return Counts(
+        pipeline=bb.pipeline_class,
+        resolution=bb.resolution,
+        parts=parts,
+        denoiser=bb.denoiser_name,
+        block=block,
+        adapters=adapters,
+        step=fake_step(bb, method, n, precision, checkpointing, gpu),
+        latent=math.prod(bb.latent_shape),
+        embedding=tensor_bytes(bb.blank_conditioning(1).tensors.values()),
+        encode=_encode_cost(bb),
+        text=_text_flops(bb),
+    )
+
+# %% ../nbs/41_costs.ipynb #747147e6
+def _config_times(base: str) -> tuple:
+    "Changes when a config file of a local pipeline does."
+    files = Path(base).glob("**/*.json") if Path(base).is_dir() else []
+    return tuple(sorted((f.as_posix(), f.stat().st_mtime_ns) for f in files))
+
+
+def count_pipeline(
+    base: str,  # "atelier", a pipeline folder, or a hub id
+    method: str,  # key of METHODS
+    n: int,  # rows in the micro-batch: images, or pairs of them for dpo
+    resolution: int | None = None,  # pixels per side; default: what the model was made for
+    dtype: str = "float32",  # of the frozen weights: name of a torch dtype
+    rank: int = 32,  # of each LoRA
+    targets: tuple[str, ...] = ("attention", "feedforward", "convolution"),  # of LORA_TARGETS
+    precision: str = "bf16",  # of the passes, or fp32
+    checkpointing: bool = False,  # gradient checkpointing
+    gpu: bool = True,  # count as autocast computes on a GPU
+) -> Counts:  # cached in memory as long as the pipeline's config files do not change
+    "Build a pipeline from its configs and count everything. Raises `CpoError`."
+    settings = (base, method, n, resolution, dtype, rank, targets, precision, checkpointing, gpu)
+    return _counts(_config_times(base), *settings)
