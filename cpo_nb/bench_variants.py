@@ -7,377 +7,411 @@ from __future__ import annotations
 
 import contextlib, copy, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import Callable, Sequence
 
 import numpy as np
 import torch
 
-from .align import AlignConfig, every_align_prompt
-from .backbone import load_backbone
-from .adapters import lora_layers
-from .bank import Bank, BankConfig, noise_draw_indices
 from .core import keep_freed_memory, torch_rng
-from .job import get_device
-from .batches import cache_prompt_embeddings
+from .adapters import lora_layers
+from .backbone import Backbone, load_backbone
 from .training import TrainConfig, batch_indices
-from .bench_models import small_backbone, random_rows
-from .bench import prepare_method, BenchPolicy, in_turn, bench_families
+from .batches import cache_prompt_embeddings
+from .bank import Bank, BankConfig, noise_draw_indices
+from .align import every_align_prompt
+from .job import get_device
+from .bench_models import BENCHED, random_rows, small_backbone
+from .bench_step import BenchPolicy, case_config, in_turn, prepare_method
+from .bench import bench_families
 
 # %% auto #0
-__all__ = ['measure_variants', 'measure_preferences', 'preferences', 'plot_preferences']
+__all__ = ['measure_variants', 'plot_variants', 'measure_preferences', 'preferences', 'plot_preferences']
 
 # %% ../nbs/42b_bench_variants.ipynb #ffb25d72
-def _frozen_variants(
-    rows: int = 32, seed: int = 0
-) -> dict[str, Callable]:  # what -> a frozen pass of the atelier over 3 x `rows` pictures
+def _frozen_inputs(bb: Backbone, n: int, seed: int) -> tuple:
+    "Noisy latents, timesteps and prompt embeddings of `n` samples."
+    rng = torch_rng(seed, "variants")
+    x = torch.randn(n, *bb.latent_shape, generator=rng).to(bb.device)
+    t = torch.randint(0, 1000, (n,), generator=rng).to(bb.device)
+    return x, t, bb.encode_prompts(["a tower"] * n).tensors["prompt_embeds"]
+
+
+def _unet_pass(unet, x, t, embeddings, mode=torch.inference_mode, cast=None) -> Callable:
+    "A frozen pass, as a call without arguments; by default under bfloat16 autocast."
+    cast = cast or torch.autocast(x.device.type, torch.bfloat16)
+
+    def call():
+        with mode(), cast:
+            unet(x, t, encoder_hidden_states=embeddings)
+
+    return call
+
+
+def _in_thirds(unet, x, t, embeddings) -> Callable:
+    "The same as three passes of a third."
+    passes = [
+        _unet_pass(unet, a, b, c) for a, b, c in zip(x.chunk(3), t.chunk(3), embeddings.chunk(3))
+    ]
+
+    def call():
+        for third in passes:
+            third()
+
+    return call
+
+# %% ../nbs/42b_bench_variants.ipynb #ec69b37a
+def _frozen_variants(rows: int = 32, seed: int = 0) -> dict[str, Callable]:
+    "A frozen pass of the atelier over 3 × `rows` samples."
     from diffusers.models.attention_processor import AttnProcessor2_0
 
     bb = load_backbone("atelier", device=get_device())
-    plain = torch.autocast(bb.device.type, torch.bfloat16)
-    g = torch_rng(seed, "variants")
-    x, t = (
-        torch.randn(3 * rows, *bb.latent_shape, generator=g).to(bb.device),
-        torch.randint(0, 1000, (3 * rows,), generator=g).to(bb.device),
-    )
-    cond = bb.encode_prompts(["a tower"] * (3 * rows)).tensors["prompt_embeds"]
+    unet, (x, t, e) = bb.denoiser, _frozen_inputs(bb, 3 * rows, seed)
+    fused = copy.deepcopy(unet)
+    fused.set_attn_processor(AttnProcessor2_0())
+    last = copy.deepcopy(unet).to(memory_format=torch.channels_last)
+    half = copy.deepcopy(unet).bfloat16()
+    in_half = (x.bfloat16(), t, e.bfloat16())
+    return {
+        "as it is": _unet_pass(unet, x, t, e),
+        "autograd off, not inference mode": _unet_pass(unet, x, t, e, torch.no_grad),
+        "three passes of a third": _in_thirds(unet, x, t, e),
+        "compiled as a whole": _unet_pass(torch.compile(copy.deepcopy(unet)), x, t, e),
+        "fused attention": _unet_pass(fused, x, t, e),
+        "channels last": _unet_pass(last, x.contiguous(memory_format=torch.channels_last), t, e),
+        "weights in bfloat16": _unet_pass(half, *in_half, cast=contextlib.nullcontext()),
+    }
 
-    def run(net, how=torch.inference_mode, x=x, cond=cond, cast=plain):
+# %% ../nbs/42b_bench_variants.ipynb #b5931484
+@contextlib.contextmanager
+def _with_merged(bb: Backbone, merged):
+    "Weights with the adapter added, as `Backbone.merged` keeps them."
+    bb.merged_weights = merged
+    try:
+        yield
+    finally:
+        bb.merged_weights = None
+
+
+def _prompt_variants(rows: int = 32, seed: int = 0) -> dict[str, Callable]:
+    "The auxiliary's pass of the atelier over one batch under two prompts."
+    bb = small_backbone("atelier", device=get_device())
+    prepare_method(bb, 16, None, seed)
+    rng = torch_rng(seed, "variants")
+    x = torch.randn(rows, *bb.latent_shape, generator=rng).to(bb.device)
+    t = bb.sample_timesteps(rows, rng)
+    cond = bb.encode_prompts(["a tower"] * (2 * rows))
+    with bb.merged("auxiliary"):
+        merged = bb.merged_weights
+
+    def apart(x, t, cond, adapter):
+        return bb.predict(torch.cat([x, x]), torch.cat([t, t]), cond, adapter)
+
+    def timed(predict, weights):
         def call():
-            with how(), cast:
-                net(x, t, encoder_hidden_states=cond)
+            cast = torch.autocast(bb.device.type, torch.bfloat16)
+            with _with_merged(bb, weights), bb.frozen_mode(), cast:
+                predict(x, t, cond, "auxiliary")
 
         return call
 
-    def parts():
-        with torch.inference_mode(), plain:
-            for k in range(3):
-                net = bb.denoiser
-                net(x[k * rows : (k + 1) * rows], t[:rows], encoder_hidden_states=cond[:rows])
-
-    def copy_of(change):
-        net = copy.deepcopy(bb.denoiser)
-        change(net)
-        return net
-
-    fused, last, half = (
-        copy_of(lambda m: m.set_attn_processor(AttnProcessor2_0())),
-        copy_of(lambda m: m.to(memory_format=torch.channels_last)),
-        copy_of(lambda m: m.bfloat16()),
-    )
-    compiled = torch.compile(copy.deepcopy(bb.denoiser))
     return {
-        "as it is": run(bb.denoiser),
-        "autograd off, not inference mode": run(bb.denoiser, torch.no_grad),
-        "three passes of a third": parts,
-        "compiled as a whole": run(compiled),
-        "fused attention": run(fused),
-        "channels last": run(last, x=x.contiguous(memory_format=torch.channels_last)),
-        "weights in bfloat16": run(
-            half, x=x.bfloat16(), cond=cond.bfloat16(), cast=contextlib.nullcontext()
-        ),
+        "adapter added in every pass": timed(apart, None),
+        "added once": timed(apart, merged),
+        "and layers before the prompt once": timed(bb.predict_prompts, merged),
     }
 
+# %% ../nbs/42b_bench_variants.ipynb #8ae5bc66
+def _adapter_variants(rows: int = 4, rank: int = 16, seed: int = 0) -> dict[str, Callable]:
+    "Two frozen passes of the small SDXL, or one."
+    bb = small_backbone("sdxl", device=get_device())
+    prepare_method(bb, rank, None, seed)
+    rng, n = torch_rng(seed, "variants"), 3 * rows
+    x = torch.randn(n, *bb.latent_shape, generator=rng).to(bb.device)
+    t, cond = bb.sample_timesteps(n, rng), bb.encode_prompts(["a tower"] * n)
+    first, last = slice(0, 2 * rows), slice(2 * rows, None)
+    names = ["auxiliary"] * (2 * rows) + ["__base__"] * rows
+
+    def name_adapters(module, args, kwargs):
+        return args, kwargs | dict(adapter_names=names)
+
+    def two():
+        with torch.no_grad():
+            bb.predict(x[first], t[first], cond[first], "auxiliary")
+            bb.predict(x[last], t[last], cond[last], None)
+
+    def one():
+        with contextlib.ExitStack() as hooks, torch.no_grad():
+            for layer in lora_layers(bb.denoiser).values():
+                hook = layer.register_forward_pre_hook(name_adapters, with_kwargs=True)
+                hooks.callback(hook.remove)
+            bb.predict(x, t, cond, "auxiliary")
+
+    return {"auxiliary, then reference": two, "one pass, an adapter a sample": one}
+
 # %% ../nbs/42b_bench_variants.ipynb #091f67e3
-def _update_variants(
-    seed: int = 0,
-) -> dict[str, Callable]:  # what -> the optimiser and the averages of the atelier's policy
+def _update_variants(seed: int = 0) -> dict[str, Callable]:
+    "The optimiser and the averages of the atelier's policy."
     bb = load_backbone("atelier", device=get_device())
     bb.add_adapter("policy", 32, seed=seed)
     params = list(bb.trainable_parameters("policy").values())
-    made = {}
     for p in params:
         p.grad = torch.zeros_like(p)
-    for name, kw in dict(
-        fused=dict(fused=True), foreach=dict(foreach=True), single=dict(foreach=False)
-    ).items():
-        made[f"AdamW, {name}"] = torch.optim.AdamW(params, lr=1e-9, **kw).step
     ema = [p.detach().clone() for p in params]
 
-    def loop():
+    def one_by_one():
         with torch.no_grad():
             for e, p in zip(ema, params):
                 e.mul_(0.98).add_(p.detach() * 0.02)
 
-    return made | {
-        "averages, one by one": loop,
-        "averages, together": lambda: torch._foreach_lerp_(ema, [p.detach() for p in params], 0.02),
+    def together():
+        torch._foreach_lerp_(ema, [p.detach() for p in params], 0.02)
+
+    return {
+        "AdamW, fused": torch.optim.AdamW(params, lr=1e-9, fused=True).step,
+        "AdamW, foreach": torch.optim.AdamW(params, lr=1e-9, foreach=True).step,
+        "AdamW, single": torch.optim.AdamW(params, lr=1e-9, foreach=False).step,
+        "averages, one by one": one_by_one,
+        "averages, together": together,
     }
 
-# %% ../nbs/42b_bench_variants.ipynb #8ae5bc66
-def _adapter_variants(
-    rows: int = 4, rank: int = 16, seed: int = 0
-) -> dict[str, Callable]:  # two passes against one with an adapter a sample, on the small SDXL
-    bb = small_backbone("sdxl", device=get_device())
-    prepare_method(bb, rank, None, seed)
-    g = torch_rng(seed, "variants")
-    x, t, cond = (
-        torch.randn(3 * rows, *bb.latent_shape, generator=g).to(bb.device),
-        bb.sample_timesteps(3 * rows, g),
-        bb.encode_prompts(["a tower"] * (3 * rows)),
-    )
-
-    def two():
-        with torch.no_grad():
-            bb.predict(x[: 2 * rows], t[: 2 * rows], cond[: 2 * rows], "auxiliary")
-            bb.predict(x[2 * rows :], t[2 * rows :], cond[2 * rows :], None)
-
-    names = ["auxiliary"] * (2 * rows) + ["__base__"] * rows
-
-    def one():
-        hooks = [
-            l.register_forward_pre_hook(
-                lambda m, a, kw: (a, kw | dict(adapter_names=names)), with_kwargs=True
-            )
-            for l in lora_layers(bb.denoiser).values()
-        ]
-        try:
-            with torch.no_grad():
-                bb.predict(x, t, cond, "auxiliary")
-        finally:
-            for h in hooks:
-                h.remove()
-
-    return {"auxiliary, then reference": two, "one pass, an adapter a sample": one}
-
 # %% ../nbs/42b_bench_variants.ipynb #fa65a581
-def _batch_variants(
-    family: str = "atelier", batch: int = 32, seed: int = 0
-) -> dict[
-    str, Callable
-]:  # an update with a bank, and what of it could be prepared beside the one before
+def _batch_variants(family: str = "atelier", batch: int = 32, seed: int = 0) -> dict[str, Callable]:
+    "A step with a bank, its preparation alone, and with the next one's beside it."
     bb = small_backbone(family, device=get_device())
     prepare_method(bb, 16, None, seed)
     data, tree = random_rows(bb, 2 * batch, seed)
     loop = TrainConfig(steps=4, batch_size=batch, lr=1e-6)
-    tmp = tempfile.mkdtemp()
+    folder = Path(tempfile.mkdtemp()) / "bank"
     cache_prompt_embeddings(bb, None, None, ("", *data.captions))
     policy = BenchPolicy(bb, loop)
     bb.activate("policy")
-    cfg = AlignConfig(loop, "cpo", precision="bf16")
-    update = policy.updater(data, tree, cfg, bank_folder=Path(tmp) / "bank")
-    bank = Bank(
-        bb,
-        data,
-        tree,
-        "auxiliary",
-        None,
-        BankConfig(2, folder=Path(tmp) / "bank"),
-        precision="bf16",
+    take = policy.training_step(
+        data, tree, case_config(BENCHED["bank"], loop), BENCHED["bank"], folder
     )
+
+    settings = BankConfig(2, folder=folder)
+    bank = Bank(bb, data, tree, "auxiliary", None, settings, precision="bf16")
     rows = batch_indices(0, batch, len(data), seed)
-    ks = noise_draw_indices(0, rows, len(data), 2, seed)
-    bank.fill(rows, ks)
+    draws = noise_draw_indices(0, rows, len(data), 2, seed)
+    bank.fill(rows, draws)
 
     def prepare():
-        d = bank.noisy_batch(rows, ks)
-        bb.encode_prompts(d.captions, tokens=bank.captions_to)
-        bank.read(rows, ks)
+        noisy = bank.noisy_batch(rows, draws)
+        bb.encode_prompts(noisy.captions, tokens=bank.captions_to)
+        bank.read(rows, draws)
+
+    def read():
+        return bank.noisy_batch(rows, draws), bank.records(rows, draws)
 
     def beside():
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(lambda: (bank.noisy_batch(rows, ks), bank.records(rows, ks)))
-            update(0)  # a thread that lived on would slow the others down, too
+        with ThreadPoolExecutor(1) as pool:  # a thread that lived on would slow down the others
+            pool.submit(read)
+            take(0)
 
     return {
-        "an update with a bank": lambda: update(0),
+        "an update with a bank": partial(take, 0),
         "its draws, prompts and records alone": prepare,
         "the next one's made in a thread meanwhile": beside,
     }
 
-# %% ../nbs/42b_bench_variants.ipynb #b5931484
-def _prompt_variants(
-    rows: int = 32, seed: int = 0
-) -> dict[
-    str, Callable
-]:  # what -> the auxiliary's pass of the atelier over one batch under two prompts
-    bb = small_backbone("atelier", device=get_device())
+# %% ../nbs/42b_bench_variants.ipynb #5d179dd8
+def _one_step(family: str, method: str, compiled: bool, batch: int, seed: int) -> Callable:
+    "A training step of a small model, as a call without arguments."
+    bb = small_backbone(family, device=get_device())
     prepare_method(bb, 16, None, seed)
-    g = torch_rng(seed, "variants")
-    x, t, cond = (
-        torch.randn(rows, *bb.latent_shape, generator=g).to(bb.device),
-        bb.sample_timesteps(rows, g),
-        bb.encode_prompts(["a tower"] * (2 * rows)),
-    )
+    data, tree = random_rows(bb, 4 * batch, seed)
+    loop = TrainConfig(steps=4, batch_size=batch, lr=1e-6)
+    precision = "fp32" if bb.device.type == "cpu" else "bf16"
+    cfg = case_config(BENCHED[method], loop, precision=precision)
+    cache_prompt_embeddings(bb, partial(every_align_prompt, data, tree, cfg), tempfile.mkdtemp())
+    if compiled:
+        bb.compile_blocks()
+    policy = BenchPolicy(bb, loop)
+    bb.activate("policy")
+    return partial(policy.training_step(data, tree, cfg, BENCHED[method]), 0)
 
-    def run(ask, keep):
-        def call():
-            with keep(), bb.frozen_mode(), torch.autocast(bb.device.type, torch.bfloat16):
-                ask(x, t, cond, "auxiliary")
 
-        return call
+class _Later:
+    "A call that is built when it is first made."
 
-    with bb.merged("auxiliary"):
-        sums = bb.merged_weights
+    def __init__(self, build: Callable):
+        self.build, self.call = build, None
 
-    @contextlib.contextmanager
-    def kept():
-        bb.merged_weights = sums
-        try:
-            yield
-        finally:
-            bb.merged_weights = None
+    def __call__(self):
+        self.call = self.call or self.build()
+        return self.call()
 
-    def apart(x, t, cond, a):
-        return bb.predict(torch.cat([x, x]), torch.cat([t, t]), cond, a)
 
+def _block_variants(family: str, method: str, batch: int = 4, seed: int = 0) -> dict[str, Callable]:
+    "A step, with the denoiser's blocks compiled or not."
     return {
-        "adapter added in every pass": run(apart, contextlib.nullcontext),
-        "added once": run(apart, kept),
-        "and layers before the prompt once": run(bb.predict_prompts, kept),
+        "as it is": _one_step(family, method, False, batch, seed),
+        "blocks compiled": _Later(partial(_one_step, family, method, True, batch, seed)),
     }
 
-# %% ../nbs/42b_bench_variants.ipynb #5d179dd8
-def _block_variants(
-    family: str, method: str, batch: int = 4, seed: int = 0
-) -> dict[str, Callable]:  # an update, with the denoiser's blocks compiled or not
-    def made(compiled):
-        bb = small_backbone(family, device=get_device())
-        prepare_method(bb, 16, None, seed)
-        data, tree = random_rows(bb, 4 * batch, seed)
-        loop = TrainConfig(steps=4, batch_size=batch, lr=1e-6)
-        cfg = AlignConfig(
-            loop, method, rows="all", precision="fp32" if bb.device.type == "cpu" else "bf16"
-        )
-        cache_prompt_embeddings(bb, lambda: every_align_prompt(data, tree, cfg), tempfile.mkdtemp())
-        if compiled:
-            bb.compile_blocks()
-        policy = BenchPolicy(bb, loop)
-        bb.activate("policy")
-        update = policy.updater(data, tree, cfg)
-        return lambda: update(0)
-
-    later = lru_cache(lambda: made(True))  # compiled at its first call
-    return {"as it is": made(False), "blocks compiled": lambda: later()()}
-
 # %% ../nbs/42b_bench_variants.ipynb #bab90934
-_VARIANTS = {
+_VARIANTS = {  # group -> builds its calls
     "frozen passes": _frozen_variants,
     "optimiser and averages": _update_variants,
     "two prompts": _prompt_variants,
     "adapters of the live path": _adapter_variants,
     "preparing a batch": _batch_variants,
-} | {
-    f"update, {name} of the small {family}": (lambda f=family, m=method: _block_variants(f, m))
-    for family in ("sdxl", "flux")
-    for method, name in dict(sft="SFT", cpo="live CPO").items()
+    "update, SFT of the small sdxl": partial(_block_variants, "sdxl", "sft"),
+    "update, live CPO of the small sdxl": partial(_block_variants, "sdxl", "cpo"),
+    "update, SFT of the small flux": partial(_block_variants, "flux", "sft"),
+    "update, live CPO of the small flux": partial(_block_variants, "flux", "cpo"),
 }
 
 
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _first_calls(group: str, cases: dict[str, Callable], say: Callable) -> dict[str, float]:
+    "Seconds of each first call; a compiled case that does not work here is left out."
+    seconds = {}
+    for name, call in cases.items():
+        began = time.perf_counter()
+        try:
+            call()
+            _wait()
+        except Exception as e:
+            if "compiled" not in name:
+                raise
+            problem = f"torch.compile does not work here ({type(e).__name__})"
+            say(f"{group}: {name}: left out, {problem}")
+            continue
+        seconds[name] = time.perf_counter() - began
+    return seconds
+
+# %% ../nbs/42b_bench_variants.ipynb #bc40e5d6
+def _summary(times: list[float], base: float, first: float) -> dict:
+    q1, median, q3 = map(float, np.percentile(times, (25, 50, 75)))
+    return dict(q1=q1, median=median, q3=q3, ratio=float(median / base), first=first)
+
+
+def _variant_text(name: str, v: dict) -> str:
+    first = f", the first {v['first']:.0f} s" if "compiled" in name else ""
+    return f"{name}: {1e3 * v['median']:.1f} ms, x{v['ratio']:.2f}{first}"
+
+
 def measure_variants(
-    rounds: int = 5, say: Callable = lambda line: None, only: Sequence[str] | None = None
-) -> dict[
-    str, dict[str, dict]
-]:  # group -> variant -> median, quartiles, ratio to the group's first, seconds of the first call
+    rounds: int = 5,  # timed
+    say: Callable = lambda line: None,  # receives each result
+    only: Sequence[str] | None = None,  # groups; default: all
+    # group -> variant -> median, quartiles, ratio to the group's first, seconds of the first call
+) -> dict[str, dict[str, dict]]:
     "Changes that were tried, each beside what it was tried against."
     keep_freed_memory()
     found = {}
-    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     for group in only or _VARIANTS:
-        cases, first = _VARIANTS[group](), {}
-        for k, f in list(cases.items()):
-            began = time.perf_counter()
-            try:
-                f()
-                wait()
-                first[k] = time.perf_counter() - began
-            except Exception as e:
-                if "compiled" not in k:
-                    raise
-                del cases[k]
-                say(
-                    f"{group}: {k}: left out, torch.compile does not work here ({type(e).__name__})"
-                )
-        times = in_turn({k: (lambda r, f=f: f()) for k, f in cases.items()}, rounds, 1, after=wait)
-        base = np.median(next(iter(times.values())))
-        found[group] = {
-            k: dict(
-                zip(("q1", "median", "q3"), map(float, np.percentile(v, (25, 50, 75)))),
-                ratio=float(np.median(v) / base),
-                first=first[k],
-            )
-            for k, v in times.items()
-        }
-        for k, v in found[group].items():
-            say(
-                f"{group}: {k}: {1e3 * v['median']:.1f} ms, x{v['ratio']:.2f}"
-                + (f", the first {v['first']:.0f} s" if "compiled" in k else "")
-            )
+        cases = _VARIANTS[group]()
+        first = _first_calls(group, cases, say)
+        calls = {name: (lambda r, call=cases[name]: call()) for name in first}
+        times = in_turn(calls, rounds, 1, after=_wait)
+        base = float(np.median(next(iter(times.values()))))
+        found[group] = {name: _summary(t, base, first[name]) for name, t in times.items()}
+        for name, v in found[group].items():
+            say(f"{group}: {_variant_text(name, v)}")
     return found
+
+# %% ../nbs/42b_bench_variants.ipynb #f2800f70
+def plot_variants(
+    found: dict[str, dict[str, dict]],  # of `measure_variants`
+    ax,  # matplotlib axes
+) -> None:
+    "Time of each variant relative to its group's first, with quartiles; below 1 it paid."
+    y, ticks, labels = 0, [], []
+    for group, variants in found.items():
+        base = next(v["median"] for v in variants.values() if v["ratio"] == 1)
+        for name, v in variants.items():
+            if v["ratio"] == 1:
+                ax.axhline(y, color="#dddddd", lw=8, zorder=0)
+                name = f"{group}: {name}"
+            color = "#1b6ca8" if v["ratio"] <= 1 else "#d1495b"
+            ax.plot([v["q1"] / base, v["q3"] / base], [y, y], color=color, lw=1.4)
+            ax.plot(v["ratio"], y, "o", ms=4, color=color)
+            ticks.append(y)
+            labels.append(name)
+            y += 1
+    ax.axvline(1, color="#333333", lw=0.9)
+    ax.set(yticks=ticks, ylim=(y - 0.4, -0.6), xlabel="time relative to the first of the group")
+    ax.set_yticklabels(labels, fontsize=7.5)
 
 # %% ../nbs/42b_bench_variants.ipynb #2a90feba
 def measure_preferences(
-    which: Sequence[str] = ("sd", "sdxl"),
-    batches: Sequence[int] = (1, 4, 8, 16),
-    rounds: int = 3,
-    say: Callable = lambda line: None,
-    **costs,
+    which: Sequence[str] = ("sd", "sdxl"),  # keys of SMALL
+    batches: Sequence[int] = (1, 4, 8, 16),  # preferences per step
+    rounds: int = 3,  # timed
+    say: Callable = lambda line: None,  # receives what begins
+    **costs,  # of `bench_families`
 ) -> list[dict]:  # results of `bench_families`, batch by batch
-    "Updates of CPO with a bank and of DPO, with and without caches, at several sizes of a batch."
+    "Steps of CPO with a bank and of DPO, with and without caches, at several batch sizes."
+    methods = ("sft", "bank", "dpo", "scripts")
     return [
-        bench_families(
-            which,
-            batch_size=b,
-            steps=rounds,
-            methods=("sft", "bank", "dpo", "scripts"),
-            say=say,
-            **costs,
-        )
+        bench_families(which, batch_size=b, steps=rounds, methods=methods, say=say, **costs)
         for b in batches
     ]
 
 # %% ../nbs/42b_bench_variants.ipynb #c718a65f
+def _preference_row(family: str, checkpointing: bool, batch: int, cases: dict) -> dict:
+    bank, scripts = cases["bank"], cases["scripts"]
+    per_second = {m: batch / cases[m]["median"] for m in ("bank", "dpo", "scripts")}
+    return dict(
+        family=family,
+        checkpointing=checkpointing,
+        batch=batch,
+        **per_second,
+        ratio=scripts["median"] / bank["median"],
+        ratio_flops=scripts["flops"] / bank["flops"],
+    )
+
+
 def preferences(
     found: list[dict],  # of `measure_preferences`
-) -> list[
-    dict
-]:  # family, checkpointing, batch; preferences a second of bank, dpo and scripts; ratio and ratio_flops of scripts to bank
-    "Preferences a second, and how many times as many CPO learns from."
-    out = []
+    # family, checkpointing, batch; preferences per second of bank, dpo and scripts; ratio of the
+    # times, and ratio_flops of the work, of scripts to bank
+) -> list[dict]:
+    "Preferences per second, and how many times as many CPO learns from."
+    rows = []
     for result in found:
         for family, f in result["families"].items():
-            cases = {(c["method"], c["checkpointing"]): c for c in f["cases"]}
-            for k in sorted({k for _, k in cases}):
-                bank, other = cases["bank", k], cases["scripts", k]
-                out.append(
-                    dict(
-                        family=family,
-                        checkpointing=k,
-                        batch=f["batch_size"],
-                        **{
-                            m: f["batch_size"] / cases[m, k]["median"]
-                            for m in ("bank", "dpo", "scripts")
-                        },
-                        ratio=other["median"] / bank["median"],
-                        ratio_flops=other["flops"] / bank["flops"],
-                    )
-                )
-    return out
+            for ckpt in sorted({c["checkpointing"] for c in f["cases"]}):
+                cases = {c["method"]: c for c in f["cases"] if c["checkpointing"] == ckpt}
+                rows.append(_preference_row(family, ckpt, f["batch_size"], cases))
+    return rows
 
 # %% ../nbs/42b_bench_variants.ipynb #7eade3fd
+_CHECKPOINTING_COLORS = {False: "#1b6ca8", True: "#d1495b"}
+
+
+def _plot_family(rows: list[dict], ax) -> None:
+    for checkpointing, color in _CHECKPOINTING_COLORS.items():
+        points = [r for r in rows if r["checkpointing"] == checkpointing]
+        if not points:
+            continue
+        label = f"with{'' if checkpointing else 'out'} gradient checkpointing"
+        batches = [r["batch"] for r in points]
+        ratios = [r["ratio"] for r in points]
+        ax.plot(batches, ratios, "o-", color=color, lw=1.4, ms=4, label=label)
+        ax.axhline(points[-1]["ratio_flops"], color=color, ls=":", lw=1.1)
+    ax.set(xscale="log", xticks=batches, xticklabels=batches, ylim=(0, None))
+    ax.set_xlabel("preferences per step")
+    ax.minorticks_off()
+
+
 def plot_preferences(
-    rows: list[dict], axes
-) -> None:  # of `preferences`; one matplotlib axes for each family
-    "CPO's preferences a second over DPO's as in the scripts against the batch, and the ratio of the operations."
-    for family, ax in zip(dict.fromkeys(r["family"] for r in rows), axes):
-        for k, colour in ((False, "#1b6ca8"), (True, "#d1495b")):
-            mine = [r for r in rows if r["family"] == family and r["checkpointing"] == k]
-            if not mine:
-                continue
-            label = f"with{'' if k else 'out'} gradient checkpointing"
-            x = [r["batch"] for r in mine]
-            ax.plot(x, [r["ratio"] for r in mine], "o-", color=colour, lw=1.4, ms=4, label=label)
-            ax.axhline(mine[-1]["ratio_flops"], color=colour, ls=":", lw=1.1)
-        ax.set(
-            xscale="log",
-            xticks=x,
-            xticklabels=x,
-            xlabel="preferences in an update",
-            title=dict(sd="SD", sdxl="SDXL").get(family, family),
-            ylim=(0, None),
-        )
-        ax.minorticks_off()
-    axes[0].set_ylabel("preferences a second,\nCPO with a bank / DPO as in the scripts")
-    axes[-1].plot([], [], ":", color="#333333", lw=1.1, label="operations")
+    rows: list[dict],  # of `preferences`
+    axes,  # one matplotlib axes for each family
+) -> None:
+    "CPO's preferences per second over those of DPO as in the scripts, against the batch."
+    families = list(dict.fromkeys(r["family"] for r in rows))
+    for family, ax in zip(families, axes):
+        _plot_family([r for r in rows if r["family"] == family], ax)
+        ax.set_title(dict(sd="SD", sdxl="SDXL").get(family, family))
+    axes[0].set_ylabel("preferences per second,\nCPO with a bank / DPO as in the scripts")
+    axes[-1].plot([], [], ":", color="#333333", lw=1.1, label="by operations")
     axes[-1].legend(fontsize=8, loc="lower right", frameon=False)

@@ -5,30 +5,32 @@
 # %% ../nbs/41_costs.ipynb #a6ea9548
 from __future__ import annotations
 
-import contextlib, importlib, inspect, warnings, weakref
+import contextlib, functools, importlib, inspect, math, warnings, weakref
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Iterable
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .backbone import Backbone, family_of, read_pipeline_class, quiet_libraries
-from .stable_diffusion import StableDiffusionBackbone, plain_attention
 from .core import CpoError, data_dir, read_json
+from .backbone import Backbone, family_of, quiet_libraries, read_pipeline_class
+from .stable_diffusion import StableDiffusionBackbone, plain_attention
 from .batches import autocast
 from .align import METHODS
 
 # %% auto #0
-__all__ = ['build_part', 'bare_backbone', 'part_sizes', 'add_adapters', 'tensor_bytes', 'LiveMemory', 'StepCost', 'frozen_passes',
-           'step_cost', 'fake_tensors', 'fake_mode', 'fake_step']
+__all__ = ['build_part', 'bare_backbone', 'tensor_bytes', 'part_sizes', 'add_adapters', 'LiveMemory', 'StepCost', 'frozen_passes',
+           'step_cost', 'fake_mode', 'fake_tensors', 'fake_step', 'Counts', 'count_pipeline']
 
 # %% ../nbs/41_costs.ipynb #d2083c86
 @contextlib.contextmanager
-def _built(dtype: torch.dtype, device: str | torch.device = "meta"):
-    "New parameters are of this dtype, as `from_pretrained` would read them; on `meta` they are shapes."
+def _default_tensors(dtype: torch.dtype, device: str | torch.device = "meta"):
+    "New parameters have this dtype, as `from_pretrained` would read them, and this device."
     before = torch.get_default_dtype()
     try:
         torch.set_default_dtype(dtype)
@@ -38,394 +40,544 @@ def _built(dtype: torch.dtype, device: str | torch.device = "meta"):
     finally:
         torch.set_default_dtype(before)
 
+
+def _cast_buffers(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    "Buffers that are read from the file take its number format; others keep their own."
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            stored = name not in module._non_persistent_buffers_set
+            if buffer is not None and buffer.is_floating_point() and stored:
+                module._buffers[name] = buffer.to(dtype)
+
+# %% ../nbs/41_costs.ipynb #843a0d49
+def _from_config(base: str, name: str, library: str, kind: str, dtype, device):
+    "Build one part; raises whatever its library raises."
+    cls = getattr(importlib.import_module(library), kind)
+    if name == "scheduler":
+        return cls.from_pretrained(base, subfolder=name)
+
+    if library == "transformers":
+        config = cls.config_class.from_pretrained(base, subfolder=name)
+        config.dtype = dtype  # parts within the part are built in the config's dtype
+        with _default_tensors(dtype, device):
+            model = cls(config)
+    else:
+        config = cls.load_config(base, subfolder=name)
+        with _default_tensors(dtype, device):
+            model = cls.from_config(config)
+    _cast_buffers(model, dtype)
+    return model
+
 # %% ../nbs/41_costs.ipynb #711d6f82
 def build_part(
-    base: str,
-    name: str,
-    library: str,
-    kind: str,
-    dtype: torch.dtype,
-    device: str | torch.device = "meta",
-):
-    "One part of a pipeline from its config alone. Raises `CpoError` when the config is missing or of a class that is not known here."
+    base: str,  # pipeline folder or hub id
+    name: str,  # of the part, such as unet
+    library: str,  # that its class is from: diffusers, transformers, or this package
+    kind: str,  # name of the class
+    dtype: torch.dtype,  # number format of the weights
+    device: str | torch.device = "meta",  # where; meta: shapes without values
+):  # the part: a network, or a scheduler
+    "Build one part of a pipeline from its config. Raises `CpoError` when that is not possible."
     if library not in ("diffusers", "transformers", "cpo_nb.backbone"):
         raise CpoError(
             f"{base}: its part {name!r} is a class of {library!r}, which is not known here",
             hint="a part must come from diffusers or transformers",
         )
     try:
-        cls = getattr(importlib.import_module(library), kind)
-        if name == "scheduler":
-            return cls.from_pretrained(base, subfolder=name)
-        config = (
-            cls.config_class.from_pretrained(base, subfolder=name)
-            if library == "transformers"
-            else cls.load_config(base, subfolder=name)
-        )
-        if library == "transformers":
-            config.dtype = dtype  # parts within the part are built in the config's
-        with _built(dtype, device):
-            model = cls(config) if library == "transformers" else cls.from_config(config)
-        for m in model.modules():
-            for (
-                n,
-                b,
-            ) in (
-                m._buffers.items()
-            ):  # those that are read from the file take its number format, others keep their own
-                if (
-                    b is not None
-                    and b.is_floating_point()
-                    and n not in m._non_persistent_buffers_set
-                ):
-                    m._buffers[n] = b.to(dtype)
-        return model
+        return _from_config(base, name, library, kind, dtype, device)
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as e:
+        problem = f"{type(e).__name__}: {str(e)[:200]}"
         raise CpoError(
-            f"{base}: its part {name!r} ({kind}) cannot be built from its config ({type(e).__name__}: {str(e)[:200]})",
+            f"{base}: its part {name!r} ({kind}) cannot be built from its config ({problem})",
             hint="check that the pipeline has all its config files",
         ) from None
 
 # %% ../nbs/41_costs.ipynb #4509e586
+def _is_built(name: str, denoiser: str) -> bool:
+    return name in ("scheduler", "vae", denoiser) or name.startswith("text_encoder")
+
+
+def _bare_parts(base: str, pipeline: type, index: dict, denoiser: str, dtype) -> dict:
+    "Arguments of the pipeline's class. Raises `CpoError` when a needed part is missing."
+    parameters = inspect.signature(pipeline.__init__).parameters
+    parts = {}
+    for name, parameter in parameters.items():
+        entry = index.get(name, [None, None])
+        if name == "self":
+            continue
+        if not isinstance(entry, (list, tuple)):
+            parts[name] = entry  # a setting of the pipeline itself
+        elif _is_built(name, denoiser):
+            parts[name] = build_part(base, name, *entry, dtype) if entry[1] else None
+        elif parameter.default in (None, inspect.Parameter.empty):
+            parts[name] = None
+
+    missing = [n for n in ("vae", "scheduler", denoiser) if parts.get(n) is None]
+    if missing:
+        raise CpoError(
+            f"{base}: the pipeline has no {' and no '.join(missing)}",
+            hint="check its model_index.json",
+        )
+    return parts
+
+# %% ../nbs/41_costs.ipynb #c6288be8
 def bare_backbone(
     base: str | Path = "atelier",  # the shipped pipeline, a pipeline folder, or a hub id
     dtype: torch.dtype = torch.float32,  # of the frozen weights
-    resolution: int | None = None,  # pixels on a side; default: what the model was made for
-) -> Backbone:
-    "A `Backbone` of shapes on the `meta` device, without tokenizers. Raises `CpoError` as `load_backbone` does."
+    resolution: int | None = None,  # pixels per side; default: what the model was made for
+) -> Backbone:  # on the `meta` device, without tokenizers
+    "A `Backbone` of shapes without values. Raises `CpoError` as `load_backbone` does."
     import diffusers
 
     base = str(data_dir() / "atelier" / "pipeline" if str(base) == "atelier" else base)
     kind = read_pipeline_class(base)
     family, pipeline = family_of(kind, base), getattr(diffusers, kind)
     with quiet_libraries(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what loading would say of old configs
-        index = (
-            read_json(Path(base) / "model_index.json")
-            if Path(base).is_dir()
-            else pipeline.load_config(base)
-        )
-        wanted, found = (
-            [n for n in inspect.signature(pipeline.__init__).parameters if n != "self"],
-            {},
-        )
-        for name in wanted:
-            entry = index.get(name, [None, None])
-            if not isinstance(entry, (list, tuple)):
-                found[name] = entry  # a setting of the pipeline itself
-            elif name in ("scheduler", "vae", family.denoiser_name) or name.startswith(
-                "text_encoder"
-            ):
-                found[name] = build_part(base, name, *entry, dtype) if entry[1] else None
-            elif inspect.signature(pipeline.__init__).parameters[name].default in (
-                None,
-                inspect.Parameter.empty,
-            ):
-                found[name] = None  # tokenizers and what else it would load
-        if missing := [
-            n for n in ("vae", "scheduler", family.denoiser_name) if found.get(n) is None
-        ]:
-            raise CpoError(
-                f"{base}: the pipeline has no {' and no '.join(missing)}",
-                hint="check its model_index.json",
-            )
+        warnings.simplefilter("ignore")  # warnings about old configs
+        local = Path(base).is_dir()
+        index = read_json(Path(base) / "model_index.json") if local else pipeline.load_config(base)
+        parts = _bare_parts(base, pipeline, index, family.denoiser_name, dtype)
         try:
-            bb = family(pipeline(**found | family.load_options), resolution)
+            backbone = family(pipeline(**parts | family.load_options), resolution)
         except (TypeError, AttributeError) as e:
             raise CpoError(
                 f"{base}: the pipeline cannot be built ({type(e).__name__}: {str(e)[:200]})",
                 hint="check its model_index.json",
             ) from None
-    if bb.pipe.text_encoder is None:
+    if backbone.pipe.text_encoder is None:
         raise CpoError(
             f"{base}: the pipeline has no text_encoder, so no prompt can be encoded",
             hint="give a pipeline with its first text encoder",
         )
-    return bb
+    return backbone
 
 # %% ../nbs/41_costs.ipynb #b92507ff
-def part_sizes(backbone: Backbone) -> dict[str, tuple[int, int]]:  # part -> (parameters, bytes)
-    "Parameters, and bytes with buffers, of every network of a pipeline, without adapters."
+def tensor_bytes(
+    tensors: Iterable[torch.Tensor],  # any shapes and dtypes
+) -> int:  # bytes
+    "Bytes of all elements; a tensor that appears twice counts twice."
+    return sum(t.numel() * t.element_size() for t in tensors)
 
-    def size(m):
-        own = [p for n, p in m.named_parameters() if ".lora_" not in n]
-        return sum(p.numel() for p in own), sum(
-            t.numel() * t.element_size() for t in [*own, *m.buffers()]
-        )
 
-    return {
-        n: size(m) for n, m in backbone.pipe.components.items() if isinstance(m, torch.nn.Module)
-    }
+def _module_size(module: torch.nn.Module) -> tuple[int, int]:
+    "Parameters, and bytes with buffers, without LoRA layers."
+    own = [p for name, p in module.named_parameters() if ".lora_" not in name]
+    return sum(p.numel() for p in own), tensor_bytes([*own, *module.buffers()])
+
+
+def part_sizes(
+    backbone: Backbone,  # of shapes or of weights
+) -> dict[str, tuple[int, int]]:  # part -> (parameters, bytes with buffers)
+    "The size of every network of a pipeline, without adapters."
+    parts = backbone.pipe.components.items()
+    return {name: _module_size(m) for name, m in parts if isinstance(m, torch.nn.Module)}
 
 # %% ../nbs/41_costs.ipynb #243cc977
 def add_adapters(
     backbone: Backbone,  # of shapes
-    method: str,  # one of METHODS
+    method: str,  # key of METHODS
     rank: int,  # of each LoRA
     targets: tuple[str, ...],  # keys of LORA_TARGETS
 ) -> None:
-    "The adapters that training creates: `policy`, and `auxiliary` where the method has one. Raises `CpoError` for bad settings."
-    for name in (("auxiliary",) if METHODS[method].needs_auxiliary else ()) + ("policy",):
-        with _built(backbone.denoiser.dtype):
+    "Add `policy`, and `auxiliary` where the method needs it. Raises `CpoError` for bad settings."
+    names = ["auxiliary", "policy"] if METHODS[method].needs_auxiliary else ["policy"]
+    for name in names:
+        with _default_tensors(backbone.denoiser.dtype):
             backbone.add_adapter(name, rank, targets=targets)
     backbone.trainable_parameters("policy")
 
-
-def tensor_bytes(tensors) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors)
-
 # %% ../nbs/41_costs.ipynb #5d0f8625
-def _flop_formulas() -> (
-    dict
-):  # of operators, from shapes: PyTorch's own, and for its fused attention on a CPU, which they leave out
+def _flop_formulas() -> dict:
+    "PyTorch's formulas, and those of its fused attention on a CPU, which they leave out."
     from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+    def attention(q, k, v, *_, **__):
+        return sdpa_flop_count(q.shape, k.shape, v.shape)
+
+    def attention_backward(g, q, k, v, *_, **__):
+        return sdpa_backward_flop_count(g.shape, q.shape, k.shape, v.shape)
 
     aten = torch.ops.aten
     return flop_registry | {
-        aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(
-            q.shape, k.shape, v.shape
-        ),
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: (
-            sdpa_backward_flop_count(g.shape, q.shape, k.shape, v.shape)
-        ),
+        aten._scaled_dot_product_flash_attention_for_cpu: attention,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
     }
 
+
+def _tensors(tree) -> list[torch.Tensor]:
+    "The tensors among nested arguments."
+    return [t for t in tree_leaves(tree) if isinstance(t, torch.Tensor)]
+
 # %% ../nbs/41_costs.ipynb #fa49e629
-_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd  # of operations that are made of others
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd  # of operations made of others
 
 
 class LiveMemory(TorchDispatchMode):
-    "Counts FLOPs, bytes that operations read and write, and bytes of storages that come into being under it, until they die."
+    "Counts, for what runs under it: FLOPs, bytes read and written, and bytes of live storages."
 
     def __init__(self):
         super().__init__()
-        self.flops, self.moved, self.formulas = 0, 0, _flop_formulas()
-        self.events, self.alive = (
-            [],
-            {},
-        )  # (number of the storage, bytes or minus bytes); address -> (number, bytes)
+        self.flops = 0
+        self.moved = 0  # bytes that operations read and wrote
+        self.events = []  # (number of a storage, its bytes, or minus its bytes when it is freed)
+        self.alive = {}  # address of a storage -> (its number, its bytes)
+        self._formulas = _flop_formulas()
 
-    def _see(self, tensor: torch.Tensor, new: bool):
+    def _see(self, tensor: torch.Tensor, new: bool) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self.alive:
             return
-        number, size = (
-            len(self.events),
-            storage.nbytes() if new else 0,
-        )  # what was there before is not counted
+        number = len(self.events)
+        size = storage.nbytes() if new else 0  # what existed before is not counted
         self.alive[key] = (number, size)
         self.events.append((number, size))
-        weakref.finalize(storage, self._gone, key).atexit = False
+        weakref.finalize(storage, self._freed, key).atexit = False
 
-    def _gone(self, key):
+    def _freed(self, key: int) -> None:
         number, size = self.alive.pop(key)
         self.events.append((number, -size))
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if torch.is_inference_mode_enabled() and torch._C._dispatch_has_kernel_for_dispatch_key(
-            func.name(), _COMPOSITE
-        ):  # comes whole there, and in parts elsewhere
-            with self:
-                return func._op_dk(_COMPOSITE, *args, **(kwargs or {}))
-        for t in tree_leaves((args, kwargs)):
-            if isinstance(t, torch.Tensor):
-                self._see(t, False)
-        out = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if torch.is_inference_mode_enabled():
+            # inference mode passes on whole what autograd would take apart
+            if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE):
+                with self:
+                    return func._op_dk(_COMPOSITE, *args, **kwargs)
+
+        for tensor in _tensors((args, kwargs)):
+            self._see(tensor, new=False)
+        out = func(*args, **kwargs)
         if not func.is_view:
-            self.moved += tensor_bytes(
-                t for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)
-            )
-        if formula := self.formulas.get(func._overloadpacket):
-            self.flops += formula(*args, **(kwargs or {}), out_val=out)
-        for t in tree_leaves(out):
-            if isinstance(t, torch.Tensor):
-                self._see(
-                    t, func is not torch.ops.aten.lift_fresh.default
-                )  # a constant's first sight
+            self.moved += tensor_bytes(_tensors((args, kwargs, out)))
+        formula = self._formulas.get(func._overloadpacket)
+        if formula:
+            self.flops += formula(*args, **kwargs, out_val=out)
+        constant = func is torch.ops.aten.lift_fresh.default  # it existed before
+        for tensor in _tensors(out):
+            self._see(tensor, new=not constant)
         return out
 
-    def peak(self, start: int = 0, stop: int | None = None, without=()) -> int:
-        "Highest level between two places in the list of events, less the storages of some tensors."
-        skip = {self.alive[t.untyped_storage()._cdata][0] for t in without}
-        level = highest = 0
-        for i, (number, size) in enumerate(self.events[:stop]):
-            if number not in skip:
-                level += size
-            if i >= start:
-                highest = max(highest, level)
-        return highest
+# %% ../nbs/41_costs.ipynb #eb4aadf5
+@patch
+def peak(
+    self: LiveMemory,
+    start: int = 0,  # index of the first event whose level counts
+    stop: int | None = None,  # index behind the last one
+    without: Iterable[torch.Tensor] = (),  # live tensors that are left out
+) -> int:  # bytes
+    "The highest level of live bytes between two events."
+    skip = {self.alive[t.untyped_storage()._cdata][0] for t in without}
+    level = highest = 0
+    for i, (number, size) in enumerate(self.events[:stop]):
+        if number not in skip:
+            level += size
+        if i >= start:
+            highest = max(highest, level)
+    return highest
 
 # %% ../nbs/41_costs.ipynb #73b931cd
-_IN_FLOAT32 = {F.group_norm, F.layer_norm, F.rms_norm, F.softmax, F.interpolate, F.mse_loss} | {
-    getattr(where, n)
-    for n in (
-        "softmax",
-        "exp",
-        "log",
-        "pow",
-        "rsqrt",
-        "reciprocal",
-        "sum",
-        "cumsum",
-        "prod",
-        "__pow__",
-        "group_norm",
-        "layer_norm",
-        "rms_norm",
-    )
-    for where in (torch, torch.Tensor)
-    if hasattr(where, n)
-}
+_FLOAT32_NAMES = (
+    "softmax exp log pow rsqrt reciprocal sum cumsum prod __pow__ group_norm layer_norm rms_norm"
+).split()
+
+
+def _float32_functions() -> set:
+    "Functions that compute in float32 under a GPU's autocast."
+    functions = {F.group_norm, F.layer_norm, F.rms_norm, F.softmax, F.interpolate, F.mse_loss}
+    for owner in (torch, torch.Tensor):
+        for name in _FLOAT32_NAMES:
+            if hasattr(owner, name):
+                functions.add(getattr(owner, name))
+    return functions
+
+
+_IN_FLOAT32 = _float32_functions()
 
 # %% ../nbs/41_costs.ipynb #03b63b7a
+def _to_float32(value):
+    half = (torch.bfloat16, torch.float16)
+    if isinstance(value, torch.Tensor) and value.dtype in half:
+        return value.float()
+    return value
+
+
 class _GpuAutocast(TorchFunctionMode):
-    "What autocast does on a GPU and not on a CPU: these functions compute in float32."
+    "What autocast does on a GPU and not on a CPU: some functions compute in float32."
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
         if func in _IN_FLOAT32:
+            args = tuple(_to_float32(a) for a in args)
+            kwargs = {k: _to_float32(v) for k, v in kwargs.items()}
+        return func(*args, **kwargs)
 
-            def up(v):
-                return (
-                    v.float()
-                    if isinstance(v, torch.Tensor) and v.dtype in (torch.bfloat16, torch.float16)
-                    else v
-                )
 
-            args, kwargs = tuple(map(up, args)), {k: up(v) for k, v in (kwargs or {}).items()}
-        return func(*args, **(kwargs or {}))
+def _gpu_rules(gpu: bool, precision: str):
+    "The mode above where it applies, else nothing."
+    return _GpuAutocast() if gpu and precision == "bf16" else contextlib.nullcontext()
 
 # %% ../nbs/41_costs.ipynb #34271e7f
 @dataclass(frozen=True)
 class StepCost:
-    "What the passes of one micro-batch take."
+    "What the passes of one micro-batch need."
 
-    peak: int  # bytes at the worst moment of the policy's forward and backward, without gradients of the adapter
-    saved: int  # of these, bytes that the forward keeps for the backward
-    frozen_peak: int  # bytes at the worst moment of the frozen passes, which come first
+    peak: int  # bytes: peak of the policy's forward and backward, without adapter gradients
+    saved: int  # bytes of it that the forward saves for the backward
+    frozen_peak: int  # bytes: peak of the frozen passes, which come first
     forward: int  # FLOPs of the policy's forward
-    backward: int  # of its backward, with the second forward of gradient checkpointing
-    frozen: int  # of the frozen passes
+    backward: int  # FLOPs of its backward, with the second forward of gradient checkpointing
+    frozen: int  # FLOPs of the frozen passes
 
 
-def frozen_passes(method: str, n: int) -> list[tuple[int, str | None]]:  # (samples, adapter)
-    "The passes without gradient of `n` rows: CPO and distillation ask the auxiliary for z_w and z_l and the base for its reference, DPO the base for both pictures of a pair."
-    return {
-        "cpo": [(2 * n, "auxiliary"), (n, None)],
-        "distill": [(2 * n, "auxiliary"), (n, None)],
-        "dpo": [(2 * n, None)],
-        "sft": [],
-    }[method]
+def frozen_passes(
+    method: str,  # key of METHODS
+    n: int,  # rows of the micro-batch: images, or pairs of them for dpo
+) -> list[tuple[int, str | None]]:  # (samples, adapter); None: the base
+    "The passes without gradient that a step takes before the policy's."
+    if METHODS[method].needs_auxiliary:
+        return [(2 * n, "auxiliary"), (n, None)]
+    return [(2 * n, None)] if method == "dpo" else []
 
 # %% ../nbs/41_costs.ipynb #fb8b8adf
 def _checkpoint(gpu: bool):
-    "Gradient checkpointing of one block. No random number is drawn within it, so no generator's state is kept; the second forward has the first one's autocast."
+    "How diffusers calls one block under gradient checkpointing."
 
-    def again():
-        return (contextlib.nullcontext(), _GpuAutocast() if gpu else contextlib.nullcontext())
+    def contexts():
+        return contextlib.nullcontext(), _GpuAutocast() if gpu else contextlib.nullcontext()
 
-    return lambda module, *args: torch.utils.checkpoint.checkpoint(
-        module.__call__, *args, use_reentrant=False, preserve_rng_state=False, context_fn=again
-    )
+    def call(module, *args):
+        return torch.utils.checkpoint.checkpoint(
+            module.__call__,
+            *args,
+            use_reentrant=False,
+            preserve_rng_state=False,
+            context_fn=contexts,
+        )
+
+    return call
 
 # %% ../nbs/41_costs.ipynb #ecf13ce1
 @contextlib.contextmanager
-def _saved_bytes(module: torch.nn.Module, live: LiveMemory, found: dict):
-    "Collect storages that autograd keeps, other than the module's own: address -> (its number, bytes)."
+def _saved_bytes(module: torch.nn.Module, live: LiveMemory, saved: dict):
+    "Collect what autograd saves beside the module's own tensors: address -> (number, bytes)."
     own = {t.untyped_storage()._cdata for t in [*module.parameters(), *module.buffers()]}
 
     def number(key):
         return live.alive.get(key, (None, 0))[0]
 
-    def pack(t):
-        key = t.untyped_storage()._cdata
-        if key not in own:
-            found[key] = number(key), t.untyped_storage().nbytes()
-        return t
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            saved[storage._cdata] = number(storage._cdata), storage.nbytes()
+        return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield
-    for key, (was, _) in list(found.items()):  # a part of the graph may be gone again
+    for key, (was, _) in list(saved.items()):  # a part of the graph may have been freed
         if was is not None and was != number(key):
-            del found[key]
+            del saved[key]
+
+# %% ../nbs/41_costs.ipynb #f02f3a65
+def _inputs(backbone: Backbone, n: int) -> tuple:
+    "Latents, timesteps and conditioning of `n` samples."
+    return (
+        torch.zeros(n, *backbone.latent_shape),
+        backbone.sample_timesteps(n),
+        backbone.blank_conditioning(n),
+    )
+
+
+def _free_gradients(backbone: Backbone, params: dict) -> None:
+    for p in params.values():
+        p.grad = None
+    backbone.activate(None)
 
 # %% ../nbs/41_costs.ipynb #76814aa8
 def step_cost(
     backbone: Backbone,  # with the adapters of `add_adapters`; its tensors may be fake
-    method: str,  # one of METHODS
-    n: int,  # rows in the micro-batch: pictures, or pairs of them for dpo
-    precision: str = "bf16",  # of the passes
+    method: str,  # key of METHODS
+    n: int,  # rows in the micro-batch: images, or pairs of them for dpo
+    precision: str = "bf16",  # of the passes, or fp32
     gpu: bool = False,  # count as autocast computes on a GPU
-) -> StepCost:
-    "Take one step and count. Leaves the weights as they are."
-    params, m = backbone.trainable_parameters("policy"), 2 * n if method == "dpo" else n
-
-    def rows(k):
-        return (
-            torch.zeros(k, *backbone.latent_shape),
-            backbone.sample_timesteps(k),
-            backbone.blank_conditioning(k),
-        )
-
-    frozen, policy = [(*rows(k), adapter) for k, adapter in frozen_passes(method, n)], rows(m)
+    live: LiveMemory | None = None,  # records into it; default: a new one
+) -> StepCost:  # bytes and FLOPs
+    "Take one training step and count. The weights stay as they are."
+    params, device = backbone.trainable_parameters("policy"), backbone.device
+    frozen = [(*_inputs(backbone, k), adapter) for k, adapter in frozen_passes(method, n)]
+    policy = _inputs(backbone, 2 * n if method == "dpo" else n)
     backbone.activate("policy")
-    live, saved = LiveMemory(), {}
-    with live, _GpuAutocast() if gpu and precision == "bf16" else contextlib.nullcontext():
-        with torch.no_grad(), autocast(backbone.device, precision):
-            outs = [backbone.predict(*x).float() for x in frozen]
-        at, f0 = len(live.events), live.flops
-        with _saved_bytes(backbone.denoiser, live, saved), autocast(backbone.device, precision):
+
+    live, saved = live or LiveMemory(), {}
+    with live, _gpu_rules(gpu, precision):
+        with torch.no_grad(), autocast(device, precision):
+            targets = [backbone.predict(*x).float() for x in frozen]
+        begin, frozen_flops = len(live.events), live.flops
+
+        with _saved_bytes(backbone.denoiser, live, saved), autocast(device, precision):
             pred = backbone.predict(*policy, "policy").float()
-        f1 = live.flops
+        forward_flops = live.flops - frozen_flops
+
         loss = pred.square().mean()
         del pred
         loss.backward()
+    gradients = [p.grad for p in params.values() if p.grad is not None]
     try:
         return StepCost(
-            live.peak(at, without=[p.grad for p in params.values() if p.grad is not None]),
-            sum(size for _, size in saved.values()),
-            live.peak(0, at),
-            f1 - f0,
-            live.flops - f1,
-            f0,
+            peak=live.peak(begin, without=gradients),
+            saved=sum(size for _, size in saved.values()),
+            frozen_peak=live.peak(0, begin),
+            forward=forward_flops,
+            backward=live.flops - forward_flops - frozen_flops,
+            frozen=frozen_flops,
         )
     finally:
-        for p in params.values():
-            p.grad = None
-        backbone.activate(None)
+        del targets, gradients  # alive until here, as in training
+        _free_gradients(backbone, params)
 
 # %% ../nbs/41_costs.ipynb #e15ce7b5
-def fake_tensors(module: torch.nn.Module) -> None:
-    "Exchange a module's tensors on `meta` for fake ones on the CPU, within a `FakeTensorMode`."
-    flags = {n: p.requires_grad for n, p in module.named_parameters()}
-    module.to_empty(device="cpu")
-    for n, p in module.named_parameters():
-        p.requires_grad_(flags[n])
-
-
 def fake_mode():
+    "PyTorch's mode in which new tensors have shape and type, but no values."
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     return FakeTensorMode(allow_non_fake_inputs=True)
 
+
+def fake_tensors(
+    module: torch.nn.Module,  # on the `meta` device
+) -> None:
+    "Replace a module's tensors by fake ones on the CPU; call it within `fake_mode`."
+    flags = {name: p.requires_grad for name, p in module.named_parameters()}
+    module.to_empty(device="cpu")
+    for name, p in module.named_parameters():
+        p.requires_grad_(flags[name])
+
 # %% ../nbs/41_costs.ipynb #12d06524
 def fake_step(
-    backbone: Backbone,
-    method: str,
-    n: int,
-    precision: str = "bf16",
-    checkpointing: bool = False,
-    gpu: bool = True,
-) -> StepCost:
-    "`step_cost` of a backbone of shapes, which it makes a backbone of fake tensors."
+    backbone: Backbone,  # of shapes, with adapters; its denoiser's tensors become fake ones
+    method: str,  # key of METHODS
+    n: int,  # rows in the micro-batch: images, or pairs of them for dpo
+    precision: str = "bf16",  # of the passes, or fp32
+    checkpointing: bool = False,  # gradient checkpointing
+    gpu: bool = True,  # count as autocast computes on a GPU
+    live: LiveMemory | None = None,  # records into it; default: a new one
+) -> StepCost:  # bytes and FLOPs
+    "`step_cost` of a backbone without weights."
     if checkpointing:
-        backbone.denoiser.enable_gradient_checkpointing(_checkpoint(gpu and precision == "bf16"))
-    if (
-        not gpu
-        and isinstance(backbone, StableDiffusionBackbone)
-        and backbone.latent_shape[-1] <= 32
-    ):
+        rules = _checkpoint(gpu and precision == "bf16")
+        backbone.denoiser.enable_gradient_checkpointing(rules)
+    small = backbone.latent_shape[-1] <= 32
+    if not gpu and small and isinstance(backbone, StableDiffusionBackbone):
         plain_attention(backbone.denoiser)  # as the family does on a CPU
     with fake_mode():
         fake_tensors(backbone.denoiser)
-        return step_cost(backbone, method, n, precision, gpu)
+        return step_cost(backbone, method, n, precision, gpu, live)
+
+# %% ../nbs/41_costs.ipynb #3fa6a690
+@dataclass(frozen=True)
+class Counts:
+    "Sizes and work of a pipeline, its adapters and one micro-batch."
+
+    pipeline: str  # its class
+    resolution: int  # pixels per side
+    parts: dict[str, tuple[int, int]]  # network -> (parameters, bytes)
+    denoiser: str  # name of the part that is trained
+    block: int  # bytes of its largest block
+    adapters: dict[str, tuple[int, int]]  # adapter -> (parameters, bytes)
+    step: StepCost  # of one micro-batch
+    latent: int  # numbers in the latents of one image
+    embedding: int  # bytes of the embeddings of one prompt
+    encode: tuple[int, int]  # FLOPs and bytes of the VAE's pass over one image
+    text: int  # FLOPs of encoding one prompt
+
+# %% ../nbs/41_costs.ipynb #f1a2c151
+def _encode_cost(bb: Backbone) -> tuple[int, int]:
+    "FLOPs and bytes of the VAE's pass over one image."
+    with fake_mode(), torch.no_grad():
+        fake_tensors(bb.pipe.vae)
+        image = torch.zeros(1, 3, bb.resolution, bb.resolution, dtype=bb.pipe.vae.dtype)
+        with LiveMemory() as live:
+            bb.pipe.vae.encode(image).latent_dist.mode()
+    return live.flops, live.peak()
+
+
+def _text_flops(bb: Backbone) -> int:
+    "FLOPs of encoding one prompt: two for every weight and token."
+    total = 0
+    for name, model in bb.pipe.components.items():
+        if not (name.startswith("text_encoder") and isinstance(model, torch.nn.Module)):
+            continue
+        positions = getattr(model.config, "max_position_embeddings", None)
+        tokens = positions or getattr(bb, "t5_length", 0)
+        for key, p in model.named_parameters():
+            if "embed" not in key and "shared" not in key:
+                total += 2 * tokens * p.numel()
+    return total
+
+# %% ../nbs/41_costs.ipynb #d2dcc9ac
+def _largest_block(denoiser: torch.nn.Module) -> int:
+    "Bytes of the largest block, without adapters."
+    sizes = [0]
+    for blocks in denoiser.children():
+        if isinstance(blocks, torch.nn.ModuleList):
+            for block in blocks:
+                own = [p for name, p in block.named_parameters() if ".lora_" not in name]
+                sizes.append(tensor_bytes(own))
+    return max(sizes)
+
+
+def _adapter_sizes(bb: Backbone) -> dict[str, tuple[int, int]]:
+    "Adapter -> (parameters, bytes)."
+    sizes = {}
+    for name in bb.adapters:
+        parameters = list(bb.adapter_parameters(name).values())
+        sizes[name] = sum(p.numel() for p in parameters), tensor_bytes(parameters)
+    return sizes
+
+# %% ../nbs/41_costs.ipynb #6169524e
+@functools.lru_cache(maxsize=64)
+def _counts(
+    config_times, base, method, n, resolution, dtype, rank, targets, precision, checkpointing, gpu
+) -> Counts:
+    "`count_pipeline`; `config_times` is part of the cache's key alone."
+    bb = bare_backbone(base, getattr(torch, dtype), resolution)
+    parts = part_sizes(bb)
+    add_adapters(bb, method, rank, targets)
+    block, adapters = _largest_block(bb.denoiser), _adapter_sizes(bb)
+    return Counts(
+        pipeline=bb.pipeline_class,
+        resolution=bb.resolution,
+        parts=parts,
+        denoiser=bb.denoiser_name,
+        block=block,
+        adapters=adapters,
+        step=fake_step(bb, method, n, precision, checkpointing, gpu),
+        latent=math.prod(bb.latent_shape),
+        embedding=tensor_bytes(bb.blank_conditioning(1).tensors.values()),
+        encode=_encode_cost(bb),
+        text=_text_flops(bb),
+    )
+
+# %% ../nbs/41_costs.ipynb #747147e6
+def _config_times(base: str) -> tuple:
+    "Changes when a config file of a local pipeline does."
+    files = Path(base).glob("**/*.json") if Path(base).is_dir() else []
+    return tuple(sorted((f.as_posix(), f.stat().st_mtime_ns) for f in files))
+
+
+def count_pipeline(
+    base: str,  # "atelier", a pipeline folder, or a hub id
+    method: str,  # key of METHODS
+    n: int,  # rows in the micro-batch: images, or pairs of them for dpo
+    resolution: int | None = None,  # pixels per side; default: what the model was made for
+    dtype: str = "float32",  # of the frozen weights: name of a torch dtype
+    rank: int = 32,  # of each LoRA
+    targets: tuple[str, ...] = ("attention", "feedforward", "convolution"),  # of LORA_TARGETS
+    precision: str = "bf16",  # of the passes, or fp32
+    checkpointing: bool = False,  # gradient checkpointing
+    gpu: bool = True,  # count as autocast computes on a GPU
+) -> Counts:  # cached in memory as long as the pipeline's config files do not change
+    "Build a pipeline from its configs and count everything. Raises `CpoError`."
+    settings = (base, method, n, resolution, dtype, rank, targets, precision, checkpointing, gpu)
+    return _counts(_config_times(base), *settings)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-
+from typing import Any
 
 from .core import CpoError, write_json
 
@@ -31,8 +31,6 @@ _CLIP_G = dict(
     vocab_size=49408,
     hidden_act="gelu",
 )
-
-# %% ../nbs/41b_full_size.ipynb #969cea9f
 _T5_XXL = dict(
     vocab_size=32128,
     d_model=4096,
@@ -44,16 +42,17 @@ _T5_XXL = dict(
     tie_word_embeddings=False,
 )
 
-
-def _vae(**own):
-    return "AutoencoderKL", dict(
+# %% ../nbs/41b_full_size.ipynb #969cea9f
+def _vae(**changes) -> tuple[str, dict]:
+    config = dict(
         block_out_channels=[128, 256, 512, 512],
         down_block_types=["DownEncoderBlock2D"] * 4,
         up_block_types=["UpDecoderBlock2D"] * 4,
         layers_per_block=2,
         norm_num_groups=32,
         latent_channels=4,
-    ) | own
+    )
+    return "AutoencoderKL", config | changes
 
 
 _FLOW_VAE = _vae(latent_channels=16, use_quant_conv=False, use_post_quant_conv=False)
@@ -94,10 +93,10 @@ _SD3 = dict(
     pos_embed_max_size=192,
 )
 _SD35 = _SD3 | dict(
-    pos_embed_max_size=384, qk_norm="rms_norm", dual_attention_layers=list(range(13))
+    pos_embed_max_size=384,
+    qk_norm="rms_norm",
+    dual_attention_layers=list(range(13)),
 )
-
-# %% ../nbs/41b_full_size.ipynb #9f627914
 _FLUX = dict(
     in_channels=64,
     num_layers=19,
@@ -111,7 +110,29 @@ _FLUX = dict(
 )
 
 # %% ../nbs/41b_full_size.ipynb #7456f4c0
-def _sd3_parts(transformer):
+_SD15_PARTS = dict(
+    unet=("UNet2DConditionModel", _SD15),
+    vae=_vae(),
+    text_encoder=("CLIPTextModel", _CLIP_L),
+    scheduler=("DDIMScheduler", dict(steps_offset=1, clip_sample=False)),
+)
+_SDXL_PARTS = dict(
+    unet=("UNet2DConditionModel", _SDXL),
+    vae=_vae(force_upcast=True),
+    text_encoder=("CLIPTextModel", _CLIP_L),
+    text_encoder_2=("CLIPTextModelWithProjection", _CLIP_G),
+    scheduler=("EulerDiscreteScheduler", {}),
+)
+_FLUX_PARTS = dict(
+    transformer=("FluxTransformer2DModel", _FLUX),
+    vae=_FLOW_VAE,
+    text_encoder=("CLIPTextModel", _CLIP_L),
+    text_encoder_2=("T5EncoderModel", _T5_XXL),
+    scheduler=("FlowMatchEulerDiscreteScheduler", dict(use_dynamic_shifting=True)),
+)
+
+
+def _sd3_parts(transformer: dict) -> dict:
     return dict(
         transformer=("SD3Transformer2DModel", transformer),
         vae=_FLOW_VAE,
@@ -122,42 +143,28 @@ def _sd3_parts(transformer):
     )
 
 # %% ../nbs/41b_full_size.ipynb #59e6bc6b
-FULL_SIZE = {  # name -> (pipeline, its parts, millions of parameters of the denoiser)
-    "SD 1.5": (
-        "StableDiffusionPipeline",
-        dict(
-            unet=("UNet2DConditionModel", _SD15),
-            vae=_vae(),
-            text_encoder=("CLIPTextModel", _CLIP_L),
-            scheduler=("DDIMScheduler", dict(steps_offset=1, clip_sample=False)),
-        ),
-        859.5,
-    ),
-    "SDXL": (
-        "StableDiffusionXLPipeline",
-        dict(
-            unet=("UNet2DConditionModel", _SDXL),
-            vae=_vae(force_upcast=True),
-            text_encoder=("CLIPTextModel", _CLIP_L),
-            text_encoder_2=("CLIPTextModelWithProjection", _CLIP_G),
-            scheduler=("EulerDiscreteScheduler", {}),
-        ),
-        2567,
-    ),
+# name -> (pipeline, its parts, published millions of parameters of the denoiser)
+FULL_SIZE: dict[str, tuple[str, dict, float]] = {
+    "SD 1.5": ("StableDiffusionPipeline", _SD15_PARTS, 859.5),
+    "SDXL": ("StableDiffusionXLPipeline", _SDXL_PARTS, 2567),
     "SD 3 medium": ("StableDiffusion3Pipeline", _sd3_parts(_SD3), 2030),
     "SD 3.5 medium": ("StableDiffusion3Pipeline", _sd3_parts(_SD35), 2240),
-    "FLUX.1-dev": (
-        "FluxPipeline",
-        dict(
-            transformer=("FluxTransformer2DModel", _FLUX),
-            vae=_FLOW_VAE,
-            text_encoder=("CLIPTextModel", _CLIP_L),
-            text_encoder_2=("T5EncoderModel", _T5_XXL),
-            scheduler=("FlowMatchEulerDiscreteScheduler", dict(use_dynamic_shifting=True)),
-        ),
-        11_900,
-    ),
+    "FLUX.1-dev": ("FluxPipeline", _FLUX_PARTS, 11_900),
 }
+
+# %% ../nbs/41b_full_size.ipynb #5038d39c
+def _write_part(folder: Path, part: str, cls: str, config: dict[str, Any]) -> str:
+    "Write the config of one part; returns the library that its class is from."
+    from transformers import CLIPTextConfig, T5Config
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if part.startswith("text"):
+        kind = T5Config if cls.startswith("T5") else CLIPTextConfig
+        kind(**config).save_pretrained(folder)
+        return "transformers"
+    name = "scheduler_config.json" if part == "scheduler" else "config.json"
+    write_json(folder / name, dict(_class_name=cls) | config)
+    return "diffusers"
 
 
 def write_configs(
@@ -165,27 +172,14 @@ def write_configs(
     folder: str | Path,  # where
     **changes,  # of the denoiser's config, such as fewer layers for a test
 ) -> Path:  # the folder
-    "Write a pipeline folder that holds configs and nothing else. Raises `CpoError` for an unknown name."
-    from transformers import CLIPTextConfig, T5Config
-
+    "Write a pipeline folder with configs and no weights. Raises `CpoError` for an unknown name."
     if name not in FULL_SIZE:
         raise CpoError(f"model {name!r} is unknown", hint=f"choose one of {', '.join(FULL_SIZE)}")
     folder, (kind, parts, _) = Path(folder), FULL_SIZE[name]
     index = dict(_class_name=kind)
     for part, (cls, config) in parts.items():
-        (folder / part).mkdir(parents=True, exist_ok=True)
-        text = part.startswith("text")
-        index[part] = ["transformers" if text else "diffusers", cls]
-        if text:
-            (T5Config if cls.startswith("T5") else CLIPTextConfig)(**config).save_pretrained(
-                folder / part
-            )
-        else:
-            write_json(
-                folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json"),
-                dict(_class_name=cls)
-                | config
-                | (changes if part in ("unet", "transformer") else {}),
-            )
+        if part in ("unet", "transformer"):
+            config = config | changes
+        index[part] = [_write_part(folder / part, part, cls, config), cls]
     write_json(folder / "model_index.json", index)
     return folder

@@ -8,419 +8,585 @@ from __future__ import annotations
 import os, sys, time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 
-from .align import AlignConfig, align, preference_rows
-from .measures import MEASURES
-from .annotate import Annotator
-from .backbone import Backbone, check_pipeline, load_backbone
-from .pipelines import adapter_file
-from .bank import Bank, BankConfig
 from .core import CpoError, Scale, cache_dir, get_scale, processes, read_json
 from .criteria import CriteriaTree, load_criteria
 from .dataset import load_paintings
-from .sampling import Previews
-from .batches import PRECISIONS, TrainingSet, cache_prompt_embeddings, training_set
-from .sft import SftConfig, sft
-from .shipped import adapter_folder, atelier_training_set, shipped_auxiliary
-from .metrics import judge_images, load_judge
+from .measures import MEASURES
+from .annotate import Annotator
+from .pipelines import adapter_file
+from .backbone import Backbone, check_pipeline, load_backbone
 from .training import Execution, TrainResult
 from .tracking import Tracking
-from .align import METHODS
+from .batches import PRECISIONS, TrainingSet, cache_prompt_embeddings, training_set
+from .sft import SftConfig, sft
+from .bank import Bank, BankConfig
+from .align import METHODS, AlignConfig, align, preference_rows
+from .sampling import Previews
+from .metrics import judge_images, load_judge
+from .shipped import adapter_folder, atelier_training_set, shipped_auxiliary
 
 # %% auto #0
-__all__ = ['DTYPES', 'get_device', 'check_formats', 'Job', 'preview_judge', 'run_stage1', 'load_expert', 'run_stage2',
-           'build_bank']
+__all__ = ['DTYPES', 'get_device', 'check_formats', 'check_new_folder', 'Job', 'resolved_settings', 'settings_table',
+           'preview_judge', 'run_stage1', 'load_expert', 'run_stage2', 'build_bank']
 
 # %% ../nbs/40_job.ipynb #54cc2870
 DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
 
 
+def _device_count(kind: str) -> int:
+    "How many devices of a kind torch sees."
+    if kind == "cuda":
+        return torch.cuda.device_count()
+    if kind == "mps":
+        return int(torch.backends.mps.is_available())
+    return 1
+
+
+def _parse_device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise CpoError(f"--device {name!r} is unknown", hint="choose cpu, cuda, cuda:1 or mps")
+    return device
+
+# %% ../nbs/40_job.ipynb #5a6ce2a7
 def get_device(
+    # cpu, cuda, cuda:1 or mps; default: this process's GPU where there is one, else the CPU
     name: str | None = None,
-) -> torch.device:  # default: this process's GPU where there is one, else the CPU
-    "A device by name. Raises `CpoError` for one that is unknown or not here."
+) -> torch.device:  # the device
+    "A device by name. Raises `CpoError` for one that is unknown or not available."
     if name is None and processes().count > 1:
         from accelerate import PartialState
 
         return PartialState().device
-    try:
-        where = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError:
-        where = None
-    if where is None or where.type not in ("cpu", "cuda", "mps"):
-        raise CpoError(f"--device {name!r} is unknown", hint="choose cpu, cuda, cuda:1 or mps")
-    here = dict(cpu=1, cuda=torch.cuda.device_count(), mps=int(torch.backends.mps.is_available()))[
-        where.type
-    ]
-    if (where.index or 0) >= here:
+
+    device = _parse_device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    count = _device_count(device.type)
+    if (device.index or 0) >= count:
         raise CpoError(
-            f"--device {name}: torch sees {here} such device{'s'[here == 1 :]} here",
+            f"--device {name}: not available; torch sees {count} of this kind",
             hint="give --device cpu, or install torch for your GPU",
         )
-    return where
+    return device
 
 # %% ../nbs/40_job.ipynb #bec8db51
-def check_formats(device: torch.device, dtype: str = "float32", precision: str = "bf16") -> None:
-    "Raises `CpoError` when the device cannot compute in these number formats."
-    bad = (
-        [f"--dtype {dtype} is unknown: choose one of {', '.join(DTYPES)}"]
-        if dtype not in DTYPES
-        else []
-    )
-    if precision not in PRECISIONS:
-        bad.append(f"--precision {precision} is unknown: choose one of {', '.join(PRECISIONS)}")
+def _format_problem(option: str, kind: torch.dtype, device: torch.device) -> str | None:
+    "Why the device cannot compute in a number format; None when it can."
+    if kind is torch.bfloat16 and device.type == "cuda":
+        if not torch.cuda.is_bf16_supported(including_emulation=False):
+            return f"{option}: this GPU has no bfloat16; take float16 (fp16)"
     try:
-        for option, kind in (
-            ("--dtype", DTYPES.get(dtype)),
-            ("--precision", PRECISIONS.get(precision)),
-        ):
-            if (
-                kind is torch.bfloat16
-                and device.type == "cuda"
-                and not torch.cuda.is_bf16_supported(including_emulation=False)
-            ):
-                bad.append(f"{option}: this GPU has no bfloat16; take float16 (fp16)")
-            elif kind:
-                torch.ones(2, 2, dtype=kind, device=device) @ torch.ones(
-                    2, 2, dtype=kind, device=device
-                )
+        ones = torch.ones(2, 2, dtype=kind, device=device)
+        ones @ ones
     except (RuntimeError, TypeError) as e:
-        bad.append(f"{option}: {device} cannot multiply in {kind} ({str(e)[:80]})")
-    if bad:
-        raise CpoError(
-            "these number formats cannot be used:",
-            bad,
-            "float32 with --precision fp32 works everywhere",
-        )
+        return f"{option}: {device} cannot multiply in {kind} ({str(e)[:80]})"
+    return None
+
+
+def check_formats(
+    device: torch.device,  # where the model will compute
+    dtype: str = "float32",  # key of DTYPES: format of the frozen weights
+    precision: str = "bf16",  # key of PRECISIONS: format of the forward passes
+) -> None:
+    "Raises `CpoError` when the device cannot compute in these number formats."
+    problems = []
+    for option, name, known in (
+        ("--dtype", dtype, DTYPES),
+        ("--precision", precision, PRECISIONS),
+    ):
+        if name not in known:
+            problems.append(f"{option} {name} is unknown: choose one of {', '.join(known)}")
+        elif known[name] is not None:
+            problems.append(_format_problem(option, known[name], device))
+
+    problems = [p for p in problems if p]
+    if problems:
+        hint = "float32 with --precision fp32 works everywhere"
+        raise CpoError("these number formats cannot be used:", problems, hint)
 
 # %% ../nbs/40_job.ipynb #458c1234
-def _check_store(folder: Path) -> None:  # encoded pictures and prompts
-    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    if not there.is_dir():
-        raise CpoError(f"--cache {folder}: {there} is a file", hint="give a folder")
-    if not os.access(there, os.W_OK):
+def check_new_folder(
+    path: str | Path,  # a folder that may not exist yet
+    option: str = "--out",  # the option that names it, for the message
+) -> Path:  # the same path
+    "Raises `CpoError` when a folder could not be created or written to."
+    path = Path(path)
+    existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not existing.is_dir():
+        raise CpoError(f"{option} {path}: {existing} is a file", hint="give a folder")
+    if not os.access(existing, os.W_OK):
         raise CpoError(
-            f"--cache {folder}: {there} cannot be written to",
+            f"{option} {path}: {existing} cannot be written to",
             hint="give another folder, or change its permissions",
         )
+    return path
 
 # %% ../nbs/40_job.ipynb #e0a980e3
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
     "Where things are, and how the machine is used."
 
-    data: str = "atelier"  # folder or parquet with annotated pictures, or "atelier"
+    # what is trained, on what
+    data: str = "atelier"  # folder or parquet file of annotated images, or "atelier"
     criteria: str = "painting"  # criteria tree: a YAML file or a shipped name
     base: str = "atelier"  # pipeline: a folder, a hub id, or "atelier"
-    scale: str | None = None  # preset; default: CPO_SCALE, else tiny
-    skip_bad: bool = False  # leave bad rows out, with a count
-    device: str | None = None  # default: a GPU where there is one
-    dtype: str = "float32"  # number format of the frozen weights
-    precision: str = "bf16"  # of forward passes
-    resolution: int | None = None  # pixels on a side; default: what the pipeline was made for
-    checkpointing: bool = False  # make activations again in the backward pass
-    micro_batch: int | None = None  # samples per forward pass
+    resolution: int | None = None  # pixels per side; default: what the pipeline was made for
+    skip_bad: bool = False  # leave out bad rows, and report how many
+    held_out: int = 64  # rows of the validation split that select the best checkpoint; 0: none
+
+    # how it computes
+    scale: str | None = None  # preset of sizes; default: CPO_SCALE, else tiny
+    device: str | None = None  # see `get_device`; default: a GPU where there is one
+    dtype: str = "float32"  # key of DTYPES: format of the frozen weights
+    precision: str = "bf16"  # key of PRECISIONS: format of the forward passes
+    micro_batch: int | None = None  # samples per forward pass; default: the whole batch
+    checkpointing: bool = False  # gradient checkpointing: recompute activations, save memory
     optimizer: str = "adamw"  # or adamw8bit
-    cache: str | Path | None = (
-        None  # folder for encoded pictures and prompts; default: `.cache/encoded`, or memory for the atelier's; "" for none
-    )
-    track: str = "auto"  # tracker: auto, tensorboard, wandb, none
-    previews: int = 4  # pictures sampled at every checkpoint
-    held_out: int = 64  # rows of the validation split that say which checkpoint is best
+    compile: bool = False  # compile the transformer blocks: a slow start, faster steps
+
+    # what it writes, and what is seen while it runs
+    # folder of encoded images and prompts; default: `.cache/encoded`, or memory for the
+    # atelier's base; "": none
+    cache: str | Path | None = None
+    track: str = "auto"  # tracker: auto, tensorboard, wandb or none
+    previews: int = 4  # images sampled at every checkpoint
     accept_changes: bool = False  # resume although settings or data differ
-    compile: bool = False  # compile the denoiser's transformer blocks: a slow start, faster updates
 
     @property
     def sizes(self) -> Scale:
+        "The preset of sizes."
         return get_scale(self.scale)
 
     @property
     def shipped(self) -> bool:
-        return (
-            self.data == "atelier" and not Path(self.data).exists()
-        )  # made to measure, not loaded
+        "Whether the data is the atelier's, which is generated, not loaded."
+        return self.data == "atelier" and not Path(self.data).exists()
 
     @property
     def store(self) -> Path | None:
+        "Folder of encoded images and prompts; None: they stay in memory."
         if self.cache is not None:
             return Path(self.cache) if str(self.cache) else None
         return None if self.base == "atelier" else cache_dir() / "encoded"
 
     @property
     def execution(self) -> Execution:
+        "How the arithmetic is laid out. Raises `CpoError` for settings that cannot be used."
         return Execution(self.micro_batch, self.optimizer)
 
-    def check(self, auxiliary: str | Path | None = None) -> None:
-        "Mistakes that can be seen before data or weights are read. Raises `CpoError`."
-        self.execution
-        check_formats(get_device(self.device), self.dtype, self.precision)
-        check_pipeline(self.base)
-        if auxiliary is not None:
-            adapter_file(adapter_folder(auxiliary))
-        if self.store is not None:
-            _check_store(self.store)
+# %% ../nbs/40_job.ipynb #280697ce
+@patch
+def check(
+    self: Job,
+    auxiliary: str | Path | None = None,  # folder of an adapter that the run needs
+) -> None:
+    "Find the mistakes that show before data or weights are read. Raises `CpoError`."
+    self.execution  # validates itself
+    check_formats(get_device(self.device), self.dtype, self.precision)
+    check_pipeline(self.base)
+    if auxiliary is not None:
+        adapter_file(adapter_folder(auxiliary))
+    if self.store is not None:
+        check_new_folder(self.store, "--cache")
 
-    def backbone(self) -> Backbone:
-        "The pipeline, ready to get adapters. Raises `CpoError` before anything long begins."
-        device = get_device(self.device)
-        check_formats(device, self.dtype, self.precision)
-        bb = load_backbone(self.base, DTYPES[self.dtype], device, self.resolution)
-        if self.checkpointing:
-            bb.checkpoint_activations()
-        if self.compile:
-            bb.compile_blocks()
-        return bb
 
-    def rows(self, tree: CriteriaTree, say: Callable = print):
-        "Splits of the user's data; None stands for the atelier's."
-        if self.shipped:
-            return None
-        found = load_paintings(self.data, tree, on_error="skip" if self.skip_bad else "raise")
-        say(
-            f"data: {found.report}; {', '.join(f'{len(rows):,} {name}' for name, rows in found.items())}"
+@patch
+def backbone(self: Job) -> Backbone:  # without adapters
+    "The pipeline, on its device. Raises `CpoError` before anything slow begins."
+    device = get_device(self.device)
+    check_formats(device, self.dtype, self.precision)
+    bb = load_backbone(self.base, DTYPES[self.dtype], device, self.resolution)
+    if self.checkpointing:
+        bb.checkpoint_activations()
+    if self.compile:
+        bb.compile_blocks()
+    return bb
+
+# %% ../nbs/40_job.ipynb #f57ca6ae
+@patch
+def rows(
+    self: Job,
+    tree: CriteriaTree,  # whose ids the annotations use
+    say: Callable = print,  # receives the report
+):  # a DatasetDict of train, validation and test; None for the atelier's
+    "Load the user's data. Raises `CpoError` when the training split is empty."
+    if self.shipped:
+        return None
+    splits = load_paintings(self.data, tree, on_error="skip" if self.skip_bad else "raise")
+    sizes = ", ".join(f"{len(split):,} {name}" for name, split in splits.items())
+    say(f"data: {splits.report}; {sizes}")
+    if not len(splits["train"]):
+        raise CpoError(
+            f"{self.data}: no image falls into the training split",
+            hint="one image in ten goes to validation and one to test, by a hash of its bytes: "
+            "give more images",
         )
-        if not len(found["train"]):
-            raise CpoError(
-                f"{self.data}: no picture falls into the training split",
-                hint="one picture in ten goes to validation and one to test, by a hash of its bytes: give more pictures",
-            )
-        return found
+    return splits
 
-    def sets(self, backbone: Backbone, found) -> tuple[TrainingSet, TrainingSet | None]:
-        "Encoded rows to train on, and those held out."
-        if found is None:
-            return atelier_training_set(self.sizes, backbone), None
-        held = (
-            found["validation"].select(range(min(self.held_out, len(found["validation"]))))
-            if self.held_out
-            else []
-        )
-        return training_set(found["train"], backbone, folder=self.store), training_set(
-            held, backbone, folder=self.store
-        ) if len(held) else None
+
+@patch
+def sets(
+    self: Job,
+    backbone: Backbone,  # that encodes the images
+    splits,  # of `rows`
+) -> tuple[TrainingSet, TrainingSet | None]:  # rows to train on, rows held out
+    "Encode the images of the splits, or generate the atelier's."
+    if splits is None:
+        return atelier_training_set(self.sizes, backbone), None
+
+    train = training_set(splits["train"], backbone, folder=self.store)
+    n_held = min(self.held_out, len(splits["validation"]))
+    if not n_held:
+        return train, None
+    held = splits["validation"].select(range(n_held))
+    return train, training_set(held, backbone, folder=self.store)
+
+# %% ../nbs/40_job.ipynb #a9af0101
+def _method_settings(cfg: AlignConfig) -> dict[str, Any]:
+    "The fields of `cfg` that its method reads, beside the common ones."
+    names = list(METHODS[cfg.method].settings)
+    if "beta" in names and "weighting" not in names:
+        names.append("weighting")
+    if cfg.stabilize != "norm" and "gamma" in names:
+        names.remove("gamma")
+    if cfg.stabilize != "safeguard" and "mu" in names:
+        names.remove("mu")
+    return {name: getattr(cfg, name, "none") for name in names}
+
+
+def _describe_bank(bank: BankConfig | None) -> str:
+    if bank is None:
+        return "live: frozen predictions computed in every step"
+    return f"{bank.n_draws} noise draws per image, seed {bank.seed}"
+
+# %% ../nbs/40_job.ipynb #6a10a74f
+def _machine_settings(job: Job, seed: int) -> dict[str, Any]:
+    "Settings that both stages share: number formats, device, base, data."
+    return dict(
+        precision=job.precision,
+        dtype=job.dtype,
+        device=str(get_device(job.device)),
+        optimizer=job.optimizer,
+        micro_batch=job.micro_batch or "the whole batch",
+        checkpointing=job.checkpointing,
+        base=job.base,
+        resolution=job.resolution or "the pipeline's",
+        data=job.data,
+        criteria=job.criteria,
+        seed=seed,
+    )
+
+# %% ../nbs/40_job.ipynb #b0d04931
+def resolved_settings(
+    job: Job,  # where things are
+    cfg: SftConfig | AlignConfig,  # settings of stage 1 or of stage 2
+    auxiliary: str | Path | None = None,  # stage 2: the adapter that was named
+    bank: BankConfig | None = None,  # stage 2: the target bank; None: live
+) -> dict[str, Any]:  # names of fields -> values, in the order of the report
+    "What a run uses: the common settings, and those that its method reads."
+    loop = cfg.train
+    training = dict(steps=loop.steps, batch_size=loop.batch_size, lr=loop.lr)
+    lora = dict(rank=cfg.rank, alpha=cfg.alpha or cfg.rank, targets=cfg.targets)
+    common = dict(caption_dropout=cfg.caption_dropout)
+
+    if isinstance(cfg, SftConfig):
+        method = dict(stage=1, method="sft")
+        own = dict(attributes=cfg.attributes, prompt_variants=cfg.prompt_variants or "new ones")
+        targets = {}
+    else:
+        method = dict(stage=2, method=cfg.method)
+        own = _method_settings(cfg)
+        common |= dict(collapse=cfg.collapse)
+        targets = {}
+        if METHODS[cfg.method].needs_auxiliary:
+            targets = dict(auxiliary=auxiliary, bank=_describe_bank(bank))
+
+    machine = _machine_settings(job, loop.seed) | dict(precision=cfg.precision)
+    return method | training | own | lora | common | targets | machine
+
+# %% ../nbs/40_job.ipynb #e1fdeb16
+def _setting_text(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (tuple, list)):
+        return ", ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def settings_table(
+    settings: dict[str, Any],  # of `resolved_settings`
+    # setting -> where its value came from, such as "default", "--beta" or "search of scale tiny"
+    sources: dict[str, str] | None = None,
+) -> str:  # plain text, one setting per line
+    "A table of settings: name, value, and, where it is known, the source of the value."
+    sources = sources or {}
+    rows = [(name, _setting_text(v), sources.get(name, "")) for name, v in settings.items()]
+    head = ("setting", "value", "source" if sources else "")
+    rows = [head, *rows]
+    width_name = max(len(name) for name, _, _ in rows)
+    width_value = max(len(value) for _, value, _ in rows)
+    lines = [f"  {n:{width_name}}  {v:{width_value}}  {s}".rstrip() for n, v, s in rows]
+    return "\n".join(lines)
 
 # %% ../nbs/40_job.ipynb #02268194
+def _count_by_judge(images) -> list[tuple[int, int]]:
+    verdict = judge_images(load_judge(), images)
+    return list(zip(verdict.n_pos.tolist(), verdict.n_neg.tolist()))
+
+
 def preview_judge(
-    job: Job, tree: CriteriaTree, found, most: int = 300
-) -> Callable | None:  # pictures -> (positives, negatives) of each
-    "Who counts attributes under previews; None when no pair of the tree can be measured."
+    job: Job,  # whose data it is
+    tree: CriteriaTree,  # its pairs
+    splits,  # of `Job.rows`
+    most: int = 300,  # training images that thresholds are fitted on, at most
+) -> Callable | None:  # images -> (number of positive, number of negative attributes) of each
+    "What counts attributes under previews; None when no pair of the tree can be measured."
     if job.shipped:
-        judge = load_judge()
-
-        def count(images):
-            v = judge_images(judge, images)
-            return list(zip(v.n_pos.tolist(), v.n_neg.tolist()))
-
-        return count
+        return _count_by_judge
     pairs = [p.id for p in tree.pairs if p.id in MEASURES]
-    n = min(most, len(found["train"]))
+    n = min(most, len(splits["train"]))
     if not pairs or n < 8:
         return None
-    measured = Annotator.fit(
-        [im.convert("RGB") for im in found["train"].select(range(n))["image"]], pairs
-    )
-    return lambda images: [
-        (int((row > 0).sum()), int((row < 0).sum())) for row in measured.signs(list(images))
-    ]
+
+    images = [image.convert("RGB") for image in splits["train"].select(range(n))["image"]]
+    annotator = Annotator.fit(images, pairs)
+
+    def count(images):
+        signs = annotator.signs(list(images))
+        return [(int((row > 0).sum()), int((row < 0).sum())) for row in signs]
+
+    return count
 
 # %% ../nbs/40_job.ipynb #e5369ff2
-class _Lines:
-    "A line now and then, where no progress bar can be drawn."
+class _LogLines:
+    "Print a line every `every` seconds when there is no terminal for a progress bar."
 
-    def __init__(self, say: Callable, steps: int, batch: int, every: float = 30.0):
-        self.say, self.steps, self.batch, self.every, self.last, self.first = (
-            say,
-            steps,
-            batch,
-            every,
-            time.monotonic(),
-            None,
-        )
+    def __init__(self, say: Callable, steps: int, batch_size: int, every: float = 30.0):
+        self.say, self.steps, self.batch_size, self.every = say, steps, batch_size, every
+        self.last = time.monotonic()
+        self.first = None  # (step, seconds) of the first row
 
     def __call__(self, row: dict) -> None:
-        now = time.monotonic()
         self.first = self.first or (row["step"], row["seconds"])
-        if now - self.last < self.every or sys.stderr.isatty() or row["step"] == self.first[0]:
+        first_step, first_seconds = self.first
+        now = time.monotonic()
+        if now - self.last < self.every or sys.stderr.isatty() or row["step"] == first_step:
             return
-        self.last, pace = now, (row["seconds"] - self.first[1]) / (row["step"] - self.first[0])
+
+        self.last = now
+        pace = (row["seconds"] - first_seconds) / (row["step"] - first_step)
+        left = (self.steps - row["step"]) * pace / 60
         self.say(
-            f"update {row['step']:,} of {self.steps:,}: loss {row['loss']:.4g}, {self.batch / pace:.3g} samples/s, {(self.steps - row['step']) * pace / 60:.0f} min left"
+            f"step {row['step']:,} of {self.steps:,}: loss {row['loss']:.4g}, "
+            f"{self.batch_size / pace:.3g} samples/s, {left:.0f} min left"
         )
 
 # %% ../nbs/40_job.ipynb #af0b8124
-def _during(
-    job: Job,
-    cfg,
-    backbone: Backbone,
-    tree: CriteriaTree,
-    found,
-    data: TrainingSet,
-    held: TrainingSet | None,
-    out: Path,
-    adapter: str,
-    say: Callable,
+def _previews(
+    job: Job, backbone: Backbone, judge, captions: list[str], out: Path, adapter: str, track
+) -> Previews:
+    return Previews(
+        backbone,
+        captions,
+        adapter,
+        out / "previews",
+        judge,
+        track,
+        steps=job.sizes.sample_steps,
+        guidance_scale=job.sizes.guidance_scale,
+        batch_size=min(4, job.sizes.sample_batch),
+        precision=job.precision,
+    )
+
+# %% ../nbs/40_job.ipynb #e663eefc
+@dataclass(frozen=True)
+class _Prepared:
+    "What both stages prepare before they train."
+
+    tree: CriteriaTree
+    splits: Any  # of `Job.rows`
+    backbone: Backbone
+    data: TrainingSet
+    held: TrainingSet | None
+
+
+def _loop_options(
+    job: Job, cfg, p: _Prepared, out: Path, adapter: str, say: Callable
 ) -> tuple[dict, Tracking]:
-    "What both stages hand to their trainer beside their settings."
-    track, lines = Tracking(job.track, out), _Lines(say, cfg.train.steps, cfg.train.batch_size)
+    "Keyword arguments of `sft` and `align` beside their settings, and the tracker to close."
+    track = Tracking(job.track, out)
+    lines = _LogLines(say, cfg.train.steps, cfg.train.batch_size)
 
     def on_log(row):
         track.log(row)
         lines(row)
 
-    views = None
+    previews = None
     if job.previews:
-        captions = list(dict.fromkeys((held or data).captions))[: job.previews]
-        views = Previews(
-            backbone,
-            captions,
-            adapter,
-            out / "previews",
-            preview_judge(job, tree, found) if processes().main else None,
-            track,
-            steps=job.sizes.sample_steps,
-            guidance_scale=job.sizes.guidance_scale,
-            batch_size=min(4, job.sizes.sample_batch),
-            precision=job.precision,
-        )
-    return dict(
+        captions = list(dict.fromkeys((p.held or p.data).captions))[: job.previews]
+        judge = preview_judge(job, p.tree, p.splits) if processes().main else None
+        previews = _previews(job, p.backbone, judge, captions, out, adapter, track)
+    options = dict(
         prompts_folder=job.store,
-        validation=held,
-        on_checkpoint=views,
+        validation=p.held,
+        on_checkpoint=previews,
         on_log=on_log,
         execution=job.execution,
         accept_changes=job.accept_changes,
-    ), track
+    )
+    return options, track
+
+# %% ../nbs/40_job.ipynb #e2e95167
+def _describe_place(backbone: Backbone) -> str:
+    "Device, processes, compilation, for the first line of a run."
+    text = str(backbone.device)
+    if processes().count > 1:
+        text += f" ({processes().count} processes)"
+    if backbone.compiled:
+        text += ", blocks compiled in the first steps, which may take minutes"
+    return text
+
+
+def _announce(name: str, cfg, p: _Prepared, settings: dict, sources: dict | None) -> str:
+    "The first lines of a run: what it does, and its resolved settings."
+    loop = cfg.train
+    return (
+        f"{name}: {loop.steps:,} steps of {loop.batch_size} from {len(p.data):,} images, "
+        f"on {_describe_place(p.backbone)}\n{settings_table(settings, sources)}"
+    )
 
 # %% ../nbs/40_job.ipynb #5b7daec4
 def run_stage1(
-    job: Job, cfg: SftConfig, out: str | Path, say: Callable = print
-) -> tuple[Backbone, TrainResult]:
-    "Teach a base the vocabulary of a tree; the adapter is kept as `out/adapter`."
+    job: Job,  # where things are
+    cfg: SftConfig,  # settings of the training
+    out: str | Path,  # folder of the run; resumed when it holds the same run
+    say: Callable = print,  # receives progress lines
+    sources: dict[str, str] | None = None,  # see `settings_table`
+) -> tuple[Backbone, TrainResult]:  # backbone with the adapter "auxiliary"; the run
+    "Train the auxiliary: the base learns the tree's vocabulary. It is saved as `out/adapter`."
     tree = load_criteria(job.criteria)
     job.check()
-    found = job.rows(tree, say)  # mistakes are found where they cost least
+    splits = job.rows(tree, say)
     bb = job.backbone()
-    data, held = job.sets(bb, found)
+    p = _Prepared(tree, splits, bb, *job.sets(bb, splits))
     if job.store is not None and cfg.prompt_variants is None:
-        cfg = replace(cfg, prompt_variants=4)  # prompts can be encoded before
-    say(
-        f"stage 1: {cfg.train.steps} updates of {cfg.train.batch_size} from {len(data):,} pictures, learning rate {cfg.train.lr:g}, rank {cfg.rank}, on {_where(bb)}"
-    )
-    kw, track = _during(job, cfg, bb, tree, found, data, held, Path(out), "auxiliary", say)
+        cfg = replace(cfg, prompt_variants=4)
+
+    say(_announce("stage 1", cfg, p, resolved_settings(job, cfg), sources))
+    options, track = _loop_options(job, cfg, p, Path(out), "auxiliary", say)
     try:
-        return bb, sft(bb, data, tree, out, cfg, **kw)
+        return bb, sft(bb, p.data, tree, out, cfg, **options)
     finally:
         track.close()
 
-# %% ../nbs/40_job.ipynb #e2e95167
-def _where(backbone: Backbone) -> str:
-    return (
-        f"{backbone.device}"
-        + (f" ({processes().count} processes)" if processes().count > 1 else "")
-        + (
-            ", blocks compiled in the first updates, which may take minutes"
-            if backbone.compiled
-            else ""
-        )
-    )
-
 # %% ../nbs/40_job.ipynb #f18a81e1
 def load_expert(
-    job: Job, backbone: Backbone, auxiliary: str | Path, tree: CriteriaTree, say: Callable = print
+    job: Job,  # whose base and tree the auxiliary is compared with
+    backbone: Backbone,  # gets the adapter "auxiliary"
+    auxiliary: str | Path,  # folder of the adapter, or "atelier"
+    tree: CriteriaTree,  # the job's criteria
+    say: Callable = print,  # receives the notes
 ) -> None:
-    "Load the auxiliary adapter, and say so when it was made for something else."
+    "Load the auxiliary adapter, and report when it was made for another base or tree."
     folder = adapter_folder(auxiliary)
     backbone.load_adapter(folder, "auxiliary")
-    note = read_json(folder / "adapter.json") if (folder / "adapter.json").is_file() else {}
     if folder == shipped_auxiliary():
         return
-    if note.get("info", {}).get("tree") not in (None, tree.hash):
+
+    path = folder / "adapter.json"
+    made = read_json(path) if path.is_file() else {}
+    if made.get("info", {}).get("tree") not in (None, tree.hash):
         say(f"note: {folder} was trained on another criteria tree than {job.criteria}")
-    if note.get("base_model") not in (None, "", backbone.name):
-        say(f"note: {folder} was trained on the base {note['base_model']}, not on {backbone.name}")
+    base = made.get("base_model")
+    if base not in (None, "", backbone.name):
+        say(f"note: {folder} was trained on the base {base}, not on {backbone.name}")
+
+# %% ../nbs/40_job.ipynb #493dbf2a
+def _bank_settings(job: Job, bank: BankConfig | None) -> BankConfig | None:
+    "The bank's settings with the job's folder and micro-batch filled in."
+    if bank is None:
+        return None
+    within = bank.within or (job.store and job.store / "banks")
+    batch_size = min(bank.batch_size, job.micro_batch or bank.batch_size)
+    return replace(bank, within=within, batch_size=batch_size)
 
 
-def _bank_of(
-    job: Job, bank: BankConfig | None
-) -> (
-    BankConfig | None
-):  # beside the other stores, and filled in passes of the size that the device holds
-    return bank and replace(
-        bank,
-        within=bank.within or (job.store and job.store / "banks"),
-        batch_size=min(bank.batch_size, job.micro_batch or bank.batch_size),
-    )
+def _check_auxiliary(method: str, auxiliary: str | Path | None) -> str | Path | None:
+    "The auxiliary that a method uses; None when it uses none. Raises `CpoError`."
+    if not METHODS[method].needs_auxiliary:
+        return None
+    if auxiliary is None:
+        raise CpoError(
+            f"--method {method} needs --auxiliary",
+            hint="give the adapter folder that `cpo sft` wrote, such as runs/aux/adapter",
+        )
+    return auxiliary
 
 # %% ../nbs/40_job.ipynb #367f8e9c
 def run_stage2(
-    job: Job,
-    cfg: AlignConfig,
-    out: str | Path,
-    auxiliary: str | Path | None = None,
-    say: Callable = print,
-    warn: Callable = print,
-    bank: BankConfig | None = None,
-) -> tuple[Backbone, TrainResult]:
-    "Align a policy by any method; the adapter is kept as `out/adapter`. With `bank`, cpo and distill read the frozen predictions of a set number of draws."
-    if METHODS[cfg.method].needs_auxiliary and auxiliary is None:
-        raise CpoError(
-            f"--method {cfg.method} needs --auxiliary",
-            hint="give the adapter folder that `cpo sft` wrote, such as runs/aux/adapter",
-        )
+    job: Job,  # where things are
+    cfg: AlignConfig,  # method and its settings
+    out: str | Path,  # folder of the run; resumed when it holds the same run
+    auxiliary: str | Path | None = None,  # folder of the auxiliary, for methods that need it
+    say: Callable = print,  # receives progress lines
+    warn: Callable = print,  # receives notes about the auxiliary
+    bank: BankConfig | None = None,  # methods with an auxiliary: read a target bank; None: live
+    sources: dict[str, str] | None = None,  # see `settings_table`
+) -> tuple[Backbone, TrainResult]:  # backbone with the adapter "policy"; the run
+    "Align a policy by any method. It is saved as `out/adapter`. Raises `CpoError`."
+    auxiliary = _check_auxiliary(cfg.method, auxiliary)
     tree = load_criteria(job.criteria)
-    job.check(auxiliary if METHODS[cfg.method].needs_auxiliary else None)
-    found = job.rows(tree, say)
+    job.check(auxiliary)
+    splits = job.rows(tree, say)
     bb = job.backbone()
-    if METHODS[cfg.method].needs_auxiliary:
+    if auxiliary is not None:
         load_expert(job, bb, auxiliary, tree, warn)
-    data, held = job.sets(bb, found)
-    how = (
-        f", stabilised by {cfg.stabilize}" if cfg.stabilize and cfg.method in ("cpo", "dpo") else ""
-    )
-    say(
-        f"stage 2: {cfg.method}{how}, {cfg.train.steps} updates of {cfg.train.batch_size} from {len(data):,} pictures, learning rate {cfg.train.lr:g}, on {_where(bb)}"
-    )
-    kw, track = _during(job, cfg, bb, tree, found, data, held, Path(out), "policy", say)
+    p = _Prepared(tree, splits, bb, *job.sets(bb, splits))
+
+    settings = resolved_settings(job, cfg, auxiliary, bank)
+    say(_announce(f"stage 2: {cfg.method}", cfg, p, settings, sources))
+    options, track = _loop_options(job, cfg, p, Path(out), "policy", say)
+    bank = _bank_settings(job, bank)
     try:
-        return bb, align(bb, data, tree, out, cfg, bank=_bank_of(job, bank), say=say, **kw)
+        return bb, align(bb, p.data, tree, out, cfg, bank=bank, say=say, **options)
     finally:
         track.close()
 
 # %% ../nbs/40_job.ipynb #f1c91ddb
 def build_bank(
-    job: Job,
-    auxiliary: str | Path,
-    bank: BankConfig,
-    paired: bool = False,
-    caption_dropout: float = 0.1,
-    say: Callable = print,
-    warn: Callable = print,
-) -> Bank:
-    "Compute the frozen predictions of every draw of every training picture. Resumes."
+    job: Job,  # where things are
+    auxiliary: str | Path,  # folder of the auxiliary, or "atelier"
+    bank: BankConfig,  # its size and place
+    paired: bool = False,  # also name the partners of each attribute (ours)
+    caption_dropout: float = 0.1,  # probability that a caption is dropped
+    say: Callable = print,  # receives progress lines
+    warn: Callable = print,  # receives notes about the auxiliary
+) -> Bank:  # filled
+    "Compute the frozen predictions for every noise draw of every training image. Resumes."
     tree = load_criteria(job.criteria)
     job.check(auxiliary)
-    found = job.rows(tree, say)
+    splits = job.rows(tree, say)
     bb = job.backbone()
     load_expert(job, bb, auxiliary, tree, warn)
-    data = job.sets(bb, found)[0]
+    data = job.sets(bb, splits)[0]
     data = data[preference_rows(data)[0]]
-    made = Bank(
-        bb,
-        data,
-        tree,
-        "auxiliary",
-        None,
-        _bank_of(job, bank),
-        paired,
-        caption_dropout,
-        job.precision,
+
+    settings = _bank_settings(job, bank)
+    target_bank = Bank(
+        bb, data, tree, "auxiliary", None, settings, paired, caption_dropout, job.precision
     )
-    cache_prompt_embeddings(bb, lambda: iter(("", *data.captions)), job.store, ("", *data.captions))
-    n = len(data)
-    return made.fill(
-        np.repeat(np.arange(n), bank.n_draws), np.tile(np.arange(bank.n_draws), n), say
-    )
+    captions = ("", *data.captions)
+    cache_prompt_embeddings(bb, lambda: iter(captions), job.store, captions)
+    rows = np.repeat(np.arange(len(data)), bank.n_draws)
+    draws = np.tile(np.arange(bank.n_draws), len(data))
+    return target_bank.fill(rows, draws, say)

@@ -5,31 +5,20 @@
 # %% ../nbs/41a_plan.ipynb #f27247d5
 from __future__ import annotations
 
-import functools, math, re
+import math, re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Iterator
 
-import torch
 from fastcore.basics import patch
 
+from .core import CpoError, readable_size, readable_time
 from .align import METHODS
-from .backbone import Backbone
-from .core import CpoError, readable_time
 from .training import TrainConfig
-from cpo_nb.costs import (
-    StepCost,
-    fake_mode,
-    fake_tensors,
-    LiveMemory,
-    bare_backbone,
-    part_sizes,
-    add_adapters,
-    tensor_bytes,
-    fake_step,
-)
+from .costs import Counts, StepCost, count_pipeline
 
 # %% auto #0
-__all__ = ['DEVICES', 'UTILISATION', 'CONTEXT', 'known_device', 'Plan', 'plan_run', 'fit', 'fit_report']
+__all__ = ['DEVICES', 'UTILISATION', 'CONTEXT', 'known_device', 'Plan', 'plan_run', 'fit', 'fit_report', 'plot_memory']
 
 # %% ../nbs/41a_plan.ipynb #80b047bd
 DEVICES = {  # name -> (bf16 TFLOP/s, dense; memory in GiB)
@@ -42,129 +31,53 @@ DEVICES = {  # name -> (bf16 TFLOP/s, dense; memory in GiB)
     "RTX 4090": (165, 23.6),
     "RTX 3090": (71, 23.6),
 }
-UTILISATION = 0.4  # share of the peak that a run is assumed to reach
+UTILISATION = 0.4  # share of the peak speed that a run is assumed to reach
 CONTEXT = 2**30  # bytes that CUDA and its libraries take on a GPU, about
+
+# %% ../nbs/41a_plan.ipynb #6cf1dd3a
+def _words(name: str) -> set[str]:
+    return {*re.split(r"[^a-z0-9]+", name.lower())} - {""}
 
 
 def known_device(
     name: str,  # as `torch.cuda.get_device_name()` says it, or shorter
-) -> str | None:  # key of DEVICES
-    "The device whose words are all in the name; the one with the most words wins."
-
-    def words(s):
-        return {*re.split(r"[^a-z0-9]+", s.lower())} - {""}
-
-    found = [d for d in DEVICES if words(d) <= words(name) and "laptop" not in words(name)]
-    return max(found, key=lambda d: len(words(d)), default=None)
-
-# %% ../nbs/41a_plan.ipynb #3fa6a690
-@dataclass(frozen=True)
-class _Measured:
-    pipeline: str  # its class
-    resolution: int
-    parts: dict  # name -> (parameters, bytes)
-    denoiser: str  # name of the part that is trained
-    block: int  # bytes of its largest block
-    adapters: dict  # name -> (parameters, bytes)
-    step: StepCost
-    latent: int  # numbers in one picture's latents
-    embedding: int  # bytes of one prompt's embeddings
-    encode: tuple[int, int]  # FLOPs and bytes of the VAE's pass over one picture
-    text: int  # FLOPs of encoding one prompt
-
-
-def _encode_cost(bb: Backbone) -> tuple[int, int]:
-    with fake_mode(), torch.no_grad():
-        fake_tensors(bb.pipe.vae)
-        x = torch.zeros(1, 3, bb.resolution, bb.resolution, dtype=bb.pipe.vae.dtype)
-        with LiveMemory() as live:
-            z = bb.pipe.vae.encode(x).latent_dist.mode()
-    return live.flops, live.peak()
-
-# %% ../nbs/41a_plan.ipynb #d2dcc9ac
-def _text_flops(bb: Backbone) -> int:
-    total = 0
-    for name, m in bb.pipe.components.items():
-        if not (name.startswith("text_encoder") and isinstance(m, torch.nn.Module)):
-            continue
-        tokens = getattr(m.config, "max_position_embeddings", None) or getattr(bb, "t5_length", 0)
-        total += (
-            2
-            * tokens
-            * sum(
-                p.numel() for n, p in m.named_parameters() if "embed" not in n and "shared" not in n
-            )
-        )
-    return total
-
-# %% ../nbs/41a_plan.ipynb #0e4ad1ea
-def _stamp(base: str) -> tuple:  # changes when a config of a local pipeline does
-    return (
-        tuple(sorted((f.as_posix(), f.stat().st_mtime_ns) for f in Path(base).glob("**/*.json")))
-        if Path(base).is_dir()
-        else ()
-    )
-
-# %% ../nbs/41a_plan.ipynb #6169524e
-@functools.lru_cache(maxsize=64)
-def _measured(
-    base, stamp, resolution, dtype, rank, targets, method, precision, n, checkpointing, gpu
-) -> _Measured:
-    bb = bare_backbone(base, getattr(torch, dtype), resolution)
-    parts = part_sizes(bb)
-    add_adapters(bb, method, rank, targets)
-    blocks = [b for m in bb.denoiser.children() if isinstance(m, torch.nn.ModuleList) for b in m]
-    block = max(
-        (tensor_bytes(p for k, p in b.named_parameters() if ".lora_" not in k) for b in blocks),
-        default=0,
-    )
-    adapters = {
-        a: (sum(p.numel() for p in ps), tensor_bytes(ps))
-        for a in bb.adapters
-        for ps in [list(bb.adapter_parameters(a).values())]
-    }
-    cost = fake_step(bb, method, n, precision, checkpointing, gpu)
-    return _Measured(
-        bb.pipeline_class,
-        bb.resolution,
-        parts,
-        bb.denoiser_name,
-        block,
-        adapters,
-        cost,
-        math.prod(bb.latent_shape),
-        tensor_bytes(bb.blank_conditioning(1).tensors.values()),
-        _encode_cost(bb),
-        _text_flops(bb),
-    )
+) -> str | None:  # key of DEVICES; None: not in the table
+    "The device of the table whose words are all in the name; the one with the most words wins."
+    if "laptop" in _words(name):
+        return None
+    matching = [device for device in DEVICES if _words(device) <= _words(name)]
+    return max(matching, key=lambda device: len(_words(device)), default=None)
 
 # %% ../nbs/41a_plan.ipynb #7d6ae809
 @dataclass(frozen=True)
 class Plan:
     "What a run will cost. `str(plan)` is a report."
 
-    settings: dict  # what `plan_run` was asked, with defaults filled in
+    # the run
+    settings: dict  # arguments of `plan_run`, with defaults filled in
     pipeline: str  # class of the pipeline
-    resolution: int  # pixels on a side
+    resolution: int  # pixels per side
     parts: dict[str, int]  # parameters of every network
     denoiser: str  # name of the part that is trained
     adapter: int  # parameters that are trained
+
+    # one process
     micro_batch: int  # rows of one forward and backward pass
-    passes: int  # such passes in an update of one process
+    passes: int  # such passes in a training step of one process
     step: StepCost  # of one of them
-    memory: dict[str, int]  # bytes on the device of one process, by what takes them
-    encode_bytes: (
-        int  # bytes that the VAE's pass over one picture takes, while pictures are encoded
-    )
-    flops: dict[
-        str, float
-    ]  # of one row: forward, backward, frozen, text; of an update of one process: update; of the encoding: encode
-    disk: dict[str, int]  # bytes, by what takes them
+    memory: dict[str, int]  # part -> bytes on the device
+    encode_bytes: int  # bytes of the VAE's pass over one image, while images are encoded
+
+    # the whole run
+    # FLOPs of one row: forward, backward, frozen, text; of a step of one process: update;
+    # of what comes before training: encode, bank
+    flops: dict[str, float]
+    disk: dict[str, int]  # what is stored -> bytes
     memory_limit: int | None  # bytes that the device has
-    seconds: float | None  # of all updates
-    encode_seconds: float | None  # of the encoding of pictures and prompts, once
+    seconds: float | None  # of all training steps
+    encode_seconds: float | None  # of encoding images and prompts, once
     no_time: str  # why there is no time; empty when there is one
-    bank_seconds: float | None = None  # of filling the bank, once
+    bank_seconds: float | None = None  # of filling the target bank, once
 
     @property
     def total(self) -> int:
@@ -173,377 +86,398 @@ class Plan:
 
     @property
     def fits(self) -> bool | None:
-        "Does it fit into the device's memory? None when that is not known."
+        "Whether it fits into the device's memory; None when that is not known."
         return None if self.memory_limit is None else self.total <= self.memory_limit
 
-# %% ../nbs/41a_plan.ipynb #b1933b09
-def _check_settings(s: dict) -> None:
-    def whole(v, low=1):
-        return isinstance(v, int) and not isinstance(v, bool) and v >= low
-
-    def number(v):
-        return (
-            isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) and v > 0
-        )
-
-    bad = [
-        f"{k}={s[k]!r}: must be a whole number of at least 1"
-        for k in (
-            "batch_size",
-            "steps",
-            "pictures",
-            "prompts_per_picture",
-            "rank",
-            "processes",
-            "keep",
-        )
-        if not whole(s[k])
-    ]
-    if s["micro_batch"] is not None and not whole(s["micro_batch"]):
-        bad.append(
-            f"micro_batch={s['micro_batch']!r}: must be a whole number of at least 1, or None"
-        )
-    for k, known in (
-        ("method", METHODS),
-        ("dtype", ("float32", "bfloat16", "float16")),
-        ("precision", ("bf16", "fp32")),
-        ("optimizer", ("adamw", "adamw8bit")),
-    ):
-        if s[k] not in known:
-            bad.append(f"{k}={s[k]!r}: choose one of {', '.join(known)}")
-    if s["memory_gib"] is not None and not number(s["memory_gib"]):
-        bad.append(f"memory_gib={s['memory_gib']!r}: must be positive")
-    if not number(s["utilisation"]) or s["utilisation"] > 1:
-        bad.append(f"utilisation={s['utilisation']!r}: must be in (0, 1]")
-    if s["n_draws"] is not None and not whole(s["n_draws"]):
-        bad.append(f"draws={s['n_draws']!r}: must be a whole number of at least 1, or None")
-    elif s["n_draws"] is not None and not METHODS[s["method"]].needs_auxiliary:
-        bad.append(f"draws={s['n_draws']!r}: {s['method']} asks no auxiliary and reads no bank")
-    if s["sharded"] and s["processes"] == 1:
-        bad.append("sharded=True: one process alone has nobody to share with; give processes")
-    name = s["device_name"]
-    if (
-        name is not None
-        and name.lower() != "cpu"
-        and not known_device(name)
-        and s["memory_gib"] is None
-    ):
-        bad.append(
-            f"device_name={name!r}: not in the table ({', '.join(DEVICES)}); give memory_gib to plan for it, without time"
-        )
-    if bad:
-        raise CpoError("these settings cannot be planned:", bad, "correct these settings")
-
 # %% ../nbs/41a_plan.ipynb #2070432d
-def _memory(m: _Measured, s: dict, gpu: bool) -> dict[str, int]:
-    "Bytes of one process, by what takes them."
-    out = {}
-    for name, (_, nbytes) in m.parts.items():
-        if name == m.denoiser and s["sharded"]:
-            out[f"{name}, its share"], out[f"{name}, two blocks gathered"] = (
-                -(-nbytes // s["processes"]),
-                2 * m.block,
-            )
-        elif name == m.denoiser or not s["cached"]:
-            out[name] = nbytes
-    parameters, nbytes = m.adapters["policy"]
-    if "auxiliary" in m.adapters:
-        out["auxiliary adapter"] = m.adapters["auxiliary"][1]
-    moments = parameters * (2 if s["optimizer"] == "adamw8bit" else 8)
-    out |= {
-        "policy adapter": nbytes,
-        "its gradients": nbytes,
-        "its average (EMA)": nbytes,
-        "optimizer": moments,
-        "passes": max(m.step.peak, m.step.frozen_peak),
-    }
-    return out | ({"CUDA itself (assumed)": CONTEXT} if gpu else {})
+def _moment_bytes(settings: dict) -> int:
+    "Bytes of Adam's two moments, per parameter."
+    return 2 if settings["optimizer"] == "adamw8bit" else 8
+
+
+def _memory(counts: Counts, s: dict, gpu: bool) -> dict[str, int]:
+    "Bytes of one process, by part."
+    memory = {}
+    for name, (_, nbytes) in counts.parts.items():
+        if name == counts.denoiser and s["sharded"]:
+            memory[f"{name}, its share"] = -(-nbytes // s["processes"])
+            memory[f"{name}, two blocks gathered"] = 2 * counts.block
+        elif name == counts.denoiser or not s["cached"]:
+            memory[name] = nbytes
+
+    if "auxiliary" in counts.adapters:
+        memory["auxiliary adapter"] = counts.adapters["auxiliary"][1]
+    parameters, nbytes = counts.adapters["policy"]
+    memory["policy adapter"] = nbytes
+    memory["its gradients"] = nbytes
+    memory["its average (EMA)"] = nbytes
+    memory["optimizer"] = parameters * _moment_bytes(s)
+    memory["passes"] = max(counts.step.peak, counts.step.frozen_peak)
+    if gpu:
+        memory["CUDA itself (assumed)"] = CONTEXT
+    return memory
 
 # %% ../nbs/41a_plan.ipynb #4eb285a1
-def _disk(m: _Measured, s: dict, records: int = 0) -> dict[str, int]:
-    parameters = m.adapters["policy"][0]
-    checkpoint = parameters * (
-        8 + (2 if s["optimizer"] == "adamw8bit" else 8)
-    )  # weights, average, two moments
-    prompts = (
-        {"prompt embeddings": s["pictures"] * s["prompts_per_picture"] * m.embedding}
-        if s["cached"]
-        else {}
+def _bank_records(s: dict) -> int:
+    "Noise draws that a run computes: never more than it uses."
+    if not s["n_draws"]:
+        return 0
+    return min(s["steps"] * s["batch_size"], s["pictures"] * s["n_draws"])
+
+
+def _disk(counts: Counts, s: dict) -> dict[str, int]:
+    "Bytes, by what is stored."
+    disk = {"latents": s["pictures"] * counts.latent * 2}
+    if s["cached"]:
+        prompts = s["pictures"] * s["prompts_per_picture"]
+        disk["prompt embeddings"] = prompts * counts.embedding
+    if s["n_draws"]:
+        number = 2 if s["precision"] == "bf16" else 4
+        record = 3 * counts.latent * number
+        disk[f"bank, {s['n_draws']} noise draws per image"] = _bank_records(s) * record
+    parameters = counts.adapters["policy"][0]
+    checkpoint = parameters * (8 + _moment_bytes(s))
+    disk[f"checkpoints ({s['keep']} kept)"] = s["keep"] * checkpoint
+    disk["adapter"] = 4 * parameters
+    return disk
+
+# %% ../nbs/41a_plan.ipynb #aba4533a
+def _row_flops(counts: Counts, s: dict, n: int) -> dict[str, float]:
+    "FLOPs of one row of a micro-batch of `n`, when frozen predictions are computed live."
+    text = 0.0 if s["cached"] else float(counts.text * s["prompts_per_picture"])
+    return dict(
+        forward=counts.step.forward / n,
+        backward=counts.step.backward / n,
+        frozen=counts.step.frozen / n,
+        text=text,
     )
-    bank = (
-        {
-            f"bank, {s['n_draws']} draws a picture": records
-            * 3
-            * m.latent
-            * (2 if s["precision"] == "bf16" else 4)
-        }
-        if records
-        else {}
+
+
+def _flops(counts: Counts, s: dict, n: int, share: int) -> dict[str, float]:
+    "FLOPs of a row, of a step of one process with `share` rows, and of what comes before."
+    row = _row_flops(counts, s, n)
+    bank = _bank_records(s) * (row["frozen"] + 2 * counts.text)
+    if s["n_draws"]:
+        row["frozen"] = 0.0
+    prompts = s["pictures"] * s["prompts_per_picture"] * counts.text if s["cached"] else 0
+    return row | dict(
+        bank=float(bank),
+        update=share * sum(row.values()),
+        encode=float(s["pictures"] * counts.encode[0] + prompts),
     )
-    return (
-        {"latents": s["pictures"] * m.latent * 2}
-        | prompts
-        | bank
-        | {f"checkpoints ({s['keep']} kept)": s["keep"] * checkpoint, "adapter": 4 * parameters}
+
+
+def _why_no_time(s: dict) -> str:
+    "Why no time can be given; empty when it can."
+    name = s["device_name"]
+    if (name or "").lower() == "cpu":
+        return "a CPU's speed is not in the table"
+    if name is None:
+        return "no device was named"
+    if not known_device(name):
+        return f"{name} is not in the table"
+    if s["precision"] != "bf16":
+        return "the table holds bf16 speeds, and the passes are in float32"
+    return ""
+
+# %% ../nbs/41a_plan.ipynb #d8225fd6
+def _plan(s: dict) -> Plan:
+    "A plan from complete settings."
+    gpu = (s["device_name"] or "").lower() != "cpu"
+    known = known_device(s["device_name"] or "")
+    share = -(-s["batch_size"] // s["processes"])  # rows of one process
+    n = min(s["micro_batch"] or share, share)
+
+    shape = ("base", "resolution", "dtype", "rank", "targets", "method", "precision")
+    chosen = {name: s[name] for name in shape}
+    counts = count_pipeline(**chosen, n=n, checkpointing=s["checkpointing"], gpu=gpu)
+    flops = _flops(counts, s, n, share)
+
+    no_time = _why_no_time(s)
+    speed = math.inf if no_time else DEVICES[known][0] * 1e12 * s["utilisation"]
+    gib = s["memory_gib"] if s["memory_gib"] is not None else known and DEVICES[known][1]
+    timed_encoding = not no_time and s["dtype"] != "float32"  # else the VAE runs in float32
+    timed_bank = not no_time and s["n_draws"]
+    return Plan(
+        settings=s,
+        pipeline=counts.pipeline,
+        resolution=counts.resolution,
+        parts={name: parameters for name, (parameters, _) in counts.parts.items()},
+        denoiser=counts.denoiser,
+        adapter=counts.adapters["policy"][0],
+        micro_batch=n,
+        passes=-(-share // n),
+        step=counts.step,
+        memory=_memory(counts, s, gpu),
+        encode_bytes=counts.encode[1],
+        flops=flops,
+        disk=_disk(counts, s),
+        memory_limit=None if gib is None else int(gib * 2**30),
+        seconds=None if no_time else s["steps"] * flops["update"] / speed,
+        encode_seconds=flops["encode"] / speed if timed_encoding else None,
+        no_time=no_time,
+        bank_seconds=flops["bank"] / speed / s["processes"] if timed_bank else None,
     )
 
 # %% ../nbs/41a_plan.ipynb #939ef0d8
 def plan_run(
-    base: str | Path,  # 'atelier', a pipeline folder, or a hub id
+    base: str | Path,  # "atelier", a pipeline folder, or a hub id
     *,
-    method: str = "cpo",  # one of METHODS; "sft" is stage 1 too
-    resolution: int | None = None,  # pixels on a side; default: what the model was made for
-    batch_size: int,  # rows per update, over all processes: pictures, or pairs of them for dpo
-    steps: int,  # updates
-    pictures: int,  # in the training set
-    prompts_per_picture: int
-    | None = None,  # that are encoded; default: 3 for cpo and distill (caption, winner's, loser's), else 1
+    method: str = "cpo",  # key of METHODS; "sft" stands for stage 1 too
+    resolution: int | None = None,  # pixels per side; default: what the model was made for
+    batch_size: int,  # rows per step, over all processes: images, or pairs of them for dpo
+    steps: int,  # training steps
+    pictures: int,  # images in the training set
+    # prompts that are encoded per image; default: 3 for live methods with an auxiliary
+    # (caption, winner's, loser's), else 1
+    prompts_per_picture: int | None = None,
     rank: int = 32,  # of each LoRA
-    targets: tuple[str, ...] = ("attention", "feedforward", "convolution"),  # keys of LORA_TARGETS
+    targets: tuple[str, ...] = ("attention", "feedforward", "convolution"),  # of LORA_TARGETS
     dtype: str = "float32",  # of the frozen weights: float32, bfloat16 or float16
     precision: str = "bf16",  # of the passes: bf16 or fp32
     micro_batch: int | None = None,  # rows per pass of one process; default: all of its share
     checkpointing: bool = False,  # gradient checkpointing: less memory, one more forward
     optimizer: str = "adamw",  # or "adamw8bit"
-    cached: bool = True,  # latents and embeddings are cached, so VAE and text encoders leave the device
-    n_draws: int | None = None,  # cpo, distill: a bank of so many draws of each picture; None: live
+    cached: bool = True,  # latents and embeddings are cached, VAE and text encoders offloaded
+    n_draws: int | None = None,  # noise draws per image of a target bank; None: live
     processes: int = 1,  # that share a batch, each on a device of its own
     sharded: bool = False,  # FSDP: they share the denoiser's weights too
     device_name: str | None = None,  # see DEVICES, or "cpu"; default: some GPU
     memory_gib: float | None = None,  # of the device; default: what the table says
     keep: int = TrainConfig.keep,  # checkpoints that stay on disk
-    utilisation: float = UTILISATION,  # share of the peak speed that is reached
-) -> Plan:
-    "Plan a run: seconds of work and no weights read. Raises `CpoError` naming everything that is wrong with the settings, or what is wrong with the pipeline."
-    s = dict(locals()) | dict(base=str(base), targets=tuple(targets))
-    if prompts_per_picture is None:
-        s["prompts_per_picture"] = 3 if METHODS[method].needs_auxiliary and n_draws is None else 1
-    _check_settings(s)
-    gpu, known = (device_name or "").lower() != "cpu", known_device(device_name or "")
-    share = -(-batch_size // processes)
-    n = min(micro_batch or share, share)
-    m = _measured(
-        s["base"],
-        _stamp(s["base"]),
-        resolution,
-        dtype,
-        rank,
-        s["targets"],
-        method,
-        precision,
-        n,
-        checkpointing,
-        gpu,
-    )
-    row = dict(
-        forward=m.step.forward / n,
-        backward=m.step.backward / n,
-        frozen=m.step.frozen / n,
-        text=0.0 if cached else float(m.text * s["prompts_per_picture"]),
-    )
-    records = (
-        min(steps * batch_size, pictures * n_draws) if n_draws else 0
-    )  # what a run does not use is not computed
-    bank = records * (row["frozen"] + 2 * m.text)
-    if n_draws:
-        row["frozen"] = 0.0
-    flops = row | dict(
-        bank=float(bank),
-        update=share * sum(row.values()),
-        encode=float(
-            pictures * m.encode[0] + (pictures * s["prompts_per_picture"] * m.text if cached else 0)
-        ),
-    )
-    no_time = (
-        "a CPU's speed is not in the table"
-        if not gpu
-        else "no device was named"
-        if device_name is None
-        else f"{device_name} is not in the table"
-        if not known
-        else "the table holds bf16 speeds, and the passes are in float32"
-        if precision != "bf16"
-        else ""
-    )
-    speed = None if no_time else DEVICES[known][0] * 1e12 * utilisation
-    limit = memory_gib if memory_gib is not None else DEVICES[known][1] if known else None
-    return Plan(
-        s,
-        m.pipeline,
-        m.resolution,
-        {k: v for k, (v, _) in m.parts.items()},
-        m.denoiser,
-        m.adapters["policy"][0],
-        n,
-        -(-share // n),
-        m.step,
-        _memory(m, s, gpu),
-        m.encode[1],
-        flops,
-        _disk(m, s, records),
-        None if limit is None else int(limit * 2**30),
-        steps * flops["update"] / speed if speed else None,
-        flops["encode"] / speed if speed and dtype != "float32" else None,
-        no_time,
-        bank / speed / processes if speed and n_draws else None,
-    )
+    utilisation: float = UTILISATION,  # share of the peak speed that is reached, in (0, 1]
+) -> Plan:  # seconds of work, and no weights are read
+    "Plan a run. Raises `CpoError`, which names everything that is wrong with the settings."
+    settings = dict(
+        base=str(base), method=method, resolution=resolution,
+        batch_size=batch_size, steps=steps, pictures=pictures,
+        prompts_per_picture=prompts_per_picture, rank=rank, targets=tuple(targets),
+        dtype=dtype, precision=precision, micro_batch=micro_batch, checkpointing=checkpointing,
+        optimizer=optimizer, cached=cached, n_draws=n_draws, processes=processes, sharded=sharded,
+        device_name=device_name, memory_gib=memory_gib, keep=keep, utilisation=utilisation,
+    )  # fmt: skip
+    if prompts_per_picture is None and method in METHODS:
+        live = METHODS[method].needs_auxiliary and n_draws is None
+        settings["prompts_per_picture"] = 3 if live else 1
+    _check_settings(settings)
+    return _plan(settings)
+
+# %% ../nbs/41a_plan.ipynb #b1933b09
+_WHOLE = ("batch_size", "steps", "pictures", "rank", "processes", "keep")
+_CHOICES = dict(
+    method=METHODS,
+    dtype=("float32", "bfloat16", "float16"),
+    precision=("bf16", "fp32"),
+    optimizer=("adamw", "adamw8bit"),
+)
+
+
+def _is_count(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_positive(value) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(value) and value > 0
+
+
+def _number_problems(s: dict) -> list[str]:
+    "Settings that are no usable numbers."
+    problems = []
+    for name in _WHOLE:
+        if not _is_count(s[name]):
+            problems.append(f"{name}={s[name]!r}: must be a whole number of at least 1")
+    for name in ("prompts_per_picture", "micro_batch", "n_draws"):
+        if s[name] is not None and not _is_count(s[name]):
+            problems.append(f"{name}={s[name]!r}: must be a whole number of at least 1, or None")
+    if s["memory_gib"] is not None and not _is_positive(s["memory_gib"]):
+        problems.append(f"memory_gib={s['memory_gib']!r}: must be positive")
+    if not _is_positive(s["utilisation"]) or s["utilisation"] > 1:
+        problems.append(f"utilisation={s['utilisation']!r}: must be in (0, 1]")
+    return problems
+
+# %% ../nbs/41a_plan.ipynb #a71bc872
+def _check_settings(s: dict) -> None:
+    "Raises `CpoError` that lists everything that is wrong with the settings."
+    problems = _number_problems(s)
+    for name, known in _CHOICES.items():
+        if s[name] not in known:
+            problems.append(f"{name}={s[name]!r}: choose one of {', '.join(known)}")
+
+    method = METHODS.get(s["method"])
+    if s["n_draws"] is not None and method and not method.needs_auxiliary:
+        problems.append(
+            f"n_draws={s['n_draws']!r}: {method.name} does not use an auxiliary model, "
+            "so it reads no bank"
+        )
+    if s["sharded"] and s["processes"] == 1:
+        problems.append("sharded=True: a single process has no others to share with")
+
+    device = s["device_name"]
+    named_gpu = device is not None and device.lower() != "cpu"
+    if named_gpu and not known_device(device) and s["memory_gib"] is None:
+        problems.append(
+            f"device_name={device!r}: not in the table ({', '.join(DEVICES)}); "
+            "give memory_gib to plan for it, without time"
+        )
+    if problems:
+        raise CpoError("these settings cannot be planned:", problems, "correct these settings")
 
 # %% ../nbs/41a_plan.ipynb #e2869fcc
-def _size(n: float) -> str:
-    for unit, by in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if n >= by:
-            return f"{n / by:,.2f} {unit}"
-    return f"{n:,.0f} B"
-
-
-def _count(n: float, units=("k", "M", "B", "T")) -> str:
-    for power, unit in reversed(list(enumerate(units, 1))):
+def _with_unit(n: float, units: tuple[str, ...]) -> str:
+    "A number with the largest unit of a thousand, a million, … that it reaches."
+    for power in range(len(units), 0, -1):
         if n >= 1000**power:
-            return f"{n / 1000**power:,.1f} {unit}"
+            return f"{n / 1000**power:,.1f} {units[power - 1]}"
     return f"{n:,.0f}"
 
 
-def _flop(n: float) -> str:
-    return _count(n, ("kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"))
+def _parameters(n: float) -> str:
+    return _with_unit(n, ("k", "M", "B", "T"))
 
 
-def _lines(title: str, rows) -> list[str]:  # rows: (name, value, remark)
+def _work(n: float) -> str:
+    return _with_unit(n, ("kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"))
+
+
+def _section(title: str, rows: list[tuple[str, str, str]]) -> list[str]:
+    "Lines of a table of (name, value, remark), under a title."
+    lines = ["", title]
+    for name, value, remark in rows:
+        lines.append(f"  {name:36} {value:>13}   {remark}".rstrip())
+    return lines
+
+
+def _rows_text(n: int) -> str:
+    return "1 row" if n == 1 else f"{n} rows"
+
+# %% ../nbs/41a_plan.ipynb #7659ea32
+def _head_lines(p: Plan) -> list[str]:
+    s = p.settings
+    base = Path(s["base"]).name if Path(s["base"]).is_dir() else s["base"]
+    rows = "pairs" if s["method"] == "dpo" else "images"
+    devices = f" on {s['processes']} devices" if s["processes"] > 1 else ""
+    checkpointing = "on" if s["checkpointing"] else "off"
     return [
-        "",
-        title,
-        *(
-            f"  {name:36} {value:>13}{'   ' + remark if remark else ''}"
-            for name, value, remark in rows
-        ),
+        f"{s['method']} on {base} ({p.pipeline}) at {p.resolution} px: "
+        f"{s['steps']:,} steps of {s['batch_size']} {rows}{devices}",
+        f"  each device takes {p.passes} x {p.micro_batch} {rows} per step; "
+        f"weights in {s['dtype']}, passes in {s['precision']}, {s['optimizer']}, "
+        f"gradient checkpointing {checkpointing}",
     ]
 
+
+def _parameter_lines(p: Plan) -> list[str]:
+    s, rows = p.settings, []
+    other = "frozen, not on the device while training" if s["cached"] else "frozen"
+    for name, n in p.parts.items():
+        note = "frozen, with adapters" if name == p.denoiser else other
+        rows.append((name, _parameters(n), note))
+    share = p.adapter / p.parts[p.denoiser]
+    remark = (
+        f"the only part that is trained: rank {s['rank']} on {', '.join(s['targets'])}; "
+        f"{share:.1%} of the {p.denoiser}"
+    )
+    return _section("Parameters", [*rows, ("policy adapter", _parameters(p.adapter), remark)])
+
 # %% ../nbs/41a_plan.ipynb #572d9117
-def _memory_lines(p: Plan) -> list[str]:
-    frozen = p.step.frozen_peak > p.step.peak
-    remark = {
-        "passes": f"{'the frozen passes' if frozen else 'forward and backward'} of {p.micro_batch} row{'s' * (p.micro_batch > 1)}"
-        + (
-            f"; forward and backward take {_size(p.step.peak)}"
-            if frozen
-            else f"; the frozen ones before take {_size(p.step.frozen_peak)}"
-            if p.step.frozen_peak
-            else ""
-        )
-    } | (
-        {"auxiliary adapter": "while the bank is filled, and for held-out rows"}
-        if p.settings["n_draws"]
-        else {}
-    )
-    rows = [(k, _size(v), remark.get(k, "")) for k, v in p.memory.items()]
+def _passes_remark(p: Plan) -> str:
+    "Which passes set the peak, and what the others take."
+    of = f"of {_rows_text(p.micro_batch)}"
+    if p.step.frozen_peak > p.step.peak:
+        other = readable_size(p.step.peak)
+        return f"the frozen passes {of}; forward and backward take {other}"
+    if p.step.frozen_peak:
+        other = readable_size(p.step.frozen_peak)
+        return f"forward and backward {of}; the frozen passes before take {other}"
+    return f"forward and backward {of}"
+
+
+def _verdict(p: Plan) -> str:
     if p.memory_limit is None:
-        verdict = "name a device or its memory to see whether it fits"
-    else:
-        verdict = f"of {_size(p.memory_limit)}: " + (
-            f"fits, {_size(p.memory_limit - p.total)} to spare"
-            if p.fits
-            else f"does NOT fit, {_size(p.total - p.memory_limit)} too much; `fit(plan)` says what to change"
-        )
-    title = (
-        "Memory of one device, estimated"
-        if p.settings["processes"] == 1
-        else f"Memory of each of {p.settings['processes']} devices, estimated"
-    )
-    return _lines(title, rows + [("together", _size(p.total), verdict)]) + [
-        "  Not in it: what the allocator loses in gaps, workspace of kernels, the optimizer's temporaries; keep a tenth free."
+        return "name a device or its memory to see whether it fits"
+    spare = readable_size(abs(p.memory_limit - p.total))
+    of = f"of {readable_size(p.memory_limit)}"
+    if p.fits:
+        return f"{of}: fits, {spare} to spare"
+    return f"{of}: does NOT fit, {spare} too much; `fit(plan)` says what to change"
+
+
+def _memory_lines(p: Plan) -> list[str]:
+    remarks = {"passes": _passes_remark(p)}
+    if p.settings["n_draws"]:
+        remarks["auxiliary adapter"] = "while the bank is filled, and for held-out rows"
+    rows = [(name, readable_size(n), remarks.get(name, "")) for name, n in p.memory.items()]
+    count = p.settings["processes"]
+    device = "one device" if count == 1 else f"each of {count} devices"
+    return _section(
+        f"Memory of {device}, estimated", [*rows, ("total", readable_size(p.total), _verdict(p))]
+    ) + [
+        "  Not included: gaps in the allocator, workspace of kernels, the optimizer's "
+        "temporaries; leave a tenth free."
     ]
 
 # %% ../nbs/41a_plan.ipynb #64a4f9c6
-def _time_lines(p: Plan) -> list[str]:
-    f, s = p.flops, p.settings
+def _row_remark(p: Plan) -> str:
+    "The passes of one row, in forwards."
+    ratio = {k: p.flops[k] / p.flops["forward"] for k in ("backward", "frozen", "text")}
+    second = " (with a second forward)" if p.settings["checkpointing"] else ""
+    text = f", {ratio['text']:.1f} text" if ratio["text"] else ""
+    return (
+        f"1 forward, {ratio['backward']:.1f} backward{second}, {ratio['frozen']:.1f} frozen{text}"
+    )
+
+
+def _work_rows(p: Plan) -> list[tuple[str, str, str]]:
+    f = p.flops
+    passes = f["forward"] + f["backward"] + f["frozen"] + f["text"]
+    encoding = f"{readable_size(p.encode_bytes)} for every image that the VAE encodes at once"
     rows = [
-        ("one row, forward", _flop(f["forward"]), ""),
-        (
-            "one row, all of its passes",
-            f"{sum(f[k] for k in ('forward', 'backward', 'frozen', 'text')) / f['forward']:,.1f} forwards",
-            f"1 forward, {f['backward'] / f['forward']:.1f} backward{' (with a second forward)' if s['checkpointing'] else ''}, {f['frozen'] / f['forward']:.1f} frozen"
-            + (f", {f['text'] / f['forward']:.1f} text" if f["text"] else ""),
-        ),
-        ("one update of one process", _flop(f["update"]), ""),
-        (
-            "pictures and prompts, encoded once",
-            _flop(f["encode"]),
-            f"{_size(p.encode_bytes)} for every picture that the VAE encodes at once",
-        ),
+        ("one row, forward", _work(f["forward"]), ""),
+        ("one row, all passes", f"{passes / f['forward']:,.1f} forwards", _row_remark(p)),
+        ("one step of one process", _work(f["update"]), ""),
+        ("images and prompts, encoded once", _work(f["encode"]), encoding),
     ]
     if f["bank"]:
-        rows.append(
-            (
-                "filling the bank, once",
-                _flop(f["bank"]),
-                "other runs on the same pictures and auxiliary find it filled",
-            )
-        )
+        remark = "other runs on the same images and auxiliary find it filled"
+        rows.append(("filling the bank, once", _work(f["bank"]), remark))
+    return rows
+
+
+def _time_lines(p: Plan) -> list[str]:
+    rows, s = _work_rows(p), p.settings
     if p.seconds is None:
-        return _lines("Work", rows) + [f"  Time is left out: {p.no_time}."]
-    rows += [
-        (
-            f"{s['steps']:,} updates",
-            readable_time(p.seconds),
-            f"on {known_device(s['device_name'])}, if {s['utilisation']:.0%} of its {DEVICES[known_device(s['device_name'])][0]} TFLOP/s is reached, which is assumed",
-        )
-    ]
-    return _lines(
-        "Work and time",
-        rows
-        + [
-            (name, readable_time(v), "")
-            for name, v in (
-                ("encoding before", p.encode_seconds),
-                ("filling the bank before", p.bank_seconds),
-            )
-            if v is not None
-        ],
-    )
+        return _section("Work", rows) + [f"  No time is given: {p.no_time}."]
+    device = known_device(s["device_name"])
+    remark = f"on {device}, assuming {s['utilisation']:.0%} of its {DEVICES[device][0]} TFLOP/s"
+    rows.append((f"{s['steps']:,} steps", readable_time(p.seconds), remark))
+    if p.encode_seconds is not None:
+        rows.append(("encoding before", readable_time(p.encode_seconds), ""))
+    if p.bank_seconds is not None:
+        rows.append(("filling the bank before", readable_time(p.bank_seconds), ""))
+    return _section("Work and time", rows)
 
 # %% ../nbs/41a_plan.ipynb #85b59f46
 @patch
 def __str__(self: Plan) -> str:
-    "The report."
-    p, s = self, self.settings
-    base = Path(s["base"]).name if Path(s["base"]).is_dir() else s["base"]
-    rows = "pairs" if s["method"] == "dpo" else "pictures"
-    head = [
-        f"{s['method']} on {base} ({p.pipeline}) at {p.resolution} px: {s['steps']:,} updates of {s['batch_size']} {rows}"
-        + (f" on {s['processes']} devices" if s["processes"] > 1 else ""),
-        f"  each device takes {p.passes} x {p.micro_batch} {rows} per update; weights in {s['dtype']}, passes in {s['precision']}, {s['optimizer']}, gradient checkpointing {'on' if s['checkpointing'] else 'off'}",
-    ]
-    notes = {
-        n: "frozen, with adapters"
-        if n == p.denoiser
-        else "frozen, not on the device while training"
-        if s["cached"]
-        else "frozen"
-        for n in p.parts
-    }
-    parts = [(n, _count(v), notes[n]) for n, v in p.parts.items()]
-    trained = (
-        "policy adapter",
-        _count(p.adapter),
-        f"the only part that is trained: rank {s['rank']} on {', '.join(s['targets'])}; {p.adapter / p.parts[p.denoiser]:.1%} of the {p.denoiser}",
-    )
-    disk = _lines(
-        "Disk",
-        [(k, _size(v), "") for k, v in p.disk.items()]
-        + [("together", _size(sum(p.disk.values())), "")],
-    )
+    "The report: parameters, memory, work and time, disk."
+    disk = [(name, readable_size(n), "") for name, n in self.disk.items()]
+    total = ("total", readable_size(sum(self.disk.values())), "")
     return "\n".join(
-        head + _lines("Parameters", parts + [trained]) + _memory_lines(p) + _time_lines(p) + disk
+        _head_lines(self)
+        + _parameter_lines(self)
+        + _memory_lines(self)
+        + _time_lines(self)
+        + _section("Disk", [*disk, total])
     )
 
 # %% ../nbs/41a_plan.ipynb #4fb6835d
-def _changes(plan: Plan):
-    "Changes one after another, as (what is said, settings)."
+def _changes(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
+    "Changes one after another, as (description, settings)."
     s, n = plan.settings, plan.micro_batch
     if not s["cached"]:
-        yield (
-            "cache latents and prompt embeddings, VAE and text encoders leave the device",
-            dict(cached=True),
-        )
+        text = "cache latents and prompt embeddings, VAE and text encoders leave the device"
+        yield text, dict(cached=True)
     if s["dtype"] == "float32":
         yield "frozen weights in bfloat16", dict(dtype="bfloat16")
     if not s["checkpointing"]:
@@ -558,47 +492,97 @@ def _changes(plan: Plan):
             yield f"the weights shared by {k} devices", dict(processes=k, sharded=True)
 
 # %% ../nbs/41a_plan.ipynb #b3d2f19d
+_NOTHING_MORE = "nothing more helps"
+
+
 def fit(
     plan: Plan,  # one that does not fit
-) -> list[
-    tuple[str, Plan]
-]:  # what is changed, in order and on top of the former, and the plan after it; empty when it fits as it is
-    "Changes until the run fits. When nothing suffices the last entry says so. Raises `CpoError` when the device's memory is not known."
+    # (what is changed, plan after it): in order, each on top of the former
+) -> list[tuple[str, Plan]]:
+    """Changes until the run fits; empty when it fits as it is.
+
+    When nothing suffices the last entry says so. Raises `CpoError` when the memory of the
+    device is not known.
+    """
     if plan.fits is None:
         raise CpoError(
-            "whether the run fits cannot be said: the memory of the device is not known",
+            "it is not known whether the run fits: the memory of the device is not known",
             hint="give device_name or memory_gib to plan_run",
         )
-    steps, settings = [], dict(plan.settings)
+    changes, last, settings = [], plan, dict(plan.settings)
     if plan.fits:
-        return steps
-    for what, change in _changes(plan):
+        return changes
+    for text, change in _changes(plan):
         settings |= change
-        steps.append((what, plan_run(**settings)))
-        if steps[-1][1].fits:
-            return steps
-    last = steps[-1][1] if steps else plan
-    return steps + [
-        (
-            f"nothing more helps, {_size(last.total - last.memory_limit)} too much: take a device with more memory, a smaller resolution or rank, or a smaller base",
-            last,
-        )
-    ]
+        last = plan_run(**settings)
+        changes.append((text, last))
+        if last.fits:
+            return changes
+    missing = readable_size(last.total - last.memory_limit)
+    advice = "take a device with more memory, a smaller resolution or rank, or a smaller base"
+    return [*changes, (f"{_NOTHING_MORE}, {missing} too much: {advice}", last)]
 
 # %% ../nbs/41a_plan.ipynb #027aaded
+def _fit_row(text: str, plan: Plan) -> str:
+    time = "" if plan.seconds is None else f"{readable_time(plan.seconds):>10}"
+    return f"  {text:76} {readable_size(plan.total):>12}{time}{'   fits' if plan.fits else ''}"
+
+
 def fit_report(
     plan: Plan,  # where it starts
-    steps: list[tuple[str, Plan]],  # what `fit` said
-) -> str:
+    steps: list[tuple[str, Plan]],  # of `fit`
+) -> str:  # plain text
     "The changes as a table: memory after each, and time where it is known."
-
-    def row(what, p):
-        return f"  {what:76} {_size(p.total):>12}{'' if p.seconds is None else f'{readable_time(p.seconds):>10}'}{'   fits' if p.fits else ''}"
-
-    rows = [row("as asked", plan)] + [
-        row(what, p) for what, p in steps if not what.startswith("nothing more")
+    lines = [
+        f"To fit into {readable_size(plan.memory_limit)}, each change on top of the former:",
+        _fit_row("as planned", plan),
     ]
-    end = [f"  {what}" for what, _ in steps if what.startswith("nothing more")]
-    return "\n".join(
-        [f"To fit into {_size(plan.memory_limit)}, each change on top of the former:", *rows, *end]
-    )
+    for text, after in steps:
+        nothing_more = text.startswith(_NOTHING_MORE)
+        lines.append(f"  {text}" if nothing_more else _fit_row(text, after))
+    return "\n".join(lines)
+
+# %% ../nbs/41a_plan.ipynb #7c22ba06
+_GROUPS = {  # what is plotted -> colour, parts of Plan.memory
+    "frozen networks": ("#8d99ae", ()),
+    "adapters": ("#6a8d3a", ("auxiliary adapter", "policy adapter")),
+    "gradients, optimizer, EMA": (
+        "#e9b44c",
+        ("its gradients", "its average (EMA)", "optimizer"),
+    ),
+    "passes": ("#1b6ca8", ("passes",)),
+    "CUDA": ("#333333", ("CUDA itself (assumed)",)),
+}
+
+
+def _grouped_memory(plan: Plan) -> dict[str, int]:
+    "Bytes by group of the figure; networks are whatever no other group names."
+    groups = {
+        name: sum(plan.memory.get(part, 0) for part in parts)
+        for name, (_, parts) in _GROUPS.items()
+    }
+    groups["frozen networks"] = plan.total - sum(groups.values())
+    return groups
+
+
+def plot_memory(
+    plans: dict[str, Plan],  # label -> plan, from top to bottom
+    ax,  # matplotlib axes
+    unit: int = 2**30,  # bytes per unit of the axis; default: GiB
+) -> None:
+    "Memory of one device by part, one bar per plan; a dashed line at the device's memory."
+    for y, plan in enumerate(plans.values()):
+        left = 0.0
+        for name, nbytes in _grouped_memory(plan).items():
+            color = _GROUPS[name][0]
+            ax.barh(y, nbytes / unit, left=left, height=0.62, color=color, lw=0)
+            left += nbytes / unit
+    limits = {plan.memory_limit for plan in plans.values()} - {None}
+    if len(limits) == 1:
+        ax.axvline(limits.pop() / unit, color="#d1495b", ls="--", lw=1.2)
+    ax.set(yticks=range(len(plans)), yticklabels=list(plans))
+    ax.invert_yaxis()
+    for name, (color, _) in _GROUPS.items():
+        ax.barh(0, 0, color=color, label=name)
+    ax.set_xlim(left=0)
+    ax.legend(frameon=False, fontsize=7.5, loc="center left", bbox_to_anchor=(1.01, 0.5))
