@@ -299,7 +299,7 @@ def counted(
     "A number with its noun."
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
-# %% ../nbs/44_cli_base.ipynb #6a147b78
+# %% ../nbs/44_cli_base.ipynb #55a9203a
 def make_job(
     cache: Path | None = None,  # as of `--cache`
     no_cache: bool = False,  # as of `--no-cache`
@@ -368,6 +368,12 @@ def _stable(text: str, hide: dict[str, str]) -> str:
     return re.sub(r"\b\d+ s\b", "_ s", text).rstrip()
 
 
+def _error_message(stderr: str) -> str:
+    "What a failed command says, without warnings of libraries before it."
+    start = re.search(r"(?m)^(cpo: |Usage: )", stderr)
+    return stderr[start.start() :] if start else stderr
+
+
 def run_command(
     line: str,  # a command line, without `cpo`
     code: int = 0,  # the exit code that it must end with
@@ -384,4 +390,5 @@ def run_command(
     assert "Traceback" not in result.output
     for part in [contains] if isinstance(contains, str) else contains:
         assert part in " ".join(result.output.split()), f"{part!r} is not in: {result.output}"
-    return _stable(result.stdout if code == 0 else result.stderr, hide or {})
+    text = result.stdout if code == 0 else _error_message(result.stderr)
+    return _stable(text, hide or {})
