@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Sequence
@@ -24,7 +23,7 @@ from fastcore.basics import patch
 from .adapters import Adapter, lora_layers
 from .core import CpoError, data_dir
 from .merging import MergingMixin
-from .pipelines import component_problems, read_index
+from .pipelines import class_on_hub, pipeline_problems, read_index
 from .placement import sharding_asked
 
 # %% auto #0
@@ -80,8 +79,7 @@ class Backbone(MergingMixin):
     """
 
     load_options: dict = {}  # of this pipeline's `from_pretrained`
-    # whether the model reads the guidance scale as a number, see `with_guidance` of the family
-    embeds_guidance = False
+    embeds_guidance = False  # whether the model reads the guidance scale as a number
     # looks up encoded prompts: (prompts, adapter) -> None, or their conditionings and the padding
     encoded: Callable | None = None
     prompts_seen = 0  # prompts encoded so far
@@ -104,9 +102,7 @@ class Backbone(MergingMixin):
         self._check_resolution()
 
 # %% ../nbs/12_backbone.ipynb #12aco004
-# The size of a denoiser below which adapters are added to its weights. `Backbone.merge_below` is
-# what counts, and what a test or a benchmark sets.
-ADDED_BELOW = Backbone.merge_below
+ADDED_BELOW = Backbone.merge_below  # the default; the class attribute is what counts
 
 # %% ../nbs/12_backbone.ipynb #12aco005
 @patch(as_prop=True)
@@ -114,20 +110,20 @@ def native_resolution(self: Backbone) -> int:
     "Pixels on a side that the model was made for."
     return self.denoiser.config.sample_size * self.pipe.vae_scale_factor
 
-
+# %% ../nbs/12_backbone.ipynb #2edfd4d3
 @patch(as_prop=True)
 def grid(self: Backbone) -> int:
     "Pixels of one cell, which both sides of an image must be multiples of."
     return self.pipe.vae_scale_factor
 
-
+# %% ../nbs/12_backbone.ipynb #40be9a28
 @patch(as_prop=True)
 def latent_shape(self: Backbone) -> tuple[int, int, int]:
     "Channels, rows and columns of the latents of one image."
     n = self.resolution // self.pipe.vae_scale_factor
     return (self.denoiser.config.in_channels, n, n)
 
-
+# %% ../nbs/12_backbone.ipynb #c9338537
 @patch
 def _check_resolution(self: Backbone) -> None:
     size = self.resolution
@@ -148,7 +144,7 @@ def _to_tensor(images: np.ndarray) -> torch.Tensor:  # (B, 3, H, W) in [-1, 1]
     images = torch.from_numpy(np.ascontiguousarray(images))
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1
 
-
+# %% ../nbs/12_backbone.ipynb #5cc515f0
 @patch(as_prop=True)
 def _latent_shift(self: Backbone) -> float:
     return getattr(self.pipe.vae.config, "shift_factor", None) or 0
@@ -256,7 +252,7 @@ def encode(
     dist = _Point(self.encoder(x))
     return AutoencoderKLOutput(latent_dist=dist) if return_dict else (dist,)
 
-
+# %% ../nbs/12_backbone.ipynb #fe43497a
 @patch
 def decode(
     self: PatchAutoencoder,
@@ -274,23 +270,19 @@ def _rooms(self: Backbone, prompts: list[str]) -> list:
     "*Family*: tokens that each prompt needs, a number or several that are added up."
     raise NotImplementedError
 
-
+# %% ../nbs/12_backbone.ipynb #abdd4588
 @patch
 def _encode(self: Backbone, prompts: list[str], adapter: Adapter) -> Conditioning:
     "*Family*: prompts of equal room, encoded by the text encoders."
     raise NotImplementedError
 
-
+# %% ../nbs/12_backbone.ipynb #2e18fa37
 @patch
 def _fill(self: Backbone, adapter: Adapter) -> torch.Tensor | None:
     "*Family*: tokens (1, L, D) that pad shorter prompts; None: their last token."
     return None
 
-# %% ../nbs/12_backbone.ipynb #1f1b319a
-def _n_tokens(room: int | tuple[int, ...]) -> int:
-    return room if isinstance(room, int) else sum(room)
-
-
+# %% ../nbs/12_backbone.ipynb #2e30dc7e
 @patch
 def prompt_rooms(
     self: Backbone,
@@ -305,14 +297,15 @@ def prompt_rooms(
         self._room_of.update(zip(new, self._rooms([prompt for _, prompt in new])))
     return [self._room_of[key] for key in keys]
 
-
+# %% ../nbs/12_backbone.ipynb #72161a25
 @patch
 def prompt_tokens(
     self: Backbone,
     prompts: Sequence[str],  # any number
 ) -> list[int]:  # tokens
     "Length of each prompt's embedding."
-    return [_n_tokens(room) for room in self.prompt_rooms(list(prompts))]
+    rooms = self.prompt_rooms(list(prompts))
+    return [room if isinstance(room, int) else sum(room) for room in rooms]
 
 # %% ../nbs/12_backbone.ipynb #12aco015
 @patch
@@ -348,8 +341,8 @@ def encode_prompts(
     if stored is not None:
         parts, fill = stored
         return Conditioning.cat(parts, fill, tokens)
-    rooms = self.prompt_rooms(prompts)
-    if len(set(rooms)) == 1 and _n_tokens(rooms[0]) >= tokens:
+    equal = len(set(self.prompt_rooms(prompts))) == 1
+    if equal and self.prompt_tokens(prompts)[0] >= tokens:
         return self._encode(prompts, adapter)
     return Conditioning.cat(self.encode_each(prompts, adapter), self._fill(adapter), tokens)
 
@@ -364,7 +357,7 @@ def count_prompts(
     self.prompts_seen += len(lengths)
     self.prompts_long += sum(n > window for n in lengths)
 
-
+# %% ../nbs/12_backbone.ipynb #63276d47
 @patch
 @contextlib.contextmanager
 def encoding(
@@ -390,7 +383,7 @@ def predict(
     "*Family*: the network's native prediction through an adapter."
     raise NotImplementedError
 
-
+# %% ../nbs/12_backbone.ipynb #ac478b2b
 @patch
 def predict_prompts(
     self: Backbone,
@@ -412,7 +405,7 @@ def sampler_steps(
     "What the pipeline tells its scheduler for a number of steps."
     return dict(num_inference_steps=steps)
 
-
+# %% ../nbs/12_backbone.ipynb #c12d45d5
 @patch
 def sampler(
     self: Backbone,
@@ -435,11 +428,11 @@ class Family:
     # pipelines that the tests run: name -> settings of `tiny`
     variants: dict[str, dict] = field(default_factory=dict)
 
-
+# %% ../nbs/12_backbone.ipynb #3841cab3
 def imported(
     what: Callable | str,  # the thing itself, or "module.Name" of this package
 ) -> Callable:  # a class or function
-    "A class or function that a record names, imported when it is asked for."
+    "A class or function that a record names, imported when it is needed."
     if not isinstance(what, str):
         return what
     module, name = what.split(".")
@@ -491,26 +484,6 @@ def family_of(
         )
     return imported(FAMILIES[pipeline_class].backbone)
 
-# %% ../nbs/12_backbone.ipynb #12aco024
-# owner/name, where names have dots (FLUX.1-dev), or an old name without an owner
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*|\w[\w-]*")
-
-
-def _class_on_hub(name: str) -> str:
-    from diffusers import DiffusionPipeline
-
-    if not _HUB_ID.fullmatch(name):
-        hint = "give a pipeline folder, a hub id such as owner/name, or 'atelier'"
-        raise CpoError(f"{name}: no such folder", hint=hint)
-    try:
-        return DiffusionPipeline.load_config(name).get("_class_name", "")
-    except Exception as e:
-        kind = type(e).__name__
-        raise CpoError(
-            f"{name}: neither a folder here nor a pipeline that the hub gives ({kind})",
-            hint="check the spelling and the network, or give a local folder",
-        ) from None
-
 # %% ../nbs/12_backbone.ipynb #7a032681
 def read_pipeline_class(
     name_or_path: str,  # a pipeline folder, or a hub id
@@ -530,23 +503,9 @@ def read_pipeline_class(
             hint="open a single-file checkpoint by `from_single_file` of its pipeline class in "
             "diffusers, and give the folder that `save_pretrained` writes",
         )
-    return _class_on_hub(str(name_or_path))
+    return class_on_hub(str(name_or_path))
 
 # %% ../nbs/12_backbone.ipynb #4a2dcaff
-def _folder_problems(path: Path, family: type[Backbone]) -> list[str]:
-    "What is missing, damaged or pickled in a pipeline's folder, component by component."
-    wanted = []
-    for name, entry in read_index(path).items():
-        is_component = isinstance(entry, list) and entry and entry[0] is not None
-        if is_component and name not in family.load_options:
-            wanted.append(name)
-    needed = ("vae", "scheduler", family.denoiser_name)
-    problems = [f"{n}: model_index.json does not name it" for n in needed if n not in wanted]
-    for name in wanted:
-        problems += [f"{name}: {problem}" for problem in component_problems(path / name)]
-    return problems
-
-
 def _shipped(name_or_path: str | Path) -> str | Path:
     atelier = str(name_or_path) == "atelier"
     return data_dir() / "atelier" / "pipeline" if atelier else name_or_path
@@ -565,7 +524,8 @@ def check_pipeline(
     family = family_of(read_pipeline_class(str(name_or_path)), str(name_or_path))
     if not path.is_dir():
         return family  # the hub's own client checks what it gives
-    if problems := _folder_problems(path, family):
+    needed = ("vae", "scheduler", family.denoiser_name)
+    if problems := pipeline_problems(path, needed, family.load_options):
         raise CpoError(
             f"{path}: the pipeline is not whole:",
             problems,
@@ -610,7 +570,7 @@ def _load_pipe(family: type[Backbone], path: str, dtype: torch.dtype):
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
-
+# %% ../nbs/12_backbone.ipynb #f16531ea
 def load_backbone(
     name_or_path: str | Path = "atelier",  # the shipped pipeline, a pipeline folder, or a hub id
     dtype: torch.dtype = torch.float32,  # of the frozen weights; adapters train in float32

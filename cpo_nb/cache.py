@@ -65,7 +65,7 @@ def _keys_of(chunk: Path) -> list[str]:
     with safe_open(chunk, "pt") as f:
         return json.loads(f.metadata()["keys"])
 
-
+# %% ../nbs/19_cache.ipynb #8c8c48f2
 @patch
 def scan(self: Store) -> None:
     """Read the headers of all chunks; a damaged one is removed, so that it is computed again.
@@ -85,7 +85,7 @@ def scan(self: Store) -> None:
             continue
         self.where |= {key: (chunk, i) for i, key in enumerate(keys)}
 
-
+# %% ../nbs/19_cache.ipynb #0f197243
 @patch
 def agree(self: Store) -> None:
     "Scan while no process writes, so that all of them see the same and share the same work."
@@ -105,7 +105,7 @@ def _checksum(record: dict[str, torch.Tensor]) -> int:
 def _on_cpu(record: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in record.items()}
 
-
+# %% ../nbs/19_cache.ipynb #16112f76
 @patch
 def add(
     self: Store,
@@ -137,7 +137,7 @@ def _open_chunk(self: Store, chunk: Path) -> None:
         names.setdefault(int(name.split(".", 1)[0]), []).append(name)
     self._open[chunk] = f, names, json.loads(f.metadata().get("crc32", "[]"))
 
-
+# %% ../nbs/19_cache.ipynb #dba03f85
 @patch
 def _drop(self: Store, chunk: Path) -> None:
     chunk.unlink(missing_ok=True)
@@ -166,7 +166,7 @@ def get(
             self._drop(chunk)
             raise Damaged(
                 f"{chunk}: its bytes are not those that were written",
-                hint="the file was removed; give the same command again, and it is made again",
+                hint="the file was removed; run the same command again, and it is computed again",
             )
         self._sound.add(key)
     return record
@@ -178,7 +178,7 @@ def _check_disk(self: Store, sizes: list[int], missing: int, desc: str) -> None:
     what = f"{missing:,} records to be kept there ({desc})"
     check_room(self.folder, sum(sizes) / len(sizes) * missing, what)
 
-
+# %% ../nbs/19_cache.ipynb #77199065
 def _record_bytes(record: dict[str, torch.Tensor]) -> int:
     return sum(tensor.nbytes for tensor in record.values())
 
@@ -242,7 +242,7 @@ def _tokenizer_facts(tokenizer) -> list:
     ids = tokenizer("a painting, 'Tis ~7").input_ids
     return [type(tokenizer).__name__, len(tokenizer), tokenizer.model_max_length, ids]
 
-
+# %% ../nbs/19_cache.ipynb #4cbcb660
 def text_key(
     backbone: Backbone,  # whose text encoders
 ) -> str:  # 24 hex digits
@@ -279,7 +279,7 @@ def image_key(
 def _prompt_hash(prompt: str) -> str:
     return hashlib.sha256(prompt.encode()).hexdigest()[:32]
 
-
+# %% ../nbs/19_cache.ipynb #97eed3e4
 def _reaches_text(backbone: Backbone, adapter: Adapter) -> bool:
     "Whether an adapter has layers in a text encoder."
     wanted = {name for name, _ in adapter_list(adapter)}
@@ -344,7 +344,7 @@ def encode(
 def _short_hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
 
-
+# %% ../nbs/19_cache.ipynb #4e83d5bf
 def row_hashes(
     rows,  # a `datasets.Dataset` with `image`, or a dict with a list of arrays or images
 ) -> list[str]:  # 32 hex digits each
@@ -357,7 +357,7 @@ def row_hashes(
     files = (row["image"] for row in raw)
     return [_short_hash(f["bytes"] or Path(f["path"]).read_bytes()) for f in files]
 
-
+# %% ../nbs/19_cache.ipynb #36317c0d
 def encoding_batch(
     size: int,  # pixels on a side
 ) -> int:  # images
@@ -371,7 +371,7 @@ def _square(image, size: int) -> np.ndarray:
     image = image.convert("RGB")
     return np.asarray(image if image.size == (size, size) else ImageOps.fit(image, (size, size)))
 
-
+# %% ../nbs/19_cache.ipynb #7f9f653a
 def fit_images(
     images,  # PIL images; an array (N, H, W, 3) is given back as it is
     size: int,  # pixels on a side
@@ -420,7 +420,7 @@ def _images_at(rows, indices: list[int]):
         images = [rows[i]["image"] for i in indices]
     return np.stack(images) if isinstance(images[0], np.ndarray) else images
 
-
+# %% ../nbs/19_cache.ipynb #b74ef5df
 def store_latents(
     rows,  # a `datasets.Dataset` with `image`, or a dict with a list of arrays or images
     backbone: Backbone,  # whose VAE, at its resolution

@@ -28,7 +28,7 @@ def _windows(tokenizer, prompt: str) -> list[list[int]]:
         windows.append([tokenizer.bos_token_id, *part, tokenizer.eos_token_id, *padding])
     return windows
 
-
+# %% ../nbs/12b_encoders.ipynb #998323e1
 def clip_windows(
     tokenizer,  # of a CLIP encoder
     prompts: Sequence[str],  # any length
@@ -62,7 +62,7 @@ def _encode_clip(
     pooled = out.text_embeds.unflatten(0, shape)[:, 0] if "text_embeds" in out else None
     return hidden, pooled
 
-
+# %% ../nbs/12b_encoders.ipynb #277b4188
 def encode_clips(
     backbone: Backbone,  # with two tokenizers and two CLIP encoders
     prompts: Sequence[str],  # any length
@@ -97,7 +97,7 @@ def t5_rooms(
     rows = tokenizer(prompts, truncation=False, verbose=False).input_ids
     return [max(length, len(row)) for row in rows]
 
-
+# %% ../nbs/12b_encoders.ipynb #b800fdd3
 def encode_t5(
     backbone: Backbone,  # counts the prompts
     tokenizer,  # of the encoder

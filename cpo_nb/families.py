@@ -21,7 +21,7 @@ def family_variants() -> dict[str, Family]:  # e.g. "FLUX dev" -> the record of 
     "The tiny pipelines that the tests run, by name."
     return {variant: family for family in FAMILIES.values() for variant in family.variants}
 
-
+# %% ../nbs/18_families.ipynb #fa7fd9bd
 def tiny_backbone(
     variant: str,  # a name of `family_variants`, e.g. "FLUX dev"
     folder: str | Path,  # the tiny pipeline is saved there
@@ -55,7 +55,7 @@ def _text_contract(bb: Backbone) -> dict[str, bool]:
         == {k: (v.shape, v.dtype) for k, v in blank.items()},
     }
 
-
+# %% ../nbs/18_families.ipynb #88183274
 def _image_contract(bb: Backbone) -> dict[str, bool]:
     images = np.zeros((2, bb.resolution, bb.resolution, 3), np.uint8)
     latents = bb.encode_images(images)
@@ -78,7 +78,7 @@ def _noise_contract(bb: Backbone) -> dict[str, bool]:
         "a target for each latent": bb.target(x0, noise, t).shape == x0.shape,
     }
 
-
+# %% ../nbs/18_families.ipynb #0ccf1c62
 def _pass_contract(bb: Backbone) -> dict[str, bool]:
     noisy = torch.randn(2, *bb.latent_shape, generator=torch_rng(1, "contract"))
     t = bb.timesteps_at(torch.tensor([0.3, 0.7]))

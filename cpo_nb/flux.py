@@ -18,7 +18,68 @@ from .pipelines import byte_tokenizer, tiny_clip, tiny_t5, tiny_vae
 from .schedules import FlowBackbone
 
 # %% auto #0
-__all__ = ['FluxBackbone', 'tiny_flux']
+__all__ = ['tiny_flux', 'FluxBackbone']
+
+# %% ../nbs/16_flux.ipynb #16aco004
+_TINY_TRANSFORMER = dict(
+    patch_size=1,
+    in_channels=16,
+    num_layers=1,
+    num_single_layers=1,
+    attention_head_dim=16,
+    num_attention_heads=2,
+    joint_attention_dim=32,
+    pooled_projection_dim=16,
+    axes_dims_rope=(4, 4, 8),
+)
+_SHIFT = dict(base_shift=0.5, max_shift=1.15, base_image_seq_len=256, max_image_seq_len=4096)
+_VAE = dict(
+    shift_factor=0.1159,
+    scaling_factor=0.3611,
+    use_quant_conv=False,
+    use_post_quant_conv=False,
+)
+
+# %% ../nbs/16_flux.ipynb #b8aa8c16
+def _tiny_transformer(guidance: bool):
+    from diffusers import FluxTransformer2DModel
+
+    transformer = FluxTransformer2DModel(guidance_embeds=guidance, **_TINY_TRANSFORMER)
+    # diffusers starts this layer at zero, and a network that always gives zero tests nothing
+    torch.nn.init.normal_(transformer.proj_out.weight, std=0.1)
+    return transformer
+
+# %% ../nbs/16_flux.ipynb #73695505
+def tiny_flux(
+    folder: str | Path,  # written with `save_pretrained`
+    guidance: bool = True,  # reads the guidance scale, as dev does; False: as schnell
+    seed: int = 0,  # of the random weights
+) -> Path:  # the folder
+    """Save a tiny random `FluxPipeline` (4x16x16 latents, packed); for tests.
+
+    Load it with `resolution=64`: a FLUX pipeline does not say what it was made for.
+    """
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+
+    tokenizer = byte_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer_2, text_encoder_2 = tiny_t5()
+        transformer = _tiny_transformer(guidance)
+        vae = tiny_vae(**_VAE)
+        text_encoder = tiny_clip(tokenizer)
+    shift = dict(use_dynamic_shifting=guidance, shift=3.0 if guidance else 1.0)
+    pipe = FluxPipeline(
+        transformer=transformer,
+        vae=vae,
+        scheduler=FlowMatchEulerDiscreteScheduler(**shift, **_SHIFT),
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        tokenizer_2=tokenizer_2,
+        text_encoder_2=text_encoder_2,
+    )
+    pipe.save_pretrained(folder, safe_serialization=True)
+    return Path(folder)
 
 # %% ../nbs/16_flux.ipynb #888c82d0
 class FluxBackbone(FlowBackbone):
@@ -60,12 +121,12 @@ def with_guidance(
     guidance = torch.full((len(cond),), float(scale), device=self.device)
     return Conditioning(cond.tensors | dict(guidance=guidance))
 
-
+# %% ../nbs/16_flux.ipynb #1e5ff9ae
 @patch
 def _rooms(self: FluxBackbone, prompts: list[str]) -> list[int]:
     return t5_rooms(self.pipe.tokenizer_2, prompts, self.t5_length)
 
-
+# %% ../nbs/16_flux.ipynb #4ac195cf
 @patch
 def _encode(self: FluxBackbone, prompts: list[str], adapter: Adapter) -> Conditioning:
     pipe, at = self.pipe, dict(device=self.device, dtype=self.dtype)
@@ -76,7 +137,7 @@ def _encode(self: FluxBackbone, prompts: list[str], adapter: Adapter) -> Conditi
     cond = Conditioning(dict(prompt_embeds=t5.to(**at), pooled=pooled.to(**at)))
     return self.with_guidance(cond, self.train_guidance)
 
-
+# %% ../nbs/16_flux.ipynb #aa744e62
 @patch
 def blank_conditioning(
     self: FluxBackbone,
@@ -101,7 +162,7 @@ def _positions(self: FluxBackbone, noisy: torch.Tensor, n_text: int) -> dict[str
     )
     return dict(txt_ids=text, img_ids=image)
 
-
+# %% ../nbs/16_flux.ipynb #1deca00a
 @patch
 def predict(
     self: FluxBackbone,
@@ -136,64 +197,3 @@ def sampler_steps(
         del how["num_inference_steps"]
         how["sigmas"] = np.linspace(1.0, 1 / steps, steps).tolist()
     return how
-
-# %% ../nbs/16_flux.ipynb #16aco004
-_TINY_TRANSFORMER = dict(
-    patch_size=1,
-    in_channels=16,
-    num_layers=1,
-    num_single_layers=1,
-    attention_head_dim=16,
-    num_attention_heads=2,
-    joint_attention_dim=32,
-    pooled_projection_dim=16,
-    axes_dims_rope=(4, 4, 8),
-)
-_SHIFT = dict(base_shift=0.5, max_shift=1.15, base_image_seq_len=256, max_image_seq_len=4096)
-_VAE = dict(
-    shift_factor=0.1159,
-    scaling_factor=0.3611,
-    use_quant_conv=False,
-    use_post_quant_conv=False,
-)
-
-
-def _tiny_transformer(guidance: bool):
-    from diffusers import FluxTransformer2DModel
-
-    transformer = FluxTransformer2DModel(guidance_embeds=guidance, **_TINY_TRANSFORMER)
-    # diffusers starts this layer at zero, and a network that always gives zero tests nothing
-    torch.nn.init.normal_(transformer.proj_out.weight, std=0.1)
-    return transformer
-
-# %% ../nbs/16_flux.ipynb #73695505
-def tiny_flux(
-    folder: str | Path,  # written with `save_pretrained`
-    guidance: bool = True,  # reads the guidance scale, as dev does; False: as schnell
-    seed: int = 0,  # of the random weights
-) -> Path:  # the folder
-    """Save a tiny random `FluxPipeline` (4x16x16 latents, packed); for tests.
-
-    Load it with `resolution=64`: a FLUX pipeline does not say what it was made for.
-    """
-    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
-
-    tokenizer = byte_tokenizer()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        tokenizer_2, text_encoder_2 = tiny_t5()
-        transformer = _tiny_transformer(guidance)
-        vae = tiny_vae(**_VAE)
-        text_encoder = tiny_clip(tokenizer)
-    shift = dict(use_dynamic_shifting=guidance, shift=3.0 if guidance else 1.0)
-    pipe = FluxPipeline(
-        transformer=transformer,
-        vae=vae,
-        scheduler=FlowMatchEulerDiscreteScheduler(**shift, **_SHIFT),
-        tokenizer=tokenizer,
-        text_encoder=text_encoder,
-        tokenizer_2=tokenizer_2,
-        text_encoder_2=text_encoder_2,
-    )
-    pipe.save_pretrained(folder, safe_serialization=True)
-    return Path(folder)

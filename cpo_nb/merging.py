@@ -37,7 +37,7 @@ def _is_special(layer: torch.nn.Module, name: str) -> bool:
     "Whether a LoRA layer is merged already, or computes more than W x + s B A x."
     return bool(layer.merged or layer.use_dora.get(name) or layer.lora_bias.get(name))
 
-
+# %% ../nbs/11b_merging.ipynb #d3fcecb6
 @patch
 def _can_add(self: MergingMixin) -> bool:
     "Whether adapters may be added to the weights at all, now."
@@ -78,7 +78,7 @@ def _effective_weight(
             layer.set_scale(name, active[name])
     return weight
 
-
+# %% ../nbs/11b_merging.ipynb #49844a08
 @patch
 def _added(self: MergingMixin, layers: list[tuple]) -> dict[str, torch.Tensor]:
     "Weights with the adapters added, by name; layers as `_addable` gives them."
@@ -111,7 +111,7 @@ def _weights_for(self: MergingMixin, adapter: Adapter, layers: list[tuple]) -> d
         return weights
     return self._added(layers)
 
-
+# %% ../nbs/11b_merging.ipynb #8b13031d
 @patch
 def denoise(
     self: MergingMixin,
@@ -151,7 +151,7 @@ def merged(
     finally:
         self.merged_weights = before
 
-
+# %% ../nbs/11b_merging.ipynb #c691e5f5
 @patch
 def frozen_mode(self: MergingMixin):  # a context manager
     """Inference mode, for passes that nothing is learned from.

@@ -5,16 +5,18 @@
 # %% ../nbs/10_pipelines.ipynb #a67a94cc
 from __future__ import annotations
 
+import re
 import string
 from pathlib import Path
+from typing import Sequence
 
 import torch
 
 from .core import CpoError, read_json
 
 # %% auto #0
-__all__ = ['read_index', 'byte_tokenizer', 'tiny_clip', 'tiny_t5', 'tiny_vae', 'tiny_pipeline', 'weights_problem',
-           'component_problems', 'adapter_file']
+__all__ = ['read_index', 'class_on_hub', 'byte_tokenizer', 'tiny_clip', 'tiny_t5', 'tiny_vae', 'tiny_pipeline', 'weights_problem',
+           'component_problems', 'pipeline_problems', 'adapter_file']
 
 # %% ../nbs/10_pipelines.ipynb #10pco001
 def read_index(
@@ -27,12 +29,35 @@ def read_index(
         "`pipeline.save_pretrained`"
     )
     try:
-        found = read_json(index)
+        entries = read_json(index)
     except CpoError as e:
         raise CpoError(str(e), hint=hint) from None
-    if not isinstance(found, dict):
+    if not isinstance(entries, dict):
         raise CpoError(f"{index}: holds no object with the pipeline's components", hint=hint)
-    return found
+    return entries
+
+# %% ../nbs/10_pipelines.ipynb #10pco023
+# owner/name, where names have dots (FLUX.1-dev), or an old name without an owner
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*|\w[\w-]*")
+
+# %% ../nbs/10_pipelines.ipynb #7c0d7723
+def class_on_hub(
+    name: str,  # a hub id, e.g. "black-forest-labs/FLUX.1-dev"
+) -> str:  # e.g. "FluxPipeline"; "" where the index names none
+    "The class of a pipeline on the hub. Raises `CpoError` when the hub does not give it."
+    from diffusers import DiffusionPipeline
+
+    if not _HUB_ID.fullmatch(name):
+        hint = "give a pipeline folder, a hub id such as owner/name, or 'atelier'"
+        raise CpoError(f"{name}: no such folder", hint=hint)
+    try:
+        return DiffusionPipeline.load_config(name).get("_class_name", "")
+    except Exception as e:
+        kind = type(e).__name__
+        raise CpoError(
+            f"{name}: neither a folder here nor a pipeline that the hub gives ({kind})",
+            hint="check the spelling and the network, or give a local folder",
+        ) from None
 
 # %% ../nbs/10_pipelines.ipynb #7bc9ea14
 def byte_tokenizer():
@@ -220,16 +245,15 @@ def _weight_problems(folder: Path) -> list[str]:
     problems = [(name, weights_problem(folder / name)) for name in files]
     return [f"{name} {problem}" for name, problem in problems if problem]
 
-
+# %% ../nbs/10_pipelines.ipynb #c2ab583f
 def _json_problems(folder: Path) -> list[str]:
     problems = []
     for path in sorted(folder.glob("*.json")):
         try:
             read_json(path)
         except CpoError as e:
-            empty = not path.stat().st_size
-            said = str(e).removeprefix(f"{folder}/")
-            problems.append(f"{path.name} is empty" if empty else said)
+            message = str(e).removeprefix(f"{folder}/")
+            problems.append(message if path.stat().st_size else f"{path.name} is empty")
     return problems
 
 # %% ../nbs/10_pipelines.ipynb #8d8ad702
@@ -246,6 +270,23 @@ def component_problems(
         return [*problems, "its config.json is missing"]
     if not problems and not any(folder.iterdir()):
         return ["its folder is empty"]
+    return problems
+
+# %% ../nbs/10_pipelines.ipynb #10pco026
+def pipeline_problems(
+    path: Path,  # folder of a pipeline
+    needed: Sequence[str],  # components that the index must name
+    ignored: Sequence[str] = (),  # components that are not loaded
+) -> list[str]:  # one a line, "component: problem"; empty: it is whole
+    "What is missing, damaged or pickled in a pipeline's folder, component by component."
+    wanted = []
+    for name, entry in read_index(path).items():
+        is_component = isinstance(entry, list) and entry and entry[0] is not None
+        if is_component and name not in ignored:
+            wanted.append(name)
+    problems = [f"{n}: model_index.json does not name it" for n in needed if n not in wanted]
+    for name in wanted:
+        problems += [f"{name}: {problem}" for problem in component_problems(path / name)]
     return problems
 
 # %% ../nbs/10_pipelines.ipynb #10pco020

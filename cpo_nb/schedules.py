@@ -30,6 +30,24 @@ class DiffusionBackbone(Backbone):
         "Number of timesteps, usually 1000."
         return self.pipe.scheduler.config.num_train_timesteps
 
+    def sample_timesteps(
+        self,
+        n: int,  # how many
+        generator: torch.Generator | None = None,  # on the CPU
+    ) -> torch.Tensor:  # (n,), int64
+        "Uniform timesteps."
+        t = torch.randint(0, self.num_train_timesteps, (n,), generator=generator)
+        return t.to(self.device)
+
+    def timesteps_at(
+        self,
+        share: torch.Tensor,  # (n,) in [0, 1)
+    ) -> torch.Tensor:  # (n,), int64
+        "Quantiles of what `sample_timesteps` gives, for stratified timesteps."
+        last = self.num_train_timesteps - 1
+        t = (share.double() * self.num_train_timesteps).long().clamp(max=last)
+        return t.to(self.device)
+
 # %% ../nbs/12a_schedules.ipynb #12bco004
 @patch
 def _alpha(
@@ -40,7 +58,7 @@ def _alpha(
     alpha_bar = alpha_bar.view(-1, *[1] * (like.dim() - 1))
     return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
 
-
+# %% ../nbs/12a_schedules.ipynb #efcdd324
 @patch
 def add_noise(
     self: DiffusionBackbone,
@@ -74,28 +92,6 @@ def target(
         hint="known: epsilon, v_prediction, sample",
     )
 
-# %% ../nbs/12a_schedules.ipynb #12bco006
-@patch
-def sample_timesteps(
-    self: DiffusionBackbone,
-    n: int,  # how many
-    generator: torch.Generator | None = None,  # on the CPU
-) -> torch.Tensor:  # (n,), int64
-    "Uniform timesteps."
-    t = torch.randint(0, self.num_train_timesteps, (n,), generator=generator)
-    return t.to(self.device)
-
-
-@patch
-def timesteps_at(
-    self: DiffusionBackbone,
-    share: torch.Tensor,  # (n,) in [0, 1)
-) -> torch.Tensor:  # (n,), int64
-    "Quantiles of what `sample_timesteps` gives, for stratified timesteps."
-    last = self.num_train_timesteps - 1
-    t = (share.double() * self.num_train_timesteps).long().clamp(max=last)
-    return t.to(self.device)
-
 # %% ../nbs/12a_schedules.ipynb #e2a073a4
 class FlowBackbone(Backbone):
     """Backbones trained by flow matching; the velocity ε − x0 is predicted.
@@ -127,42 +123,19 @@ class FlowBackbone(Backbone):
         "The velocity ε − x0."
         return noise - latents
 
-    def sample_timesteps(
-        self,
-        n: int,  # how many
-        generator: torch.Generator | None = None,  # on the CPU
-    ) -> torch.Tensor:  # (n,) in (0, 1000), float32
-        "Shifted timesteps. Raises `CpoError` for an unknown density."
-        if self.density == "logit_normal":
-            return self._shifted(torch.sigmoid(torch.randn(n, generator=generator)))
-        if self.density == "uniform":
-            return self._shifted(torch.rand(n, generator=generator))
-        hint = "choose logit_normal or uniform"
-        raise CpoError(f"density of timesteps {self.density!r} is unknown", hint=hint)
-
-    def timesteps_at(
-        self,
-        share: torch.Tensor,  # (n,) in [0, 1)
-    ) -> torch.Tensor:  # (n,), float32
-        "Quantiles of what `sample_timesteps` gives, for stratified timesteps."
-        share = share.double().clamp(1e-6, 1 - 1e-6)
-        if self.density == "logit_normal":
-            share = torch.sigmoid(torch.special.ndtri(share))
-        return self._shifted(share).float()
-
 # %% ../nbs/12a_schedules.ipynb #12bco012
 @patch(as_prop=True)
 def num_train_timesteps(self: FlowBackbone) -> int:
     "What σ is multiplied by, usually 1000."
     return self.pipe.scheduler.config.num_train_timesteps
 
-
+# %% ../nbs/12a_schedules.ipynb #ac3c16c3
 @patch(as_prop=True)
 def image_tokens(self: FlowBackbone) -> int:
     "Tokens of one image in the transformer."
     return (self.resolution // self.grid) ** 2
 
-
+# %% ../nbs/12a_schedules.ipynb #4e4fdc1a
 @patch
 def _shifted(self: FlowBackbone, sigma: torch.Tensor) -> torch.Tensor:  # timesteps
     s = self.shift
@@ -183,7 +156,7 @@ def shift_exponent(self: FlowBackbone) -> float:
         config.get("max_shift", 1.15),
     )
 
-
+# %% ../nbs/12a_schedules.ipynb #1ed16c3f
 @patch(as_prop=True)
 def shift(self: FlowBackbone) -> float:
     "How far timesteps move toward noise: s in σ -> sσ / (1 + (s − 1)σ); 1: not at all."
@@ -191,7 +164,7 @@ def shift(self: FlowBackbone) -> float:
     dynamic = config.get("use_dynamic_shifting")
     return math.exp(self.shift_exponent) if dynamic else float(config.shift)
 
-
+# %% ../nbs/12a_schedules.ipynb #ade36555
 @patch
 def sampler_steps(
     self: FlowBackbone,
@@ -202,3 +175,30 @@ def sampler_steps(
     if self.pipe.scheduler.config.get("use_dynamic_shifting"):
         how["mu"] = self.shift_exponent
     return how
+
+# %% ../nbs/12a_schedules.ipynb #0992e54b
+@patch
+def sample_timesteps(
+    self: FlowBackbone,
+    n: int,  # how many
+    generator: torch.Generator | None = None,  # on the CPU
+) -> torch.Tensor:  # (n,) in (0, 1000), float32
+    "Shifted timesteps. Raises `CpoError` for an unknown density."
+    if self.density == "logit_normal":
+        return self._shifted(torch.sigmoid(torch.randn(n, generator=generator)))
+    if self.density == "uniform":
+        return self._shifted(torch.rand(n, generator=generator))
+    hint = "choose logit_normal or uniform"
+    raise CpoError(f"density of timesteps {self.density!r} is unknown", hint=hint)
+
+# %% ../nbs/12a_schedules.ipynb #7ca45ab6
+@patch
+def timesteps_at(
+    self: FlowBackbone,
+    share: torch.Tensor,  # (n,) in [0, 1)
+) -> torch.Tensor:  # (n,), float32
+    "Quantiles of what `sample_timesteps` gives, for stratified timesteps."
+    share = share.double().clamp(1e-6, 1 - 1e-6)
+    if self.density == "logit_normal":
+        share = torch.sigmoid(torch.special.ndtri(share))
+    return self._shifted(share).float()

@@ -19,109 +19,7 @@ from .pipelines import byte_tokenizer, tiny_clip, tiny_t5, tiny_vae
 from .schedules import FlowBackbone
 
 # %% auto #0
-__all__ = ['StableDiffusion3Backbone', 'tiny_sd3']
-
-# %% ../nbs/15_sd3.ipynb #036a3494
-class StableDiffusion3Backbone(FlowBackbone):
-    """`StableDiffusion3Pipeline`: SD 3 and SD 3.5.
-
-    Raises `CpoError` for a resolution that the model has no positions for.
-    """
-
-    pipeline_class = "StableDiffusion3Pipeline"
-    text_encoder_names = ("text_encoder", "text_encoder_2")
-    t5_length = 256  # tokens that prompts are padded to
-
-    def __init__(
-        self,
-        pipe,  # a loaded pipeline
-        resolution: int | None = None,  # pixels on a side; default: what the model was made for
-    ):
-        super().__init__(pipe, resolution)
-        most = self.denoiser.config.pos_embed_max_size * self.grid
-        if self.resolution > most:
-            size = self.resolution
-            raise CpoError(
-                f"resolution {size}: this model has positions for {most} pixels at most",
-                hint=f"give {most} or less",
-            )
-
-    @property
-    def grid(self) -> int:
-        "Pixels of one patch, which both sides of an image must be multiples of."
-        return self.pipe.vae_scale_factor * self.denoiser.config.patch_size
-
-    def predict(
-        self,
-        noisy: torch.Tensor,  # x_t (B, C, H, W)
-        timesteps: torch.Tensor,  # t (B,), float
-        cond: Conditioning,  # prompt_embeds, pooled
-        adapter: Adapter = None,  # None: the base alone
-    ) -> torch.Tensor:  # like `noisy`
-        "The velocity through an adapter."
-        return self.denoise(
-            adapter,
-            hidden_states=noisy.to(self.dtype),
-            timestep=timesteps,
-            encoder_hidden_states=cond.tensors["prompt_embeds"],
-            pooled_projections=cond.tensors["pooled"],
-        ).sample
-
-# %% ../nbs/15_sd3.ipynb #15aco001
-@patch
-def _widened(self: StableDiffusion3Backbone, clip: torch.Tensor) -> torch.Tensor:
-    "CLIP's embeddings with zeros up to T5's width."
-    return F.pad(clip, (0, self.denoiser.config.joint_attention_dim - clip.shape[-1]))
-
-
-@patch
-def _rooms(self: StableDiffusion3Backbone, prompts: list[str]) -> list[tuple[int, int]]:
-    t5 = [0] * len(prompts)
-    if self.pipe.text_encoder_3 is not None:
-        t5 = t5_rooms(self.pipe.tokenizer_3, prompts, self.t5_length)
-    return list(zip(clip_rooms(self, prompts), t5))
-
-
-@patch
-def _fill(self: StableDiffusion3Backbone, adapter: Adapter) -> torch.Tensor:
-    # empty windows of CLIP; the transformer does not read the order of text tokens
-    return self._widened(encode_clips(self, [""], adapter)[0])
-
-# %% ../nbs/15_sd3.ipynb #15aco002
-@patch
-def _t5(
-    self: StableDiffusion3Backbone, prompts: list[str], lengths: list[int], like: torch.Tensor
-) -> torch.Tensor:
-    "T5's tokens, or zeros where the pipeline has no T5; counts prompts either way."
-    pipe = self.pipe
-    if pipe.text_encoder_3 is not None:
-        return encode_t5(self, pipe.tokenizer_3, pipe.text_encoder_3, prompts, self.t5_length)
-    self.count_prompts(lengths)
-    width = self.denoiser.config.joint_attention_dim
-    return like.new_zeros(len(prompts), self.t5_length, width)
-
-
-@patch
-def _encode(self: StableDiffusion3Backbone, prompts: list[str], adapter: Adapter) -> Conditioning:
-    clip, pooled, lengths = encode_clips(self, prompts, adapter)
-    t5 = self._t5(prompts, lengths, clip)
-    embeds = torch.cat([self._widened(clip).to(t5), t5], 1)
-    at = dict(device=self.device, dtype=self.dtype)
-    return Conditioning(dict(prompt_embeds=embeds.to(**at), pooled=torch.cat(pooled, -1).to(**at)))
-
-
-@patch
-def blank_conditioning(
-    self: StableDiffusion3Backbone,
-    n: int,  # rows
-    device: str = "cpu",  # where; "meta" for shapes alone
-) -> Conditioning:
-    "Zeros of the shapes and types that `n` short prompts have; no encoder is used."
-    config, at = self.denoiser.config, dict(device=device, dtype=self.dtype)
-    tokens = self.pipe.text_encoder.config.max_position_embeddings + self.t5_length
-    embeds = torch.zeros(n, tokens, config.joint_attention_dim, **at)
-    pooled = torch.zeros(n, config.pooled_projection_dim, **at)
-    return Conditioning(dict(prompt_embeds=embeds, pooled=pooled))
+__all__ = ['tiny_sd3', 'StableDiffusion3Backbone']
 
 # %% ../nbs/15_sd3.ipynb #15aco003
 _TINY_TRANSFORMER = dict(
@@ -178,3 +76,107 @@ def tiny_sd3(
     )
     pipe.save_pretrained(folder, safe_serialization=True)
     return Path(folder)
+
+# %% ../nbs/15_sd3.ipynb #036a3494
+class StableDiffusion3Backbone(FlowBackbone):
+    """`StableDiffusion3Pipeline`: SD 3 and SD 3.5.
+
+    Raises `CpoError` for a resolution that the model has no positions for.
+    """
+
+    pipeline_class = "StableDiffusion3Pipeline"
+    text_encoder_names = ("text_encoder", "text_encoder_2")
+    t5_length = 256  # tokens that prompts are padded to
+
+    def __init__(
+        self,
+        pipe,  # a loaded pipeline
+        resolution: int | None = None,  # pixels on a side; default: what the model was made for
+    ):
+        super().__init__(pipe, resolution)
+        most = self.denoiser.config.pos_embed_max_size * self.grid
+        if self.resolution > most:
+            size = self.resolution
+            raise CpoError(
+                f"resolution {size}: this model has positions for {most} pixels at most",
+                hint=f"give {most} or less",
+            )
+
+    @property
+    def grid(self) -> int:
+        "Pixels of one patch, which both sides of an image must be multiples of."
+        return self.pipe.vae_scale_factor * self.denoiser.config.patch_size
+
+# %% ../nbs/15_sd3.ipynb #98a73a44
+@patch
+def predict(
+    self: StableDiffusion3Backbone,
+    noisy: torch.Tensor,  # x_t (B, C, H, W)
+    timesteps: torch.Tensor,  # t (B,), float
+    cond: Conditioning,  # prompt_embeds, pooled
+    adapter: Adapter = None,  # None: the base alone
+) -> torch.Tensor:  # like `noisy`
+    "The velocity through an adapter."
+    return self.denoise(
+        adapter,
+        hidden_states=noisy.to(self.dtype),
+        timestep=timesteps,
+        encoder_hidden_states=cond.tensors["prompt_embeds"],
+        pooled_projections=cond.tensors["pooled"],
+    ).sample
+
+# %% ../nbs/15_sd3.ipynb #15aco001
+@patch
+def _widened(self: StableDiffusion3Backbone, clip: torch.Tensor) -> torch.Tensor:
+    "CLIP's embeddings with zeros up to T5's width."
+    return F.pad(clip, (0, self.denoiser.config.joint_attention_dim - clip.shape[-1]))
+
+# %% ../nbs/15_sd3.ipynb #425a1402
+@patch
+def _rooms(self: StableDiffusion3Backbone, prompts: list[str]) -> list[tuple[int, int]]:
+    t5 = [0] * len(prompts)
+    if self.pipe.text_encoder_3 is not None:
+        t5 = t5_rooms(self.pipe.tokenizer_3, prompts, self.t5_length)
+    return list(zip(clip_rooms(self, prompts), t5))
+
+# %% ../nbs/15_sd3.ipynb #3007658d
+@patch
+def _fill(self: StableDiffusion3Backbone, adapter: Adapter) -> torch.Tensor:
+    # empty windows of CLIP; the transformer does not read the order of text tokens
+    return self._widened(encode_clips(self, [""], adapter)[0])
+
+# %% ../nbs/15_sd3.ipynb #15aco002
+@patch
+def _t5(
+    self: StableDiffusion3Backbone, prompts: list[str], lengths: list[int], like: torch.Tensor
+) -> torch.Tensor:
+    "T5's tokens, or zeros where the pipeline has no T5; counts prompts either way."
+    pipe = self.pipe
+    if pipe.text_encoder_3 is not None:
+        return encode_t5(self, pipe.tokenizer_3, pipe.text_encoder_3, prompts, self.t5_length)
+    self.count_prompts(lengths)
+    width = self.denoiser.config.joint_attention_dim
+    return like.new_zeros(len(prompts), self.t5_length, width)
+
+# %% ../nbs/15_sd3.ipynb #23272d73
+@patch
+def _encode(self: StableDiffusion3Backbone, prompts: list[str], adapter: Adapter) -> Conditioning:
+    clip, pooled, lengths = encode_clips(self, prompts, adapter)
+    t5 = self._t5(prompts, lengths, clip)
+    embeds = torch.cat([self._widened(clip).to(t5), t5], 1)
+    at = dict(device=self.device, dtype=self.dtype)
+    return Conditioning(dict(prompt_embeds=embeds.to(**at), pooled=torch.cat(pooled, -1).to(**at)))
+
+# %% ../nbs/15_sd3.ipynb #06e2f31c
+@patch
+def blank_conditioning(
+    self: StableDiffusion3Backbone,
+    n: int,  # rows
+    device: str = "cpu",  # where; "meta" for shapes alone
+) -> Conditioning:
+    "Zeros of the shapes and types that `n` short prompts have; no encoder is used."
+    config, at = self.denoiser.config, dict(device=device, dtype=self.dtype)
+    tokens = self.pipe.text_encoder.config.max_position_embeddings + self.t5_length
+    embeds = torch.zeros(n, tokens, config.joint_attention_dim, **at)
+    pooled = torch.zeros(n, config.pooled_projection_dim, **at)
+    return Conditioning(dict(prompt_embeds=embeds, pooled=pooled))

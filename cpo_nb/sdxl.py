@@ -18,82 +18,7 @@ from .pipelines import byte_tokenizer, tiny_clip, tiny_vae
 from .stable_diffusion import StableDiffusionBackbone
 
 # %% auto #0
-__all__ = ['StableDiffusionXLBackbone', 'tiny_sdxl']
-
-# %% ../nbs/14_sdxl.ipynb #3f102358
-class StableDiffusionXLBackbone(StableDiffusionBackbone):
-    "`StableDiffusionXLPipeline`, ε or v. Raises `CpoError` for a refiner."
-
-    pipeline_class = "StableDiffusionXLPipeline"
-    text_encoder_names = ("text_encoder", "text_encoder_2")
-    load_options = dict(add_watermarker=False)
-
-    def __init__(
-        self,
-        pipe,  # a loaded pipeline
-        resolution: int | None = None,  # pixels on a side; default: what the model was made for
-    ):
-        if pipe.config.get("requires_aesthetics_score") or pipe.text_encoder is None:
-            raise CpoError(
-                "this pipeline is an SDXL refiner, which cannot be aligned on its own",
-                hint="give an SDXL base model",
-            )
-        super().__init__(pipe, resolution)
-
-    def predict(
-        self,
-        noisy: torch.Tensor,  # x_t (B, C, H, W)
-        timesteps: torch.Tensor,  # t (B,)
-        cond: Conditioning,  # prompt_embeds, pooled
-        adapter: Adapter = None,  # None: the base alone
-    ) -> torch.Tensor:  # ε or v, like `noisy`
-        "The network's native prediction through an adapter."
-        height, width = (n * self.pipe.vae_scale_factor for n in noisy.shape[-2:])
-        # original size, crop at (0, 0), target size
-        ids = [[height, width, 0, 0, height, width]]
-        ids = torch.tensor(ids, device=noisy.device, dtype=self.dtype).expand(len(noisy), -1)
-        return self.denoise(
-            adapter,
-            noisy.to(self.dtype),
-            timesteps,
-            encoder_hidden_states=cond.tensors["prompt_embeds"],
-            added_cond_kwargs=dict(text_embeds=cond.tensors["pooled"], time_ids=ids),
-        ).sample
-
-# %% ../nbs/14_sdxl.ipynb #14aco001
-@patch
-def _rooms(self: StableDiffusionXLBackbone, prompts: list[str]) -> list[int]:
-    return clip_rooms(self, prompts)
-
-
-@patch
-def _fill(self: StableDiffusionXLBackbone, adapter: Adapter) -> torch.Tensor:
-    # of an empty window; never the zeros of an empty prompt
-    return encode_clips(self, [""], adapter)[0]
-
-
-@patch
-def _encode(self: StableDiffusionXLBackbone, prompts: list[str], adapter: Adapter) -> Conditioning:
-    embeds, (_, pooled), lengths = encode_clips(self, prompts, adapter)
-    self.count_prompts(lengths)
-    if self.pipe.config.get("force_zeros_for_empty_prompt"):
-        named = torch.tensor([p != "" for p in prompts], device=embeds.device)
-        embeds, pooled = embeds * named[:, None, None], pooled * named[:, None]
-    at = dict(device=self.device, dtype=self.dtype)
-    return Conditioning(dict(prompt_embeds=embeds.to(**at), pooled=pooled.to(**at)))
-
-
-@patch
-def blank_conditioning(
-    self: StableDiffusionXLBackbone,
-    n: int,  # rows
-    device: str = "cpu",  # where; "meta" for shapes alone
-) -> Conditioning:
-    "Zeros of the shapes and types that `n` short prompts have; no encoder is used."
-    blank = StableDiffusionBackbone.blank_conditioning(self, n, device)
-    width = self.pipe.text_encoder_2.config.projection_dim
-    pooled = torch.zeros(n, width, device=device, dtype=self.dtype)
-    return Conditioning(blank.tensors | dict(pooled=pooled))
+__all__ = ['tiny_sdxl', 'StableDiffusionXLBackbone']
 
 # %% ../nbs/14_sdxl.ipynb #14aco002
 _TINY_UNET = dict(
@@ -148,3 +73,80 @@ def tiny_sdxl(
     )
     pipe.save_pretrained(folder, safe_serialization=True)
     return Path(folder)
+
+# %% ../nbs/14_sdxl.ipynb #3f102358
+class StableDiffusionXLBackbone(StableDiffusionBackbone):
+    "`StableDiffusionXLPipeline`, ε or v. Raises `CpoError` for a refiner."
+
+    pipeline_class = "StableDiffusionXLPipeline"
+    text_encoder_names = ("text_encoder", "text_encoder_2")
+    load_options = dict(add_watermarker=False)
+
+    def __init__(
+        self,
+        pipe,  # a loaded pipeline
+        resolution: int | None = None,  # pixels on a side; default: what the model was made for
+    ):
+        if pipe.config.get("requires_aesthetics_score") or pipe.text_encoder is None:
+            raise CpoError(
+                "this pipeline is an SDXL refiner, which cannot be aligned on its own",
+                hint="give an SDXL base model",
+            )
+        super().__init__(pipe, resolution)
+
+# %% ../nbs/14_sdxl.ipynb #cc4ded9e
+@patch
+def predict(
+    self: StableDiffusionXLBackbone,
+    noisy: torch.Tensor,  # x_t (B, C, H, W)
+    timesteps: torch.Tensor,  # t (B,)
+    cond: Conditioning,  # prompt_embeds, pooled
+    adapter: Adapter = None,  # None: the base alone
+) -> torch.Tensor:  # ε or v, like `noisy`
+    "The network's native prediction through an adapter."
+    height, width = (n * self.pipe.vae_scale_factor for n in noisy.shape[-2:])
+    # original size, crop at (0, 0), target size
+    ids = [[height, width, 0, 0, height, width]]
+    ids = torch.tensor(ids, device=noisy.device, dtype=self.dtype).expand(len(noisy), -1)
+    return self.denoise(
+        adapter,
+        noisy.to(self.dtype),
+        timesteps,
+        encoder_hidden_states=cond.tensors["prompt_embeds"],
+        added_cond_kwargs=dict(text_embeds=cond.tensors["pooled"], time_ids=ids),
+    ).sample
+
+# %% ../nbs/14_sdxl.ipynb #14aco001
+@patch
+def _rooms(self: StableDiffusionXLBackbone, prompts: list[str]) -> list[int]:
+    return clip_rooms(self, prompts)
+
+# %% ../nbs/14_sdxl.ipynb #0cd7075d
+@patch
+def _fill(self: StableDiffusionXLBackbone, adapter: Adapter) -> torch.Tensor:
+    # of an empty window; never the zeros of an empty prompt
+    return encode_clips(self, [""], adapter)[0]
+
+# %% ../nbs/14_sdxl.ipynb #7404dba3
+@patch
+def _encode(self: StableDiffusionXLBackbone, prompts: list[str], adapter: Adapter) -> Conditioning:
+    embeds, (_, pooled), lengths = encode_clips(self, prompts, adapter)
+    self.count_prompts(lengths)
+    if self.pipe.config.get("force_zeros_for_empty_prompt"):
+        named = torch.tensor([p != "" for p in prompts], device=embeds.device)
+        embeds, pooled = embeds * named[:, None, None], pooled * named[:, None]
+    at = dict(device=self.device, dtype=self.dtype)
+    return Conditioning(dict(prompt_embeds=embeds.to(**at), pooled=pooled.to(**at)))
+
+# %% ../nbs/14_sdxl.ipynb #56a3cd45
+@patch
+def blank_conditioning(
+    self: StableDiffusionXLBackbone,
+    n: int,  # rows
+    device: str = "cpu",  # where; "meta" for shapes alone
+) -> Conditioning:
+    "Zeros of the shapes and types that `n` short prompts have; no encoder is used."
+    blank = StableDiffusionBackbone.blank_conditioning(self, n, device)
+    width = self.pipe.text_encoder_2.config.projection_dim
+    pooled = torch.zeros(n, width, device=device, dtype=self.dtype)
+    return Conditioning(blank.tensors | dict(pooled=pooled))
