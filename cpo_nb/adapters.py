@@ -78,7 +78,7 @@ LORA_TARGETS = {  # names of submodules, by what they are
 # module -> (names of its adapters, LoRA layers by path, LoRA parameters by name)
 layer_cache = weakref.WeakKeyDictionary()
 
-# %% ../nbs/11_adapters.ipynb #2a30ee59
+# %% ../nbs/11_adapters.ipynb #75297c96
 def _find_lora(module: torch.nn.Module) -> tuple[dict, dict]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -100,7 +100,7 @@ def lora_parts(
         layer_cache[module] = (names, *_find_lora(module))
     return layer_cache[module][1:]
 
-# %% ../nbs/11_adapters.ipynb #326a5d15
+# %% ../nbs/11_adapters.ipynb #989739b1
 def lora_layers(
     module: torch.nn.Module,  # a denoiser or a text encoder
 ) -> dict[str, torch.nn.Module]:  # by path; empty when it has no adapter
@@ -160,7 +160,7 @@ def _switch(layer: torch.nn.Module, wanted: tuple[tuple[str, float], ...]) -> No
             layer.set_scale(name, weight)
     layer.enable_adapters(bool(here))
 
-# %% ../nbs/11_adapters.ipynb #87946658
+# %% ../nbs/11_adapters.ipynb #d5edb452
 @patch
 def _apply(self: AdapterMixin, wanted: tuple[tuple[str, float], ...]) -> None:
     "Switch all LoRA layers to `wanted`, then restore which parameters train."
@@ -280,7 +280,7 @@ def adapter_parameters(
                 parameters[f"{component}.{path}"] = p
     return parameters
 
-# %% ../nbs/11_adapters.ipynb #472595dc
+# %% ../nbs/11_adapters.ipynb #30eccdac
 @patch
 def trainable_parameters(
     self: AdapterMixin,
@@ -311,7 +311,7 @@ def set_adapter_state(
         for k, p in params.items():
             p.copy_(state[k])
 
-# %% ../nbs/11_adapters.ipynb #52c5abfa
+# %% ../nbs/11_adapters.ipynb #f49e1b0f
 @patch
 @contextlib.contextmanager
 def using_weights(
@@ -335,7 +335,7 @@ _SUMMARIES = dict(  # by stage
     "attributes of a criteria tree, so that a plain caption yields better images.",
 )
 
-# %% ../nbs/11_adapters.ipynb #8ca2b8f6
+# %% ../nbs/11_adapters.ipynb #91c5be26
 def _method(info: dict) -> str:
     "Method and stabilisation, or the stage where no method is named."
     name = info.get("method") or info.get("stage")
@@ -408,7 +408,7 @@ def _sorted_sets(config: dict) -> dict:
             out[k] = sorted(v)
     return out
 
-# %% ../nbs/11_adapters.ipynb #81aee9ba
+# %% ../nbs/11_adapters.ipynb #0d5d66c9
 def _lora_weights(module: torch.nn.Module, name: str) -> dict[str, torch.Tensor]:
     "An adapter's weights under the names that peft saves."
     from peft.utils import get_peft_model_state_dict
@@ -425,7 +425,7 @@ def _components_of(self: AdapterMixin, name: str) -> dict[str, torch.nn.Module]:
     modules = self.modules_with_adapters.items()
     return {c: m for c, m in modules if name in getattr(m, "peft_config", {})}
 
-# %% ../nbs/11_adapters.ipynb #7c8b7a5d
+# %% ../nbs/11_adapters.ipynb #cd1e56c1
 @patch
 def save_adapter(
     self: AdapterMixin,

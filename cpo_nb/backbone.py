@@ -110,20 +110,20 @@ def native_resolution(self: Backbone) -> int:
     "Pixels on a side that the model was made for."
     return self.denoiser.config.sample_size * self.pipe.vae_scale_factor
 
-# %% ../nbs/12_backbone.ipynb #2edfd4d3
+# %% ../nbs/12_backbone.ipynb #53ac847d
 @patch(as_prop=True)
 def grid(self: Backbone) -> int:
     "Pixels of one cell, which both sides of an image must be multiples of."
     return self.pipe.vae_scale_factor
 
-# %% ../nbs/12_backbone.ipynb #40be9a28
+# %% ../nbs/12_backbone.ipynb #ad04361b
 @patch(as_prop=True)
 def latent_shape(self: Backbone) -> tuple[int, int, int]:
     "Channels, rows and columns of the latents of one image."
     n = self.resolution // self.pipe.vae_scale_factor
     return (self.denoiser.config.in_channels, n, n)
 
-# %% ../nbs/12_backbone.ipynb #c9338537
+# %% ../nbs/12_backbone.ipynb #9e40b2c0
 @patch
 def _check_resolution(self: Backbone) -> None:
     size = self.resolution
@@ -144,7 +144,7 @@ def _to_tensor(images: np.ndarray) -> torch.Tensor:  # (B, 3, H, W) in [-1, 1]
     images = torch.from_numpy(np.ascontiguousarray(images))
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1
 
-# %% ../nbs/12_backbone.ipynb #5cc515f0
+# %% ../nbs/12_backbone.ipynb #6f4ef6a4
 @patch(as_prop=True)
 def _latent_shift(self: Backbone) -> float:
     return getattr(self.pipe.vae.config, "shift_factor", None) or 0
@@ -252,7 +252,7 @@ def encode(
     dist = _Point(self.encoder(x))
     return AutoencoderKLOutput(latent_dist=dist) if return_dict else (dist,)
 
-# %% ../nbs/12_backbone.ipynb #fe43497a
+# %% ../nbs/12_backbone.ipynb #a19855de
 @patch
 def decode(
     self: PatchAutoencoder,
@@ -270,19 +270,19 @@ def _rooms(self: Backbone, prompts: list[str]) -> list:
     "*Family*: tokens that each prompt needs, a number or several that are added up."
     raise NotImplementedError
 
-# %% ../nbs/12_backbone.ipynb #abdd4588
+# %% ../nbs/12_backbone.ipynb #d1ff247a
 @patch
 def _encode(self: Backbone, prompts: list[str], adapter: Adapter) -> Conditioning:
     "*Family*: prompts of equal room, encoded by the text encoders."
     raise NotImplementedError
 
-# %% ../nbs/12_backbone.ipynb #2e18fa37
+# %% ../nbs/12_backbone.ipynb #36814f26
 @patch
 def _fill(self: Backbone, adapter: Adapter) -> torch.Tensor | None:
     "*Family*: tokens (1, L, D) that pad shorter prompts; None: their last token."
     return None
 
-# %% ../nbs/12_backbone.ipynb #2e30dc7e
+# %% ../nbs/12_backbone.ipynb #68144453
 @patch
 def prompt_rooms(
     self: Backbone,
@@ -297,7 +297,7 @@ def prompt_rooms(
         self._room_of.update(zip(new, self._rooms([prompt for _, prompt in new])))
     return [self._room_of[key] for key in keys]
 
-# %% ../nbs/12_backbone.ipynb #72161a25
+# %% ../nbs/12_backbone.ipynb #574e62ba
 @patch
 def prompt_tokens(
     self: Backbone,
@@ -357,7 +357,7 @@ def count_prompts(
     self.prompts_seen += len(lengths)
     self.prompts_long += sum(n > window for n in lengths)
 
-# %% ../nbs/12_backbone.ipynb #63276d47
+# %% ../nbs/12_backbone.ipynb #d75b11c0
 @patch
 @contextlib.contextmanager
 def encoding(
@@ -383,7 +383,7 @@ def predict(
     "*Family*: the network's native prediction through an adapter."
     raise NotImplementedError
 
-# %% ../nbs/12_backbone.ipynb #ac478b2b
+# %% ../nbs/12_backbone.ipynb #a730678a
 @patch
 def predict_prompts(
     self: Backbone,
@@ -405,7 +405,7 @@ def sampler_steps(
     "What the pipeline tells its scheduler for a number of steps."
     return dict(num_inference_steps=steps)
 
-# %% ../nbs/12_backbone.ipynb #c12d45d5
+# %% ../nbs/12_backbone.ipynb #390b9b37
 @patch
 def sampler(
     self: Backbone,
@@ -428,7 +428,7 @@ class Family:
     # pipelines that the tests run: name -> settings of `tiny`
     variants: dict[str, dict] = field(default_factory=dict)
 
-# %% ../nbs/12_backbone.ipynb #3841cab3
+# %% ../nbs/12_backbone.ipynb #235ce3a0
 def imported(
     what: Callable | str,  # the thing itself, or "module.Name" of this package
 ) -> Callable:  # a class or function
@@ -570,7 +570,7 @@ def _load_pipe(family: type[Backbone], path: str, dtype: torch.dtype):
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
-# %% ../nbs/12_backbone.ipynb #f16531ea
+# %% ../nbs/12_backbone.ipynb #1418fab5
 def load_backbone(
     name_or_path: str | Path = "atelier",  # the shipped pipeline, a pipeline folder, or a hub id
     dtype: torch.dtype = torch.float32,  # of the frozen weights; adapters train in float32
