@@ -5,5 +5,97 @@
 # %% ../nbs/18_families.ipynb #96af504d
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .backbone import FAMILIES, Backbone, Family, imported, load_backbone
+from .core import CpoError, torch_rng
+
 # %% auto #0
-__all__ = []
+__all__ = ['family_variants', 'tiny_backbone', 'contract']
+
+# %% ../nbs/18_families.ipynb #18aco002
+def family_variants() -> dict[str, Family]:  # e.g. "FLUX dev" -> the record of FLUX
+    "The tiny pipelines that the tests run, by name."
+    return {variant: family for family in FAMILIES.values() for variant in family.variants}
+
+# %% ../nbs/18_families.ipynb #fa7fd9bd
+def tiny_backbone(
+    variant: str,  # a name of `family_variants`, e.g. "FLUX dev"
+    folder: str | Path,  # the tiny pipeline is saved there
+) -> Backbone:  # at 64 pixels, with T5 prompts of 16 tokens
+    "A tiny random backbone of a family; for tests. Raises `CpoError` for an unknown variant."
+    families = family_variants()
+    if variant not in families:
+        raise CpoError(f"no variant {variant!r}", hint=f"choose one of {', '.join(families)}")
+    family = families[variant]
+    imported(family.tiny)(folder, **family.variants[variant])
+    backbone = load_backbone(folder, resolution=64)
+    if hasattr(backbone, "t5_length"):
+        backbone.t5_length = 16  # a tiny model needs no 512
+    return backbone
+
+# %% ../nbs/18_families.ipynb #18aco004
+def _text_contract(bb: Backbone) -> dict[str, bool]:
+    short, long = "a red boat", "a red boat at night, " * 30
+    both = bb.encode_prompts([short, long]).tensors
+    alone = bb.encode_prompts(short).tensors
+    blank = bb.blank_conditioning(1).tensors
+    n_short, n_long = bb.prompt_tokens([short, long])
+    first = both["prompt_embeds"][:1, :n_short]
+    return {
+        "one row a prompt": all(len(v) == 2 for v in both.values()),
+        "long prompts are read whole": both["prompt_embeds"].shape[1] == n_long > n_short,
+        "a prompt does not depend on its batch": torch.allclose(
+            first, alone["prompt_embeds"], atol=1e-5
+        ),
+        "blank conditioning has the shapes": {k: (v.shape, v.dtype) for k, v in alone.items()}
+        == {k: (v.shape, v.dtype) for k, v in blank.items()},
+    }
+
+# %% ../nbs/18_families.ipynb #88183274
+def _image_contract(bb: Backbone) -> dict[str, bool]:
+    images = np.zeros((2, bb.resolution, bb.resolution, 3), np.uint8)
+    latents = bb.encode_images(images)
+    return {
+        "latents have the shape": tuple(latents.shape) == (2, *bb.latent_shape),
+        "latents become images": bb.decode_latents(latents).shape == images.shape,
+    }
+
+# %% ../nbs/18_families.ipynb #18aco005
+def _noise_contract(bb: Backbone) -> dict[str, bool]:
+    x0, noise = torch.randn(2, 3, *bb.latent_shape, generator=torch_rng(0, "contract")).unbind()
+    t = bb.timesteps_at(torch.tensor([0.0, 0.5, 0.999]))
+    drawn = bb.sample_timesteps(3, torch_rng(0, "timesteps"))
+    least, most = bb.add_noise(x0, noise, t)[[0, 2]]
+    return {
+        "timesteps rise with their share": bool((t.diff() > 0).all()) and drawn.dtype == t.dtype,
+        "small t is clean, large t is noise": bool(
+            (least - x0[0]).abs().mean() < 0.2 and (most - noise[2]).abs().mean() < 0.2
+        ),
+        "a target for each latent": bb.target(x0, noise, t).shape == x0.shape,
+    }
+
+# %% ../nbs/18_families.ipynb #0ccf1c62
+def _pass_contract(bb: Backbone) -> dict[str, bool]:
+    noisy = torch.randn(2, *bb.latent_shape, generator=torch_rng(1, "contract"))
+    t = bb.timesteps_at(torch.tensor([0.3, 0.7]))
+    cond = bb.encode_prompts(["a boat", "two hills", "a pear", "an oak"])
+    with torch.no_grad():
+        first, both = bb.predict(noisy, t, cond[:2]), bb.predict_prompts(noisy, t, cond)
+    return {
+        "a prediction like its input": first.shape == noisy.shape,
+        "two prompts, first all of one": torch.allclose(both[:2], first, atol=1e-4),
+        "prompts matter": bool((both[2:] - first).abs().max() > 1e-6),
+        "a sampler of that many steps": len(bb.sampler(3).timesteps) == 3,
+    }
+
+# %% ../nbs/18_families.ipynb #18aco006
+def contract(
+    backbone: Backbone,  # small enough to run, e.g. of `tiny_backbone`
+) -> dict[str, bool]:  # what must hold -> whether it does
+    "What trainers and samplers rely on, and whether a backbone keeps it."
+    parts = (_text_contract, _image_contract, _noise_contract, _pass_contract)
+    return {what: holds for part in parts for what, holds in part(backbone).items()}

@@ -9,155 +9,191 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 
 from .adapters import Adapter
-from .backbone import Conditioning, FlowBackbone, clip_windows
+from .backbone import Conditioning
+from .encoders import clip_windows, encode_t5, t5_rooms
 from .pipelines import byte_tokenizer, tiny_clip, tiny_t5, tiny_vae
+from .schedules import FlowBackbone
 
 # %% auto #0
-__all__ = ['FluxBackbone', 'tiny_flux']
+__all__ = ['tiny_flux', 'FluxBackbone']
+
+# %% ../nbs/16_flux.ipynb #16aco004
+_TINY_TRANSFORMER = dict(
+    patch_size=1,
+    in_channels=16,
+    num_layers=1,
+    num_single_layers=1,
+    attention_head_dim=16,
+    num_attention_heads=2,
+    joint_attention_dim=32,
+    pooled_projection_dim=16,
+    axes_dims_rope=(4, 4, 8),
+)
+_SHIFT = dict(base_shift=0.5, max_shift=1.15, base_image_seq_len=256, max_image_seq_len=4096)
+_VAE = dict(
+    shift_factor=0.1159,
+    scaling_factor=0.3611,
+    use_quant_conv=False,
+    use_post_quant_conv=False,
+)
+
+# %% ../nbs/16_flux.ipynb #b8aa8c16
+def _tiny_transformer(guidance: bool):
+    from diffusers import FluxTransformer2DModel
+
+    transformer = FluxTransformer2DModel(guidance_embeds=guidance, **_TINY_TRANSFORMER)
+    # diffusers starts this layer at zero, and a network that always gives zero tests nothing
+    torch.nn.init.normal_(transformer.proj_out.weight, std=0.1)
+    return transformer
+
+# %% ../nbs/16_flux.ipynb #73695505
+def tiny_flux(
+    folder: str | Path,  # written with `save_pretrained`
+    guidance: bool = True,  # reads the guidance scale, as dev does; False: as schnell
+    seed: int = 0,  # of the random weights
+) -> Path:  # the folder
+    """Save a tiny random `FluxPipeline` (4x16x16 latents, packed); for tests.
+
+    Load it with `resolution=64`: a FLUX pipeline does not say what it was made for.
+    """
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+
+    tokenizer = byte_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer_2, text_encoder_2 = tiny_t5()
+        transformer = _tiny_transformer(guidance)
+        vae = tiny_vae(**_VAE)
+        text_encoder = tiny_clip(tokenizer)
+    shift = dict(use_dynamic_shifting=guidance, shift=3.0 if guidance else 1.0)
+    pipe = FluxPipeline(
+        transformer=transformer,
+        vae=vae,
+        scheduler=FlowMatchEulerDiscreteScheduler(**shift, **_SHIFT),
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        tokenizer_2=tokenizer_2,
+        text_encoder_2=text_encoder_2,
+    )
+    pipe.save_pretrained(folder, safe_serialization=True)
+    return Path(folder)
 
 # %% ../nbs/16_flux.ipynb #888c82d0
 class FluxBackbone(FlowBackbone):
     "`FluxPipeline`: FLUX.1-dev and FLUX.1-schnell."
 
     pipeline_class = "FluxPipeline"
-    t5_length = 512  # tokens that prompts are filled up to
+    t5_length = 512  # tokens that prompts are padded to
     train_guidance = 3.5  # what the model reads unless `with_guidance` says otherwise
 
     @property
     def native_resolution(self) -> int:
+        "Pixels on a side that the pipeline samples at by default."
         return self.pipe.default_sample_size * self.pipe.vae_scale_factor
 
     @property
     def grid(self) -> int:
+        "Pixels of one token, which both sides of an image must be multiples of."
         return 2 * self.pipe.vae_scale_factor
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
+        "Channels, rows and columns of the unpacked latents of one image."
         n = self.resolution // self.pipe.vae_scale_factor
         return (self.denoiser.config.in_channels // 4, n, n)
 
     @property
     def embeds_guidance(self) -> bool:
+        "Whether the model reads the guidance scale as a number (FLUX.1-dev)."
         return bool(self.denoiser.config.guidance_embeds)
 
-    def with_guidance(self, cond: Conditioning, scale: float) -> Conditioning:
-        "The same conditioning with another guidance scale."
-        return Conditioning(
-            cond.tensors | dict(guidance=torch.full((len(cond),), float(scale), device=self.device))
-        )
+# %% ../nbs/16_flux.ipynb #16aco001
+@patch
+def with_guidance(
+    self: FluxBackbone,
+    cond: Conditioning,  # encoded prompts
+    scale: float,  # that the model reads; 3.5 is usual
+) -> Conditioning:
+    "The same conditioning with another guidance scale."
+    guidance = torch.full((len(cond),), float(scale), device=self.device)
+    return Conditioning(cond.tensors | dict(guidance=guidance))
 
-    def _rooms(self, prompts: list[str]) -> list[int]:
-        return self._t5_rooms(self.pipe.tokenizer_2, prompts, self.t5_length)
+# %% ../nbs/16_flux.ipynb #1e5ff9ae
+@patch
+def _rooms(self: FluxBackbone, prompts: list[str]) -> list[int]:
+    return t5_rooms(self.pipe.tokenizer_2, prompts, self.t5_length)
 
-    def blank_conditioning(self, n: int, device: str = "cpu") -> Conditioning:
-        "See `StableDiffusionBackbone.blank_conditioning`."
-        c, at = self.denoiser.config, dict(device=device, dtype=self.dtype)
-        return Conditioning(
-            dict(
-                prompt_embeds=torch.zeros(n, self.t5_length, c.joint_attention_dim, **at),
-                pooled=torch.zeros(n, c.pooled_projection_dim, **at),
-                guidance=torch.ones(n, device=device),
-            )
-        )
+# %% ../nbs/16_flux.ipynb #4ac195cf
+@patch
+def _encode(self: FluxBackbone, prompts: list[str], adapter: Adapter) -> Conditioning:
+    pipe, at = self.pipe, dict(device=self.device, dtype=self.dtype)
+    ids, _ = clip_windows(pipe.tokenizer, prompts)
+    with self.encoding(pipe.text_encoder, adapter):
+        pooled = pipe.text_encoder(ids[:, 0].to(pipe.text_encoder.device)).pooler_output
+    t5 = encode_t5(self, pipe.tokenizer_2, pipe.text_encoder_2, prompts, self.t5_length)
+    cond = Conditioning(dict(prompt_embeds=t5.to(**at), pooled=pooled.to(**at)))
+    return self.with_guidance(cond, self.train_guidance)
 
-    def _encode(
-        self, prompts: list[str], adapter: Adapter
-    ) -> Conditioning:  # prompt_embeds (B, L, D) of T5, pooled (B, D') of CLIP, guidance (B,)
-        encoder, (ids, _) = self.pipe.text_encoder, clip_windows(self.pipe.tokenizer, prompts)
-        with self._text(encoder, adapter):
-            pooled = encoder(ids[:, 0].to(encoder.device)).pooler_output
-        t5 = self.encode_t5(
-            self.pipe.tokenizer_2, self.pipe.text_encoder_2, prompts, self.t5_length
-        )
-        return self.with_guidance(
-            Conditioning(
-                {
-                    "prompt_embeds": t5.to(self.device, self.dtype),
-                    "pooled": pooled.to(self.device, self.dtype),
-                }
-            ),
-            self.train_guidance,
-        )
+# %% ../nbs/16_flux.ipynb #aa744e62
+@patch
+def blank_conditioning(
+    self: FluxBackbone,
+    n: int,  # rows
+    device: str = "cpu",  # where; "meta" for shapes alone
+) -> Conditioning:
+    "Zeros (guidance: ones) of the shapes that `n` short prompts have; no encoder is used."
+    config, at = self.denoiser.config, dict(device=device, dtype=self.dtype)
+    embeds = torch.zeros(n, self.t5_length, config.joint_attention_dim, **at)
+    pooled = torch.zeros(n, config.pooled_projection_dim, **at)
+    guidance = torch.ones(n, device=device)
+    return Conditioning(dict(prompt_embeds=embeds, pooled=pooled, guidance=guidance))
 
-    def predict(
-        self,
-        noisy: torch.Tensor,
-        timesteps: torch.Tensor,
-        cond: Conditioning,
-        adapter: Adapter = None,
-    ) -> torch.Tensor:
-        "The velocity for x_t (B, C, H, W), like `noisy`, through `adapter`."
-        (b, c, h, w), embeds = noisy.shape, cond.tensors["prompt_embeds"]
-        at = dict(device=noisy.device, dtype=self.dtype)
-        out = self.denoise(
-            adapter,
-            hidden_states=self.pipe._pack_latents(noisy.to(self.dtype), b, c, h, w),
-            timestep=(timesteps / self.num_train_timesteps).to(noisy.dtype),
-            encoder_hidden_states=embeds,
-            pooled_projections=cond.tensors["pooled"],
-            guidance=cond.tensors["guidance"] if self.embeds_guidance else None,
-            txt_ids=torch.zeros(embeds.shape[1], 3, **at),
-            img_ids=self.pipe._prepare_latent_image_ids(
-                b, h // 2, w // 2, noisy.device, self.dtype
-            ),
-        ).sample
-        f = self.pipe.vae_scale_factor
-        return self.pipe._unpack_latents(out, h * f, w * f, f)
+# %% ../nbs/16_flux.ipynb #16aco002
+@patch
+def _positions(self: FluxBackbone, noisy: torch.Tensor, n_text: int) -> dict[str, torch.Tensor]:
+    "Positions of text and image tokens, as the denoiser names them."
+    batch, _, height, width = noisy.shape
+    text = torch.zeros(n_text, 3, device=noisy.device, dtype=self.dtype)
+    image = self.pipe._prepare_latent_image_ids(
+        batch, height // 2, width // 2, noisy.device, self.dtype
+    )
+    return dict(txt_ids=text, img_ids=image)
 
-    def sampler_steps(self, steps: int) -> dict:
-        own = super().sampler_steps(steps)
-        if not self.pipe.scheduler.config.get("use_flow_sigmas"):
-            del own["num_inference_steps"]
-            own["sigmas"] = np.linspace(1.0, 1 / steps, steps).tolist()
-        return own
+# %% ../nbs/16_flux.ipynb #1deca00a
+@patch
+def predict(
+    self: FluxBackbone,
+    noisy: torch.Tensor,  # x_t (B, C, H, W)
+    timesteps: torch.Tensor,  # t (B,), float
+    cond: Conditioning,  # prompt_embeds, pooled, guidance
+    adapter: Adapter = None,  # None: the base alone
+) -> torch.Tensor:  # like `noisy`
+    "The velocity through an adapter."
+    embeds, factor = cond.tensors["prompt_embeds"], self.pipe.vae_scale_factor
+    out = self.denoise(
+        adapter,
+        hidden_states=self.pipe._pack_latents(noisy.to(self.dtype), *noisy.shape),
+        timestep=(timesteps / self.num_train_timesteps).to(noisy.dtype),
+        encoder_hidden_states=embeds,
+        pooled_projections=cond.tensors["pooled"],
+        guidance=cond.tensors["guidance"] if self.embeds_guidance else None,
+        **self._positions(noisy, embeds.shape[1]),
+    ).sample
+    height, width = (n * factor for n in noisy.shape[-2:])
+    return self.pipe._unpack_latents(out, height, width, factor)
 
-# %% ../nbs/16_flux.ipynb #73695505
-def tiny_flux(folder: str | Path, guidance: bool = True, seed: int = 0) -> Path:
-    "Save a tiny random `FluxPipeline` (4 channels, packed) into `folder`, with (dev) or without (schnell) guidance embedding; for tests. Load it with `resolution=64`: a FLUX pipeline does not say what it was made for."
-    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
-
-    tok = byte_tokenizer()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        tok2, t5 = tiny_t5()
-        transformer = FluxTransformer2DModel(
-            patch_size=1,
-            in_channels=16,
-            num_layers=1,
-            num_single_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=32,
-            pooled_projection_dim=16,
-            guidance_embeds=guidance,
-            axes_dims_rope=(4, 4, 8),
-        )
-        torch.nn.init.normal_(
-            transformer.proj_out.weight, std=0.1
-        )  # diffusers starts it at zero, and a network that always says zero tests nothing
-        sched = FlowMatchEulerDiscreteScheduler(
-            use_dynamic_shifting=guidance,
-            shift=3.0 if guidance else 1.0,
-            base_shift=0.5,
-            max_shift=1.15,
-            base_image_seq_len=256,
-            max_image_seq_len=4096,
-        )
-        pipe = FluxPipeline(
-            transformer=transformer,
-            vae=tiny_vae(
-                shift_factor=0.1159,
-                scaling_factor=0.3611,
-                use_quant_conv=False,
-                use_post_quant_conv=False,
-            ),
-            scheduler=sched,
-            tokenizer=tok,
-            text_encoder=tiny_clip(tok),
-            tokenizer_2=tok2,
-            text_encoder_2=t5,
-        )
-    pipe.save_pretrained(folder, safe_serialization=True)
-    return Path(folder)
+# %% ../nbs/16_flux.ipynb #16aco003
+@patch
+def sampler_steps(
+    self: FluxBackbone,
+    steps: int,  # sampling steps
+) -> dict:  # arguments of the scheduler's `set_timesteps`
+    "What the pipeline tells its scheduler: σ from 1 to 1/steps, before the shift."
+    how = FlowBackbone.sampler_steps(self, steps)
+    if not self.pipe.scheduler.config.get("use_flow_sigmas"):
+        del how["num_inference_steps"]
+        how["sigmas"] = np.linspace(1.0, 1 / steps, steps).tolist()
+    return how

@@ -9,148 +9,174 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 
 from .adapters import Adapter
-from .backbone import Conditioning, FlowBackbone
-from .pipelines import byte_tokenizer, tiny_clip, tiny_t5, tiny_vae
+from .backbone import Conditioning
 from .core import CpoError
+from .encoders import clip_rooms, encode_clips, encode_t5, t5_rooms
+from .pipelines import byte_tokenizer, tiny_clip, tiny_t5, tiny_vae
+from .schedules import FlowBackbone
 
 # %% auto #0
-__all__ = ['StableDiffusion3Backbone', 'tiny_sd3']
+__all__ = ['tiny_sd3', 'StableDiffusion3Backbone']
 
-# %% ../nbs/15_sd3.ipynb #036a3494
-class StableDiffusion3Backbone(FlowBackbone):
-    "`StableDiffusion3Pipeline`: SD 3 and SD 3.5."
-
-    pipeline_class = "StableDiffusion3Pipeline"
-    text_encoder_names = ("text_encoder", "text_encoder_2")
-    t5_length = 256  # tokens that prompts are filled up to
-
-    def __init__(self, pipe, resolution: int | None = None):
-        super().__init__(pipe, resolution)
-        most = self.denoiser.config.pos_embed_max_size * self.grid
-        if self.resolution > most:
-            raise CpoError(
-                f"resolution {self.resolution}: this model has positions for {most} pixels at most",
-                hint=f"give {most} or less",
-            )
-
-    @property
-    def grid(self) -> int:
-        return self.pipe.vae_scale_factor * self.denoiser.config.patch_size
-
-    def _rooms(self, prompts: list[str]) -> list:
-        t5 = (
-            self._t5_rooms(self.pipe.tokenizer_3, prompts, self.t5_length)
-            if self.pipe.text_encoder_3 is not None
-            else [0] * len(prompts)
-        )
-        return list(zip(self.clip_rooms(prompts), t5))
-
-    def _fill(
-        self, adapter: Adapter
-    ) -> (
-        torch.Tensor
-    ):  # empty windows of CLIP; the transformer does not read the order of text tokens
-        clip = self.encode_clips([""], adapter)[0]
-        return F.pad(clip, (0, self.denoiser.config.joint_attention_dim - clip.shape[-1]))
-
-    def blank_conditioning(self, n: int, device: str = "cpu") -> Conditioning:
-        "See `StableDiffusionBackbone.blank_conditioning`."
-        c, at = self.denoiser.config, dict(device=device, dtype=self.dtype)
-        return Conditioning(
-            dict(
-                prompt_embeds=torch.zeros(
-                    n,
-                    self.pipe.text_encoder.config.max_position_embeddings + self.t5_length,
-                    c.joint_attention_dim,
-                    **at,
-                ),
-                pooled=torch.zeros(n, c.pooled_projection_dim, **at),
-            )
-        )
-
-    def _encode(
-        self, prompts: list[str], adapter: Adapter
-    ) -> Conditioning:  # prompt_embeds (B, L, D): CLIP's tokens, then T5's; pooled (B, D1 + D2)
-        p, (clip, pooled, lengths) = self.pipe, self.encode_clips(prompts, adapter)
-        if p.text_encoder_3 is not None:
-            t5 = self.encode_t5(p.tokenizer_3, p.text_encoder_3, prompts, self.t5_length)
-        else:
-            t5 = torch.zeros(
-                len(prompts),
-                self.t5_length,
-                self.denoiser.config.joint_attention_dim,
-                device=clip.device,
-                dtype=clip.dtype,
-            )
-            self._count(lengths)
-        clip = F.pad(clip, (0, t5.shape[-1] - clip.shape[-1]))
-        return Conditioning(
-            {
-                "prompt_embeds": torch.cat([clip.to(t5), t5], 1).to(self.device, self.dtype),
-                "pooled": torch.cat(pooled, -1).to(self.device, self.dtype),
-            }
-        )
-
-    def predict(
-        self,
-        noisy: torch.Tensor,
-        timesteps: torch.Tensor,
-        cond: Conditioning,
-        adapter: Adapter = None,
-    ) -> torch.Tensor:
-        "The velocity for x_t (B, C, H, W), like `noisy`, through `adapter`."
-        return self.denoise(
-            adapter,
-            hidden_states=noisy.to(self.dtype),
-            timestep=timesteps,
-            encoder_hidden_states=cond.tensors["prompt_embeds"],
-            pooled_projections=cond.tensors["pooled"],
-        ).sample
+# %% ../nbs/15_sd3.ipynb #15aco003
+_TINY_TRANSFORMER = dict(
+    sample_size=16,
+    patch_size=2,
+    in_channels=4,
+    out_channels=4,
+    num_layers=2,
+    attention_head_dim=8,
+    num_attention_heads=2,
+    joint_attention_dim=32,
+    caption_projection_dim=16,
+    pooled_projection_dim=32,
+    pos_embed_max_size=24,
+    qk_norm="rms_norm",
+)
+_VAE = dict(
+    shift_factor=0.06,
+    scaling_factor=1.5,
+    use_quant_conv=False,
+    use_post_quant_conv=False,
+)
 
 # %% ../nbs/15_sd3.ipynb #867b57a5
-def tiny_sd3(folder: str | Path, seed: int = 0) -> Path:
-    "Save a tiny random `StableDiffusion3Pipeline` (16x16 latents, 64 px) into `folder`; for tests."
+def tiny_sd3(
+    folder: str | Path,  # written with `save_pretrained`
+    seed: int = 0,  # of the random weights
+) -> Path:  # the folder
+    "Save a tiny random `StableDiffusion3Pipeline` (4x16x16 latents, 64 pixels); for tests."
     from diffusers import (
         FlowMatchEulerDiscreteScheduler,
         SD3Transformer2DModel,
         StableDiffusion3Pipeline,
     )
 
-    tok = byte_tokenizer()
+    tokenizer = byte_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tok3, t5 = tiny_t5()
-        transformer = SD3Transformer2DModel(
-            sample_size=16,
-            patch_size=2,
-            in_channels=4,
-            out_channels=4,
-            num_layers=2,
-            attention_head_dim=8,
-            num_attention_heads=2,
-            joint_attention_dim=32,
-            caption_projection_dim=16,
-            pooled_projection_dim=32,
-            pos_embed_max_size=24,
-            qk_norm="rms_norm",
-        )
-        pipe = StableDiffusion3Pipeline(
-            transformer=transformer,
-            vae=tiny_vae(
-                shift_factor=0.06,
-                scaling_factor=1.5,
-                use_quant_conv=False,
-                use_post_quant_conv=False,
-            ),
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-            tokenizer=tok,
-            text_encoder=tiny_clip(tok, projection=True, layers=2),
-            tokenizer_2=byte_tokenizer(),
-            text_encoder_2=tiny_clip(tok, projection=True, layers=2),
-            tokenizer_3=tok3,
-            text_encoder_3=t5,
-        )
+        tokenizer_3, text_encoder_3 = tiny_t5()
+        transformer = SD3Transformer2DModel(**_TINY_TRANSFORMER)
+        vae = tiny_vae(**_VAE)
+        text_encoder = tiny_clip(tokenizer, projection=True, layers=2)
+        text_encoder_2 = tiny_clip(tokenizer, projection=True, layers=2)
+    pipe = StableDiffusion3Pipeline(
+        transformer=transformer,
+        vae=vae,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        tokenizer_2=byte_tokenizer(),
+        text_encoder_2=text_encoder_2,
+        tokenizer_3=tokenizer_3,
+        text_encoder_3=text_encoder_3,
+    )
     pipe.save_pretrained(folder, safe_serialization=True)
     return Path(folder)
+
+# %% ../nbs/15_sd3.ipynb #036a3494
+class StableDiffusion3Backbone(FlowBackbone):
+    """`StableDiffusion3Pipeline`: SD 3 and SD 3.5.
+
+    Raises `CpoError` for a resolution that the model has no positions for.
+    """
+
+    pipeline_class = "StableDiffusion3Pipeline"
+    text_encoder_names = ("text_encoder", "text_encoder_2")
+    t5_length = 256  # tokens that prompts are padded to
+
+    def __init__(
+        self,
+        pipe,  # a loaded pipeline
+        resolution: int | None = None,  # pixels on a side; default: what the model was made for
+    ):
+        super().__init__(pipe, resolution)
+        most = self.denoiser.config.pos_embed_max_size * self.grid
+        if self.resolution > most:
+            size = self.resolution
+            raise CpoError(
+                f"resolution {size}: this model has positions for {most} pixels at most",
+                hint=f"give {most} or less",
+            )
+
+    @property
+    def grid(self) -> int:
+        "Pixels of one patch, which both sides of an image must be multiples of."
+        return self.pipe.vae_scale_factor * self.denoiser.config.patch_size
+
+# %% ../nbs/15_sd3.ipynb #98a73a44
+@patch
+def predict(
+    self: StableDiffusion3Backbone,
+    noisy: torch.Tensor,  # x_t (B, C, H, W)
+    timesteps: torch.Tensor,  # t (B,), float
+    cond: Conditioning,  # prompt_embeds, pooled
+    adapter: Adapter = None,  # None: the base alone
+) -> torch.Tensor:  # like `noisy`
+    "The velocity through an adapter."
+    return self.denoise(
+        adapter,
+        hidden_states=noisy.to(self.dtype),
+        timestep=timesteps,
+        encoder_hidden_states=cond.tensors["prompt_embeds"],
+        pooled_projections=cond.tensors["pooled"],
+    ).sample
+
+# %% ../nbs/15_sd3.ipynb #15aco001
+@patch
+def _widened(self: StableDiffusion3Backbone, clip: torch.Tensor) -> torch.Tensor:
+    "CLIP's embeddings with zeros up to T5's width."
+    return F.pad(clip, (0, self.denoiser.config.joint_attention_dim - clip.shape[-1]))
+
+# %% ../nbs/15_sd3.ipynb #425a1402
+@patch
+def _rooms(self: StableDiffusion3Backbone, prompts: list[str]) -> list[tuple[int, int]]:
+    t5 = [0] * len(prompts)
+    if self.pipe.text_encoder_3 is not None:
+        t5 = t5_rooms(self.pipe.tokenizer_3, prompts, self.t5_length)
+    return list(zip(clip_rooms(self, prompts), t5))
+
+# %% ../nbs/15_sd3.ipynb #3007658d
+@patch
+def _fill(self: StableDiffusion3Backbone, adapter: Adapter) -> torch.Tensor:
+    # empty windows of CLIP; the transformer does not read the order of text tokens
+    return self._widened(encode_clips(self, [""], adapter)[0])
+
+# %% ../nbs/15_sd3.ipynb #15aco002
+@patch
+def _t5(
+    self: StableDiffusion3Backbone, prompts: list[str], lengths: list[int], like: torch.Tensor
+) -> torch.Tensor:
+    "T5's tokens, or zeros where the pipeline has no T5; counts prompts either way."
+    pipe = self.pipe
+    if pipe.text_encoder_3 is not None:
+        return encode_t5(self, pipe.tokenizer_3, pipe.text_encoder_3, prompts, self.t5_length)
+    self.count_prompts(lengths)
+    width = self.denoiser.config.joint_attention_dim
+    return like.new_zeros(len(prompts), self.t5_length, width)
+
+# %% ../nbs/15_sd3.ipynb #23272d73
+@patch
+def _encode(self: StableDiffusion3Backbone, prompts: list[str], adapter: Adapter) -> Conditioning:
+    clip, pooled, lengths = encode_clips(self, prompts, adapter)
+    t5 = self._t5(prompts, lengths, clip)
+    embeds = torch.cat([self._widened(clip).to(t5), t5], 1)
+    at = dict(device=self.device, dtype=self.dtype)
+    return Conditioning(dict(prompt_embeds=embeds.to(**at), pooled=torch.cat(pooled, -1).to(**at)))
+
+# %% ../nbs/15_sd3.ipynb #06e2f31c
+@patch
+def blank_conditioning(
+    self: StableDiffusion3Backbone,
+    n: int,  # rows
+    device: str = "cpu",  # where; "meta" for shapes alone
+) -> Conditioning:
+    "Zeros of the shapes and types that `n` short prompts have; no encoder is used."
+    config, at = self.denoiser.config, dict(device=device, dtype=self.dtype)
+    tokens = self.pipe.text_encoder.config.max_position_embeddings + self.t5_length
+    embeds = torch.zeros(n, tokens, config.joint_attention_dim, **at)
+    pooled = torch.zeros(n, config.pooled_projection_dim, **at)
+    return Conditioning(dict(prompt_embeds=embeds, pooled=pooled))
