@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from .adapters import Adapter, stacked
-from .backbone import Backbone, Conditioning, DiffusionBackbone
+from .backbone import Backbone, Conditioning
+from .schedules import DiffusionBackbone
 from .bank import Bank, BankConfig, noise_draw_indices, planned_noise_draws
 from .batches import TrainingSet, autocast, batch_means, noisy_batch, once_per_step
 from .batches import at_averaged_weights, cache_prompt_embeddings, finish, held_out_score

@@ -13,7 +13,7 @@ from typing import Annotated, Optional
 import typer
 
 # nothing heavy up here: `cpo --help` must not wait for torch
-from . import cli_atelier, cli_bench, cli_images, cli_prepare, cli_study  # noqa: F401  commands
+from . import cli_atelier, cli_bench, cli_images, cli_prepare, cli_study
 from .core import Scale, get_scale, processes, readable_time
 from cpo_nb.cli_base import (
     Clock,

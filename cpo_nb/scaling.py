@@ -286,7 +286,7 @@ def _shared(
 ) -> dict:  # an update of SFT, its batch shared out between the processes
     import torch
     from cpo_nb.align import AlignConfig, sft_step
-    from cpo_nb.bench import BenchPolicy
+    from cpo_nb.bench_step import BenchPolicy
     from cpo_nb.bench_models import random_rows, small_backbone
     from cpo_nb.training import (
         Execution,

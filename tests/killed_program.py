@@ -143,7 +143,7 @@ def small_chunks() -> None:  # so that a dozen images make several
 
 def obey(what: str, args: list[str]) -> int:
     if what == "cli":
-        from cpo_nb.cli import app
+        from cpo_nb.cli_base import app
 
         try:
             app(args, prog_name="cpo")
