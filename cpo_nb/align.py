@@ -15,7 +15,6 @@ import torch
 
 from .adapters import Adapter, stacked
 from .backbone import Backbone, Conditioning
-from .schedules import DiffusionBackbone
 from .bank import Bank, BankConfig, noise_draw_indices, planned_noise_draws
 from .batches import TrainingSet, autocast, batch_means, noisy_batch, once_per_step
 from .batches import at_averaged_weights, cache_prompt_embeddings, finish, held_out_score
@@ -36,7 +35,7 @@ __all__ = ['WEIGHTINGS', 'METHODS', 'AlignConfig', 'Method', 'register', 'StepIn
            'policy_prediction', 'preference_step', 'weight_function', 'cpo_step', 'distill_step', 'dpo_step',
            'sft_step', 'every_align_prompt', 'align']
 
-# %% ../nbs/25_align.ipynb #915c1afa
+# %% ../nbs/25_align.ipynb #15fd0986
 WEIGHTINGS = ("none", "transition", "min-snr")  # of w(t), inside the sigmoid
 
 # %% ../nbs/25_align.ipynb #8887f254
@@ -71,7 +70,7 @@ class AlignConfig:
         if problems := _config_problems(self):
             raise CpoError("alignment settings are not usable:", problems, "correct these settings")
 
-# %% ../nbs/25_align.ipynb #5fdb301c
+# %% ../nbs/25_align.ipynb #b3070536
 def _config_problems(cfg: AlignConfig) -> list[str]:
     "One line for each setting that is not usable."
     rules = (
@@ -92,7 +91,7 @@ def _config_problems(cfg: AlignConfig) -> list[str]:
     )
     return [f"{name}={getattr(cfg, name)!r}: {words}" for name, ok, words in rules if not ok]
 
-# %% ../nbs/25_align.ipynb #fc841bc0
+# %% ../nbs/25_align.ipynb #1021e6f0
 @dataclass(frozen=True)
 class Method:
     "One way to train the policy."
@@ -105,7 +104,7 @@ class Method:
     settings: tuple[str, ...] = ()  # fields of AlignConfig that it reads beside the common ones
     needs_auxiliary: bool = False  # does it use the auxiliary model's predictions?
 
-# %% ../nbs/25_align.ipynb #5ee9e0c5
+# %% ../nbs/25_align.ipynb #84fb5790
 METHODS: dict[str, Method] = {}  # by name
 
 
@@ -144,7 +143,7 @@ def preference_rows(
     keep = np.array([bool(p) or bool(n) for p, n in zip(data.positive, data.negative)])
     return np.flatnonzero(keep), int((~keep).sum())
 
-# %% ../nbs/25_align.ipynb #ac4e49dd
+# %% ../nbs/25_align.ipynb #ea567124
 def rows_with_preference(
     data: TrainingSet,  # annotated rows
     cfg: AlignConfig,  # not read
@@ -153,7 +152,7 @@ def rows_with_preference(
     rows, without = preference_rows(data)
     return data[rows], None, dict(rows_without_preference=without)
 
-# %% ../nbs/25_align.ipynb #095ed5f5
+# %% ../nbs/25_align.ipynb #89cd44b2
 def rows_by_score(
     data: TrainingSet,  # annotated rows
     cfg: AlignConfig,  # `rows` is read
@@ -163,7 +162,7 @@ def rows_by_score(
     rows = np.asarray(top_quartile(data.annotations())) if top else np.arange(len(data))
     return data[rows], None, {}
 
-# %% ../nbs/25_align.ipynb #296952e1
+# %% ../nbs/25_align.ipynb #20edfeac
 def rows_in_pairs(
     data: TrainingSet,  # annotated rows
     cfg: AlignConfig,  # `min_gap` and the seed are read
@@ -173,7 +172,7 @@ def rows_in_pairs(
     pairs = np.asarray(selected).reshape(-1, 2)
     return data, pairs, dict(pairs=len(pairs))
 
-# %% ../nbs/25_align.ipynb #5c0ec7aa
+# %% ../nbs/25_align.ipynb #20cdac98
 def training_rows(
     data: TrainingSet,  # annotated rows
     cfg: AlignConfig,  # whose method selects
@@ -181,7 +180,7 @@ def training_rows(
     "The rows that the method of `cfg` trains on."
     return METHODS[cfg.method].rows(data, cfg)
 
-# %% ../nbs/25_align.ipynb #a0b97c55
+# %% ../nbs/25_align.ipynb #ca630bf4
 @dataclass
 class PreferenceBatch:
     "What a preference step is computed from."
@@ -246,14 +245,14 @@ def _banked_batches(s: StepInputs) -> Callable:  # (step, rows, part) -> Prefere
     batches.ahead = ahead if prefetch else None
     return batches
 
-# %% ../nbs/25_align.ipynb #9a1deb43
+# %% ../nbs/25_align.ipynb #fc1e0131
 def preference_batches(
     s: StepInputs,  # with a bank, or without
 ) -> Callable:  # (step, rows, part) -> PreferenceBatch
     "Where the frozen predictions of a step come from: the target bank, or the models themselves."
     return _live_batches(s) if s.bank is None else _banked_batches(s)
 
-# %% ../nbs/25_align.ipynb #627a3813
+# %% ../nbs/25_align.ipynb #1b15d89a
 def policy_prediction(
     s: StepInputs,  # whose policy predicts
     noisy: torch.Tensor,  # x_t, (B, C, h, w)
@@ -264,7 +263,7 @@ def policy_prediction(
     with autocast(s.backbone.device, s.cfg.precision):
         return s.backbone.predict(noisy, timesteps, cond, s.policy).float()
 
-# %% ../nbs/25_align.ipynb #02813af3
+# %% ../nbs/25_align.ipynb #eaa7da34
 def preference_step(
     s: StepInputs,  # models, rows and settings
     loss: Callable,  # (prediction of the policy, PreferenceBatch) -> LossOutput
@@ -281,13 +280,14 @@ def preference_step(
     step_fn.ahead = getattr(batches, "ahead", None)
     return step_fn
 
-# %% ../nbs/25_align.ipynb #47e894f6
+# %% ../nbs/25_align.ipynb #4b3a184b
 def weight_function(
     backbone: Backbone,  # whose schedule and prediction type count
     weighting: str,  # a name in WEIGHTINGS
 ) -> Callable:  # timesteps (B,) -> w(t), (B,), or None for 1
     "w(t) for `weight` of the preference losses. Raises `CpoError` for a flow with a weighting."
-    if weighting != "none" and not isinstance(backbone, DiffusionBackbone):
+    kind = getattr(backbone, "prediction_type", None)  # a flow has none
+    if weighting != "none" and kind is None:
         what = f"weighting={weighting!r}: {backbone.pipeline_class} is a flow"
         hint = "a flow has no transition variance: set weighting='none'"
         raise CpoError(what, hint=hint)
@@ -295,7 +295,7 @@ def weight_function(
     def weight(timesteps: torch.Tensor) -> torch.Tensor | None:
         if weighting == "none":
             return None
-        schedule, kind = backbone.pipe.scheduler.alphas_cumprod, backbone.prediction_type
+        schedule = backbone.pipe.scheduler.alphas_cumprod
         if weighting == "transition":
             return transition_weight(timesteps, schedule, kind, normalize=True)
         return min_snr_weight(timesteps, schedule, kind)
@@ -316,7 +316,7 @@ def cpo_step(
 
     return preference_step(s, loss)
 
-# %% ../nbs/25_align.ipynb #bba3e674
+# %% ../nbs/25_align.ipynb #ca350273
 register(
     Method(
         "cpo",
@@ -328,7 +328,7 @@ register(
     )
 )
 
-# %% ../nbs/25_align.ipynb #1ccfea9c
+# %% ../nbs/25_align.ipynb #4d47a194
 def distill_step(
     s: StepInputs,  # models, rows and settings
 ) -> Callable:  # step function
@@ -344,7 +344,7 @@ def distill_step(
 
     return preference_step(s, loss)
 
-# %% ../nbs/25_align.ipynb #5897dfe2
+# %% ../nbs/25_align.ipynb #39445c7a
 register(
     Method(
         "distill",
@@ -388,7 +388,7 @@ def dpo_step(
 
     return step_fn
 
-# %% ../nbs/25_align.ipynb #ed1c3792
+# %% ../nbs/25_align.ipynb #73f2f6be
 def _reference_prediction(
     s: StepInputs, noisy: torch.Tensor, t: torch.Tensor, cond: Conditioning
 ) -> torch.Tensor:
@@ -397,7 +397,7 @@ def _reference_prediction(
         ref = s.backbone.predict(noisy, t, cond, s.reference)
     return ref.to(torch.float32, copy=True)
 
-# %% ../nbs/25_align.ipynb #71cdb40b
+# %% ../nbs/25_align.ipynb #e6df1f22
 register(
     Method(
         "dpo",
@@ -431,7 +431,7 @@ def sft_step(
 
     return step_fn
 
-# %% ../nbs/25_align.ipynb #8c1ebea1
+# %% ../nbs/25_align.ipynb #4df9bef0
 register(Method("sft", "fine-tuning on the best images", rows_by_score, sft_step, ("rows",)))
 
 # %% ../nbs/25_align.ipynb #185ba157
@@ -505,7 +505,7 @@ def align(
     finish(backbone, name, run_dir, res, cfg, data, tree, dict(facts, method=cfg.method))
     return res
 
-# %% ../nbs/25_align.ipynb #f4f6df25
+# %% ../nbs/25_align.ipynb #95e60522
 def _check_options(backbone: Backbone, cfg: AlignConfig, bank: BankConfig | None) -> None:
     "Raise for what does not fit the method or the base, before anything is computed."
     if bank is not None and not METHODS[cfg.method].needs_auxiliary:
@@ -514,7 +514,7 @@ def _check_options(backbone: Backbone, cfg: AlignConfig, bank: BankConfig | None
     if "weighting" in METHODS[cfg.method].settings:
         weight_function(backbone, cfg.weighting)
 
-# %% ../nbs/25_align.ipynb #f1d42d4c
+# %% ../nbs/25_align.ipynb #61f45da5
 def _held_out_inputs(s: StepInputs, validation: TrainingSet | None) -> StepInputs | None:
     "The same inputs with held-out rows; None where there are none that the method could use."
     if not validation:
@@ -532,7 +532,7 @@ def _score(held_out: StepInputs | None, name: str) -> Callable | None:
     step_fn = METHODS[cfg.method].step(held_out)
     return held_out_score(bb, name, step_fn, held_out.n_samples, cfg.train.batch_size)
 
-# %% ../nbs/25_align.ipynb #76650eab
+# %% ../nbs/25_align.ipynb #7ed67af6
 def _with_bank(s: StepInputs, bank: BankConfig | None) -> StepInputs:
     "The inputs with a target bank, if one is wanted."
     if bank is None:
@@ -553,7 +553,7 @@ def _fill_bank(s: StepInputs, run_dir: str | Path, say: Callable | None) -> dict
         s.bank.fill(*planned_noise_draws(*planned), say)
     return dict(bank=dict(n_draws=bank.n_draws, seed=bank.seed))
 
-# %% ../nbs/25_align.ipynb #5dc28e33
+# %% ../nbs/25_align.ipynb #0858b18e
 def _encode_prompts(
     s: StepInputs, held_out: StepInputs | None, prompts_folder: str | Path | None
 ) -> None:
@@ -569,7 +569,7 @@ def _encode_prompts(
     captions = [c for data, _ in sets for c in ("", *data.captions)]
     cache_prompt_embeddings(s.backbone, prompts, prompts_folder, captions)
 
-# %% ../nbs/25_align.ipynb #9c283c92
+# %% ../nbs/25_align.ipynb #2e33c571
 def _train(
     s: StepInputs, run_dir: str | Path, params: dict, watch: CollapseWatch, **loop
 ) -> TrainResult:
@@ -589,6 +589,6 @@ def _train(
 def _frozen_weights(s: StepInputs) -> contextlib.AbstractContextManager:
     "Where the auxiliary model's weights are during the loop."
     if s.bank is not None:
-        return s.bank.alone(s.policy)
+        return s.bank.without_auxiliary(s.policy)
     needed = METHODS[s.cfg.method].needs_auxiliary
     return s.backbone.merged(s.auxiliary if needed else None)

@@ -418,7 +418,7 @@ def _repair(self: Bank) -> None:
 
 # %% ../nbs/24_bank.ipynb #a41da696
 @patch
-def alone(
+def without_auxiliary(
     self: Bank,
     keep: Adapter = None,  # adapters that stay on the device, such as the policy's frozen start
 ):

@@ -18,7 +18,7 @@ import numpy as np
 import safetensors, safetensors.torch
 import torch
 
-from cpo_nb import align as align_module, cache, runs, training
+from cpo_nb import cache, collapse, runs, training
 from cpo_nb.align import AlignConfig, align
 from cpo_nb.atelier import sample_scenes
 from cpo_nb.painter import paint
@@ -127,7 +127,7 @@ def install(action: str, pattern: str, n: int) -> None:
         import resource
 
         return resource.setrlimit(resource.RLIMIT_FSIZE, (n, n))
-    for module in (runs, cache, align_module, safetensors.torch):
+    for module in (runs, cache, collapse, safetensors.torch):
         module.save_file = save_file
     os.replace = replace
     if action == "line":
@@ -143,7 +143,7 @@ def small_chunks() -> None:  # so that a dozen images make several
 
 def obey(what: str, args: list[str]) -> int:
     if what == "cli":
-        from cpo_nb.cli_base import app
+        from cpo_nb.cli import app
 
         try:
             app(args, prog_name="cpo")

@@ -19,7 +19,7 @@ from cpo_nb.atelier import sample_scenes
 from cpo_nb.painter import paint
 from cpo_nb.backbone import load_backbone
 from cpo_nb.pipelines import tiny_pipeline
-from cpo_nb.cli_base import app
+from cpo_nb.cli import app
 from cpo_nb.core import read_json
 from cpo_nb.dataset import save_paintings
 from cpo_nb.flux import tiny_flux

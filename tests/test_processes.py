@@ -166,7 +166,7 @@ def test_a_signal_to_one_process_saves_and_stops_all(folder, one_launch):
 def test_configurations_are_read_by_accelerate_and_name_a_command_that_exists(path):
     import shlex, typer
     from accelerate.commands.config.config_args import load_config_from_file
-    from cpo_nb.cli_base import app
+    from cpo_nb.cli import app
 
     config = load_config_from_file(str(path))
     assert config.num_processes == {"one-gpu": 1, "eight-gpus": 8}.get(path.stem, 2)

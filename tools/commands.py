@@ -21,7 +21,7 @@ def _command():
     "The `cpo` command, with its sub-commands."
     import typer
 
-    from cpo_nb.cli_base import app
+    from cpo_nb.cli import app
 
     return typer.main.get_command(app)
 
