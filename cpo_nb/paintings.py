@@ -155,7 +155,7 @@ class PaintingAnnotator:
         "Ids of the pairs, those of composition last."
         return sum((part.pairs for part in self.parts), ())
 
-# %% ../nbs/36_paintings.ipynb #a94d7072
+# %% ../nbs/36_paintings.ipynb #4fb7fb63
 @patch
 def signs(
     self: PaintingAnnotator,
@@ -229,7 +229,7 @@ class Labelled:
     # pair in use -> share of training images labelled positive, negative
     share: dict[str, tuple[float, float]]
 
-# %% ../nbs/36_paintings.ipynb #d1715234
+# %% ../nbs/36_paintings.ipynb #0d6c9c69
 def _agreeing_pairs(kappas: dict[str, float], tree: CriteriaTree, agree: float) -> list[str]:
     "Pairs of the tree on which labeller and judge agree. Raises `CpoError` when there is none."
     known = {pair.id for pair in tree.pairs}
@@ -334,7 +334,7 @@ def judged(
         recall=recall(own, ideal),
     )
 
-# %% ../nbs/36_paintings.ipynb #773dce1b
+# %% ../nbs/36_paintings.ipynb #5bfa73c8
 # a row of the table: its label, the adapters to sample with, seconds of training
 _Row = tuple[str, Adapter, float]
 _AUXILIARY = [(PAINTINGS, 1.0), ("auxiliary", 1.0)]  # stacked on the frozen base
@@ -401,7 +401,7 @@ def _row_captions(lab: Labelled, n: int, positives: bool) -> list[str]:
     pairs = [pair.id for pair in lab.tree.pairs]
     return [attribute_prompt(c, pairs, [], lab.tree, use="positive") for c in captions]
 
-# %% ../nbs/36_paintings.ipynb #bd6e2767
+# %% ../nbs/36_paintings.ipynb #4ce286ec
 def _judge_rows(
     backbone: Backbone,
     lab: Labelled,
@@ -424,7 +424,7 @@ def _judge_rows(
             sheet.save(run / f"{name}.jpg", quality=88, optimize=True)
     return results
 
-# %% ../nbs/36_paintings.ipynb #5a9b6bda
+# %% ../nbs/36_paintings.ipynb #31ab5c9e
 def _described(
     data: str | Path, dataset, lab: Labelled, cfg: SftConfig, scale: Scale, device: str
 ) -> dict:
