@@ -25,7 +25,7 @@ __all__ = ['ANNOTATORS', 'FLOOR', 'Annotation', 'AnnotatorProtocol', 'annotation
            'cohen_kappa', 'agreement', 'Ridge', 'Annotator', 'image_hashes', 'tested', 'atelier_images',
            'atelier_annotator']
 
-# %% ../nbs/06b_annotate.ipynb #7e515d12
+# %% ../nbs/06b_annotate.ipynb #eb582918
 @dataclass(frozen=True)
 class Annotation:
     "What an annotator says about N images and P pairs."
@@ -45,7 +45,7 @@ class Annotation:
 def _ids(values: np.ndarray, sign: int, pairs: Sequence[str]) -> list[list[str]]:
     return [[pairs[j] for j in np.flatnonzero(row == sign)] for row in values]
 
-# %% ../nbs/06b_annotate.ipynb #55aa3d7d
+# %% ../nbs/06b_annotate.ipynb #4d1aa414
 @runtime_checkable
 class AnnotatorProtocol(Protocol):
     "What pixel measures, people and vision-language models have in common."
@@ -61,7 +61,7 @@ class AnnotatorProtocol(Protocol):
         "Say which attributes the images show."
         ...
 
-# %% ../nbs/06b_annotate.ipynb #a2655b9b
+# %% ../nbs/06b_annotate.ipynb #4e3d9f79
 def annotation_problems(
     annotation: Annotation,  # what an annotator gave
     shape: tuple[int, int],  # number of images, number of pairs
@@ -81,7 +81,7 @@ def annotation_problems(
         problems.append(f"confidence: shape {np.shape(annotation.confidence)}, not {shape}")
     return problems
 
-# %% ../nbs/06b_annotate.ipynb #b4416d86
+# %% ../nbs/06b_annotate.ipynb #81a73564
 def annotate_images(
     annotator: AnnotatorProtocol,  # who annotates
     images: Sequence,  # N images
@@ -99,7 +99,7 @@ def annotate_images(
         raise CpoError(f"annotator {annotator.name!r} breaks the Protocol", problems)
     return annotation
 
-# %% ../nbs/06b_annotate.ipynb #9274c338
+# %% ../nbs/06b_annotate.ipynb #8b00416b
 @dataclass(frozen=True)
 class AnnotatorRecord:
     "One entry of the registry."
@@ -140,7 +140,7 @@ def cohen_kappa(
         return float("nan")
     return float((observed - expected) / (1 - expected))
 
-# %% ../nbs/06b_annotate.ipynb #2de9bb72
+# %% ../nbs/06b_annotate.ipynb #25d12101
 def _share(hits: np.ndarray, of: np.ndarray) -> float:
     "Share of hits, nan without cases."
     return float(hits.sum() / of.sum()) if of.any() else float("nan")
@@ -267,7 +267,7 @@ class Annotator:
         "SHA-256 over the reference images' hashes."
         return sha256_json(self.reference)
 
-# %% ../nbs/06b_annotate.ipynb #b1a3da1c
+# %% ../nbs/06b_annotate.ipynb #8b87cdf0
 def _is_values(x: Any) -> bool:
     "Whether these are measured values rather than images."
     return isinstance(x, np.ndarray) and x.ndim == 2 and x.dtype.kind == "f"
@@ -294,7 +294,7 @@ def signs(
     v = self.values(images, workers)
     return (v > np.array(self.high)).astype(np.int8) - (v < np.array(self.low)).astype(np.int8)
 
-# %% ../nbs/06b_annotate.ipynb #ecb23bfa
+# %% ../nbs/06b_annotate.ipynb #7459c458
 @patch
 def annotate(
     self: Annotator,
@@ -308,7 +308,7 @@ def annotate(
     use = np.array(self.measured) if only_measured else np.ones(len(self.pairs), bool)
     return Annotation(signs * use.astype(np.int8), np.broadcast_to(use, signs.shape).copy())
 
-# %% ../nbs/06b_annotate.ipynb #24b79712
+# %% ../nbs/06b_annotate.ipynb #6f68806a
 def image_hashes(
     images: Sequence,  # PIL images or uint8 arrays
 ) -> list[str]:  # one per image
@@ -340,7 +340,7 @@ def _reference_problems(n: int, pairs: tuple, which: str, rates: tuple, labels) 
         problems.append("labels other than -1, 0, +1")
     return problems
 
-# %% ../nbs/06b_annotate.ipynb #1fe36f73
+# %% ../nbs/06b_annotate.ipynb #b8f8b2ab
 def _with_thresholds(
     start: Annotator, v: np.ndarray, labels: np.ndarray | None, rates: tuple[float, float]
 ) -> Annotator:
@@ -398,7 +398,7 @@ def save(
     settings = {f.name: getattr(self, f.name) for f in fields(self)}
     return write_json(path, dict(format=_FORMAT, reference_hash=self.reference_hash, **settings))
 
-# %% ../nbs/06b_annotate.ipynb #640b540e
+# %% ../nbs/06b_annotate.ipynb #6bfb11c5
 def _file_problems(d: dict) -> list[str]:
     "What is wrong with a stored annotator."
     missing = [f"missing: {f.name}" for f in fields(Annotator) if f.name not in d]
@@ -450,7 +450,7 @@ def tested(
     kappas = tuple(None if np.isnan(row["kappa"]) else row["kappa"] for row in rows)
     return replace(annotator, kappas=kappas)
 
-# %% ../nbs/06b_annotate.ipynb #6951f903
+# %% ../nbs/06b_annotate.ipynb #f325b3e1
 for _role, _thresholds in (("labeller", "first"), ("judge", "second")):
     ANNOTATORS[f"measures-{_role}"] = AnnotatorRecord(
         f"measures-{_role}",
@@ -505,7 +505,7 @@ def atelier_annotator(
     path = cached(f"annotator-{which}", _build, dict(which=which, n=n, code=_code_hash()))
     return Annotator.load(path / "annotator.json")
 
-# %% ../nbs/06b_annotate.ipynb #bae09e5c
+# %% ../nbs/06b_annotate.ipynb #bb967521
 for _role in ROLES:
     ANNOTATORS[f"atelier-{_role}"] = AnnotatorRecord(
         f"atelier-{_role}",

@@ -37,7 +37,7 @@ from .training import TrainConfig, TrainResult, train
 __all__ = ['fit_autoencoder', 'build_tokenizer', 'build_text_encoder', 'pretrain_text_encoder', 'build_unet', 'build_scheduler',
            'assemble', 'embed', 'train_base', 'write_recipe', 'CheckedRecipes', 'check_recipes', 'save_base']
 
-# %% ../nbs/37_atelier_base.ipynb #9c636b47
+# %% ../nbs/37_atelier_base.ipynb #67257260
 def _patches(images: np.ndarray, p: int) -> np.ndarray:
     "Patches (n, C * p * p) of images (N, H, W, C), in [-1, 1], float64."
     x = images.astype(np.float64) / 127.5 - 1
@@ -79,7 +79,7 @@ def fit_autoencoder(
         ae.decoder.bias.copy_(torch.tensor(mean.reshape(c, -1).mean(1)))
     return ae.requires_grad_(False).eval()
 
-# %% ../nbs/37_atelier_base.ipynb #1dc4aec2
+# %% ../nbs/37_atelier_base.ipynb #1576a5bb
 def _word_list(texts: list[str]) -> list[str]:
     "All words of the texts, without punctuation, sorted."
     words = set()
@@ -106,8 +106,11 @@ def _word_merges(words: list[str]) -> list[tuple[str, str]]:
 def build_tokenizer(
     texts: list[str],  # whose words become tokens
     max_length: int = 77,  # longest prompt, tokens
-) -> CLIPTokenizer:  # deterministic
-    "A `CLIPTokenizer` whose merges make every word of `texts` one token. (ours)"
+) -> CLIPTokenizer:  # a word is one token
+    """A `CLIPTokenizer` whose merges make every word of `texts` one token. (ours)
+
+    The library breaks ties between merges at random, so token numbers differ from call to call.
+    """
     from tokenizers import pre_tokenizers
 
     merges = _word_merges(_word_list(texts))
@@ -186,7 +189,7 @@ def _random_prompts(
         labels[row, named] = 1
     return prompts, labels
 
-# %% ../nbs/37_atelier_base.ipynb #40ec65bd
+# %% ../nbs/37_atelier_base.ipynb #23768881
 class _ReadOut(torch.nn.Module):
     "A linear read-out of what a prompt names, at a random position after its end."
 
@@ -356,7 +359,7 @@ def _base_config(steps: int, batch_size: int, tiny: bool, seed: int) -> TrainCon
         seed=seed,
     )
 
-# %% ../nbs/37_atelier_base.ipynb #27d552fe
+# %% ../nbs/37_atelier_base.ipynb #9f635ab7
 class _BaseStep:
     "One training step of the UNet; the last row of the table is the empty caption's embedding."
 
@@ -409,7 +412,7 @@ def train_base(
             parameter.copy_(result.ema[name])
     return assemble(unet.eval(), autoencoder, tokenizer, text_encoder), result
 
-# %% ../nbs/37_atelier_base.ipynb #b2668f68
+# %% ../nbs/37_atelier_base.ipynb #a5dd06db
 def write_recipe(
     folder: str | Path,  # the part's folder
     recipe: dict,  # how it was made: command, scale, settings, curves
@@ -424,7 +427,7 @@ def write_recipe(
     content = dict(recipe=recipe, sha256=hashes, versions=library_versions())
     write_json(folder / "recipe.json", content)
 
-# %% ../nbs/37_atelier_base.ipynb #adf980a2
+# %% ../nbs/37_atelier_base.ipynb #493ad59f
 @dataclass(frozen=True)
 class CheckedRecipes:
     "What `check_recipes` found in a folder whose files are as their recipes say."

@@ -116,7 +116,7 @@ def accord_by_hues(v: View) -> np.ndarray:
     p /= p.sum(1, keepdims=True)
     return (p * np.log(p)).sum(1)
 
-# %% ../nbs/06a_measures.ipynb #b9046623
+# %% ../nbs/06a_measures.ipynb #83440867
 def relation_by_rows(v: View) -> np.ndarray:
     "Slope of b over squashed lightness, both as departures from the median of their row."
     d = v.half - v.row
@@ -203,7 +203,7 @@ def _autocorrelation(*planes: np.ndarray) -> np.ndarray:
         lags.append([sum(_covariance(x, *d) for x in planes) / variance for d in directions])
     return np.array(lags).transpose(2, 0, 1)
 
-# %% ../nbs/06a_measures.ipynb #a17792fe
+# %% ../nbs/06a_measures.ipynb #ee565ce0
 def _correlogram(v: View) -> tuple[np.ndarray, np.ndarray]:
     "Autocorrelation of lightness and of chroma texture, each (B, 7, 4)."
     mask = _quiet(v.S)
@@ -341,7 +341,7 @@ def turning_by_sides(v: View) -> np.ndarray:
     n = L.shape[2] // 2
     return abs(median_of(L[:, :, :n]) - median_of(L[:, :, n + 1 :])) / v.span
 
-# %% ../nbs/06a_measures.ipynb #dff60376
+# %% ../nbs/06a_measures.ipynb #4b7aa54c
 def _against_ground(v: View) -> np.ndarray:
     "Median colour of the subject minus that of its rows, (B, 3)."
     difference = window(_at_subject(v, 2 * v.S // 64) - v.row, 0.37, 0.81)
@@ -448,7 +448,7 @@ MEASURES: dict[str, tuple[Callable, Callable]] = {
     pair: _FORMULAS[slug] for slug, pair in zip(PAIR_INDEX, PAIRS)
 }
 
-# %% ../nbs/06a_measures.ipynb #9cf3673f
+# %% ../nbs/06a_measures.ipynb #23dd144a
 ROLES = ("labeller", "judge", "fitted")
 
 

@@ -23,7 +23,7 @@ from .training import TrainConfig, train
 __all__ = ['JUDGE_SEED', 'AtelierJudge', 'Verdict', 'judge_images', 'train_judge', 'save_judge', 'load_judge', 'count_attributes',
            'frechet_distance', 'recall', 'bootstrap_interval', 'evaluate']
 
-# %% ../nbs/31_metrics.ipynb #3aed0f30
+# %% ../nbs/31_metrics.ipynb #fa3b4ec0
 JUDGE_SEED = 300  # of the judge's own images; 301 are its held-out ones
 
 
@@ -120,7 +120,7 @@ def judge_images(
         parts.append((a - 1, s, p, judge(x).numpy()))
     return Verdict(*(np.concatenate(column) for column in zip(*parts)))
 
-# %% ../nbs/31_metrics.ipynb #27f8f43c
+# %% ../nbs/31_metrics.ipynb #de416ee7
 def _augmented(images: torch.Tensor, g: torch.Generator) -> torch.Tensor:
     "Half of the images mirrored, all with Gaussian noise of up to 6 grey levels."
     n = len(images)
@@ -203,7 +203,7 @@ def load_judge(
     judge.load_state_dict({k: v.float() for k, v in load_file(path).items()})
     return judge.eval().requires_grad_(False)
 
-# %% ../nbs/31_metrics.ipynb #9eed0cb9
+# %% ../nbs/31_metrics.ipynb #6d82fb27
 def count_attributes(
     verdict: Verdict,  # on N images
     subject: np.ndarray,  # subject named by each caption, index into SUBJECTS, (N,)
@@ -262,7 +262,7 @@ def recall(
     radius = np.partition(cdist(generated, generated), k, axis=1)[:, k]
     return float((cdist(ideal_set, generated) <= radius).any(1).mean())
 
-# %% ../nbs/31_metrics.ipynb #f07d856a
+# %% ../nbs/31_metrics.ipynb #a139da20
 def _resampled_means(
     rng: np.random.Generator, values: np.ndarray, count: int, block: int = 256
 ) -> np.ndarray:

@@ -47,7 +47,7 @@ def _stamp(k: int, length: float, width: float, x: np.ndarray, y: np.ndarray):
     ]
     return ends * sides, bristles
 
-# %% ../nbs/05b_painter.ipynb #5825155f
+# %% ../nbs/05b_painter.ipynb #c7de52a7
 @cache
 def _stamps(length: float, width: float) -> tuple[np.ndarray, ...]:
     """The stamp bank, as the K pixels that a stamp can touch.
@@ -100,7 +100,7 @@ def _blend(canvas, alpha, light, colour, table) -> None:
     for c, plane in zip(canvas, planes):
         c.reshape(-1)[order] = plane
 
-# %% ../nbs/05b_painter.ipynb #c7ff878a
+# %% ../nbs/05b_painter.ipynb #ee6f8145
 def _allowed(mask: np.ndarray, pad: int) -> np.ndarray:
     "What a stroke may touch, (B, 2, N, N): the image outside or inside the subject."
     N = SIZE + 2 * pad
@@ -133,7 +133,7 @@ def _lay(canvas, mask, pos, colour, stamp, bristle, gain, bank, opacity) -> None
     strokes = sparse.csr_array((touch, pixel.take(touch), first), shape=(B * S, B * SIZE**2))
     _blend(canvas, alpha, light, colour, strokes.tocsc())
 
-# %% ../nbs/05b_painter.ipynb #7a6198e5
+# %% ../nbs/05b_painter.ipynb #6bf56266
 def _stroke_draws(sc: Scenes, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Uniform values (7, B, S) of the strokes; their rows and columns, (B, S)."
     side = int(np.ceil(np.sqrt(count)))  # a lattice visited in random order covers evenly
@@ -168,7 +168,7 @@ def _strokes(sc: Scenes, g: dict, ref: np.ndarray, mask: np.ndarray, size: int) 
     _lay(canvas, mask, np.stack([y, x]), colour, stamp, bristle, gain, bank, 0.88)
     return canvas.swapaxes(0, 1)
 
-# %% ../nbs/05b_painter.ipynb #f0b61af2
+# %% ../nbs/05b_painter.ipynb #722178c1
 def _all_strokes(sc: Scenes, g: dict, ref: np.ndarray, mask: np.ndarray) -> np.ndarray:
     "Strokes of each image's own size: Lab (B, 3, H, W)."
     out = np.empty(ref.shape, np.float32)
@@ -179,7 +179,7 @@ def _all_strokes(sc: Scenes, g: dict, ref: np.ndarray, mask: np.ndarray) -> np.n
             out[i] = _strokes(part, layout(part), ref[i], mask[i], size)
     return out
 
-# %% ../nbs/05b_painter.ipynb #7c1fda84
+# %% ../nbs/05b_painter.ipynb #6387f273
 def _lose_edges(g: dict, lab: np.ndarray, mask: np.ndarray) -> None:
     "Positive *variety*: half of the contour, away from the light, dissolves; in place."
     i = np.flatnonzero(g["a"]["variety"] > 0)
@@ -205,7 +205,7 @@ def _outline(g: dict, lab: np.ndarray, mask: np.ndarray, edges: np.ndarray) -> N
     ink = np.tile([14.0, 0, 0], (len(i), 1))
     lab[i] = paint_over(lab[i], 0.8 * np.maximum(ring, 0.7 * line), ink)
 
-# %% ../nbs/05b_painter.ipynb #2866e8e7
+# %% ../nbs/05b_painter.ipynb #87ab0bdf
 _TOUCHES = 34  # of an image with fussy detail
 
 
@@ -268,7 +268,7 @@ def paint(
     with ProcessPoolExecutor(workers) as pool:
         return np.concatenate(list(pool.map(_paint_batch, chunks)))
 
-# %% ../nbs/05b_painter.ipynb #ab253914
+# %% ../nbs/05b_painter.ipynb #b7484ead
 def _save_painted(scenes: Scenes, folder: Path, workers: int) -> None:
     "Write painted scenes as an annotated imagefolder."
     from PIL import Image

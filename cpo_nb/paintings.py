@@ -155,13 +155,13 @@ class PaintingAnnotator:
         "Ids of the pairs, those of composition last."
         return sum((part.pairs for part in self.parts), ())
 
-# %% ../nbs/36_paintings.ipynb #83acf275
+# %% ../nbs/36_paintings.ipynb #4fb7fb63
 @patch
 def signs(
     self: PaintingAnnotator,
     images: Sequence,  # as for `measure`
-    true_aspect: np.ndarray
-    | None = None,  # which images have their true aspect, (N,); default: all
+    # which images have their true aspect, (N,); default: all
+    true_aspect: np.ndarray | None = None,
     workers: int | str = 1,  # as for `measure`
 ) -> np.ndarray:  # -1, 0 or +1, (N, P), int8
     "Labels as signs; composition is 0 where the aspect is not true."
@@ -183,8 +183,8 @@ def annotate(
     self: PaintingAnnotator,
     images: Sequence,  # as for `measure`
     captions: Sequence[str] | None = None,  # not read
-    true_aspect: np.ndarray
-    | None = None,  # which images have their true aspect, (N,); default: all
+    # which images have their true aspect, (N,); default: all
+    true_aspect: np.ndarray | None = None,
     workers: int | str = 1,  # as for `measure`
 ) -> Annotation:  # of shape (N, P)
     "Labels of all pairs."
@@ -334,7 +334,7 @@ def judged(
         recall=recall(own, ideal),
     )
 
-# %% ../nbs/36_paintings.ipynb #31b04a96
+# %% ../nbs/36_paintings.ipynb #5bfa73c8
 # a row of the table: its label, the adapters to sample with, seconds of training
 _Row = tuple[str, Adapter, float]
 _AUXILIARY = [(PAINTINGS, 1.0), ("auxiliary", 1.0)]  # stacked on the frozen base
@@ -401,7 +401,7 @@ def _row_captions(lab: Labelled, n: int, positives: bool) -> list[str]:
     pairs = [pair.id for pair in lab.tree.pairs]
     return [attribute_prompt(c, pairs, [], lab.tree, use="positive") for c in captions]
 
-# %% ../nbs/36_paintings.ipynb #4210639a
+# %% ../nbs/36_paintings.ipynb #4ce286ec
 def _judge_rows(
     backbone: Backbone,
     lab: Labelled,
@@ -424,7 +424,7 @@ def _judge_rows(
             sheet.save(run / f"{name}.jpg", quality=88, optimize=True)
     return results
 
-# %% ../nbs/36_paintings.ipynb #49cdcc0b
+# %% ../nbs/36_paintings.ipynb #31ab5c9e
 def _described(
     data: str | Path, dataset, lab: Labelled, cfg: SftConfig, scale: Scale, device: str
 ) -> dict:
