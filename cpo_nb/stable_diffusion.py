@@ -64,12 +64,12 @@ def _rooms(self: StableDiffusionBackbone, prompts: list[str]) -> list[int]:
     tokenizer = self.pipe.tokenizer
     return [n * tokenizer.model_max_length for n in clip_windows(tokenizer, prompts)[1]]
 
-# %% ../nbs/13_stable_diffusion.ipynb #46e4f666
+# %% ../nbs/13_stable_diffusion.ipynb #db0f8542
 @patch
 def _fill(self: StableDiffusionBackbone, adapter: Adapter) -> torch.Tensor:  # an empty window
     return self._encode([""], adapter).tensors["prompt_embeds"]
 
-# %% ../nbs/13_stable_diffusion.ipynb #0d9456cd
+# %% ../nbs/13_stable_diffusion.ipynb #6df8d951
 @patch
 def _encode(self: StableDiffusionBackbone, prompts: list[str], adapter: Adapter) -> Conditioning:
     encoder = self.pipe.text_encoder
@@ -80,7 +80,7 @@ def _encode(self: StableDiffusionBackbone, prompts: list[str], adapter: Adapter)
     embeds = out.view(len(prompts), -1, out.shape[-1])
     return Conditioning(dict(prompt_embeds=embeds.to(self.device, self.dtype)))
 
-# %% ../nbs/13_stable_diffusion.ipynb #516d50d6
+# %% ../nbs/13_stable_diffusion.ipynb #af54068a
 @patch
 def blank_conditioning(
     self: StableDiffusionBackbone,
@@ -115,14 +115,14 @@ def _first_rows(value, n: int):
     is_batch = torch.is_tensor(value) and value.dim() > 1
     return value[: len(value) // n] if is_batch else value
 
-# %% ../nbs/13_stable_diffusion.ipynb #8425acdd
+# %% ../nbs/13_stable_diffusion.ipynb #209b2139
 def _repeat_rows(value, n: int):
     "A tensor n times along its rows; a tuple of tensors one by one."
     if isinstance(value, tuple):
         return tuple(_repeat_rows(v, n) for v in value)
     return value.repeat(n, *[1] * (value.dim() - 1))
 
-# %% ../nbs/13_stable_diffusion.ipynb #abe65534
+# %% ../nbs/13_stable_diffusion.ipynb #3e2f35a6
 def _compute_once(module: torch.nn.Module, n: int) -> list:  # hooks, to be removed
     "Let a module compute 1/n of its rows and give them n times."
 
