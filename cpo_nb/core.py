@@ -16,10 +16,10 @@ import numpy as np
 
 # %% auto #0
 __all__ = ['CpoError', 'error_from', 'plural', 'Scale', 'get_scale', 'repo_root', 'data_dir', 'cache_dir', 'runs_dir',
-           'figures_dir', 'results_dir', 'seed_for', 'np_rng', 'torch_rng', 'atomic_path', 'remove_leftovers',
-           'to_jsonable', 'write_json', 'read_json', 'sha256_file', 'sha256_json', 'readable_size', 'readable_time',
-           'check_room', 'library_versions', 'cached', 'check', 'Processes', 'torch_distributed', 'processes',
-           'in_main', 'shared_out', 'keep_freed_memory', 'use_style', 'save_figure']
+           'figures_dir', 'results_dir', 'seed_for', 'np_rng', 'torch_rng', 'machine_tag', 'atomic_path',
+           'remove_leftovers', 'to_jsonable', 'write_json', 'read_json', 'sha256_file', 'sha256_json', 'readable_size',
+           'readable_time', 'check_room', 'library_versions', 'cached', 'check', 'Processes', 'torch_distributed',
+           'processes', 'in_main', 'shared_out', 'keep_freed_memory', 'use_style', 'save_figure']
 
 # %% ../nbs/00_core.ipynb #f1fab66e
 class CpoError(ValueError):
@@ -171,7 +171,7 @@ def torch_rng(
 _writing: set[Path] = set()  # temporary folders that this process is filling
 
 
-def _this_machine() -> str:
+def machine_tag() -> str:
     "Four hex digits for the machine and, in containers, the namespace of its process ids."
     namespace = "/proc/self/ns/pid"
     link = os.readlink(namespace) if os.path.islink(namespace) else ""
@@ -181,7 +181,7 @@ def _this_machine() -> str:
 def _temporary_folder(path: Path) -> Path:
     "A new folder beside `path`; its name says which process on which machine fills it."
     digits = f"{random.SystemRandom().randrange(16**6):06x}"
-    tmp = path.parent / f".{path.name}.{os.getpid()}.{_this_machine()}{digits}.tmp"
+    tmp = path.parent / f".{path.name}.{os.getpid()}.{machine_tag()}{digits}.tmp"
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp.mkdir()
     return tmp
@@ -262,7 +262,7 @@ def _abandoned(leftover: Path, pid: str | None, machine: str | None) -> bool:
         return False
     if age > 86400:
         return True
-    if machine != _this_machine():
+    if machine != machine_tag():
         return False
     if int(pid) == os.getpid():
         return leftover not in _writing
