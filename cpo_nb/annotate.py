@@ -219,7 +219,10 @@ class Ridge:
         z = ((features - np.array(self.centre)) / np.array(self.spread)).clip(-2.5, 2.5)
         return np.hstack([z, np.ones((len(z), 1))])
 
-    def __call__(self, features: np.ndarray) -> np.ndarray:
+    def __call__(
+        self,
+        features: np.ndarray,  # (N, F)
+    ) -> np.ndarray:  # predictions, one column a pair, (N, P)
         return self.standardised(features) @ np.array(self.weights)
 
     @classmethod

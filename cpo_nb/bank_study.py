@@ -26,8 +26,8 @@ from .runs import read_metrics
 from .batches import TrainingSet
 from .bank import BankConfig
 from .align import AlignConfig
-from .metrics import AtelierJudge, judge_images, load_judge
-from .shipped import count_attributes, sample_prompts, shipped_hashes
+from .metrics import AtelierJudge, count_attributes, judge_images, load_judge
+from .shipped import sample_prompts, shipped_hashes
 from .search import loop_config, search_images, train_policy
 from .study import rows
 
@@ -39,14 +39,16 @@ BANK_DRAWS = (1, 2, 4, 8, 16, None)  # noise draws per image; None: live
 BANK_SEED = 403  # of the captions that the runs are judged on
 
 
-def bank_path(scale: Scale) -> Path:  # data/results/bank/SCALE.json
+def bank_path(
+    scale: Scale,  # whose results
+) -> Path:  # data/results/bank/SCALE.json
     "Where the study of the bank is stored."
     return results_dir() / "bank" / f"{scale.name}.json"
 
 # %% ../nbs/38_bank_study.ipynb #8c481787
 def bank_cases(
     scale: Scale,  # sizes and seeds
-) -> list[dict]:  # pictures (training images; None: all), steps, n_draws (None: live) and seed
+) -> list[dict]:  # `pictures` (training images; None: all), steps, n_draws (None: live) and seed
     "Every run of the study."
     few = dict(pictures=min(512, scale.train_images // 2), steps=2 * scale.align_steps)
     every = dict(pictures=None, steps=scale.align_steps)

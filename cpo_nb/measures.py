@@ -28,23 +28,31 @@ __all__ = ['MEASURES', 'ROLES', 'position_by_saliency', 'position_by_ridge', 'he
            'recession_by_sky', 'breath_by_specks', 'breath_by_quiet', 'measure']
 
 # %% ../nbs/06a_measures.ipynb #3796f218
-def position_by_saliency(v: View) -> np.ndarray:
+def position_by_saliency(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Folded: distance from the midline of the column that differs most from its rows' medians."
     columns = np.median(window(v.saliency, 0.28, 0.81), 1)
     return abs(peak(ndimage.uniform_filter1d(columns, 7 * v.S // 64, axis=1)) - 0.5)
 
 
-def position_by_ridge(v: View) -> np.ndarray:
+def position_by_ridge(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Folded: distance from the midline of the column that differs most from both its sides."
     return abs(v.subject_x - 0.5)
 
 
-def height_by_cut(v: View) -> np.ndarray:
+def height_by_cut(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Folded: distance from half height of the best cut into linear ground and what is above it."
     return abs(v.horizon / v.S - 0.5)
 
 
-def height_by_step(v: View) -> np.ndarray:
+def height_by_step(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Folded: distance from half height of the row with the largest median vertical gradient."
     gradient = ndimage.gaussian_filter1d(v.lab, 1.2 * v.S / 64, axis=1, order=1)
     step = np.linalg.norm(np.median(window(gradient, 0, 1, 0.1, 0.9), 2), axis=-1)
@@ -63,13 +71,17 @@ def _corners(m: np.ndarray) -> list[np.ndarray]:
     return [window(m, *edges).mean((1, 2)) for edges in margins]
 
 
-def counterweight_by_masses(v: View) -> np.ndarray:
+def counterweight_by_masses(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Darkness of the darker lower corner minus twice that of the darker upper margin."
     ul, ur, ll, lr = _corners(np.maximum(v.row[..., 0] - v.half[..., 0], 0))
     return np.maximum(ll, lr) - 2 * np.maximum(ul, ur)
 
 
-def counterweight_by_mirror(v: View) -> np.ndarray:
+def counterweight_by_mirror(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Lab distance between mirrored places, in the lower corners minus 1.3 times the upper margins."
     upper, _, lower, _ = _corners(np.linalg.norm(v.half - v.half[:, :, ::-1], axis=-1))
     return lower - 1.3 * upper
@@ -84,7 +96,9 @@ def _strip(v: View) -> np.ndarray:
     return quartile(0.89, 0.93) - quartile(0.7, 0.8)
 
 
-def entry_by_foreground(v: View) -> np.ndarray:
+def entry_by_foreground(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Lightness of the lower edge's middle against its sides (path), plus that of the strip above."
     sides = median_of(window(v.L, 0.94, 1, 0.03, 0.25)) + median_of(
         window(v.L, 0.94, 1, 0.75, 0.97)
@@ -93,20 +107,26 @@ def entry_by_foreground(v: View) -> np.ndarray:
     return path + _strip(v)
 
 
-def entry_by_middle(v: View) -> np.ndarray:
+def entry_by_middle(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Lightness of the lower edge's middle against the ground half way to the horizon."
     behind = median_of(window(v.L, 0.66, 0.78, 0.1, 0.9))
     return median_of(window(v.L, 0.94, 1, 0.4, 0.6)) - behind
 
 # %% ../nbs/06a_measures.ipynb #eb2284a2
-def accord_by_spread(v: View) -> np.ndarray:
+def accord_by_spread(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Minus the 98th percentile of the distance from the median colour in the chroma plane."
     ab = v.half[..., 1:]
     middle = np.median(ab.reshape(v.B, -1, 2), 1)[:, None, None]
     return -percentile_of(np.linalg.norm(ab - middle, axis=-1), 98)
 
 
-def accord_by_hues(v: View) -> np.ndarray:
+def accord_by_hues(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Minus the entropy of the hue histogram, weighted by chroma and smoothed over 24 directions."
     lch = lab2lch(v.half)
     c, h = flat(lch[..., 1]), flat(lch[..., 2])
@@ -117,36 +137,48 @@ def accord_by_hues(v: View) -> np.ndarray:
     return (p * np.log(p)).sum(1)
 
 # %% ../nbs/06a_measures.ipynb #83440867
-def relation_by_rows(v: View) -> np.ndarray:
+def relation_by_rows(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Slope of b over squashed lightness, both as departures from the median of their row."
     d = v.half - v.row
     m = np.tanh(d[..., 0] / 10)
     return (m * d[..., 2]).mean((1, 2)) / ((m * m).mean((1, 2)) + 0.01)
 
 
-def relation_by_mirror(v: View) -> np.ndarray:
+def relation_by_mirror(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Mean product of left-right differences in lightness and in warmth."
     x = v.half.reshape(v.B, v.S // 4, 2, v.S // 4, 2, 3).mean((2, 4))
     d = (x - x[:, :, ::-1])[:, :, : v.S // 8]
     return np.clip(d[..., 0] * (0.25 * d[..., 1] + d[..., 2]), -60, 60).mean((1, 2))
 
 # %% ../nbs/06a_measures.ipynb #5fff6a59
-def cleanliness_by_chroma(v: View) -> np.ndarray:
+def cleanliness_by_chroma(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Upper quartile of LCh chroma."
     return percentile_of(v.chroma, 75)
 
 
-def cleanliness_by_saturation(v: View) -> np.ndarray:
+def cleanliness_by_saturation(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Median of chroma over lightness."
     return median_of(v.chroma / np.maximum(v.half[..., 0], 10))
 
 
-def vibration_by_residual(v: View) -> np.ndarray:
+def vibration_by_residual(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Log of the lower quartile of the chroma-plane residual against a blur."
     return np.log(percentile_of(np.hypot(*v.fine[1:]), 25) + 0.02)
 
 
-def vibration_by_neighbours(v: View) -> np.ndarray:
+def vibration_by_neighbours(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Log of the median chroma-plane difference between vertical neighbours."
     return np.log(median_of(np.hypot(np.diff(v.a, axis=1), np.diff(v.b, axis=1))) + 0.02)
 
@@ -167,12 +199,16 @@ def _step(x: np.ndarray, dy: int, dx: int) -> np.ndarray:
     return np.minimum(d, np.quantile(d, 0.8, axis=1)[:, None]).mean(1) + 0.02
 
 
-def purpose_by_value(v: View) -> np.ndarray:
+def purpose_by_value(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Log ratio of vertical to horizontal steps in lightness."
     return np.log(_step(v.L, 1, 0) / _step(v.L, 0, 1))
 
 
-def purpose_by_colour(v: View) -> np.ndarray:
+def purpose_by_colour(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "The same ratio in the chroma plane."
     down = _step(v.a, 1, 0) + _step(v.b, 1, 0)
     across = _step(v.a, 0, 1) + _step(v.b, 0, 1)
@@ -211,7 +247,9 @@ def _correlogram(v: View) -> tuple[np.ndarray, np.ndarray]:
     return _autocorrelation(L), _autocorrelation(a, b)
 
 
-def decision_by_correlation(v: View) -> np.ndarray:
+def decision_by_correlation(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Chroma autocorrelation at a lag of one pixel, summed over four directions."
     return _correlogram(v)[1][:, 0].sum(1)
 
@@ -225,7 +263,9 @@ def _band_energy(v: View, sigma: float) -> np.ndarray:
     return energy + 1e-3
 
 
-def decision_by_scales(v: View) -> np.ndarray:
+def decision_by_scales(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Log ratio of chroma energy between a coarser and a finer band."
     return np.log(_band_energy(v, 1.2) / _band_energy(v, 0.8))
 
@@ -253,13 +293,17 @@ def _residual(x: np.ndarray) -> np.ndarray:
     return x - blur(x, 0.8)
 
 
-def variety_by_lines(v: View) -> np.ndarray:
+def variety_by_lines(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "How little texture the softest spot has, minus the area of wiry dark lines."
     soft = _inner(_texture_energy(abs(_residual(v.L)), 6)).min((1, 2))
     return -np.log(soft) - 50 * np.minimum((_lines(v) > 15).mean((1, 2)), 0.04)
 
 
-def variety_by_contrast(v: View) -> np.ndarray:
+def variety_by_contrast(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "How little texture the softest hundredth has, in value and colour, minus the lines' depth."
     value = _texture_energy(abs(_residual(v.L)), 6)
     colour = _texture_energy(np.hypot(_residual(v.a), _residual(v.b)), 8)
@@ -267,12 +311,16 @@ def variety_by_contrast(v: View) -> np.ndarray:
     return -np.log(soft) - 0.1 * percentile_of(_lines(v), 96)
 
 # %% ../nbs/06a_measures.ipynb #540e6cf3
-def span_by_percentiles(v: View) -> np.ndarray:
+def span_by_percentiles(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Light decile minus twice the dark decile of L: far apart, and with real darks."
     return v.value[90] - 2 * v.value[10]
 
 
-def span_by_slopes(v: View) -> np.ndarray:
+def span_by_slopes(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Upper quartile of the gradient of L, blurred to an eighth of the width."
     sigma, L = (0, v.S / 16, v.S / 16), v.half[..., 0]
     across = ndimage.gaussian_filter(L, sigma, order=(0, 0, 1))
@@ -280,7 +328,9 @@ def span_by_slopes(v: View) -> np.ndarray:
     return percentile_of(np.hypot(across, down), 75)
 
 
-def unity_by_halves(v: View) -> np.ndarray:
+def unity_by_halves(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Lightness difference of left and right in the upper quarter, over the spread of the deciles."
     L = window(v.half[..., 0], 0, 0.25)
     left, right = median_of(window(L, 0, 1, 0.15, 0.38)), median_of(window(L, 0, 1, 0.62, 0.85))
@@ -294,7 +344,9 @@ def _slope_across(L: np.ndarray, y1: float, x0: float) -> np.ndarray:
     return abs((c * x).sum(1) / (x * x).sum())
 
 
-def unity_by_slope(v: View) -> np.ndarray:
+def unity_by_slope(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Slope of L across the upper quarter, at most twice the slope across its upper half."
     return np.minimum(_slope_across(v.L, 0.25, 0.2), 2 * _slope_across(v.L, 0.12, 0.15))
 
@@ -305,14 +357,18 @@ def _foot(v: View) -> tuple[np.ndarray, ...]:
     return L, 0.5 * a - b, np.hypot(a, b), np.arctan2(b, a)
 
 
-def transparency_by_violet(v: View) -> np.ndarray:
+def transparency_by_violet(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Share of violet darks in the lowest quarter minus twice the share of black ones."
     L, _, c, h = _foot(v)
     violet = (np.cos(h - np.deg2rad(297)) > 0.85) & (c > 14) & (L < np.median(L, 1)[:, None] - 2)
     return np.minimum(violet.mean(1), 0.1) - 2 * np.minimum((L < 14).mean(1), 0.06)
 
 
-def transparency_by_excess(v: View) -> np.ndarray:
+def transparency_by_excess(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Excess of violet-blue (96th percentile over median) in the lowest quarter, minus black area."
     L, blue, _, _ = _foot(v)
     excess = np.percentile(blue, 96, axis=1) - np.median(blue, 1)
@@ -327,7 +383,9 @@ def _at_subject(v: View, half_width: int) -> np.ndarray:
     return v.half[np.arange(v.B)[:, None], :, inside].transpose(0, 2, 1, 3)
 
 
-def turning_by_slope(v: View) -> np.ndarray:
+def turning_by_slope(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Absolute slope of L across the subject, median over its rows, in L per pixel of half size."
     r = 3 * v.S // 64
     x = np.arange(-r, r + 1.0)
@@ -335,7 +393,9 @@ def turning_by_slope(v: View) -> np.ndarray:
     return abs(np.median(rows, 1) / (x * x).sum())
 
 
-def turning_by_sides(v: View) -> np.ndarray:
+def turning_by_sides(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Difference of the median lightness of the subject's two flanks, over the image's range."
     L = window(_at_subject(v, 4 * v.S // 64)[..., 0], 0.4, 0.8)
     n = L.shape[2] // 2
@@ -348,12 +408,16 @@ def _against_ground(v: View) -> np.ndarray:
     return np.median(difference.reshape(v.B, -1, 3), 1)
 
 
-def reading_by_value(v: View) -> np.ndarray:
+def reading_by_value(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Distance of the subject from its ground in lightness."
     return abs(_against_ground(v)[:, 0])
 
 
-def reading_by_colour(v: View) -> np.ndarray:
+def reading_by_colour(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Distance of the subject from its ground in Lab, over the image's range of value and chroma."
     own_range = v.span + 0.5 * percentile_of(v.chroma, 75)
     return np.linalg.norm(_against_ground(v), axis=1) / own_range
@@ -371,12 +435,16 @@ def _shift(v: View, mass: np.ndarray) -> np.ndarray:
     return abs(centre(0.31, 0.53) - centre(0.59, 0.81))
 
 
-def stance_by_saliency(v: View) -> np.ndarray:
+def stance_by_saliency(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Minus the sideways shift of what differs from its row (squared saliency)."
     return -_shift(v, v.saliency**2)
 
 
-def stance_by_ridge(v: View) -> np.ndarray:
+def stance_by_ridge(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Minus the sideways shift of what differs from both its sides."
     return -_shift(v, v.ridge)
 
@@ -387,12 +455,16 @@ def _near_horizon(v: View, side: int) -> np.ndarray:
     return np.median(v.rows[np.arange(v.B)[:, None], rows, 0], 1)
 
 
-def recession_by_step(v: View) -> np.ndarray:
+def recession_by_step(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Lightness above the horizon minus that below it, over the image's range."
     return (_near_horizon(v, -1) - _near_horizon(v, 1)) / v.span
 
 
-def recession_by_sky(v: View) -> np.ndarray:
+def recession_by_sky(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Lightness above the horizon minus that of the sky, over the image's range."
     sky = np.median(v.rows[:, round(0.03 * v.S) : round(0.25 * v.S), 0], 1)
     return (_near_horizon(v, -1) - sky) / v.span
@@ -403,7 +475,9 @@ def _specks(v: View) -> np.ndarray:
     return np.maximum(v.L - ndimage.grey_opening(v.L, size=(1, 5, 5)), v.blackhat)
 
 
-def breath_by_specks(v: View) -> np.ndarray:
+def breath_by_specks(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Minus the square root of the number of small isolated marks of strong contrast."
     none = np.zeros((3, 3))
     within = np.stack([none, np.ones((3, 3)), none])  # neighbours within an image only
@@ -417,7 +491,9 @@ def breath_by_specks(v: View) -> np.ndarray:
     return -np.sqrt(np.bincount(owner[small], minlength=v.B))
 
 
-def breath_by_quiet(v: View) -> np.ndarray:
+def breath_by_quiet(
+    v: View,  # N images
+) -> np.ndarray:  # (N,)
     "Share of the 64 fields of a chessboard in which nothing small stands out."
     k = v.S // 8
     return (_specks(v).reshape(v.B, 8, k, 8, k).max((2, 4)) < 22).mean((1, 2))

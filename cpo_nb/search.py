@@ -31,11 +31,10 @@ from .training import TrainConfig, TrainResult
 from .batches import TrainingSet
 from .bank import BankConfig
 from .align import METHODS, AlignConfig, align
-from .metrics import judge_images, load_judge
+from .metrics import count_attributes, judge_images, load_judge
 from cpo_nb.shipped import (
     atelier_training_set,
     atelier_tree,
-    count_attributes,
     sample_prompts,
     shipped_auxiliary,
     shipped_hashes,
@@ -63,7 +62,9 @@ SEARCHED = {
 }
 
 # %% ../nbs/35a_search.ipynb #428901ef
-def first_of_grid(method: str) -> dict:  # lr and the strengths
+def first_of_grid(
+    method: str,  # a key of SEARCHED
+) -> dict:  # lr and the strengths
     "Settings that a search begins with: the first learning rate, and the first of each strength."
     strengths = SEARCHED[method][1]
     return dict(lr=LEARNING_RATES[0]) | {k: values[0] for k, values in strengths.items()}
@@ -163,7 +164,9 @@ def search_path(
     return results_dir() / "search" / scale.name / f"{method}.json"
 
 
-def search_images(scale: Scale) -> int:  # half of the images of a table's row, at least 8
+def search_images(
+    scale: Scale,  # sizes
+) -> int:  # half of the images of a table's row, at least 8
     "On how many images a candidate is judged."
     return max(8, scale.eval_images // 2)
 

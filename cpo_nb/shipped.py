@@ -35,12 +35,12 @@ from .training import TrainConfig
 from .batches import TrainingSet, training_set
 from .sft import SftConfig, attribute_gain, sft
 from .sampling import sample
-from .metrics import JUDGE_SEED, AtelierJudge, Verdict, judge_images
+from .metrics import JUDGE_SEED, AtelierJudge, judge_images
 
 # %% auto #0
 __all__ = ['DATA_SEED', 'EVAL_SEED', 'IDEAL_SEED', 'HELD_SEED', 'SWEPT', 'atelier_tree', 'shipped_auxiliary', 'adapter_folder',
-           'shipped_hashes', 'sample_prompts', 'atelier_training_set', 'ideal_features', 'count_attributes',
-           'judge_agreement', 'auxiliary_config', 'sweep_path', 'sweep_auxiliary']
+           'shipped_hashes', 'sample_prompts', 'atelier_training_set', 'ideal_features', 'judge_agreement',
+           'auxiliary_config', 'sweep_path', 'sweep_auxiliary']
 
 # %% ../nbs/35_shipped.ipynb #c13430a6
 def atelier_tree() -> CriteriaTree:  # 19 pairs
@@ -151,21 +151,6 @@ def ideal_features(
     folder = cached("atelier-ideal", build, key, IDEAL_SEED)
     return load_file(folder / "features.safetensors")["features"].numpy()
 
-# %% ../nbs/35_shipped.ipynb #a9b261ee
-# LEAD: metrics.count_attributes
-def count_attributes(
-    verdict: Verdict,  # of a judge on N images
-    subject: np.ndarray,  # index of the subject that each caption names, (N,)
-    palette: np.ndarray,  # index of the palette that each caption names, (N,)
-) -> dict:  # n_pos and n_neg per image, (N,); subject_kept and palette_kept, shares in [0, 1]
-    "Attribute counts per image, and the shares of images that keep what the caption names."
-    return dict(
-        n_pos=verdict.n_pos,
-        n_neg=verdict.n_neg,
-        subject_kept=float((verdict.subject == subject).mean()),
-        palette_kept=float((verdict.palette == palette).mean()),
-    )
-
 # %% ../nbs/35_shipped.ipynb #d7e841ed
 def judge_agreement(
     scale: Scale,  # `eval_images` says on how many images
@@ -210,7 +195,9 @@ SWEPT = (  # rank, targets, learning rate
 )
 
 
-def sweep_path(scale: Scale) -> Path:  # data/results/search/SCALE/auxiliary.json
+def sweep_path(
+    scale: Scale,  # whose results
+) -> Path:  # data/results/search/SCALE/auxiliary.json
     "Where the sweep of the auxiliary is stored."
     return results_dir() / "search" / scale.name / "auxiliary.json"
 

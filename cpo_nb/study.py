@@ -37,6 +37,7 @@ from .sampling import image_grid
 from cpo_nb.metrics import (
     AtelierJudge,
     bootstrap_interval,
+    count_attributes,
     evaluate,
     frechet_distance,
     judge_images,
@@ -45,7 +46,6 @@ from cpo_nb.metrics import (
 from cpo_nb.shipped import (
     EVAL_SEED,
     atelier_tree,
-    count_attributes,
     ideal_features,
     sample_prompts,
     shipped_auxiliary,
