@@ -63,7 +63,7 @@ def measure_roofline(
     )
     return dict(peaks=machine_peaks(get_device()), families=found["families"])
 
-# %% ../nbs/42c_roofline.ipynb #ac23fb9b
+# %% ../nbs/42c_roofline.ipynb #b423d21e
 def roofline_points(
     result: dict,  # of `measure_roofline`
 ) -> list[tuple[str, str, float, float]]:  # (family, method, FLOPs per byte, FLOP/s)
@@ -140,7 +140,7 @@ def _plot_family_parts(cases: dict[str, dict], ax) -> None:
     ax.set(yticks=range(len(cases)), yticklabels=labels, xlim=(0, 4))
     ax.set_xlabel("relative to SFT")
 
-# %% ../nbs/42c_roofline.ipynb #78d9d3d8
+# %% ../nbs/42c_roofline.ipynb #14d25de7
 def _used_parts(result: dict) -> list[str]:
     cases = [c for found in result["families"].values() for c in found["cases"]]
     return [part for part in PARTS if any(c["parts"][part]["seconds"] for c in cases)]
