@@ -37,7 +37,7 @@ def _peak() -> int:
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
-
+# %% ../nbs/43_scaling.ipynb #34d8c7cd
 _MEASURE = """
 import json, sys
 import cpo_nb.scaling as scaling
@@ -46,7 +46,7 @@ result = getattr(scaling, sys.argv[1])(**json.loads(sys.argv[2]))
 print(json.dumps(result | dict(peak=scaling._peak())))
 """
 
-
+# %% ../nbs/43_scaling.ipynb #d83ea472
 def in_new_process(
     name: str,  # of a function of this module that returns a dictionary
     **settings,  # its arguments
@@ -70,7 +70,7 @@ WAITS = {  # what -> (target, is it a lower bound, unit)
     "sampling, bf16": (1.2, True, "x the pipeline's own call, under the same autocast"),
 }
 
-# %% ../nbs/43_scaling.ipynb #f26c87e0
+# %% ../nbs/43_scaling.ipynb #bb6b24de
 def _painter(n: int = 512, workers: int = 2) -> dict:
     "Images per second of the generator."
     from cpo_nb.atelier import sample_scenes
@@ -82,7 +82,7 @@ def _painter(n: int = 512, workers: int = 2) -> dict:
     paint(scenes, workers)
     return dict(value=n / (time.perf_counter() - began))
 
-
+# %% ../nbs/43_scaling.ipynb #1c1fc91a
 def _measures(n: int = 256, workers: int = 1) -> dict:
     "Images per second of the heuristic metrics."
     from cpo_nb.measures import measure
@@ -93,7 +93,7 @@ def _measures(n: int = 256, workers: int = 1) -> dict:
     measure(images, workers=workers)
     return dict(value=n / (time.perf_counter() - began))
 
-# %% ../nbs/43_scaling.ipynb #c85c4f84
+# %% ../nbs/43_scaling.ipynb #3c0c64b8
 def _median_seconds(calls: dict[str, Callable], rounds: int) -> dict[str, float]:
     "Medians of calls that take turns, after one round of warm-up."
     times = {name: [] for name in calls}
@@ -136,7 +136,7 @@ def _sampling(images: int = 64, steps: int = 20, rounds: int = 3, bf16: bool = F
     seconds = _median_seconds(dict(ours=ours, pipeline=pipeline), rounds)
     return dict(value=seconds["pipeline"] / seconds["ours"], seconds=seconds)
 
-# %% ../nbs/43_scaling.ipynb #e259bf9c
+# %% ../nbs/43_scaling.ipynb #6bded8dc
 def _command_seconds(command: list[str], rounds: int = 5, **options) -> dict:
     "Median time of a command."
     call = partial(subprocess.run, command, check=True, capture_output=True, **options)
@@ -151,7 +151,7 @@ def _command_seconds(command: list[str], rounds: int = 5, **options) -> dict:
 def _python_seconds(code: str, rounds: int) -> dict:
     return _command_seconds([sys.executable, "-c", code], rounds)
 
-
+# %% ../nbs/43_scaling.ipynb #d8a4495d
 def _wait_measures(rounds: int) -> dict[str, Callable]:
     "What WAITS names -> its measurement; `make setup` where it was run before."
     calls = {
@@ -182,7 +182,7 @@ def _wait_line(name: str, v: dict) -> str:
     unit = WAITS[name][2]
     return f"{name}: {v['value']:.3g} {unit}, target at {bound} {v['target']:g}: {verdict}"
 
-
+# %% ../nbs/43_scaling.ipynb #8ef506bf
 def measure_waits(
     say: Callable = lambda line: None,  # receives each result
     only: tuple[str, ...] | None = None,  # keys of WAITS; default: all
@@ -214,7 +214,7 @@ def _annotations(k: int, ids: np.ndarray, rng: np.random.Generator) -> dict[str,
         columns[name] = [ids[half].tolist() for half in halves]
     return columns
 
-
+# %% ../nbs/43_scaling.ipynb #abc2ec5c
 def _write_parquet(path: str, n: int, ids: np.ndarray) -> None:
     "A parquet file of `n` annotated images, a thousand rows at a time."
     import pyarrow as pa, pyarrow.parquet as pq
@@ -229,7 +229,7 @@ def _write_parquet(path: str, n: int, ids: np.ndarray) -> None:
         writer.write_table(table)
     writer.close()
 
-# %% ../nbs/43_scaling.ipynb #bfc5563f
+# %% ../nbs/43_scaling.ipynb #2cc17089
 def _data(n: int) -> dict:
     "Seconds and memory of loading `n` images."
     from cpo_nb.criteria import load_criteria
@@ -257,7 +257,7 @@ def _open_store(path: str):
         store.get(key)
     return store
 
-
+# %% ../nbs/43_scaling.ipynb #21cd21f1
 def _records(n: int, reads: int = 50) -> dict:
     "Seconds of reading 32 of `n` records; bytes on disk."
     import torch
@@ -294,7 +294,7 @@ def _tree_text(pairs: int) -> str:
             )
     return "\n".join(lines) + "\n"
 
-
+# %% ../nbs/43_scaling.ipynb #ee6dd930
 def _tree(pairs: int) -> dict:
     "Seconds of reading a tree, and of writing a thousand prompts."
     from cpo_nb.criteria import load_criteria
@@ -348,7 +348,7 @@ def _sft_policy(batch: int, steps: int):
     step_fn, n = case_step(bb, data, tree, case_config(sft, loop, precision="fp32"), sft)
     return policy, step_fn, n
 
-
+# %% ../nbs/43_scaling.ipynb #e25dc047
 def _shared(batch: int = 8, rounds: int = 6) -> dict:
     "Seconds of a step of SFT whose batch is shared by the processes."
     import torch
@@ -360,8 +360,9 @@ def _shared(batch: int = 8, rounds: int = 6) -> dict:
     )
 
     torch.set_num_threads(1)
-    me, times = processes(), []
+    # before the processes meet: transformers would write a pipeline in the first one alone
     policy, step_fn, n = _sft_policy(batch, rounds + 2)
+    me, times = processes(), []
     shares = Execution().shares(batch, me.rank, me.count)
     for step in range(rounds + 2):
         me.wait()
@@ -396,7 +397,7 @@ rdzv_backend: static
 same_network: true
 """  # as configs/cpu-two.yaml
 
-
+# %% ../nbs/43_scaling.ipynb #1e180f4c
 def _launch_env() -> dict[str, str]:
     "One thread per process, no settings of another launch, and this checkout."
     env = {k: v for k, v in os.environ.items() if not k.startswith("ACCELERATE")}
@@ -406,7 +407,7 @@ def _launch_env() -> dict[str, str]:
         env["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     return env
 
-# %% ../nbs/43_scaling.ipynb #f26aa33a
+# %% ../nbs/43_scaling.ipynb #1dc71eb4
 def in_processes(
     count: int,  # how many
     **settings,  # of the step: batch, rounds
@@ -441,7 +442,7 @@ GROWTH = dict(  # axis -> its points
     processes=(1, 2),
 )
 
-
+# %% ../nbs/43_scaling.ipynb #01df8553
 def _measure_point(axis: str, at: int, steps: dict) -> dict:
     "One point of an axis, in a process of its own."
     if axis == "images":
@@ -454,7 +455,7 @@ def _measure_point(axis: str, at: int, steps: dict) -> dict:
         return in_new_process("_updates", **{axis: at}, **steps)
     return in_processes(at)
 
-
+# %% ../nbs/43_scaling.ipynb #93e26a07
 def measure_growth(
     sizes: dict | None = None,  # axis -> points; default: GROWTH
     say: Callable = lambda line: None,  # receives each point
