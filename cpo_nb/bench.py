@@ -56,7 +56,7 @@ def _time_ratio(times: list[float], base: list[float], name: str, quartiles: str
         f"{quartiles}_q3": high,
     }
 
-
+# %% ../nbs/42a_bench.ipynb #898090b0
 def _memory_ratios(memory: dict, base: dict) -> dict:
     return dict(
         ratio_peak=(memory["resident"] + memory["update"]) / (base["resident"] + base["update"]),
@@ -64,7 +64,7 @@ def _memory_ratios(memory: dict, base: dict) -> dict:
         ratio_flops=memory["flops"] / max(base["flops"], 1),
     )
 
-# %% ../nbs/42a_bench.ipynb #829bf0d1
+# %% ../nbs/42a_bench.ipynb #8cbf80f2
 def summary(
     times: dict[tuple, list[float]],  # (method, checkpointing) -> seconds, round by round
     # (method, checkpointing) -> bytes `resident` and `update`, and `flops`; None: out of memory
@@ -91,7 +91,7 @@ def summary(
         out.append(row)
     return out
 
-# %% ../nbs/42a_bench.ipynb #6257caad
+# %% ../nbs/42a_bench.ipynb #f4318e30
 @dataclass
 class _Bench:
     "A policy and the training steps of all cases."
@@ -120,14 +120,55 @@ class _Bench:
     def in_turn(self, cases: dict, rounds: int, warmup: int) -> dict:
         return in_turn(cases, rounds, warmup, self.switch, self.wait, self.clock)
 
-# %% ../nbs/42a_bench.ipynb #dcd98a89
+# %% ../nbs/42a_bench.ipynb #eb5a775e
+def _check_costs(methods: Sequence[str], precision: str) -> None:
+    unknown = [m for m in methods if m not in BENCHED]
+    if unknown:
+        hint = f"choose from {', '.join(BENCHED)}"
+        raise CpoError(f"method {unknown[0]!r} is unknown", hint=hint)
+    if precision not in ("bf16", "fp32"):
+        raise CpoError(
+            f"precision {precision!r} cannot be measured here", hint="choose bf16 or fp32"
+        )
+
+# %% ../nbs/42a_bench.ipynb #5816aa1d
+def _cases_to_measure(
+    backbone: Backbone, methods: Sequence[str], checkpointing: Sequence[bool]
+) -> Iterator[tuple[str, bool]]:
+    "Plain SFT is left out where it is the library's own SFT."
+    for ckpt in checkpointing:
+        for name in methods:
+            if name != "plain" or (backbone.size < ADDED_BELOW and not ckpt):
+                yield name, ckpt
+
+# %% ../nbs/42a_bench.ipynb #c0ff70f6
+def _prepare_bench(
+    backbone, loop: TrainConfig, keys, configs: dict, rows, folder: Path, live_prompts, clock
+) -> _Bench:
+    "Encode the prompts, and make the training steps of all cases."
+    data, tree = rows
+
+    def prompts():
+        return (p for cfg in configs.values() for p in every_align_prompt(data, tree, cfg))
+
+    cache_prompt_embeddings(backbone, prompts, None if live_prompts else folder)
+    policy = BenchPolicy(backbone, loop)
+    backbone.activate("policy")
+    takes = {}
+    for name, ckpt in keys:
+        case = BENCHED[name]
+        bank = folder / "bank" if case.bank else None
+        takes[name, ckpt] = policy.training_step(data, tree, configs[name], case, bank)
+    return _Bench(policy, takes, clock)
+
+# %% ../nbs/42a_bench.ipynb #e759ef69
 def _without_auxiliary(backbone: Backbone, name: str, folder: Path):
     "With a bank the auxiliary is offloaded to a file, as in training."
     if not BENCHED[name].bank:
         return contextlib.nullcontext()
     return backbone.offloaded_adapter("auxiliary", folder / "aside.safetensors")
 
-
+# %% ../nbs/42a_bench.ipynb #e89e6139
 def _first_steps(take: Callable, device: torch.device) -> tuple[int, int, int] | None:
     "Memory and work of the second step; None when it does not fit."
     try:
@@ -139,7 +180,7 @@ def _first_steps(take: Callable, device: torch.device) -> tuple[int, int, int] |
     torch.cuda.empty_cache()
     return None
 
-
+# %% ../nbs/42a_bench.ipynb #87a557fc
 def _measure_memory(bench: _Bench, folder: Path) -> dict[tuple, dict | None]:
     "Memory and work of each case; None where it does not fit."
     memory = {}
@@ -165,7 +206,7 @@ def _flops_by_part(bench: _Bench, take: Callable, step: int) -> dict[str, dict]:
         spent = _step_by_part(bench, take, step, lambda: live.flops)
     return {part: dict(flops=int(n), seconds=None) for part, n in spent.items()}
 
-
+# %% ../nbs/42a_bench.ipynb #d463aa6e
 def _measure_parts(bench: _Bench, takes: dict, warmup: int, rounds: int) -> dict[tuple, dict]:
     "Case -> part -> FLOPs, and median of the seconds."
     found, seconds = {}, {key: [] for key in takes}
@@ -186,47 +227,6 @@ def _measure_parts(bench: _Bench, takes: dict, warmup: int, rounds: int) -> dict
             for part, value in parts.items():
                 value["seconds"] = float(np.median([s[part] for s in seconds[key]]))
     return found
-
-# %% ../nbs/42a_bench.ipynb #a7ced35d
-def _check_costs(methods: Sequence[str], precision: str) -> None:
-    unknown = [m for m in methods if m not in BENCHED]
-    if unknown:
-        hint = f"choose from {', '.join(BENCHED)}"
-        raise CpoError(f"method {unknown[0]!r} is unknown", hint=hint)
-    if precision not in ("bf16", "fp32"):
-        raise CpoError(
-            f"precision {precision!r} cannot be measured here", hint="choose bf16 or fp32"
-        )
-
-
-def _cases_to_measure(
-    backbone: Backbone, methods: Sequence[str], checkpointing: Sequence[bool]
-) -> Iterator[tuple[str, bool]]:
-    "Plain SFT is left out where it is the library's own SFT."
-    for ckpt in checkpointing:
-        for name in methods:
-            if name != "plain" or (backbone.size < ADDED_BELOW and not ckpt):
-                yield name, ckpt
-
-# %% ../nbs/42a_bench.ipynb #a9797748
-def _prepare_bench(
-    backbone, loop: TrainConfig, keys, configs: dict, rows, folder: Path, live_prompts, clock
-) -> _Bench:
-    "Encode the prompts, and make the training steps of all cases."
-    data, tree = rows
-
-    def prompts():
-        return (p for cfg in configs.values() for p in every_align_prompt(data, tree, cfg))
-
-    cache_prompt_embeddings(backbone, prompts, None if live_prompts else folder)
-    policy = BenchPolicy(backbone, loop)
-    backbone.activate("policy")
-    takes = {}
-    for name, ckpt in keys:
-        case = BENCHED[name]
-        bank = folder / "bank" if case.bank else None
-        takes[name, ckpt] = policy.training_step(data, tree, configs[name], case, bank)
-    return _Bench(policy, takes, clock)
 
 # %% ../nbs/42a_bench.ipynb #19a3dc2d
 def step_costs(
@@ -281,7 +281,7 @@ def describe_device(
     n = torch.get_num_threads()
     return f"{device.type}, 1 thread" if n == 1 else f"{device.type}, {n} threads"
 
-
+# %% ../nbs/42a_bench.ipynb #e86237b5
 def _usual(family: str, dtype: torch.dtype, device: torch.device) -> dict:
     "Batch size and precision of a family, unless they are given."
     in_float32 = dtype == torch.float32 and device.type == "cpu" and family != "atelier"
@@ -289,7 +289,7 @@ def _usual(family: str, dtype: torch.dtype, device: torch.device) -> dict:
         batch_size=32 if family == "atelier" else 4, precision="fp32" if in_float32 else "bf16"
     )
 
-
+# %% ../nbs/42a_bench.ipynb #ddf6bded
 def _check_families(which: Sequence[str], tiny: bool, costs: dict) -> None:
     known = (*SMALL, "atelier") if tiny else tuple(SMALL)
     unknown = [family for family in which if family not in known]
@@ -302,7 +302,7 @@ def _check_families(which: Sequence[str], tiny: bool, costs: dict) -> None:
             hint="leave live_prompts off",
         )
 
-# %% ../nbs/42a_bench.ipynb #54d6935e
+# %% ../nbs/42a_bench.ipynb #ee0f0e3d
 def _bench_family(
     family: str, build: Callable, options: dict, seed: int, say: Callable, costs: dict
 ) -> dict:
@@ -384,7 +384,7 @@ def _verdict(case: dict, what: str, measured: float, target: float, **more) -> d
         | more
     )
 
-
+# %% ../nbs/42a_bench.ipynb #fd7163f0
 def _cpo_verdicts(case: dict) -> Iterator[dict]:
     "Time and peak memory of CPO, live or with a bank, relative to SFT."
     bank = case["method"] == "bank"
@@ -400,7 +400,7 @@ def _cpo_verdicts(case: dict) -> Iterator[dict]:
         target = TARGETS["bank_memory" if bank else "memory"]
         yield _verdict(case, "peak", case["ratio_peak"], target)
 
-# %% ../nbs/42a_bench.ipynb #a9b79d36
+# %% ../nbs/42a_bench.ipynb #d035518d
 def _script_verdicts(bank: dict, scripts: dict) -> Iterator[dict]:
     "Time of a preference by the public scripts of DPO, relative to CPO with a bank."
     if "median" in bank and "median" in scripts:
@@ -409,7 +409,7 @@ def _script_verdicts(bank: dict, scripts: dict) -> Iterator[dict]:
         what = "time of one preference"
         yield _verdict(scripts, what, ratio, TARGETS["scripts"], least=True, whose=whose)
 
-
+# %% ../nbs/42a_bench.ipynb #a97d485c
 def verdicts(
     result: dict,  # of `bench_families`
     # family, method, checkpointing, what, measured, whose, target, met; least: the target is a
@@ -446,11 +446,11 @@ def _head_lines(result: dict) -> list[str]:
         "every step",
     ]
 
-
+# %% ../nbs/42a_bench.ipynb #211aeea1
 def _number(value: float | None, width: int, digits: int = 2) -> str:
     return f"{'-':>{width}}" if value is None else f"{value:{width},.{digits}f}"
 
-# %% ../nbs/42a_bench.ipynb #4a96a30f
+# %% ../nbs/42a_bench.ipynb #c2a5f359
 def _case_line(family: str, c: dict) -> str:
     head = f"{family:7} {c['method']:8} {'on' if c['checkpointing'] else 'off':4} "
     if c.get("out_of_memory"):
@@ -471,7 +471,7 @@ def _case_line(family: str, c: dict) -> str:
     ]
     return head + " ".join(columns)
 
-
+# %% ../nbs/42a_bench.ipynb #03d69504
 _VERDICT_NAMES = dict(cpo="CPO, live,", bank="CPO, bank,", scripts="DPO as in the scripts")
 
 
@@ -487,7 +487,7 @@ def _verdict_line(v: dict) -> str:
         f"target at {bound} x{v['target']:.2f}: {'met' if v['met'] else 'MISSED'}"
     )
 
-# %% ../nbs/42a_bench.ipynb #7255fbb5
+# %% ../nbs/42a_bench.ipynb #05bc8ab2
 def bench_table(
     result: dict,  # of `bench_families`
 ) -> str:  # plain text
@@ -518,7 +518,7 @@ def write_bench(
         raise CpoError(f"{name!r} is no plain name", hint="use letters, digits and hyphens")
     return write_json(results_dir() / f"bench-{name}.json", result)
 
-
+# %% ../nbs/42a_bench.ipynb #d837ce6a
 def bench_name(
     kind: str,  # what is measured
     chosen: Sequence[str] | None = None,  # families, if not all of them
@@ -533,7 +533,7 @@ def _chosen_families(which: str | Sequence[str] | None, full: bool) -> list[str]
         return [name.strip() for name in which.split(",")]
     return list(which or (("sdxl", "flux") if full else ("atelier", *SMALL)))
 
-
+# %% ../nbs/42a_bench.ipynb #9549e4cc
 def run_bench(
     # families, as a list or separated by commas; default: all small ones, or SDXL and FLUX
     which: str | Sequence[str] | None = None,
@@ -562,7 +562,7 @@ def run_bench(
     say(f"stored as {path.name}")
     return result
 
-# %% ../nbs/42a_bench.ipynb #8f38f02f
+# %% ../nbs/42a_bench.ipynb #09cd27a6
 _BENCH_COLORS = dict(bank="#1b6ca8", cpo="#6a8d3a", dpo="#e9b44c", scripts="#d1495b")
 
 

@@ -36,7 +36,7 @@ TARGETS = dict(  # ratios of times and of peak memories
     scripts=3.0,  # DPO as in the public scripts to CPO with a bank; at least
 )
 
-# %% ../nbs/42_bench_models.ipynb #fb96b151
+# %% ../nbs/42_bench_models.ipynb #bb79db18
 @dataclass(frozen=True)
 class BenchCase:
     "One thing that is measured."
@@ -49,7 +49,11 @@ class BenchCase:
 
 
 _LABELS = dict(sft="SFT", cpo="CPO, live", dpo="Diffusion-DPO", distill="distillation")
+
+
 BENCHED: dict[str, BenchCase] = {}
+
+# %% ../nbs/42_bench_models.ipynb #8b1b3056
 for _name in METHODS:
     BENCHED[_name] = BenchCase(_name, _LABELS.get(_name, _name), _name)
 for _case in (
@@ -70,7 +74,7 @@ def _bench_tree() -> CriteriaTree:
         )
     return parse_criteria(text, "bench")
 
-
+# %% ../nbs/42_bench_models.ipynb #bc89f865
 def random_rows(
     backbone: Backbone,  # whose latents
     n: int = 16,  # rows, an even number
@@ -113,7 +117,7 @@ _SMALL_SDXL = _UNET | dict(
     projection_class_embeddings_input_dim=6 * 8 + 16,
 )
 
-# %% ../nbs/42_bench_models.ipynb #1534ce6d
+# %% ../nbs/42_bench_models.ipynb #2408d5df
 _SMALL_SD3 = dict(
     sample_size=32,
     patch_size=2,
@@ -128,6 +132,8 @@ _SMALL_SD3 = dict(
     pos_embed_max_size=24,
     qk_norm="rms_norm",
 )
+
+# %% ../nbs/42_bench_models.ipynb #23196011
 _SMALL_FLUX = dict(
     patch_size=1,
     in_channels=16,
@@ -159,7 +165,7 @@ def _fill_zeros(denoiser: torch.nn.Module) -> None:
         if p.dim() > 1 and not p.any():
             p.data.normal_(std=0.02)
 
-
+# %% ../nbs/42_bench_models.ipynb #93160004
 def _save_small(family: str, folder: Path, seed: int, changes: dict) -> None:
     "Write the tiny pipeline of a family with a wider denoiser."
     import diffusers
@@ -173,7 +179,7 @@ def _save_small(family: str, folder: Path, seed: int, changes: dict) -> None:
     if family in SMALL_VAE:
         tiny_vae(block_out_channels=SMALL_VAE[family]).save_pretrained(folder / "vae")
 
-# %% ../nbs/42_bench_models.ipynb #663d4da3
+# %% ../nbs/42_bench_models.ipynb #4504e0e4
 def small_backbone(
     family: str,  # key of SMALL, or "atelier" for the pipeline that ships
     dtype: torch.dtype = torch.float32,  # of the frozen weights
@@ -206,7 +212,7 @@ LARGE = {  # family -> key of FULL_SIZE
     "flux": "FLUX.1-dev",
 }
 
-
+# %% ../nbs/42_bench_models.ipynb #c39da4e3
 class _RandomText:
     "Mixed into a backbone: prompts are embedded at random, with the shapes of one window."
 
@@ -239,7 +245,7 @@ def _random_denoiser(family, folder, dtype, device, resolution, seed, changes) -
     setattr(backbone.pipe, name, denoiser)
     return backbone
 
-
+# %% ../nbs/42_bench_models.ipynb #018b18d5
 def random_backbone(
     family: str,  # key of LARGE
     dtype: torch.dtype = torch.bfloat16,  # of the weights

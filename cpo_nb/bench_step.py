@@ -52,7 +52,7 @@ def prepare_method(
             noise = torch.randn(p.shape, generator=torch_rng(seed, "auxiliary"))
             p.copy_(p + 0.01 * noise.to(p))
 
-
+# %% ../nbs/42_bench_step.ipynb #5df6605a
 def case_config(
     case: BenchCase,  # what is measured
     loop: TrainConfig,  # batch size, seed
@@ -77,7 +77,7 @@ class _ImagesAsLatents:
     def __getitem__(self, rows) -> torch.Tensor:
         return self.backbone.encode_images(self.images[np.asarray(rows)])
 
-
+# %% ../nbs/42_bench_step.ipynb #0c257564
 @contextlib.contextmanager
 def _lora_beside(backbone: Backbone):
     "LoRA layers run beside the weights, as in a large model."
@@ -88,7 +88,7 @@ def _lora_beside(backbone: Backbone):
     finally:
         backbone.size = size
 
-
+# %% ../nbs/42_bench_step.ipynb #2f321ee2
 @contextlib.contextmanager
 def _prompts_encoded(backbone: Backbone):
     "Prompts are encoded when they are needed, whatever is cached."
@@ -111,7 +111,7 @@ def _as_others(backbone: Backbone, step_fn: Callable, encode: bool) -> Callable:
 
     return step
 
-
+# %% ../nbs/42_bench_step.ipynb #93598acc
 def _filled_bank(backbone, rows: TrainingSet, tree, cfg: AlignConfig, folder: Path) -> Bank:
     "A bank of two noise draws per image, with all that the steps will read."
     loop, n_draws = cfg.train, 2
@@ -124,7 +124,7 @@ def _filled_bank(backbone, rows: TrainingSet, tree, cfg: AlignConfig, folder: Pa
     bank.fill(*planned)
     return bank
 
-# %% ../nbs/42_bench_step.ipynb #c53dfa5e
+# %% ../nbs/42_bench_step.ipynb #c0f5964c
 def case_step(
     backbone: Backbone,  # with the adapters of `prepare_method`
     data: TrainingSet,  # rows to choose from
@@ -190,7 +190,7 @@ class BenchPolicy:
 
         return take
 
-# %% ../nbs/42_bench_step.ipynb #a2835445
+# %% ../nbs/42_bench_step.ipynb #646a85ea
 @patch
 def resident(
     self: BenchPolicy,
@@ -260,7 +260,7 @@ PART_COLORS = dict(
     zip(PARTS, ("#b08968", "#6a8d3a", "#a7c171", "#1b6ca8", "#6fa8d6", "#d1495b", "#999999"))
 )
 
-
+# %% ../nbs/42_bench_step.ipynb #e7bbf2f2
 def _pass_part(adapter, *args, **kwargs) -> str:
     "Which part a pass of the denoiser belongs to."
     if torch.is_grad_enabled():
@@ -271,7 +271,7 @@ def _pass_part(adapter, *args, **kwargs) -> str:
 def _named(part: str) -> Callable:
     return lambda *args, **kwargs: part
 
-
+# %% ../nbs/42_bench_step.ipynb #91045c35
 def _metered(owner, name: str, part_of: Callable, spent: dict, count: Callable):
     "Replace a method by one that adds what it spends to its part."
     method = getattr(owner, name)
@@ -284,7 +284,7 @@ def _metered(owner, name: str, part_of: Callable, spent: dict, count: Callable):
 
     return mock.patch.object(owner, name, call)
 
-# %% ../nbs/42_bench_step.ipynb #c26f96aa
+# %% ../nbs/42_bench_step.ipynb #23abf175
 def step_parts(
     policy: BenchPolicy,  # that the step moves
     take: Callable,  # one training step, called without arguments

@@ -37,7 +37,7 @@ def _frozen_inputs(bb: Backbone, n: int, seed: int) -> tuple:
     t = torch.randint(0, 1000, (n,), generator=rng).to(bb.device)
     return x, t, bb.encode_prompts(["a tower"] * n).tensors["prompt_embeds"]
 
-
+# %% ../nbs/42b_bench_variants.ipynb #266bf5d4
 def _unet_pass(unet, x, t, embeddings, mode=torch.inference_mode, cast=None) -> Callable:
     "A frozen pass, as a call without arguments; by default under bfloat16 autocast."
     cast = cast or torch.autocast(x.device.type, torch.bfloat16)
@@ -48,7 +48,7 @@ def _unet_pass(unet, x, t, embeddings, mode=torch.inference_mode, cast=None) -> 
 
     return call
 
-
+# %% ../nbs/42b_bench_variants.ipynb #83c61888
 def _in_thirds(unet, x, t, embeddings) -> Callable:
     "The same as three passes of a third."
     passes = [
@@ -61,7 +61,7 @@ def _in_thirds(unet, x, t, embeddings) -> Callable:
 
     return call
 
-# %% ../nbs/42b_bench_variants.ipynb #ec69b37a
+# %% ../nbs/42b_bench_variants.ipynb #f1b3e71e
 def _frozen_variants(rows: int = 32, seed: int = 0) -> dict[str, Callable]:
     "A frozen pass of the atelier over 3 × `rows` samples."
     from diffusers.models.attention_processor import AttnProcessor2_0
@@ -93,7 +93,7 @@ def _with_merged(bb: Backbone, merged):
     finally:
         bb.merged_weights = None
 
-
+# %% ../nbs/42b_bench_variants.ipynb #2eaacbc4
 def _prompt_variants(rows: int = 32, seed: int = 0) -> dict[str, Callable]:
     "The auxiliary's pass of the atelier over one batch under two prompts."
     bb = small_backbone("atelier", device=get_device())
@@ -232,7 +232,7 @@ def _one_step(family: str, method: str, compiled: bool, batch: int, seed: int) -
     bb.activate("policy")
     return partial(policy.training_step(data, tree, cfg, BENCHED[method]), 0)
 
-
+# %% ../nbs/42b_bench_variants.ipynb #fde69ca4
 class _Later:
     "A call that is built when it is first made."
 
@@ -243,7 +243,7 @@ class _Later:
         self.call = self.call or self.build()
         return self.call()
 
-
+# %% ../nbs/42b_bench_variants.ipynb #d6d9cd61
 def _block_variants(family: str, method: str, batch: int = 4, seed: int = 0) -> dict[str, Callable]:
     "A step, with the denoiser's blocks compiled or not."
     return {
@@ -264,12 +264,12 @@ _VARIANTS = {  # group -> builds its calls
     "update, live CPO of the small flux": partial(_block_variants, "flux", "cpo"),
 }
 
-
+# %% ../nbs/42b_bench_variants.ipynb #3fa4282a
 def _wait() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
-
+# %% ../nbs/42b_bench_variants.ipynb #67aea086
 def _first_calls(group: str, cases: dict[str, Callable], say: Callable) -> dict[str, float]:
     "Seconds of each first call; a compiled case that does not work here is left out."
     seconds = {}
@@ -287,7 +287,7 @@ def _first_calls(group: str, cases: dict[str, Callable], say: Callable) -> dict[
         seconds[name] = time.perf_counter() - began
     return seconds
 
-# %% ../nbs/42b_bench_variants.ipynb #bc40e5d6
+# %% ../nbs/42b_bench_variants.ipynb #40c7bff0
 def _summary(times: list[float], base: float, first: float) -> dict:
     q1, median, q3 = map(float, np.percentile(times, (25, 50, 75)))
     return dict(q1=q1, median=median, q3=q3, ratio=float(median / base), first=first)
@@ -297,7 +297,7 @@ def _variant_text(name: str, v: dict) -> str:
     first = f", the first {v['first']:.0f} s" if "compiled" in name else ""
     return f"{name}: {1e3 * v['median']:.1f} ms, x{v['ratio']:.2f}{first}"
 
-
+# %% ../nbs/42b_bench_variants.ipynb #ade3f43d
 def measure_variants(
     rounds: int = 5,  # timed
     say: Callable = lambda line: None,  # receives each result
@@ -318,7 +318,7 @@ def measure_variants(
             say(f"{group}: {_variant_text(name, v)}")
     return found
 
-# %% ../nbs/42b_bench_variants.ipynb #f2800f70
+# %% ../nbs/42b_bench_variants.ipynb #0c97bf9a
 def plot_variants(
     found: dict[str, dict[str, dict]],  # of `measure_variants`
     ax,  # matplotlib axes
@@ -369,7 +369,7 @@ def _preference_row(family: str, checkpointing: bool, batch: int, cases: dict) -
         ratio_flops=scripts["flops"] / bank["flops"],
     )
 
-
+# %% ../nbs/42b_bench_variants.ipynb #dae3f770
 def preferences(
     found: list[dict],  # of `measure_preferences`
     # family, checkpointing, batch; preferences per second of bank, dpo and scripts; ratio of the
@@ -402,7 +402,7 @@ def _plot_family(rows: list[dict], ax) -> None:
     ax.set_xlabel("preferences per step")
     ax.minorticks_off()
 
-
+# %% ../nbs/42b_bench_variants.ipynb #b2054954
 def plot_preferences(
     rows: list[dict],  # of `preferences`
     axes,  # one matplotlib axes for each family

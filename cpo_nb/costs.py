@@ -40,7 +40,7 @@ def _default_tensors(dtype: torch.dtype, device: str | torch.device = "meta"):
     finally:
         torch.set_default_dtype(before)
 
-
+# %% ../nbs/41_costs.ipynb #f2929dce
 def _cast_buffers(model: torch.nn.Module, dtype: torch.dtype) -> None:
     "Buffers that are read from the file take its number format; others keep their own."
     for module in model.modules():
@@ -49,7 +49,7 @@ def _cast_buffers(model: torch.nn.Module, dtype: torch.dtype) -> None:
             if buffer is not None and buffer.is_floating_point() and stored:
                 module._buffers[name] = buffer.to(dtype)
 
-# %% ../nbs/41_costs.ipynb #843a0d49
+# %% ../nbs/41_costs.ipynb #7cb13a75
 def _from_config(base: str, name: str, library: str, kind: str, dtype, device):
     "Build one part; raises whatever its library raises."
     cls = getattr(importlib.import_module(library), kind)
@@ -96,7 +96,7 @@ def build_part(
 def _is_built(name: str, denoiser: str) -> bool:
     return name in ("scheduler", "vae", denoiser) or name.startswith("text_encoder")
 
-
+# %% ../nbs/41_costs.ipynb #3af9453b
 def _bare_parts(base: str, pipeline: type, index: dict, denoiser: str, dtype) -> dict:
     "Arguments of the pipeline's class. Raises `CpoError` when a needed part is missing."
     parameters = inspect.signature(pipeline.__init__).parameters
@@ -120,7 +120,7 @@ def _bare_parts(base: str, pipeline: type, index: dict, denoiser: str, dtype) ->
         )
     return parts
 
-# %% ../nbs/41_costs.ipynb #c6288be8
+# %% ../nbs/41_costs.ipynb #713c9e2d
 def bare_backbone(
     base: str | Path = "atelier",  # the shipped pipeline, a pipeline folder, or a hub id
     dtype: torch.dtype = torch.float32,  # of the frozen weights
@@ -164,7 +164,7 @@ def _module_size(module: torch.nn.Module) -> tuple[int, int]:
     own = [p for name, p in module.named_parameters() if ".lora_" not in name]
     return sum(p.numel() for p in own), tensor_bytes([*own, *module.buffers()])
 
-
+# %% ../nbs/41_costs.ipynb #2050c12f
 def part_sizes(
     backbone: Backbone,  # of shapes or of weights
 ) -> dict[str, tuple[int, int]]:  # part -> (parameters, bytes with buffers)
@@ -203,7 +203,7 @@ def _flop_formulas() -> dict:
         aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
     }
 
-
+# %% ../nbs/41_costs.ipynb #ec4fda42
 def _tensors(tree) -> list[torch.Tensor]:
     "The tensors among nested arguments."
     return [t for t in tree_leaves(tree) if isinstance(t, torch.Tensor)]
@@ -211,7 +211,7 @@ def _tensors(tree) -> list[torch.Tensor]:
 # %% ../nbs/41_costs.ipynb #fa49e629
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd  # of operations made of others
 
-
+# %% ../nbs/41_costs.ipynb #3b342626
 class LiveMemory(TorchDispatchMode):
     "Counts, for what runs under it: FLOPs, bytes read and written, and bytes of live storages."
 
@@ -259,7 +259,7 @@ class LiveMemory(TorchDispatchMode):
             self._see(tensor, new=not constant)
         return out
 
-# %% ../nbs/41_costs.ipynb #eb4aadf5
+# %% ../nbs/41_costs.ipynb #18042169
 @patch
 def peak(
     self: LiveMemory,
@@ -292,7 +292,7 @@ def _float32_functions() -> set:
                 functions.add(getattr(owner, name))
     return functions
 
-
+# %% ../nbs/41_costs.ipynb #7b5ac7c7
 _IN_FLOAT32 = _float32_functions()
 
 # %% ../nbs/41_costs.ipynb #03b63b7a
@@ -302,7 +302,7 @@ def _to_float32(value):
         return value.float()
     return value
 
-
+# %% ../nbs/41_costs.ipynb #afca3177
 class _GpuAutocast(TorchFunctionMode):
     "What autocast does on a GPU and not on a CPU: some functions compute in float32."
 
@@ -330,7 +330,7 @@ class StepCost:
     backward: int  # FLOPs of its backward, with the second forward of gradient checkpointing
     frozen: int  # FLOPs of the frozen passes
 
-
+# %% ../nbs/41_costs.ipynb #9a9a0591
 def frozen_passes(
     method: str,  # key of METHODS
     n: int,  # rows of the micro-batch: images, or pairs of them for dpo
@@ -379,7 +379,7 @@ def _saved_bytes(module: torch.nn.Module, live: LiveMemory, saved: dict):
         if was is not None and was != number(key):
             del saved[key]
 
-# %% ../nbs/41_costs.ipynb #f02f3a65
+# %% ../nbs/41_costs.ipynb #b1e772bc
 def _inputs(backbone: Backbone, n: int) -> tuple:
     "Latents, timesteps and conditioning of `n` samples."
     return (
@@ -491,7 +491,7 @@ class Counts:
     encode: tuple[int, int]  # FLOPs and bytes of the VAE's pass over one image
     text: int  # FLOPs of encoding one prompt
 
-# %% ../nbs/41_costs.ipynb #f1a2c151
+# %% ../nbs/41_costs.ipynb #82523336
 def _encode_cost(bb: Backbone) -> tuple[int, int]:
     "FLOPs and bytes of the VAE's pass over one image."
     with fake_mode(), torch.no_grad():
@@ -501,7 +501,7 @@ def _encode_cost(bb: Backbone) -> tuple[int, int]:
             bb.pipe.vae.encode(image).latent_dist.mode()
     return live.flops, live.peak()
 
-
+# %% ../nbs/41_costs.ipynb #e9097895
 def _text_flops(bb: Backbone) -> int:
     "FLOPs of encoding one prompt: two for every weight and token."
     total = 0
@@ -526,7 +526,7 @@ def _largest_block(denoiser: torch.nn.Module) -> int:
                 sizes.append(tensor_bytes(own))
     return max(sizes)
 
-
+# %% ../nbs/41_costs.ipynb #60626262
 def _adapter_sizes(bb: Backbone) -> dict[str, tuple[int, int]]:
     "Adapter -> (parameters, bytes)."
     sizes = {}
@@ -559,13 +559,13 @@ def _counts(
         text=_text_flops(bb),
     )
 
-# %% ../nbs/41_costs.ipynb #747147e6
+# %% ../nbs/41_costs.ipynb #73eeee30
 def _config_times(base: str) -> tuple:
     "Changes when a config file of a local pipeline does."
     files = Path(base).glob("**/*.json") if Path(base).is_dir() else []
     return tuple(sorted((f.as_posix(), f.stat().st_mtime_ns) for f in files))
 
-
+# %% ../nbs/41_costs.ipynb #c18b2103
 def count_pipeline(
     base: str,  # "atelier", a pipeline folder, or a hub id
     method: str,  # key of METHODS

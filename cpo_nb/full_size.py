@@ -31,6 +31,8 @@ _CLIP_G = dict(
     vocab_size=49408,
     hidden_act="gelu",
 )
+
+# %% ../nbs/41b_full_size.ipynb #46caf882
 _T5_XXL = dict(
     vocab_size=32128,
     d_model=4096,
@@ -97,6 +99,8 @@ _SD35 = _SD3 | dict(
     qk_norm="rms_norm",
     dual_attention_layers=list(range(13)),
 )
+
+# %% ../nbs/41b_full_size.ipynb #facb0db8
 _FLUX = dict(
     in_channels=64,
     num_layers=19,
@@ -131,7 +135,7 @@ _FLUX_PARTS = dict(
     scheduler=("FlowMatchEulerDiscreteScheduler", dict(use_dynamic_shifting=True)),
 )
 
-
+# %% ../nbs/41b_full_size.ipynb #fc139643
 def _sd3_parts(transformer: dict) -> dict:
     return dict(
         transformer=("SD3Transformer2DModel", transformer),
@@ -152,7 +156,7 @@ FULL_SIZE: dict[str, tuple[str, dict, float]] = {
     "FLUX.1-dev": ("FluxPipeline", _FLUX_PARTS, 11_900),
 }
 
-# %% ../nbs/41b_full_size.ipynb #5038d39c
+# %% ../nbs/41b_full_size.ipynb #5432c291
 def _write_part(folder: Path, part: str, cls: str, config: dict[str, Any]) -> str:
     "Write the config of one part; returns the library that its class is from."
     from transformers import CLIPTextConfig, T5Config
@@ -166,7 +170,7 @@ def _write_part(folder: Path, part: str, cls: str, config: dict[str, Any]) -> st
     write_json(folder / name, dict(_class_name=cls) | config)
     return "diffusers"
 
-
+# %% ../nbs/41b_full_size.ipynb #c4da771a
 def write_configs(
     name: str,  # key of FULL_SIZE
     folder: str | Path,  # where

@@ -47,7 +47,7 @@ def _device_count(kind: str) -> int:
         return int(torch.backends.mps.is_available())
     return 1
 
-
+# %% ../nbs/40_job.ipynb #4db88e5e
 def _parse_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
@@ -57,7 +57,7 @@ def _parse_device(name: str) -> torch.device:
         raise CpoError(f"--device {name!r} is unknown", hint="choose cpu, cuda, cuda:1 or mps")
     return device
 
-# %% ../nbs/40_job.ipynb #5a6ce2a7
+# %% ../nbs/40_job.ipynb #02b91328
 def get_device(
     # cpu, cuda, cuda:1 or mps; default: this process's GPU where there is one, else the CPU
     name: str | None = None,
@@ -90,7 +90,7 @@ def _format_problem(option: str, kind: torch.dtype, device: torch.device) -> str
         return f"{option}: {device} cannot multiply in {kind} ({str(e)[:80]})"
     return None
 
-
+# %% ../nbs/40_job.ipynb #23759c4d
 def check_formats(
     device: torch.device,  # where the model will compute
     dtype: str = "float32",  # key of DTYPES: format of the frozen weights
@@ -182,7 +182,7 @@ class Job:
         "How the arithmetic is laid out. Raises `CpoError` for settings that cannot be used."
         return Execution(self.micro_batch, self.optimizer)
 
-# %% ../nbs/40_job.ipynb #280697ce
+# %% ../nbs/40_job.ipynb #cff590d0
 @patch
 def check(
     self: Job,
@@ -197,7 +197,7 @@ def check(
     if self.store is not None:
         check_new_folder(self.store, "--cache")
 
-
+# %% ../nbs/40_job.ipynb #4f3100bd
 @patch
 def backbone(self: Job) -> Backbone:  # without adapters
     "The pipeline, on its device. Raises `CpoError` before anything slow begins."
@@ -210,7 +210,7 @@ def backbone(self: Job) -> Backbone:  # without adapters
         bb.compile_blocks()
     return bb
 
-# %% ../nbs/40_job.ipynb #f57ca6ae
+# %% ../nbs/40_job.ipynb #120cbb58
 @patch
 def rows(
     self: Job,
@@ -231,7 +231,7 @@ def rows(
         )
     return splits
 
-
+# %% ../nbs/40_job.ipynb #bcffa943
 @patch
 def sets(
     self: Job,
@@ -249,7 +249,7 @@ def sets(
     held = splits["validation"].select(range(n_held))
     return train, training_set(held, backbone, folder=self.store)
 
-# %% ../nbs/40_job.ipynb #a9af0101
+# %% ../nbs/40_job.ipynb #6ddaed44
 def _method_settings(cfg: AlignConfig) -> dict[str, Any]:
     "The fields of `cfg` that its method reads, beside the common ones."
     names = list(METHODS[cfg.method].settings)
@@ -261,13 +261,13 @@ def _method_settings(cfg: AlignConfig) -> dict[str, Any]:
         names.remove("mu")
     return {name: getattr(cfg, name, "none") for name in names}
 
-
+# %% ../nbs/40_job.ipynb #5a22728d
 def _describe_bank(bank: BankConfig | None) -> str:
     if bank is None:
         return "live: frozen predictions computed in every step"
     return f"{bank.n_draws} noise draws per image, seed {bank.seed}"
 
-# %% ../nbs/40_job.ipynb #6a10a74f
+# %% ../nbs/40_job.ipynb #d80928d0
 def _machine_settings(job: Job, seed: int) -> dict[str, Any]:
     "Settings that both stages share: number formats, device, base, data."
     return dict(
@@ -284,7 +284,7 @@ def _machine_settings(job: Job, seed: int) -> dict[str, Any]:
         seed=seed,
     )
 
-# %% ../nbs/40_job.ipynb #b0d04931
+# %% ../nbs/40_job.ipynb #ff2c73f8
 def resolved_settings(
     job: Job,  # where things are
     cfg: SftConfig | AlignConfig,  # settings of stage 1 or of stage 2
@@ -312,7 +312,7 @@ def resolved_settings(
     machine = _machine_settings(job, loop.seed) | dict(precision=cfg.precision)
     return method | training | own | lora | common | targets | machine
 
-# %% ../nbs/40_job.ipynb #e1fdeb16
+# %% ../nbs/40_job.ipynb #be25ed2b
 def _setting_text(value: Any) -> str:
     if value is None:
         return "none"
@@ -322,7 +322,7 @@ def _setting_text(value: Any) -> str:
         return ", ".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
-
+# %% ../nbs/40_job.ipynb #a03196f5
 def settings_table(
     settings: dict[str, Any],  # of `resolved_settings`
     # setting -> where its value came from, such as "default", "--beta" or "search of scale tiny"
@@ -343,7 +343,7 @@ def _count_by_judge(images) -> list[tuple[int, int]]:
     verdict = judge_images(load_judge(), images)
     return list(zip(verdict.n_pos.tolist(), verdict.n_neg.tolist()))
 
-
+# %% ../nbs/40_job.ipynb #6f988166
 def preview_judge(
     job: Job,  # whose data it is
     tree: CriteriaTree,  # its pairs
@@ -408,7 +408,7 @@ def _previews(
         precision=job.precision,
     )
 
-# %% ../nbs/40_job.ipynb #e663eefc
+# %% ../nbs/40_job.ipynb #565050ba
 @dataclass(frozen=True)
 class _Prepared:
     "What both stages prepare before they train."
@@ -419,7 +419,7 @@ class _Prepared:
     data: TrainingSet
     held: TrainingSet | None
 
-
+# %% ../nbs/40_job.ipynb #93867530
 def _loop_options(
     job: Job, cfg, p: _Prepared, out: Path, adapter: str, say: Callable
 ) -> tuple[dict, Tracking]:
@@ -456,7 +456,7 @@ def _describe_place(backbone: Backbone) -> str:
         text += ", blocks compiled in the first steps, which may take minutes"
     return text
 
-
+# %% ../nbs/40_job.ipynb #8c252bbc
 def _announce(name: str, cfg, p: _Prepared, settings: dict, sources: dict | None) -> str:
     "The first lines of a run: what it does, and its resolved settings."
     loop = cfg.train
@@ -511,7 +511,7 @@ def load_expert(
     if base not in (None, "", backbone.name):
         say(f"note: {folder} was trained on the base {base}, not on {backbone.name}")
 
-# %% ../nbs/40_job.ipynb #493dbf2a
+# %% ../nbs/40_job.ipynb #90cf0e5d
 def _bank_settings(job: Job, bank: BankConfig | None) -> BankConfig | None:
     "The bank's settings with the job's folder and micro-batch filled in."
     if bank is None:
@@ -520,7 +520,7 @@ def _bank_settings(job: Job, bank: BankConfig | None) -> BankConfig | None:
     batch_size = min(bank.batch_size, job.micro_batch or bank.batch_size)
     return replace(bank, within=within, batch_size=batch_size)
 
-
+# %% ../nbs/40_job.ipynb #e119c140
 def _check_auxiliary(method: str, auxiliary: str | Path | None) -> str | Path | None:
     "The auxiliary that a method uses; None when it uses none. Raises `CpoError`."
     if not METHODS[method].needs_auxiliary:

@@ -34,7 +34,7 @@ DEVICES = {  # name -> (bf16 TFLOP/s, dense; memory in GiB)
 UTILISATION = 0.4  # share of the peak speed that a run is assumed to reach
 CONTEXT = 2**30  # bytes that CUDA and its libraries take on a GPU, about
 
-# %% ../nbs/41a_plan.ipynb #6cf1dd3a
+# %% ../nbs/41a_plan.ipynb #8dbd7111
 def _words(name: str) -> set[str]:
     return {*re.split(r"[^a-z0-9]+", name.lower())} - {""}
 
@@ -94,7 +94,7 @@ def _moment_bytes(settings: dict) -> int:
     "Bytes of Adam's two moments, per parameter."
     return 2 if settings["optimizer"] == "adamw8bit" else 8
 
-
+# %% ../nbs/41a_plan.ipynb #62b06caf
 def _memory(counts: Counts, s: dict, gpu: bool) -> dict[str, int]:
     "Bytes of one process, by part."
     memory = {}
@@ -124,7 +124,7 @@ def _bank_records(s: dict) -> int:
         return 0
     return min(s["steps"] * s["batch_size"], s["pictures"] * s["n_draws"])
 
-
+# %% ../nbs/41a_plan.ipynb #391ce7d5
 def _disk(counts: Counts, s: dict) -> dict[str, int]:
     "Bytes, by what is stored."
     disk = {"latents": s["pictures"] * counts.latent * 2}
@@ -141,7 +141,7 @@ def _disk(counts: Counts, s: dict) -> dict[str, int]:
     disk["adapter"] = 4 * parameters
     return disk
 
-# %% ../nbs/41a_plan.ipynb #aba4533a
+# %% ../nbs/41a_plan.ipynb #1baf63d1
 def _row_flops(counts: Counts, s: dict, n: int) -> dict[str, float]:
     "FLOPs of one row of a micro-batch of `n`, when frozen predictions are computed live."
     text = 0.0 if s["cached"] else float(counts.text * s["prompts_per_picture"])
@@ -152,7 +152,7 @@ def _row_flops(counts: Counts, s: dict, n: int) -> dict[str, float]:
         text=text,
     )
 
-
+# %% ../nbs/41a_plan.ipynb #499e972f
 def _flops(counts: Counts, s: dict, n: int, share: int) -> dict[str, float]:
     "FLOPs of a row, of a step of one process with `share` rows, and of what comes before."
     row = _row_flops(counts, s, n)
@@ -166,7 +166,7 @@ def _flops(counts: Counts, s: dict, n: int, share: int) -> dict[str, float]:
         encode=float(s["pictures"] * counts.encode[0] + prompts),
     )
 
-
+# %% ../nbs/41a_plan.ipynb #cdabc66b
 def _why_no_time(s: dict) -> str:
     "Why no time can be given; empty when it can."
     name = s["device_name"]
@@ -180,7 +180,68 @@ def _why_no_time(s: dict) -> str:
         return "the table holds bf16 speeds, and the passes are in float32"
     return ""
 
-# %% ../nbs/41a_plan.ipynb #d8225fd6
+# %% ../nbs/41a_plan.ipynb #b1933b09
+_WHOLE = ("batch_size", "steps", "pictures", "rank", "processes", "keep")
+_CHOICES = dict(
+    method=METHODS,
+    dtype=("float32", "bfloat16", "float16"),
+    precision=("bf16", "fp32"),
+    optimizer=("adamw", "adamw8bit"),
+)
+
+
+def _is_count(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+# %% ../nbs/41a_plan.ipynb #786bb83c
+def _is_positive(value) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(value) and value > 0
+
+# %% ../nbs/41a_plan.ipynb #f6da22d5
+def _number_problems(s: dict) -> list[str]:
+    "Settings that are no usable numbers."
+    problems = []
+    for name in _WHOLE:
+        if not _is_count(s[name]):
+            problems.append(f"{name}={s[name]!r}: must be a whole number of at least 1")
+    for name in ("prompts_per_picture", "micro_batch", "n_draws"):
+        if s[name] is not None and not _is_count(s[name]):
+            problems.append(f"{name}={s[name]!r}: must be a whole number of at least 1, or None")
+    if s["memory_gib"] is not None and not _is_positive(s["memory_gib"]):
+        problems.append(f"memory_gib={s['memory_gib']!r}: must be positive")
+    if not _is_positive(s["utilisation"]) or s["utilisation"] > 1:
+        problems.append(f"utilisation={s['utilisation']!r}: must be in (0, 1]")
+    return problems
+
+# %% ../nbs/41a_plan.ipynb #a49d4c4d
+def _check_settings(s: dict) -> None:
+    "Raises `CpoError` that lists everything that is wrong with the settings."
+    problems = _number_problems(s)
+    for name, known in _CHOICES.items():
+        if s[name] not in known:
+            problems.append(f"{name}={s[name]!r}: choose one of {', '.join(known)}")
+
+    method = METHODS.get(s["method"])
+    if s["n_draws"] is not None and method and not method.needs_auxiliary:
+        problems.append(
+            f"n_draws={s['n_draws']!r}: {method.name} does not use an auxiliary model, "
+            "so it reads no bank"
+        )
+    if s["sharded"] and s["processes"] == 1:
+        problems.append("sharded=True: a single process has no others to share with")
+
+    device = s["device_name"]
+    named_gpu = device is not None and device.lower() != "cpu"
+    if named_gpu and not known_device(device) and s["memory_gib"] is None:
+        problems.append(
+            f"device_name={device!r}: not in the table ({', '.join(DEVICES)}); "
+            "give memory_gib to plan for it, without time"
+        )
+    if problems:
+        raise CpoError("these settings cannot be planned:", problems, "correct these settings")
+
+# %% ../nbs/41a_plan.ipynb #7931aab1
 def _plan(s: dict) -> Plan:
     "A plan from complete settings."
     gpu = (s["device_name"] or "").lower() != "cpu"
@@ -262,67 +323,6 @@ def plan_run(
     _check_settings(settings)
     return _plan(settings)
 
-# %% ../nbs/41a_plan.ipynb #b1933b09
-_WHOLE = ("batch_size", "steps", "pictures", "rank", "processes", "keep")
-_CHOICES = dict(
-    method=METHODS,
-    dtype=("float32", "bfloat16", "float16"),
-    precision=("bf16", "fp32"),
-    optimizer=("adamw", "adamw8bit"),
-)
-
-
-def _is_count(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _is_positive(value) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value > 0
-
-
-def _number_problems(s: dict) -> list[str]:
-    "Settings that are no usable numbers."
-    problems = []
-    for name in _WHOLE:
-        if not _is_count(s[name]):
-            problems.append(f"{name}={s[name]!r}: must be a whole number of at least 1")
-    for name in ("prompts_per_picture", "micro_batch", "n_draws"):
-        if s[name] is not None and not _is_count(s[name]):
-            problems.append(f"{name}={s[name]!r}: must be a whole number of at least 1, or None")
-    if s["memory_gib"] is not None and not _is_positive(s["memory_gib"]):
-        problems.append(f"memory_gib={s['memory_gib']!r}: must be positive")
-    if not _is_positive(s["utilisation"]) or s["utilisation"] > 1:
-        problems.append(f"utilisation={s['utilisation']!r}: must be in (0, 1]")
-    return problems
-
-# %% ../nbs/41a_plan.ipynb #a71bc872
-def _check_settings(s: dict) -> None:
-    "Raises `CpoError` that lists everything that is wrong with the settings."
-    problems = _number_problems(s)
-    for name, known in _CHOICES.items():
-        if s[name] not in known:
-            problems.append(f"{name}={s[name]!r}: choose one of {', '.join(known)}")
-
-    method = METHODS.get(s["method"])
-    if s["n_draws"] is not None and method and not method.needs_auxiliary:
-        problems.append(
-            f"n_draws={s['n_draws']!r}: {method.name} does not use an auxiliary model, "
-            "so it reads no bank"
-        )
-    if s["sharded"] and s["processes"] == 1:
-        problems.append("sharded=True: a single process has no others to share with")
-
-    device = s["device_name"]
-    named_gpu = device is not None and device.lower() != "cpu"
-    if named_gpu and not known_device(device) and s["memory_gib"] is None:
-        problems.append(
-            f"device_name={device!r}: not in the table ({', '.join(DEVICES)}); "
-            "give memory_gib to plan for it, without time"
-        )
-    if problems:
-        raise CpoError("these settings cannot be planned:", problems, "correct these settings")
-
 # %% ../nbs/41a_plan.ipynb #e2869fcc
 def _with_unit(n: float, units: tuple[str, ...]) -> str:
     "A number with the largest unit of a thousand, a million, … that it reaches."
@@ -339,7 +339,7 @@ def _parameters(n: float) -> str:
 def _work(n: float) -> str:
     return _with_unit(n, ("kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"))
 
-
+# %% ../nbs/41a_plan.ipynb #bc9511c2
 def _section(title: str, rows: list[tuple[str, str, str]]) -> list[str]:
     "Lines of a table of (name, value, remark), under a title."
     lines = ["", title]
@@ -351,7 +351,7 @@ def _section(title: str, rows: list[tuple[str, str, str]]) -> list[str]:
 def _rows_text(n: int) -> str:
     return "1 row" if n == 1 else f"{n} rows"
 
-# %% ../nbs/41a_plan.ipynb #7659ea32
+# %% ../nbs/41a_plan.ipynb #ea3bf521
 def _head_lines(p: Plan) -> list[str]:
     s = p.settings
     base = Path(s["base"]).name if Path(s["base"]).is_dir() else s["base"]
@@ -366,7 +366,7 @@ def _head_lines(p: Plan) -> list[str]:
         f"gradient checkpointing {checkpointing}",
     ]
 
-
+# %% ../nbs/41a_plan.ipynb #824e8ef4
 def _parameter_lines(p: Plan) -> list[str]:
     s, rows = p.settings, []
     other = "frozen, not on the device while training" if s["cached"] else "frozen"
@@ -392,7 +392,7 @@ def _passes_remark(p: Plan) -> str:
         return f"forward and backward {of}; the frozen passes before take {other}"
     return f"forward and backward {of}"
 
-
+# %% ../nbs/41a_plan.ipynb #20032b26
 def _verdict(p: Plan) -> str:
     if p.memory_limit is None:
         return "name a device or its memory to see whether it fits"
@@ -402,7 +402,7 @@ def _verdict(p: Plan) -> str:
         return f"{of}: fits, {spare} to spare"
     return f"{of}: does NOT fit, {spare} too much; `fit(plan)` says what to change"
 
-
+# %% ../nbs/41a_plan.ipynb #57ff30f0
 def _memory_lines(p: Plan) -> list[str]:
     remarks = {"passes": _passes_remark(p)}
     if p.settings["n_draws"]:
@@ -427,7 +427,7 @@ def _row_remark(p: Plan) -> str:
         f"1 forward, {ratio['backward']:.1f} backward{second}, {ratio['frozen']:.1f} frozen{text}"
     )
 
-
+# %% ../nbs/41a_plan.ipynb #41181f82
 def _work_rows(p: Plan) -> list[tuple[str, str, str]]:
     f = p.flops
     passes = f["forward"] + f["backward"] + f["frozen"] + f["text"]
@@ -443,7 +443,7 @@ def _work_rows(p: Plan) -> list[tuple[str, str, str]]:
         rows.append(("filling the bank, once", _work(f["bank"]), remark))
     return rows
 
-
+# %% ../nbs/41a_plan.ipynb #023fe7a8
 def _time_lines(p: Plan) -> list[str]:
     rows, s = _work_rows(p), p.settings
     if p.seconds is None:
@@ -494,7 +494,7 @@ def _changes(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
 # %% ../nbs/41a_plan.ipynb #b3d2f19d
 _NOTHING_MORE = "nothing more helps"
 
-
+# %% ../nbs/41a_plan.ipynb #0acd7b54
 def fit(
     plan: Plan,  # one that does not fit
     # (what is changed, plan after it): in order, each on top of the former
@@ -527,7 +527,7 @@ def _fit_row(text: str, plan: Plan) -> str:
     time = "" if plan.seconds is None else f"{readable_time(plan.seconds):>10}"
     return f"  {text:76} {readable_size(plan.total):>12}{time}{'   fits' if plan.fits else ''}"
 
-
+# %% ../nbs/41a_plan.ipynb #2c984a33
 def fit_report(
     plan: Plan,  # where it starts
     steps: list[tuple[str, Plan]],  # of `fit`
@@ -542,7 +542,7 @@ def fit_report(
         lines.append(f"  {text}" if nothing_more else _fit_row(text, after))
     return "\n".join(lines)
 
-# %% ../nbs/41a_plan.ipynb #7c22ba06
+# %% ../nbs/41a_plan.ipynb #f9e5f251
 _GROUPS = {  # what is plotted -> colour, parts of Plan.memory
     "frozen networks": ("#8d99ae", ()),
     "adapters": ("#6a8d3a", ("auxiliary adapter", "policy adapter")),
@@ -554,7 +554,7 @@ _GROUPS = {  # what is plotted -> colour, parts of Plan.memory
     "CUDA": ("#333333", ("CUDA itself (assumed)",)),
 }
 
-
+# %% ../nbs/41a_plan.ipynb #bdc3b3e1
 def _grouped_memory(plan: Plan) -> dict[str, int]:
     "Bytes by group of the figure; networks are whatever no other group names."
     groups = {
@@ -564,7 +564,7 @@ def _grouped_memory(plan: Plan) -> dict[str, int]:
     groups["frozen networks"] = plan.total - sum(groups.values())
     return groups
 
-
+# %% ../nbs/41a_plan.ipynb #ce203d2c
 def plot_memory(
     plans: dict[str, Plan],  # label -> plan, from top to bottom
     ax,  # matplotlib axes

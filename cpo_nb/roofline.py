@@ -28,7 +28,7 @@ def _best_seconds(call: Callable, rounds: int, device: torch.device) -> float:
 
     return min(in_turn({"": lambda r: call()}, rounds, 2, after=wait)[""])
 
-
+# %% ../nbs/42c_roofline.ipynb #accaa536
 def machine_peaks(
     device: str | torch.device = "cpu",  # where
     rounds: int = 5,  # timed; the best counts
@@ -63,7 +63,7 @@ def measure_roofline(
     )
     return dict(peaks=machine_peaks(get_device()), families=found["families"])
 
-# %% ../nbs/42c_roofline.ipynb #ac23fb9b
+# %% ../nbs/42c_roofline.ipynb #7ed9dd22
 def roofline_points(
     result: dict,  # of `measure_roofline`
 ) -> list[tuple[str, str, float, float]]:  # (family, method, FLOPs per byte, FLOP/s)
@@ -88,7 +88,7 @@ def _plot_roof(peaks: dict, intensities: list[float], ax) -> None:
         label = f"roof, {name} ({peaks[name] / 1e9:,.0f} GFLOP/s)"
         ax.plot(x, roof, style, color=_GREY, lw=1.2, label=label)
 
-
+# %% ../nbs/42c_roofline.ipynb #f2308f2f
 def _plot_keys(result: dict, colors: dict, ax) -> None:
     "Entries of the legend: families by colour, methods by marker."
     for family, color in colors.items():
@@ -98,7 +98,7 @@ def _plot_keys(result: dict, colors: dict, ax) -> None:
         fill = _GREY if method == "bank" else "none"
         ax.plot([], [], mark, color=_GREY, mfc=fill, ms=5, label=BENCHED[method].label)
 
-
+# %% ../nbs/42c_roofline.ipynb #ebfa08d8
 def plot_roofline(
     result: dict,  # of `measure_roofline`
     ax,  # matplotlib axes
@@ -130,7 +130,7 @@ def _plot_bar(parts: dict, unit: str, whole: float, y: float, ax) -> None:
     color = _GREY if in_time else "#888888"
     ax.text(left + 0.04, y, f"{left:.2f}", va="center", fontsize=7.5, color=color)
 
-
+# %% ../nbs/42c_roofline.ipynb #0e734063
 def _plot_family_parts(cases: dict[str, dict], ax) -> None:
     for y, parts in enumerate(cases.values()):
         for unit, offset in (("seconds", -0.2), ("flops", 0.2)):
@@ -140,12 +140,12 @@ def _plot_family_parts(cases: dict[str, dict], ax) -> None:
     ax.set(yticks=range(len(cases)), yticklabels=labels, xlim=(0, 4))
     ax.set_xlabel("relative to SFT")
 
-# %% ../nbs/42c_roofline.ipynb #78d9d3d8
+# %% ../nbs/42c_roofline.ipynb #3bab67fb
 def _used_parts(result: dict) -> list[str]:
     cases = [c for found in result["families"].values() for c in found["cases"]]
     return [part for part in PARTS if any(c["parts"][part]["seconds"] for c in cases)]
 
-
+# %% ../nbs/42c_roofline.ipynb #b153141f
 def plot_parts(
     result: dict,  # of `measure_roofline`
     axes,  # one matplotlib axes for each family
