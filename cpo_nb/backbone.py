@@ -27,8 +27,8 @@ from .pipelines import class_on_hub, pipeline_problems, read_index
 from .placement import sharding_asked
 
 # %% auto #0
-__all__ = ['ADDED_BELOW', 'FAMILIES', 'Conditioning', 'Backbone', 'PatchAutoencoder', 'Family', 'imported', 'family_of',
-           'read_pipeline_class', 'check_pipeline', 'quiet_libraries', 'load_backbone']
+__all__ = ['FAMILIES', 'Conditioning', 'Backbone', 'PatchAutoencoder', 'Family', 'imported', 'family_of', 'read_pipeline_class',
+           'check_pipeline', 'quiet_libraries', 'load_backbone']
 
 # %% ../nbs/12_backbone.ipynb #75cbbe34
 def _padded(x: torch.Tensor, length: int, fill: torch.Tensor | None) -> torch.Tensor:
@@ -100,9 +100,6 @@ class Backbone(MergingMixin):
             vae.float()  # SDXL's overflows in half precision
         self.resolution = self.native_resolution if resolution is None else resolution
         self._check_resolution()
-
-# %% ../nbs/12_backbone.ipynb #12aco004
-ADDED_BELOW = Backbone.merge_below  # the default; the class attribute is what counts
 
 # %% ../nbs/12_backbone.ipynb #12aco005
 @patch(as_prop=True)

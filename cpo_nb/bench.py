@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .core import CpoError, keep_freed_memory, results_dir, write_json
-from .backbone import ADDED_BELOW, Backbone
+from .backbone import Backbone
 from .training import TrainConfig
 from .batches import cache_prompt_embeddings
 from .align import every_align_prompt
@@ -138,7 +138,7 @@ def _cases_to_measure(
     "Plain SFT is left out where it is the library's own SFT."
     for ckpt in checkpointing:
         for name in methods:
-            if name != "plain" or (backbone.size < ADDED_BELOW and not ckpt):
+            if name != "plain" or (backbone.size < backbone.merge_below and not ckpt):
                 yield name, ckpt
 
 # %% ../nbs/42a_bench.ipynb #c0ff70f6

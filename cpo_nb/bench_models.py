@@ -14,7 +14,7 @@ import torch
 from .core import CpoError, torch_rng
 from .criteria import CriteriaTree, parse_criteria
 from .pipelines import tiny_pipeline, tiny_vae
-from .backbone import ADDED_BELOW, Backbone, Conditioning, load_backbone
+from .backbone import Backbone, Conditioning, load_backbone
 from .sdxl import tiny_sdxl
 from .sd3 import tiny_sd3
 from .flux import tiny_flux
@@ -201,7 +201,7 @@ def small_backbone(
         bb = load_backbone(tmp, dtype, device, resolution or 128)
     bb.name = f"small {family}"
     if as_large:
-        bb.size = max(bb.size, ADDED_BELOW)
+        bb.size = max(bb.size, bb.merge_below)
     return bb
 
 # %% ../nbs/42_bench_models.ipynb #4561ac3a

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from .core import torch_rng
 from .criteria import CriteriaTree
-from .backbone import ADDED_BELOW, Backbone
+from .backbone import Backbone
 from cpo_nb.training import (
     Execution,
     TrainConfig,
@@ -30,7 +30,7 @@ from .batches import TrainingSet
 from .bank import Bank, BankConfig, planned_noise_draws
 from .align import METHODS, AlignConfig, StepInputs
 from .costs import LiveMemory, tensor_bytes
-from .bench_models import BENCHED, BenchCase
+from .bench_models import BenchCase
 
 # %% auto #0
 __all__ = ['PARTS', 'PART_COLORS', 'prepare_method', 'case_config', 'case_step', 'BenchPolicy', 'measure_step', 'in_turn',
@@ -82,7 +82,7 @@ class _ImagesAsLatents:
 def _lora_beside(backbone: Backbone):
     "LoRA layers run beside the weights, as in a large model."
     size = backbone.size
-    backbone.size = max(size, ADDED_BELOW)
+    backbone.size = max(size, backbone.merge_below)
     try:
         yield
     finally:

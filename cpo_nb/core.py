@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import atexit, contextlib, ctypes, hashlib, importlib.metadata, importlib.util, inspect, json
-import os, platform, random, re, shutil, sys, tempfile, time
+import os, platform, random, re, shutil, sys, time
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import cache
 from pathlib import Path

@@ -16,8 +16,6 @@ from cpo_nb.core import (
     CpoError,
     data_dir,
     processes,
-    readable_size,
-    readable_time,
     repo_root,
     results_dir,
     torch_rng,
