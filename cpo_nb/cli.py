@@ -69,7 +69,7 @@ __all__ = ['option_name', 'Settings', 'given_options', 'options_of', 'sft_config
            'stabilize_rule', 'reads_setting', 'split_options', 'align_config', 'bank_config', 'Stabilize', 'Weighting',
            'Rows', 'stopped_weights', 'run_align', 'command_table', 'main']
 
-# %% ../nbs/46_cli.ipynb #72c5e10c
+# %% ../nbs/46_cli.ipynb #47e33067
 def option_name(
     setting: str,  # field of a config, "n_draws"
 ) -> str:  # "--n-draws"
@@ -114,7 +114,7 @@ class Settings:
             self.sources.setdefault(name, "default")
         return {name: self.values.pop(name) for name in names if name in self.values}
 
-# %% ../nbs/46_cli.ipynb #af4f4529
+# %% ../nbs/46_cli.ipynb #ab558564
 def given_options(
     ctx: typer.Context,  # of a command
 ) -> set[str]:  # names of parameters
@@ -122,7 +122,7 @@ def given_options(
     sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
     return {name for name, source in sources.items() if source.name == "COMMANDLINE"}
 
-# %% ../nbs/46_cli.ipynb #2f059eae
+# %% ../nbs/46_cli.ipynb #ec745d22
 def options_of(
     ctx: typer.Context,  # of a command
     *configs: type,  # dataclasses
@@ -162,7 +162,7 @@ def sft_config(
     del settings.sources["train"]
     return config, settings.sources
 
-# %% ../nbs/46_cli.ipynb #1a588317
+# %% ../nbs/46_cli.ipynb #7857e09d
 def _print_adapter(out: Path, base: str) -> None:
     "Say where the adapter is and how to use it."
     if not processes().main:
@@ -173,7 +173,7 @@ def _print_adapter(out: Path, base: str) -> None:
     sample = f'cpo sample --base {base} --adapter {adapter} --prompt "..." --out samples'
     typer.echo(f"to look:    {sample}")
 
-# %% ../nbs/46_cli.ipynb #b0184d0d
+# %% ../nbs/46_cli.ipynb #eef5c260
 _SftLr = Annotated[
     Optional[float],
     typer.Option(
@@ -245,7 +245,7 @@ def run_sft(
     clock(f"done: {result.step} training steps, {readable_time(result.seconds)} of training")
     _print_adapter(out, base)
 
-# %% ../nbs/46_cli.ipynb #4c84829f
+# %% ../nbs/46_cli.ipynb #a9c71211
 def search_key(
     method: str,  # one of METHODS
     stabilize: str | None,  # the rule in use
@@ -277,7 +277,7 @@ def tuned_settings(
         return chosen(key, tiny), source
     return chosen(key, tiny), "first value of the search's grids (no search is stored)"
 
-# %% ../nbs/46_cli.ipynb #32b8eeb1
+# %% ../nbs/46_cli.ipynb #4a5d4760
 def stabilize_rule(
     method: str,  # one of METHODS
     given: str | None,  # as of `--stabilize`
@@ -307,7 +307,7 @@ def reads_setting(
         return stabilize == "safeguard"
     return True
 
-# %% ../nbs/46_cli.ipynb #5ea7b237
+# %% ../nbs/46_cli.ipynb #493a877b
 def split_options(
     method: str,  # one of METHODS
     stabilize: str | None,  # the rule in use
@@ -414,7 +414,7 @@ class Rows(str, Enum):
     top = "top"
     all = "all"
 
-# %% ../nbs/46_cli.ipynb #2d49d948
+# %% ../nbs/46_cli.ipynb #b8d30694
 _SEARCHED = "on the atelier's base, what the search chose"
 _AUXILIARY = (
     "Adapter that `cpo sft` wrote (RUN/adapter), or 'atelier' for the shipped one. "
@@ -434,7 +434,7 @@ _Stabilize = Annotated[Optional[Stabilize], typer.Option("--stabilize", help=_ST
 _BETA = f"cpo, dpo: inverse temperature on per-sample mean errors. [default: 200; {_SEARCHED}]"
 _Beta = Annotated[Optional[float], typer.Option("--beta", help=_BETA)]
 
-# %% ../nbs/46_cli.ipynb #6337e1d0
+# %% ../nbs/46_cli.ipynb #b363ed39
 _GAMMA = (
     "norm: largest length of the losing gradient relative to the winning one, in [0, 1). Larger "
     f"values give a stronger push away from the negative target. [default: 0.9; {_SEARCHED}]"
@@ -452,7 +452,7 @@ _GUIDANCE = (
 )
 _Guidance = Annotated[Optional[float], typer.Option("--guidance", help=_GUIDANCE)]
 
-# %% ../nbs/46_cli.ipynb #2c14d212
+# %% ../nbs/46_cli.ipynb #1d79abaa
 _ROWS = "sft: the top quartile by positives minus negatives, or all rows. [default: top]"
 _Rows = Annotated[Optional[Rows], typer.Option("--rows", help=_ROWS)]
 _MIN_GAP = (
@@ -478,7 +478,7 @@ def stopped_weights(
         step = file.metadata()["step"]
     return f"the weights after training step {step}, the last that were far from collapse"
 
-# %% ../nbs/46_cli.ipynb #d0279f1c
+# %% ../nbs/46_cli.ipynb #b0f10109
 def _run_align(
     ctx: typer.Context, scale: Scale, out: Path, auxiliary: str | None, bank, no_cache: bool
 ) -> None:
