@@ -13,7 +13,7 @@ from typing import Annotated, Optional
 import typer
 
 # nothing heavy up here: `cpo --help` must not wait for torch
-from . import cli_atelier, cli_bench, cli_images, cli_prepare, cli_study
+from . import cli_prepare, cli_images, cli_study, cli_atelier, cli_bench  # noqa: F401  commands
 from .core import Scale, get_scale, processes, readable_time
 from cpo_nb.cli_base import (
     Clock,
@@ -478,7 +478,7 @@ def stopped_weights(
         step = file.metadata()["step"]
     return f"the weights after training step {step}, the last that were far from collapse"
 
-# %% ../nbs/46_cli.ipynb #77819ba6
+# %% ../nbs/46_cli.ipynb #b0f10109
 def _run_align(
     ctx: typer.Context, scale: Scale, out: Path, auxiliary: str | None, bank, no_cache: bool
 ) -> None:
