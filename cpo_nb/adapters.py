@@ -15,6 +15,7 @@ import torch
 from fastcore.basics import patch
 
 from .core import CpoError, atomic_path, data_dir, processes, read_json, seed_for, to_jsonable
+from .docments import document
 from .pipelines import adapter_file
 
 # %% auto #0
@@ -496,3 +497,6 @@ def load_adapter(
     rank, alpha = configs[0].r, float(configs[0].lora_alpha)
     self.adapters[name] = dict(rank=rank, alpha=alpha, targets=["loaded"])
     self._apply(before)
+
+# %% ../nbs/11_adapters.ipynb #8be67665
+document(globals())

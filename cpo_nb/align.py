@@ -22,6 +22,7 @@ from .batches import frozen_predictions, preference_prompts
 from .cache import Damaged
 from .collapse import CollapseWatch
 from .core import CpoError
+from .docments import document
 from .criteria import CriteriaTree
 from .dataset import preference_pairs, top_quartile
 from .loss import LossOutput, cpo_loss, dpo_loss, guidance_distillation_loss, sft_loss
@@ -592,3 +593,6 @@ def _frozen_weights(s: StepInputs) -> contextlib.AbstractContextManager:
         return s.bank.without_auxiliary(s.policy)
     needed = METHODS[s.cfg.method].needs_auxiliary
     return s.backbone.merged(s.auxiliary if needed else None)
+
+# %% ../nbs/25_align.ipynb #9cc4e67c
+document(globals())

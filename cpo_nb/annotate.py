@@ -17,6 +17,7 @@ from PIL import Image
 
 from .atelier import sample_scenes
 from .core import CpoError, cached, get_scale, read_json, seed_for, sha256_json, write_json
+from .docments import document
 from .measures import MEASURES, ROLES, measure
 from .painter import paint
 
@@ -515,3 +516,6 @@ for _role in ROLES:
         f"pixel measures in the role {_role!r}, fitted to and tested on synthetic images",
         partial(atelier_annotator, which=_role),
     )
+
+# %% ../nbs/06b_annotate.ipynb #132817b7
+document(globals())

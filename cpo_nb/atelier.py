@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .core import CpoError, np_rng
+from .docments import document
 
 # %% auto #0
 __all__ = ['SIZE', 'PAIRS', 'PAIR_INDEX', 'SUBJECTS', 'PALETTES', 'RATES', 'scene_caption', 'Scenes', 'sample_scenes', 'ideal']
@@ -164,3 +165,6 @@ def ideal(
     else:
         settings = np.maximum(scenes.settings, 0)
     return replace(scenes, settings=settings)
+
+# %% ../nbs/05_atelier.ipynb #b29582ec
+document(globals())

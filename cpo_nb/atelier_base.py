@@ -27,6 +27,7 @@ from cpo_nb.core import (
     torch_rng,
     write_json,
 )
+from .docments import document
 from .criteria import CriteriaTree, load_criteria
 from .painter import paint
 from .prompts import attribute_prompt
@@ -497,3 +498,6 @@ def save_base(
         write_recipe(tmp, recipe)
     pipe.unet.float()
     return folder
+
+# %% ../nbs/37_atelier_base.ipynb #b48b221f
+document(globals())

@@ -22,6 +22,7 @@ from fastcore.basics import patch
 
 from .adapters import Adapter, lora_layers
 from .core import CpoError, data_dir
+from .docments import document
 from .merging import MergingMixin
 from .pipelines import class_on_hub, pipeline_problems, read_index
 from .placement import sharding_asked
@@ -590,3 +591,6 @@ def load_backbone(
         backbone.home = torch.device(device)
         backbone.offload()
     return backbone
+
+# %% ../nbs/12_backbone.ipynb #306f6d4f
+document(globals())

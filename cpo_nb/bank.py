@@ -21,6 +21,7 @@ from .batches import PRECISIONS, FrozenPredictions, NoisyBatch, TrainingSet
 from .batches import frozen_predictions, loser_mask, preference_prompts
 from .cache import Damaged, Store, StoredLatents, fingerprint, text_key
 from .core import CpoError, cache_dir, in_main, keep_freed_memory, np_rng, processes
+from .docments import document
 from .core import read_json, readable_size, readable_time, remove_leftovers, sha256_json
 from .core import to_jsonable, torch_rng, write_json
 from .criteria import CriteriaTree
@@ -461,3 +462,6 @@ def _is_sound(store: Store, key: str) -> bool:
     except Damaged:
         return False
     return True
+
+# %% ../nbs/24_bank.ipynb #b3ee8b0f
+document(globals())

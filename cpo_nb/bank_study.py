@@ -20,6 +20,7 @@ from cpo_nb.core import (
     to_jsonable,
     write_json,
 )
+from .docments import document
 from .atelier import Scenes, sample_scenes
 from .backbone import load_backbone
 from .runs import read_metrics
@@ -147,3 +148,6 @@ def study_bank(
         _store_runs(scale, shared, runs)
         log(_case_line(run, case["pictures"] or len(data)))
     return runs
+
+# %% ../nbs/38_bank_study.ipynb #51161b1d
+document(globals())

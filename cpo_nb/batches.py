@@ -20,6 +20,7 @@ from .adapters import Adapter
 from .backbone import Backbone, Conditioning
 from .cache import StoredLatents, StoredPrompts, encoding_batch, fit_images, store_latents
 from .core import CpoError, sha256_json, torch_rng
+from .docments import document
 from .criteria import CriteriaTree
 from .prompts import attribute_prompt
 from .runs import averaged_weights, read_metrics
@@ -327,3 +328,6 @@ def _run_facts(
         settings=asdict(cfg),
         best=res.best,
     )
+
+# %% ../nbs/22_batches.ipynb #4c1355a9
+document(globals())

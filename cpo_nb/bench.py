@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from .core import CpoError, keep_freed_memory, results_dir, write_json
+from .docments import document
 from .backbone import Backbone
 from .training import TrainConfig
 from .batches import cache_prompt_embeddings
@@ -586,3 +587,6 @@ def plot_costs(
     ax.axvline(1.0, color="#333333", lw=0.9)
     ax.set(yticks=range(len(result["families"])), yticklabels=list(result["families"]))
     ax.invert_yaxis()
+
+# %% ../nbs/42a_bench.ipynb #25c8ea49
+document(globals())

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from .core import CpoError, torch_rng
+from .docments import document
 from .criteria import CriteriaTree, parse_criteria
 from .pipelines import tiny_pipeline, tiny_vae
 from .backbone import Backbone, Conditioning, load_backbone
@@ -267,3 +268,6 @@ def random_backbone(
         if isinstance(part, torch.nn.Module) and part is not bb.denoiser:
             setattr(pipe, name, None)
     return bb
+
+# %% ../nbs/42_bench_models.ipynb #e2f238f1
+document(globals())

@@ -17,6 +17,7 @@ from fastcore.basics import patch
 from tqdm.auto import tqdm
 
 from .core import torch_rng
+from .docments import document
 from .criteria import CriteriaTree
 from .backbone import Backbone
 from cpo_nb.training import (
@@ -306,3 +307,6 @@ def step_parts(
         take()
         spent["rest"] = count() - began - sum(spent.values())
     return spent
+
+# %% ../nbs/42_bench_step.ipynb #4e61164e
+document(globals())

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from .core import keep_freed_memory, torch_rng
+from .docments import document
 from .adapters import lora_layers
 from .backbone import Backbone, load_backbone
 from .training import TrainConfig, batch_indices
@@ -415,3 +416,6 @@ def plot_preferences(
     axes[0].set_ylabel("preferences per second,\nCPO with a bank / DPO as in the scripts")
     axes[-1].plot([], [], ":", color="#333333", lw=1.1, label="by operations")
     axes[-1].legend(fontsize=8, loc="lower right", frameon=False)
+
+# %% ../nbs/42b_bench_variants.ipynb #ab7e43e1
+document(globals())

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from .adapters import Adapter, adapter_list, lora_layers
 from .backbone import Backbone, Conditioning
 from .core import CpoError, atomic_path, check_room, processes, remove_leftovers, sha256_json
+from .docments import document
 
 # %% auto #0
 __all__ = ['Damaged', 'Store', 'fingerprint', 'text_key', 'image_key', 'StoredPrompts', 'row_hashes', 'encoding_batch',
@@ -443,3 +444,6 @@ def store_latents(
 
     store = Store(Path(folder) / f"latents-{image_key(backbone)}")
     return StoredLatents(store.fill(keys, make, desc="encode images"), keys)
+
+# %% ../nbs/19_cache.ipynb #3ab9b7d6
+document(globals())

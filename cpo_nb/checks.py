@@ -15,6 +15,7 @@ from typing import Any, Callable, Iterable, Iterator
 from PIL import Image, ImageFile, ImageOps
 
 from .core import CpoError
+from .docments import document
 
 # %% auto #0
 __all__ = ['IMAGE_FORMATS', 'IMAGE_MODES', 'MAX_PIXELS', 'MAX_BYTES', 'RowProblem', 'DatasetError', 'kind_of_value', 'show_value',
@@ -229,3 +230,6 @@ def strict_images() -> Iterator[None]:
             yield
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+# %% ../nbs/03_checks.ipynb #a1e80fc6
+document(globals())

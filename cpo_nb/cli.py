@@ -15,6 +15,7 @@ import typer
 # nothing heavy up here: `cpo --help` must not wait for torch
 from . import cli_prepare, cli_images, cli_study, cli_atelier, cli_bench  # noqa: F401  commands
 from .core import Scale, get_scale, processes, readable_time
+from .docments import document
 from cpo_nb.cli_base import (
     Clock,
     DType,
@@ -241,7 +242,7 @@ def run_sft(
     config, sources = sft_config(sizes, base, options, given_options(ctx))
     check_new_folder(out)
     job = make_job(no_cache=no_cache, **options_of(ctx, Job))
-    _, result = run_stage1(job, config, out, clock)  # LEAD: pass sources=sources
+    _, result = run_stage1(job, config, out, clock, sources=sources)
     clock(f"done: {result.step} training steps, {readable_time(result.seconds)} of training")
     _print_adapter(out, base)
 
@@ -496,8 +497,7 @@ def _run_align(
     config, sources = align_config(scale, method, base, options, given_options(ctx))
     check_new_folder(out)
     job = make_job(no_cache=no_cache, **options_of(ctx, Job))
-    # LEAD: pass sources=sources
-    _, result = run_stage2(job, config, out, auxiliary, clock, warn, bank)
+    _, result = run_stage2(job, config, out, auxiliary, clock, warn, bank, sources=sources)
     how = "stopped" if result.stopped else "done"
     clock(f"{how}: {result.step} training steps, {readable_time(result.seconds)} of training")
     _print_adapter(out, base)
@@ -581,6 +581,9 @@ def command_table() -> str:
 def main() -> None:
     "Entry point of the console script `cpo`."
     app(prog_name="cpo")
+
+# %% ../nbs/46_cli.ipynb #2da5281c
+document(globals())
 
 # %% ../nbs/46_cli.ipynb #3a33a958
 if __name__ == "__main__" and "__file__" in globals():

@@ -19,64 +19,16 @@ from cpo_nb.core import (
     atomic_path,
     data_dir,
     get_scale,
-    library_versions,
-    read_json,
     readable_time,
     runs_dir,
-    sha256_file,
-    write_json,
 )
+from .docments import document
 from .cli_base import PLAIN, Clock, ModelCommand, app, check_new_folder, counted
 from .cli_options import Overwrite, ScaleName, Seed
 
 # %% auto #0
 __all__ = ['atelier_app', 'atelier_check', 'train_atelier_base', 'train_atelier_judge', 'train_atelier_auxiliary',
            'train_atelier_policy', 'sweep_atelier_auxiliary', 'synthetic_rows', 'write_atelier_dataset']
-
-# %% ../nbs/45a_cli_atelier.ipynb #eef72038
-# LEAD: atelier_base.write_recipe
-def _write_recipe(folder: Path, recipe: dict, files: list[str] | None = None) -> None:
-    "recipe.json: how the files of a folder were made, their SHA-256, and library versions."
-    if files is None:
-        paths = sorted(path for path in folder.rglob("*") if path.is_file())
-        files = [path.relative_to(folder).as_posix() for path in paths]
-    hashes = {name: sha256_file(folder / name) for name in files}
-    content = dict(recipe=recipe, sha256=hashes, versions=library_versions())
-    write_json(folder / "recipe.json", content)
-
-# %% ../nbs/45a_cli_atelier.ipynb #2e0a53ba
-def _recipe_problems(path: Path, folder: Path, seen: set[Path]) -> list[str]:
-    "What is wrong with the files that one recipe names; they are added to `seen`."
-    content, where = read_json(path), path.relative_to(folder)
-    hashes = content.get("sha256") if isinstance(content, dict) else None
-    if not isinstance(hashes, dict):
-        return [f"{where}: names no files"]
-    problems = []
-    for name, expected in hashes.items():
-        file = path.parent / name
-        seen.add(file)
-        if not file.is_file():
-            problems.append(f"{file.relative_to(folder)}: missing")
-        elif sha256_file(file) != expected:
-            problems.append(f"{file.relative_to(folder)}: is not the file that {where} describes")
-    return problems
-
-
-# LEAD: atelier_base.check_recipes
-def _check_recipes(folder: Path) -> tuple[int, int, list[str]]:
-    "Numbers of files and recipes, and weights without a recipe. Raises `CpoError` on a problem."
-    recipes, seen, problems = sorted(folder.rglob("recipe.json")), set(), []
-    for path in recipes:
-        problems += _recipe_problems(path, folder, seen)
-    if not recipes:
-        hint = "`cpo atelier base`, `judge` and `auxiliary` make the parts"
-        raise CpoError(f"{folder}: there is no recipe.json in it", hint=hint)
-    if problems:
-        hint = "take the files from the repository again, or make the part again"
-        raise CpoError(f"{folder}: {counted(len(problems), 'problem')}", problems, hint)
-    weights = sorted(folder.rglob("*.safetensors"))
-    loose = [path.relative_to(folder).as_posix() for path in weights if path not in seen]
-    return len(seen), len(recipes), loose
 
 # %% ../nbs/45a_cli_atelier.ipynb #cd402170
 atelier_app = typer.Typer(
@@ -94,11 +46,14 @@ _Folder = Annotated[
 @atelier_app.command("check")
 def atelier_check(folder: _Folder = None) -> None:
     "Compare every part's files with the SHA-256 in its recipe."
+    from cpo_nb.atelier_base import check_recipes
+
     folder = folder or data_dir() / "atelier"
-    files, recipes, loose = _check_recipes(folder)
-    line = f"{folder}: {counted(files, 'file')} of {counted(recipes, 'part')} match their recipes"
-    if loose:
-        line += f"; without a recipe: {', '.join(loose)}"
+    checked = check_recipes(folder)
+    files, parts = counted(checked.files, "file"), counted(checked.recipes, "part")
+    line = f"{folder}: {files} of {parts} match their recipes"
+    if checked.loose:
+        line += f"; without a recipe: {', '.join(checked.loose)}"
     typer.echo(line)
 
 # %% ../nbs/45a_cli_atelier.ipynb #776cce59
@@ -165,6 +120,7 @@ def train_atelier_judge(
 
     The same command resumes.
     """
+    from cpo_nb.atelier_base import write_recipe
     from cpo_nb.metrics import save_judge, train_judge
 
     sizes, clock = get_scale(scale), Clock()
@@ -173,15 +129,17 @@ def train_atelier_judge(
     clock(f"judge: {images:,} images, {steps} training steps")
     save_judge(train_judge(runs_dir() / sizes.name / "atelier-judge", images, steps), target)
     recipe = dict(command="cpo atelier judge", scale=sizes.name, pictures=images, steps=steps)
-    _write_recipe(target.parent, recipe, [target.name])
+    write_recipe(target.parent, recipe, [target.name])
     clock(f"done: {target}")
 
 # %% ../nbs/45a_cli_atelier.ipynb #eefffc6a
 def _ship_adapter(run: Path, target: Path, recipe: dict) -> None:
     "Copy the adapter of a run to its place, with a recipe."
+    from cpo_nb.atelier_base import write_recipe
+
     with atomic_path(target) as draft:
         shutil.copytree(run / "adapter", draft)
-        _write_recipe(draft, recipe)
+        write_recipe(draft, recipe)
 
 # %% ../nbs/45a_cli_atelier.ipynb #ed2fa2e4
 @atelier_app.command("auxiliary", cls=ModelCommand)
@@ -313,3 +271,6 @@ def write_atelier_dataset(
     n = images or get_scale(scale).train_images
     save_paintings(synthetic_rows(n, seed), out, "painting")
     typer.echo(f"{counted(n, 'image')}: {out}")
+
+# %% ../nbs/45a_cli_atelier.ipynb #4db84aad
+document(globals())

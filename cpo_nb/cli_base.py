@@ -22,6 +22,7 @@ from typer.core import TyperCommand, TyperGroup
 
 # nothing heavy up here: `cpo --help` must not wait for torch
 from .core import CpoError, processes
+from .docments import document
 
 # %% auto #0
 __all__ = ['PLAIN', 'app', 'bank_app', 'explain_error', 'quiet_libraries', 'ModelCommand', 'Method', 'DType', 'Precision',
@@ -392,3 +393,6 @@ def run_command(
         assert part in " ".join(result.output.split()), f"{part!r} is not in: {result.output}"
     text = result.stdout if code == 0 else _error_message(result.stderr)
     return _stable(text, hide or {})
+
+# %% ../nbs/44_cli_base.ipynb #eaf905ce
+document(globals())

@@ -12,6 +12,7 @@ import typer
 
 # nothing heavy up here: `cpo --help` must not wait for torch
 from .core import CpoError, get_scale
+from .docments import document
 from .cli_base import Clock, ModelCommand, app, bank_app, parse_names
 from .cli_options import Compile, Rank, ScaleName
 
@@ -158,3 +159,6 @@ def bank_study(scale: ScaleName = None) -> None:
     clock(f"{len(bank_cases(sizes))} runs")
     study_bank(sizes, atelier_training_set(sizes, load_backbone("atelier")), clock)
     clock(f"done: {bank_path(sizes)}")
+
+# %% ../nbs/45b_cli_bench.ipynb #285b0d51
+document(globals())

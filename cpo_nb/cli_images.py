@@ -25,6 +25,7 @@ from cpo_nb.core import (
     to_jsonable,
     write_json,
 )
+from .docments import document
 from cpo_nb.cli_base import (
     Clock,
     DType,
@@ -504,3 +505,6 @@ def run_evaluate(
         )
         write_json(out, report)
         typer.echo(f"\nnumbers: {out}")
+
+# %% ../nbs/44c_cli_images.ipynb #fa83a5a1
+document(globals())

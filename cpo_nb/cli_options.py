@@ -10,6 +10,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from .docments import document
 from .cli_base import DType, Optimizer, Precision, Track, parse_names
 
 # %% auto #0
@@ -195,3 +196,6 @@ Paired = Annotated[
         "--paired", help="cpo, distill: also name the opposite of every attribute (ours)."
     ),
 ]
+
+# %% ../nbs/44a_cli_options.ipynb #be3ec51b
+document(globals())

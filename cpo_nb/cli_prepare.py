@@ -12,6 +12,7 @@ import typer
 
 # nothing heavy up here: `cpo --help` must not wait for torch
 from .core import CpoError, Scale, atomic_path, get_scale, readable_size, use_style
+from .docments import document
 from cpo_nb.cli_base import (
     PLAIN,
     Clock,
@@ -126,8 +127,8 @@ def criteria_plot(tree: _PlotTree, root: _PlotRoot = None, out: _PlotFile = None
     Example:
       cpo criteria plot painting --root color --out color.png
     """
-    import cpo_nb.criteria_plot  # noqa: F401  gives trees their `plot`  # LEAD: its function
     from cpo_nb.criteria import load_criteria
+    from cpo_nb.criteria_plot import plot_criteria
 
     loaded = load_criteria(tree)
     out = out or Path(f"{(root or loaded.id).replace('/', '-')}.png")
@@ -140,7 +141,7 @@ def criteria_plot(tree: _PlotTree, root: _PlotRoot = None, out: _PlotFile = None
 
     plt.switch_backend("agg")
     use_style()
-    figure = loaded.plot(root=root).figure
+    figure = plot_criteria(loaded, root=root).figure
     with atomic_path(out) as path:
         figure.savefig(path, format=out.suffix[1:])
     plt.close(figure)
@@ -406,3 +407,6 @@ def bank_check(folder: _Bank) -> None:
         f"{facts['family']}, latents {tuple(facts['latents'])}, {facts['n_draws']} noise draws "
         f"per image with seed {facts['seed']}, passes in {facts['precision']}"
     )
+
+# %% ../nbs/44b_cli_prepare.ipynb #1ba16d83
+document(globals())

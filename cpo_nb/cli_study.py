@@ -34,6 +34,7 @@ from cpo_nb.core import (
     results_dir,
     runs_dir,
 )
+from .docments import document
 from cpo_nb.cli_base import (
     Clock,
     ModelCommand,
@@ -568,3 +569,6 @@ def run_reproduce(
         hint = "give --scale tiny, or --data for real paintings"
         raise CpoError("the atelier is reproduced at scale smoke or tiny", hint=hint)
     reproduce_atelier(sizes, seed, figures)
+
+# %% ../nbs/45_cli_study.ipynb #939ddeb7
+document(globals())

@@ -12,6 +12,7 @@ from fastcore.basics import patch
 from safetensors.torch import load_file, save_file
 
 from .core import atomic_path, processes
+from .docments import document
 from .runs import read_metrics
 
 # %% auto #0
@@ -89,3 +90,6 @@ def restore(
     for row in read_metrics(self.folder):
         if row["step"] <= step and "d_w" in row:
             self._smooth(row)
+
+# %% ../nbs/24a_collapse.ipynb #554f46d3
+document(globals())

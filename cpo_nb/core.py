@@ -14,6 +14,8 @@ from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 
+from .docments import document
+
 # %% auto #0
 __all__ = ['CpoError', 'error_from', 'plural', 'Scale', 'get_scale', 'repo_root', 'data_dir', 'cache_dir', 'runs_dir',
            'figures_dir', 'results_dir', 'seed_for', 'np_rng', 'torch_rng', 'machine_tag', 'atomic_path',
@@ -590,3 +592,6 @@ def save_figure(
     with atomic_path(path) as tmp:
         fig.savefig(tmp, format="png", dpi=150, metadata={"Software": None})
     return path
+
+# %% ../nbs/00_core.ipynb #5f27a96c
+document(globals())

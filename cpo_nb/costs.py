@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .core import CpoError, data_dir, read_json
+from .docments import document
 from .backbone import Backbone, family_of, quiet_libraries, read_pipeline_class
 from .stable_diffusion import StableDiffusionBackbone, plain_attention
 from .batches import autocast
@@ -581,3 +582,6 @@ def count_pipeline(
     "Build a pipeline from its configs and count everything. Raises `CpoError`."
     settings = (base, method, n, resolution, dtype, rank, targets, precision, checkpointing, gpu)
     return _counts(_config_times(base), *settings)
+
+# %% ../nbs/41_costs.ipynb #d39a8138
+document(globals())

@@ -15,6 +15,7 @@ import yaml
 from fastcore.basics import patch
 
 from .core import atomic_path, plural, sha256_json
+from .docments import document
 from .criteria_file import CriteriaError, checked_content, criteria_text
 from .criteria_file import did_you_mean, shorten
 
@@ -440,3 +441,6 @@ def _repr_html_(self: CriteriaTree) -> str:
     large = len(self) > 24
     page = _html(Node(self.id, self.name, self.roots), folded=large)
     return page.replace("<details", "<details open", 1) if large else page
+
+# %% ../nbs/01a_criteria.ipynb #bc4f4add
+document(globals())

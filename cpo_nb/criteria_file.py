@@ -14,6 +14,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from .core import CpoError, data_dir, plural
+from .docments import document
 
 # %% auto #0
 __all__ = ['MAX_FILE_BYTES', 'MAX_DEPTH', 'CriteriaError', 'shorten', 'did_you_mean', 'YamlMap', 'read_yaml', 'NodeBase',
@@ -443,3 +444,6 @@ def criteria_text(
     except (OSError, ValueError) as e:  # no permission, or a name that no file can have
         reason = getattr(e, "strerror", None) or type(e).__name__
         raise CriteriaError(f"{shorten(str(path))}: cannot be read ({reason})") from None
+
+# %% ../nbs/01_criteria_file.ipynb #fd00a563
+document(globals())

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any, Callable, Iterator, NamedTuple
 
 from .core import plural
+from .docments import document
 from .criteria import CriteriaTree, Node, Pair
 from .criteria_file import CriteriaError, shorten
 
@@ -568,3 +569,6 @@ def text_overlaps(
         overlapping = (shared > margin).all(-1)  # no axis separates them
         overlaps += [(texts[i], texts[i + 1 + j]) for j in np.flatnonzero(overlapping)]
     return overlaps
+
+# %% ../nbs/02_criteria_plot.ipynb #0fcdc358
+document(globals())

@@ -19,6 +19,7 @@ from .checks import IMAGE_FORMATS, IMAGE_MODES, MAX_BYTES, MAX_PIXELS
 from .checks import DatasetError, RowProblem, image_problem, kind_of_value
 from .checks import label_problems, show_value
 from .core import atomic_path, np_rng, plural, to_jsonable
+from .docments import document
 from .criteria import CriteriaTree, load_criteria
 from .splits import BASE_COLUMNS, splits_of_files, splits_of_parquet, type_problems
 from .tables import GoodRow, RowChecker, Source, find_source, scan_rows
@@ -529,3 +530,6 @@ def dataset_report(
         no_preference=sum(int((~preference_mask(rows)).sum()) for rows in dd.values()),
         names={r.id: r.name for r in tree.roots},
     )
+
+# %% ../nbs/03c_dataset.ipynb #e95095c9
+document(globals())

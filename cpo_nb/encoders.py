@@ -9,6 +9,7 @@ from typing import Sequence
 
 import torch
 
+from .docments import document
 from .adapters import Adapter
 from .backbone import Backbone
 
@@ -113,3 +114,6 @@ def encode_t5(
     ids = torch.tensor([row + [tokenizer.pad_token_id] * (n - len(row)) for row in rows])
     with backbone.encoding(encoder):
         return encoder(ids.to(encoder.device))[0]
+
+# %% ../nbs/12b_encoders.ipynb #0c940b96
+document(globals())

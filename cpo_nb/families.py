@@ -12,6 +12,7 @@ import torch
 
 from .backbone import FAMILIES, Backbone, Family, imported, load_backbone
 from .core import CpoError, torch_rng
+from .docments import document
 
 # %% auto #0
 __all__ = ['family_variants', 'tiny_backbone', 'contract']
@@ -99,3 +100,6 @@ def contract(
     "What trainers and samplers rely on, and whether a backbone keeps it."
     parts = (_text_contract, _image_contract, _noise_contract, _pass_contract)
     return {what: holds for part in parts for what, holds in part(backbone).items()}
+
+# %% ../nbs/18_families.ipynb #72d5bcb5
+document(globals())

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
+from .docments import document
 from .adapters import Adapter
 from .backbone import Conditioning
 from .encoders import clip_windows, encode_t5, t5_rooms
@@ -197,3 +198,6 @@ def sampler_steps(
         del how["num_inference_steps"]
         how["sigmas"] = np.linspace(1.0, 1 / steps, steps).tolist()
     return how
+
+# %% ../nbs/16_flux.ipynb #cc7d2e4f
+document(globals())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .core import CpoError, write_json
+from .docments import document
 
 # %% auto #0
 __all__ = ['FULL_SIZE', 'write_configs']
@@ -187,3 +188,6 @@ def write_configs(
         index[part] = [_write_part(folder / part, part, cls, config), cls]
     write_json(folder / "model_index.json", index)
     return folder
+
+# %% ../nbs/41b_full_size.ipynb #e2914f60
+document(globals())

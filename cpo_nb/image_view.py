@@ -15,6 +15,7 @@ from scipy import ndimage
 from skimage.color import lab2lch, rgb2lab
 
 from .core import CpoError
+from .docments import document
 
 # %% auto #0
 __all__ = ['rasters', 'blur', 'window', 'flat', 'median_of', 'percentile_of', 'peak', 'Colours', 'View']
@@ -251,3 +252,6 @@ class View(Colours):
         "Column of the subject: where the image differs most from both sides, share of width, (B,)."
         profile = window(self.ridge, 0.28, 0.84).mean(1)
         return peak(ndimage.uniform_filter1d(profile, 3 * self.S // 64, axis=1))
+
+# %% ../nbs/06_image_view.ipynb #af1cbc89
+document(globals())

@@ -15,6 +15,7 @@ import torch
 from fastcore.basics import patch
 
 from .core import CpoError, Scale, cache_dir, get_scale, processes, read_json
+from .docments import document
 from .criteria import CriteriaTree, load_criteria
 from .dataset import load_paintings
 from .measures import MEASURES
@@ -590,3 +591,6 @@ def build_bank(
     rows = np.repeat(np.arange(len(data)), bank.n_draws)
     draws = np.tile(np.arange(bank.n_draws), len(data))
     return target_bank.fill(rows, draws, say)
+
+# %% ../nbs/40_job.ipynb #a8fe559c
+document(globals())

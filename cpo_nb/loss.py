@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from .core import CpoError
+from .docments import document
 
 # %% auto #0
 __all__ = ['sft_loss', 'LossOutput', 'losing_share', 'cpo_loss', 'dpo_loss', 'mse_loss', 'guidance_distillation_loss',
@@ -476,3 +477,6 @@ def min_snr_weight(
         return (gamma / snr).clamp(max=1).float()  # 1 at zero terminal SNR
     capped = snr.clamp(max=gamma)
     return (capped / (snr + 1) if kind == "v_prediction" else capped).float()
+
+# %% ../nbs/20_loss.ipynb #9a44bf80
+document(globals())

@@ -14,6 +14,7 @@ from skimage.color import lab2lch
 
 from .atelier import PAIR_INDEX, PAIRS
 from .core import CpoError, shared_out
+from .docments import document
 from .image_view import View, blur, flat, median_of, peak, percentile_of, rasters, window
 
 # %% auto #0
@@ -589,3 +590,6 @@ def measure(
         with ProcessPoolExecutor(workers) as pool:
             parts = list(pool.map(_chunk_values, jobs))
     return np.concatenate(parts)[: len(x)].astype(np.float64)
+
+# %% ../nbs/06a_measures.ipynb #56c6a22f
+document(globals())

@@ -10,6 +10,7 @@ import contextlib
 import torch
 from fastcore.basics import patch
 
+from .docments import document
 from .adapters import Adapter, adapter_list, lora_layers
 from .placement import PlacementMixin
 
@@ -191,3 +192,6 @@ def fused(
                 for layer, weight in zip(layers, base_weights):
                     layer.merged_adapters.clear()
                     layer.get_base_layer().weight.copy_(weight)
+
+# %% ../nbs/11b_merging.ipynb #a019fad2
+document(globals())

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from .atelier import PAIRS, PALETTES, SUBJECTS, sample_scenes
 from .core import CpoError, atomic_path, data_dir, np_rng, torch_rng
+from .docments import document
 from .painter import paint
 from .training import TrainConfig, train
 
@@ -312,3 +313,6 @@ def evaluate(
         distance=frechet_distance(verdict.features, ideal_features),
         recall=recall(verdict.features, ideal_features),
     )
+
+# %% ../nbs/31_metrics.ipynb #c1639ebc
+document(globals())

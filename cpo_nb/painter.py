@@ -14,6 +14,7 @@ from scipy import ndimage, sparse
 
 from .atelier import PAIRS, RATES, SIZE, Scenes, sample_scenes
 from .core import cached, np_rng
+from .docments import document
 from cpo_nb.scenery import (
     by_setting,
     compose,
@@ -304,3 +305,6 @@ def atelier_dataset(
     config = dict(n=n, pairs=PAIRS, rates=RATES, sample=sample)
     folder = cached("atelier", build, config, seed)
     return load_paintings(folder / "paintings", "painting")
+
+# %% ../nbs/05b_painter.ipynb #270010e6
+document(globals())

@@ -31,6 +31,7 @@ from cpo_nb.core import (
     to_jsonable,
     write_json,
 )
+from .docments import document
 from .criteria import CriteriaTree, load_criteria
 from .dataset import load_paintings
 from .measures import MEASURES
@@ -507,3 +508,6 @@ def reproduce_paintings(
     written = run / "result.json"
     say(f"table\n\n{paintings_table(read_json(written))}\n\n{written}")
     return result
+
+# %% ../nbs/36_paintings.ipynb #beed738d
+document(globals())

@@ -13,6 +13,7 @@ from typing import Sequence
 import torch
 
 from .core import CpoError, read_json
+from .docments import document
 
 # %% auto #0
 __all__ = ['read_index', 'class_on_hub', 'byte_tokenizer', 'tiny_clip', 'tiny_t5', 'tiny_vae', 'tiny_pipeline', 'weights_problem',
@@ -322,3 +323,6 @@ def adapter_file(
         hint = "copy it again, or run the command that made it again"
         raise CpoError(f"{files[0]} {problem}", hint=hint)
     return files[0]
+
+# %% ../nbs/10_pipelines.ipynb #fc58d7e2
+document(globals())

@@ -15,6 +15,7 @@ from fastcore.basics import patch
 
 from .adapters import Adapter, AdapterMixin, adapter_list
 from .core import CpoError, atomic_path, processes
+from .docments import document
 
 # %% auto #0
 __all__ = ['PlacementMixin', 'sharding_asked']
@@ -265,3 +266,6 @@ def compile_blocks(
     for block in blocks:
         block.compile(**how)
     self.compiled = True
+
+# %% ../nbs/11a_placement.ipynb #01fa546e
+document(globals())

@@ -13,6 +13,7 @@ from typing import Any, Iterator
 from fastcore.basics import patch
 
 from .core import CpoError, readable_size, readable_time
+from .docments import document
 from .align import METHODS
 from .training import TrainConfig
 from .costs import Counts, StepCost, count_pipeline
@@ -586,3 +587,6 @@ def plot_memory(
         ax.barh(0, 0, color=color, label=name)
     ax.set_xlim(left=0)
     ax.legend(frameon=False, fontsize=7.5, loc="center left", bbox_to_anchor=(1.01, 0.5))
+
+# %% ../nbs/41a_plan.ipynb #0186a998
+document(globals())

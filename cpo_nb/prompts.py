@@ -11,6 +11,7 @@ import numpy as np
 
 from .checks import DatasetError, label_problems
 from .core import plural
+from .docments import document
 from .criteria import CriteriaTree
 
 # %% auto #0
@@ -91,3 +92,6 @@ def attribute_prompt(
     for i in sorted(sides, key=tree.index.__getitem__):
         phrases.append(getattr(tree.pairs[tree.index[i]], sides[i]))
     return _join(caption, _shuffled(phrases, dropout, rng))
+
+# %% ../nbs/04_prompts.ipynb #47f49290
+document(globals())

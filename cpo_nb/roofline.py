@@ -10,6 +10,7 @@ from typing import Callable, Sequence
 import numpy as np
 import torch
 
+from .docments import document
 from .job import get_device
 from .bench_models import BENCHED
 from .bench_step import PART_COLORS, PARTS, in_turn
@@ -166,3 +167,6 @@ def plot_parts(
         bbox_to_anchor=(1.02, 0.5),
         frameon=False,
     )
+
+# %% ../nbs/42c_roofline.ipynb #a8b9ba32
+document(globals())

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from safetensors import safe_open
 
 from .core import CpoError, atomic_path, read_json, remove_leftovers, to_jsonable, write_json
+from .docments import document
 
 # %% auto #0
 __all__ = ['read_metrics', 'trim_metrics', 'checkpoint_path', 'save_checkpoint', 'prune_checkpoints', 'last_checkpoint',
@@ -245,3 +246,6 @@ def lock_run(
         yield
     finally:
         lock.release()
+
+# %% ../nbs/21_runs.ipynb #0d380262
+document(globals())

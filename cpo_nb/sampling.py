@@ -17,6 +17,7 @@ from .adapters import Adapter
 from .backbone import Backbone
 from .batches import autocast
 from .core import CpoError, atomic_path, processes, torch_rng
+from .docments import document
 
 # %% auto #0
 __all__ = ['sample', 'image_grid', 'labelled_grid', 'Previews']
@@ -214,3 +215,6 @@ class Previews:
             return f"step {step}"
         positive, negative = np.mean(counts, axis=0)
         return f"step {step}: {positive:.1f} positive, {negative:.1f} negative attributes per image"
+
+# %% ../nbs/30_sampling.ipynb #73637e96
+document(globals())

@@ -21,6 +21,7 @@ from cpo_nb.core import (
     torch_rng,
     write_json,
 )
+from .docments import document
 
 # %% auto #0
 __all__ = ['WAITS', 'GROWTH', 'in_new_process', 'measure_waits', 'in_processes', 'measure_growth', 'write_scaling',
@@ -527,3 +528,6 @@ def estimate_full_size(
         bank_bytes=images * n_draws * 3 * numbers * 2,
         stored_bytes=images * (2 * numbers + sft.disk["prompt embeddings"]),
     )
+
+# %% ../nbs/43_scaling.ipynb #0cbcb0f8
+document(globals())

@@ -12,6 +12,7 @@ from skimage.color import lab2rgb
 
 from .atelier import PAIR_INDEX, PALETTES, SIZE, SUBJECTS, Scenes
 from .core import CpoError
+from .docments import document
 
 # %% auto #0
 __all__ = ['pixel_grid', 'coverage', 'paint_over', 'by_setting', 'per_image', 'lab_to_rgb', 'layout', 'compose']
@@ -428,3 +429,6 @@ def compose(
     mask, color, shadow = _subject(sc, g)
     lab = _tune(sc, g, paint_over(lab, mask, color), shadow)
     return lab, mask, edges
+
+# %% ../nbs/05a_scenery.ipynb #910ed601
+document(globals())

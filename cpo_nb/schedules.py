@@ -12,6 +12,7 @@ from fastcore.basics import patch
 
 from .backbone import Backbone
 from .core import CpoError
+from .docments import document
 
 # %% auto #0
 __all__ = ['DiffusionBackbone', 'FlowBackbone']
@@ -202,3 +203,6 @@ def timesteps_at(
     if self.density == "logit_normal":
         share = torch.sigmoid(torch.special.ndtri(share))
     return self._shifted(share).float()
+
+# %% ../nbs/12a_schedules.ipynb #ce5e3807
+document(globals())

@@ -14,6 +14,7 @@ from fastcore.basics import patch
 from .adapters import Adapter
 from .backbone import Conditioning
 from .core import CpoError
+from .docments import document
 from .encoders import clip_rooms, encode_clips, encode_t5, t5_rooms
 from .pipelines import byte_tokenizer, tiny_clip, tiny_t5, tiny_vae
 from .schedules import FlowBackbone
@@ -180,3 +181,6 @@ def blank_conditioning(
     embeds = torch.zeros(n, tokens, config.joint_attention_dim, **at)
     pooled = torch.zeros(n, config.pooled_projection_dim, **at)
     return Conditioning(dict(prompt_embeds=embeds, pooled=pooled))
+
+# %% ../nbs/15_sd3.ipynb #69bba95b
+document(globals())

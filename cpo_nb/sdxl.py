@@ -13,6 +13,7 @@ from fastcore.basics import patch
 from .adapters import Adapter
 from .backbone import Conditioning
 from .core import CpoError
+from .docments import document
 from .encoders import clip_rooms, encode_clips
 from .pipelines import byte_tokenizer, tiny_clip, tiny_vae
 from .stable_diffusion import StableDiffusionBackbone
@@ -150,3 +151,6 @@ def blank_conditioning(
     width = self.pipe.text_encoder_2.config.projection_dim
     pooled = torch.zeros(n, width, device=device, dtype=self.dtype)
     return Conditioning(blank.tensors | dict(pooled=pooled))
+
+# %% ../nbs/14_sdxl.ipynb #a1d9569c
+document(globals())

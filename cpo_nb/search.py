@@ -24,6 +24,7 @@ from cpo_nb.core import (
     to_jsonable,
     write_json,
 )
+from .docments import document
 from .atelier import PAIRS, sample_scenes
 from .adapters import Adapter
 from .backbone import Backbone, load_backbone
@@ -442,3 +443,6 @@ def search(
     candidates = Candidates(method, scale, data, log)
     best = _descend(candidates, SEARCHED[method][1])
     return candidates.store(best["settings"])
+
+# %% ../nbs/35a_search.ipynb #a8c40cf6
+document(globals())

@@ -18,6 +18,7 @@ from .backbone import Backbone
 from .batches import TrainingSet, at_averaged_weights, autocast, cache_prompt_embeddings
 from .batches import finish, held_out_score, noisy_batch, once_per_step
 from .core import CpoError, np_rng
+from .docments import document
 from .criteria import CriteriaTree
 from .prompts import attribute_prompt
 from .training import Execution, TrainConfig, TrainResult, train
@@ -242,3 +243,6 @@ def attribute_gain(
             totals += [e * len(batch) / n / n_draws for e in errors]
     caption, named = map(float, totals)
     return dict(caption=caption, named=named, gain=1 - named / caption)
+
+# %% ../nbs/23_sft.ipynb #5c0f6777
+document(globals())

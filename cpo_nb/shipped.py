@@ -26,6 +26,7 @@ from cpo_nb.core import (
     to_jsonable,
     write_json,
 )
+from .docments import document
 from .criteria import CriteriaTree, load_criteria
 from .atelier import PAIRS, ideal, sample_scenes
 from .painter import atelier_dataset, paint
@@ -295,3 +296,6 @@ def sweep_auxiliary(
             f"remove {new['gain']:.2%} of the error, {new['seconds']:.0f} s"
         )
     return done
+
+# %% ../nbs/35_shipped.ipynb #1a0f1fda
+document(globals())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Iterator
 
 from .checks import DatasetError, RowProblem, kind_of_value, show_value
 from .core import cache_dir, sha256_file
+from .docments import document
 from .tables import GoodRow, Source
 
 if TYPE_CHECKING:  # at run time it is imported where needed: that takes a second
@@ -195,3 +196,6 @@ def splits_of_parquet(
         numbers = [r.index for r in rows if split_of_digest(r.digest) == split]
         splits[split] = data.select(numbers)
     return splits
+
+# %% ../nbs/03b_splits.ipynb #42af4b1d
+document(globals())

@@ -10,6 +10,7 @@ import contextlib
 import torch
 from fastcore.basics import patch
 
+from .docments import document
 from .adapters import Adapter
 from .backbone import Conditioning
 from .encoders import clip_windows
@@ -169,3 +170,6 @@ def predict_prompts(
     modules = prompt_free_modules(self.denoiser) if share else []
     with computed_once(modules, n):
         return DiffusionBackbone.predict_prompts(self, noisy, timesteps, cond, adapter)
+
+# %% ../nbs/13_stable_diffusion.ipynb #f4724dbf
+document(globals())

@@ -24,6 +24,7 @@ from cpo_nb.core import (
     to_jsonable,
     write_json,
 )
+from .docments import document
 from .criteria import CriteriaTree
 from .prompts import attribute_prompt
 from .atelier import PAIRS, sample_scenes
@@ -536,3 +537,6 @@ def results_table(
     every = [r for rs in results.values() for r in rs]
     notes = _table_notes(every, list(summaries.values()))
     return text_table(head, body, markdown) + "\n\n" + "\n".join(notes)
+
+# %% ../nbs/35b_study.ipynb #370c2fc9
+document(globals())

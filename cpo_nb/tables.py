@@ -13,6 +13,7 @@ from typing import Any, Callable, Iterator, NamedTuple
 
 from fastcore.basics import patch
 
+from .docments import document
 from .checks import MAX_BYTES, MAX_PIXELS, DatasetError, RowProblem, file_inside
 from .checks import image_problem, kind_of_value, label_problems, show_value, strict_images
 
@@ -410,3 +411,6 @@ def scan_rows(
             columns = _columns_in_memory(record, source)
             good.append(GoodRow(table.name, raw.number, index, name, columns, file, digest))
     return good, problems, index + 1
+
+# %% ../nbs/03a_tables.ipynb #a5fee6e5
+document(globals())

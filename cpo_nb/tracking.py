@@ -13,6 +13,7 @@ import torch
 from fastcore.basics import patch
 
 from .core import CpoError, processes, sha256_json
+from .docments import document
 from .runs import steps_done
 
 # %% auto #0
@@ -110,3 +111,6 @@ def close(self: Tracking) -> None:
     "Send what is still waiting."
     if self.tracker:
         self.tracker.finish()
+
+# %% ../nbs/21b_tracking.ipynb #b6036e9f
+document(globals())

@@ -18,6 +18,7 @@ from fastcore.basics import patch
 from tqdm.auto import tqdm
 
 from .core import CpoError, check_room, in_main, keep_freed_memory, np_rng, processes
+from .docments import document
 from .core import to_jsonable, torch_distributed
 from .runs import check_fit, last_checkpoint, load_checkpoint, lock_run, open_run
 from .runs import prune_checkpoints, save_checkpoint, steps_done, trim_metrics
@@ -566,3 +567,6 @@ class Ahead:
         "The inputs of a pass, made now unless they were begun before. Raises what `make` raises."
         future = self.pending.pop((step, part.start, part.stop), None)
         return future.result() if future else self.make(step, rows, part)
+
+# %% ../nbs/21a_training.ipynb #4843ac32
+document(globals())
