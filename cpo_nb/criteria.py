@@ -62,7 +62,7 @@ class Pair(_InTree):
         "The pair itself, so that pairs and nodes can be treated alike."
         return (self,)
 
-# %% ../nbs/01a_criteria.ipynb #d0f4580e
+# %% ../nbs/01a_criteria.ipynb #3ced196c
 @dataclass(frozen=True)
 class Node(_InTree):
     "A group of pairs or of further groups."
@@ -107,7 +107,7 @@ class CriteriaTree:
     def _by_id(self) -> dict[str, Node | Pair]:
         return {item.id: item for item in self._walk()}
 
-# %% ../nbs/01a_criteria.ipynb #5bec98ea
+# %% ../nbs/01a_criteria.ipynb #c5616a1d
 @patch
 def __len__(self: CriteriaTree) -> int:
     return len(self.pairs)
@@ -123,7 +123,7 @@ def __repr__(self: CriteriaTree) -> str:
     pairs, roots = plural(len(self), "pair"), plural(len(self.roots), "root")
     return f"CriteriaTree({self.id!r}: {pairs}, {roots}, depth {self.depth}, hash {self.hash[:12]})"
 
-# %% ../nbs/01a_criteria.ipynb #55cc70f9
+# %% ../nbs/01a_criteria.ipynb #e5d82131
 @patch
 def _walk(self: CriteriaTree) -> Iterator[Node | Pair]:
     "All nodes and pairs, each before its children, in file order."
@@ -134,7 +134,7 @@ def _walk(self: CriteriaTree) -> Iterator[Node | Pair]:
         if isinstance(item, Node):
             todo += reversed(item.children)
 
-# %% ../nbs/01a_criteria.ipynb #23018ac6
+# %% ../nbs/01a_criteria.ipynb #90989dfb
 @patch(as_prop=True)
 def nodes(self: CriteriaTree) -> tuple[Node, ...]:
     "All inner nodes, in file order."
@@ -149,7 +149,7 @@ def _built(content: dict, above: str) -> Node | Pair:
     children = tuple(_built(child, full) for child in content["children"])
     return Node(full, content["name"], children, content["description"])
 
-# %% ../nbs/01a_criteria.ipynb #1cd113a4
+# %% ../nbs/01a_criteria.ipynb #20f89c96
 def parse_criteria(
     text: str,  # YAML
     source: str = "criteria",  # what messages call it
@@ -190,7 +190,7 @@ def _as_dict(item: Node | Pair) -> dict:
         out["description"] = item.description
     return {**out, "children": [_as_dict(c) for c in item.children]}
 
-# %% ../nbs/01a_criteria.ipynb #61d7ff6a
+# %% ../nbs/01a_criteria.ipynb #176d900f
 @patch
 def to_dict(self: CriteriaTree) -> dict:  # id, name, description, children
     "The tree as the nested mapping of its file."
@@ -230,7 +230,7 @@ def _outline_lines(
     for child in item.children:
         yield from _outline_lines(child, indent + "  ", depth, definitions)
 
-# %% ../nbs/01a_criteria.ipynb #cdd81b2e
+# %% ../nbs/01a_criteria.ipynb #65374f55
 @patch
 def outline(
     self: CriteriaTree,
@@ -257,7 +257,7 @@ def show(
     "Print `outline`."
     print(self.outline(root, depth, definitions))
 
-# %% ../nbs/01a_criteria.ipynb #6b6dca07
+# %% ../nbs/01a_criteria.ipynb #3fda9115
 class UnknownIdError(CriteriaError, KeyError):
     "An id that is not in the tree; the message suggests the nearest ones."
 
@@ -270,7 +270,7 @@ def _nearest_ids(key: str, ids: tuple[str, ...]) -> str:
     slug = key.strip("/").rpartition("/")[2]
     return did_you_mean(key, ids, more=[i for i in ids if i.rpartition("/")[2] == slug])
 
-# %% ../nbs/01a_criteria.ipynb #ab737af6
+# %% ../nbs/01a_criteria.ipynb #9a5f84de
 @patch
 def _unknown(self: CriteriaTree, key: Any) -> str:
     "Why `key` is not an id of this tree."
@@ -292,7 +292,7 @@ def __getitem__(
         raise UnknownIdError(self._unknown(key))
     return self._by_id[key]
 
-# %% ../nbs/01a_criteria.ipynb #7183cb3c
+# %% ../nbs/01a_criteria.ipynb #4bc29b37
 @patch
 def get(
     self: CriteriaTree,
@@ -302,7 +302,7 @@ def get(
     "The pair or node of that id, else `default`."
     return self._by_id.get(key, default) if isinstance(key, str) else default
 
-# %% ../nbs/01a_criteria.ipynb #6cf6908f
+# %% ../nbs/01a_criteria.ipynb #b1b9ea6e
 @patch
 def __contains__(
     self: CriteriaTree,
@@ -326,7 +326,7 @@ def counts(
         table[p.root][p.level] += 1
     return table
 
-# %% ../nbs/01a_criteria.ipynb #94a3c9f8
+# %% ../nbs/01a_criteria.ipynb #3191fc43
 @patch
 def summary(self: CriteriaTree) -> str:  # a table as text
     "Pairs by root dimension and level, with sums."
@@ -373,7 +373,7 @@ def select(
     roots = tuple(r for r in (_prune(r, keep) for r in self.roots) if r is not None)
     return CriteriaTree(self.id, self.name, roots, self.description, self.source)
 
-# %% ../nbs/01a_criteria.ipynb #293b233b
+# %% ../nbs/01a_criteria.ipynb #3e98bcf4
 @patch
 def subtree(
     self: CriteriaTree,
@@ -423,7 +423,7 @@ _ROW = (
 def _escaped(*texts: str) -> tuple[str, ...]:
     return tuple(html.escape(t) for t in texts)
 
-# %% ../nbs/01a_criteria.ipynb #52c91ee1
+# %% ../nbs/01a_criteria.ipynb #e19b3ff4
 def _html(item: Node, folded: bool) -> str:
     "A node as a foldable block: its pairs in a table, its groups as blocks inside."
     pairs = [c for c in item.children if isinstance(c, Pair)]
@@ -434,7 +434,7 @@ def _html(item: Node, folded: bool) -> str:
     style = f"<details{'' if folded else ' open'} style='margin-left:1em'>"
     return f"{style}<summary>{head}</summary>{table}{''.join(blocks)}</details>"
 
-# %% ../nbs/01a_criteria.ipynb #350f767a
+# %% ../nbs/01a_criteria.ipynb #fb476b81
 @patch
 def _repr_html_(self: CriteriaTree) -> str:
     "The tree as foldable blocks; all open when it is small, else the top alone."

@@ -56,7 +56,7 @@ class LoadReport:
             f"{self.left_out:,} left out, {self.repeated:,} with a repeated image"
         )
 
-# %% ../nbs/03c_dataset.ipynb #d37c9470
+# %% ../nbs/03c_dataset.ipynb #6cd2caef
 def _bad_rows_error(
     source: str, tree: CriteriaTree, problems: list[RowProblem], total: int, good: int
 ) -> DatasetError:
@@ -70,7 +70,7 @@ def _bad_rows_error(
         hint = 'correct the rows, or pass on_error="skip" to leave them out'
     return DatasetError(what, problems, hint)
 
-# %% ../nbs/03c_dataset.ipynb #d1613faf
+# %% ../nbs/03c_dataset.ipynb #cd0647d0
 def _checked_rows(
     tables: Source, checker: RowChecker, complete: Callable[[dict], dict] | None
 ) -> tuple[list[GoodRow], list[RowProblem], int]:
@@ -138,7 +138,7 @@ def _as_png(image: Image.Image) -> tuple[bytes, str]:
     ImageOps.exif_transpose(image).save(out, "PNG")  # a PNG made here would lose which way is up
     return out.getvalue(), image_problem(out.getvalue())
 
-# %% ../nbs/03c_dataset.ipynb #44bf2b25
+# %% ../nbs/03c_dataset.ipynb #ef1f0b67
 def _encoded(cell: Any) -> tuple[bytes, str]:
     "The bytes of an image (array, PIL image, path, bytes, dict), and what is wrong with it."
     if isinstance(cell, np.ndarray):
@@ -169,7 +169,7 @@ def _json_problem(row: dict) -> str:
         return f"a column that JSON cannot represent ({show_value(str(e))[1:-1]})"
     return ""
 
-# %% ../nbs/03c_dataset.ipynb #6c4602d9
+# %% ../nbs/03c_dataset.ipynb #7be27a96
 def _row_to_save(row: dict, ids: dict | None) -> tuple[bytes, list[str]]:
     "The encoded image of a row, and what is wrong with the row; `ids` None: any id is good."
     missing = [f"no column {c!r}" for c in BASE_COLUMNS if c not in row]
@@ -200,7 +200,7 @@ def _suffix(data: bytes) -> str:
     kind = Image.open(BytesIO(data), formats=IMAGE_FORMATS).format.lower()
     return {"jpeg": "jpg", "mpo": "jpg", "tiff": "tif"}.get(kind, kind)
 
-# %% ../nbs/03c_dataset.ipynb #5cd9a8b1
+# %% ../nbs/03c_dataset.ipynb #21acbd5c
 def _write_rows(rows: Any, folder: Path, ids: dict | None) -> list[RowProblem]:
     "Write images and metadata.jsonl; the problems of all rows that could not be written."
     found = []
@@ -300,7 +300,7 @@ class PairReport:
             f"{self.unlabelled:,} of {self.rows:,} rows carry no preference"
         )
 
-# %% ../nbs/03c_dataset.ipynb #7e122f3f
+# %% ../nbs/03c_dataset.ipynb #c7061758
 class _Counts(NamedTuple):
     "Pairs of rows, counted before sampling."
 
@@ -322,7 +322,7 @@ def _sample(n: int, limit: int, rng: np.random.Generator) -> np.ndarray:
     "All numbers below `n`, or `limit` of them at random, ascending."
     return np.arange(n) if n <= limit else np.sort(rng.choice(n, limit, replace=False))
 
-# %% ../nbs/03c_dataset.ipynb #6d1f1a14
+# %% ../nbs/03c_dataset.ipynb #e86b1cce
 def _same_caption(
     codes: np.ndarray, scores: np.ndarray, min_gap: int, limit: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, _Counts]:
@@ -356,7 +356,7 @@ def _word_table(captions: list[str]) -> tuple[Any, np.ndarray]:
     ones = np.ones(len(columns), np.float32)
     return sparse.csr_array((ones, columns, ends), shape=(len(words), max(len(index), 1))), sizes
 
-# %% ../nbs/03c_dataset.ipynb #31e42988
+# %% ../nbs/03c_dataset.ipynb #5c5f9759
 def _near_in_block(
     table: Any, transposed: Any, sizes: np.ndarray, near: float, block: slice
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -368,12 +368,12 @@ def _near_in_block(
     i, j = np.nonzero((shared >= near * union) & (shared > 0) & later)
     return i + block.start, j
 
-# %% ../nbs/03c_dataset.ipynb #375264ea
+# %% ../nbs/03c_dataset.ipynb #bef319be
 def _smallest(keys: np.ndarray, limit: int) -> np.ndarray:
     "Positions of the `limit` smallest keys, ascending."
     return np.sort(np.argpartition(keys, limit)[:limit]) if limit else np.zeros(0, int)
 
-# %% ../nbs/03c_dataset.ipynb #313fedb6
+# %% ../nbs/03c_dataset.ipynb #82d205c4
 def _near_caption(
     captions: list[str],
     scores: np.ndarray,
@@ -404,7 +404,7 @@ def _near_caption(
 def _sorted_pairs(pairs: np.ndarray) -> list[tuple[int, int]]:
     return [tuple(p) for p in pairs[np.lexsort(pairs.T[::-1])].tolist()]
 
-# %% ../nbs/03c_dataset.ipynb #305bfc6e
+# %% ../nbs/03c_dataset.ipynb #e712c11a
 def preference_pairs(
     ds: Dataset | list[dict],  # rows with captions, positive, negative
     *,
