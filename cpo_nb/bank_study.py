@@ -39,7 +39,9 @@ BANK_DRAWS = (1, 2, 4, 8, 16, None)  # noise draws per image; None: live
 BANK_SEED = 403  # of the captions that the runs are judged on
 
 
-def bank_path(scale: Scale) -> Path:  # data/results/bank/SCALE.json
+def bank_path(
+    scale: Scale,  # whose results
+) -> Path:  # data/results/bank/SCALE.json
     "Where the study of the bank is stored."
     return results_dir() / "bank" / f"{scale.name}.json"
 

@@ -62,8 +62,10 @@ SEARCHED = {
     "cpo-safeguard": (dict(method="cpo", stabilize="safeguard", mu=0.5), _BETA),
 }
 
-# %% ../nbs/35a_search.ipynb #428901ef
-def first_of_grid(method: str) -> dict:  # lr and the strengths
+# %% ../nbs/35a_search.ipynb #59a16506
+def first_of_grid(
+    method: str,  # a key of SEARCHED
+) -> dict:  # lr and the strengths
     "Settings that a search begins with: the first learning rate, and the first of each strength."
     strengths = SEARCHED[method][1]
     return dict(lr=LEARNING_RATES[0]) | {k: values[0] for k, values in strengths.items()}
@@ -74,7 +76,7 @@ def loop_config(
     lr: float,  # learning rate of AdamW
     seed: int,  # training seed
     steps: int | None = None,  # training steps; default: the scale's
-) -> TrainConfig:
+) -> TrainConfig:  # a constant rate after a short warm-up, averaged weights
     "The training loop that all rows of stage 2 share."
     return TrainConfig(
         steps=steps or scale.align_steps,
@@ -163,7 +165,9 @@ def search_path(
     return results_dir() / "search" / scale.name / f"{method}.json"
 
 
-def search_images(scale: Scale) -> int:  # half of the images of a table's row, at least 8
+def search_images(
+    scale: Scale,  # sizes
+) -> int:  # half of the images of a table's row, at least 8
     "On how many images a candidate is judged."
     return max(8, scale.eval_images // 2)
 
@@ -195,7 +199,7 @@ def search_rule(
     )
     return sha256_json(to_jsonable(rule))[:16]
 
-# %% ../nbs/35a_search.ipynb #bcb6eb2d
+# %% ../nbs/35a_search.ipynb #fea1f970
 def stored_search(
     method: str,  # a key of SEARCHED
     scale: Scale,  # whose results
@@ -209,7 +213,7 @@ def stored_search(
 def searched(
     method: str,  # a key of SEARCHED
     scale: Scale,  # whose results
-) -> bool:
+) -> bool:  # False too while it is unfinished
     "Whether a finished search of today's grids, sizes, base, auxiliary and judge is stored."
     stored = stored_search(method, scale)
     return bool(stored.get("best")) and stored.get("rule") == search_rule(method)

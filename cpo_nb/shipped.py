@@ -181,7 +181,7 @@ def judge_agreement(
 def auxiliary_config(
     scale: Scale,  # sizes
     seed: int = 0,  # training seed
-) -> SftConfig:
+) -> SftConfig:  # for `sft`
     "Settings of the shipped auxiliary adapter."
     loop = TrainConfig(
         steps=scale.sft_steps,
@@ -210,7 +210,9 @@ SWEPT = (  # rank, targets, learning rate
 )
 
 
-def sweep_path(scale: Scale) -> Path:  # data/results/search/SCALE/auxiliary.json
+def sweep_path(
+    scale: Scale,  # whose results
+) -> Path:  # data/results/search/SCALE/auxiliary.json
     "Where the sweep of the auxiliary is stored."
     return results_dir() / "search" / scale.name / "auxiliary.json"
 
