@@ -167,7 +167,7 @@ def judge_agreement(
 def auxiliary_config(
     scale: Scale,  # sizes
     seed: int = 0,  # training seed
-) -> SftConfig:
+) -> SftConfig:  # for `sft`
     "Settings of the shipped auxiliary adapter."
     loop = TrainConfig(
         steps=scale.sft_steps,

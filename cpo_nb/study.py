@@ -215,9 +215,12 @@ def eval_prompts(
     scale: Scale,  # `eval_images` says how many
     tree: CriteriaTree,  # whose phrases the attribute prompts use
     prompt: str,  # "caption", "positives" or "guided"; see `Row`
-) -> tuple[list[str], list[str] | None, np.ndarray, np.ndarray]:
-    """Prompts, negative prompts (or None), and the subject and palette that each caption names
-    (indices, (N,)). Raises `CpoError` for an unknown kind of prompt."""
+) -> tuple[  # prompts; negative prompts or None; subjects (N,); palettes (N,)
+    list[str], list[str] | None, np.ndarray, np.ndarray
+]:
+    """Prompts of a row, and the subject and palette that each caption names (indices).
+
+    Raises `CpoError` for an unknown kind of prompt."""
     if prompt not in ("caption", "positives", "guided"):
         raise CpoError(
             f"prompt kind {prompt!r} is unknown", hint="choose caption, positives or guided"
@@ -454,7 +457,7 @@ def text_table(
     head: list[str],  # names of the columns; the first holds words, as does a last one named "from"
     body: list[list[str]],  # cells, row by row
     markdown: bool = False,  # Markdown, instead of aligned text
-) -> str:
+) -> str:  # without a line break at its end
     "A table as text, columns as wide as their widest cell."
     words = {0, len(head) - 1} if head[-1] == "from" else {0}
     widths = [max(len(r[i]) for r in (head, *body)) for i in range(len(head))]
@@ -522,7 +525,7 @@ def results_table(
     markdown: bool = False,  # Markdown, instead of aligned text
     # row name -> what a last column says of it, such as where it was computed
     marks: dict[str, str] | None = None,
-) -> str:
+) -> str:  # the table, a blank line, and its notes
     """Rows with 95 % intervals, in the order given.
 
     Raises `CpoError` when there is none, and when scales or devices differ."""
