@@ -349,13 +349,13 @@ def _card_rows(note: dict) -> dict[str, str | int | None]:
     "The card's table; rows without a value are left out."
     info, model = note["info"], note["base_model"] or "the base model"
     best, result = info.get("best"), info.get("result") or {}
-    targets = ", ".join(note["targets"])
+    targets, n_images = ", ".join(note["targets"]), info.get("pictures")
     rows = {
         "base": f"{model} ({note['base']})",
         "adapter": f"LoRA, rank {note['rank']}, alpha {note['alpha']:g}, on {targets}",
         "method": _method(info),
         "criteria": info.get("criteria") and f"{info['criteria']}, hash {info['tree']}",
-        "data": info.get("data") and f"{info['pictures']:,} images, hash {info['data']}",
+        "data": info.get("data") and f"{n_images:,} images, hash {info['data']}",
         "training steps": info.get("steps"),
         "stopped": info.get("stopped"),
         "best held-out loss": best and f"{best['score']:.5g} after {best['step']} steps",

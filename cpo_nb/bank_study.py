@@ -49,7 +49,7 @@ def bank_path(
 # %% ../nbs/38_bank_study.ipynb #8c481787
 def bank_cases(
     scale: Scale,  # sizes and seeds
-) -> list[dict]:  # `pictures` (training images; None: all), steps, n_draws (None: live) and seed
+) -> list[dict]:  # training images (None: all), steps, n_draws (None: live) and seed
     "Every run of the study."
     few = dict(pictures=min(512, scale.train_images // 2), steps=2 * scale.align_steps)
     every = dict(pictures=None, steps=scale.align_steps)

@@ -158,7 +158,10 @@ def quiet_libraries() -> None:
 class ModelCommand(TyperCommand):
     "A command that loads models: `@app.command(cls=ModelCommand)`."
 
-    def invoke(self, ctx):
+    def invoke(
+        self,
+        ctx,  # click's context of the call
+    ):
         "Silence the libraries, then run."
         quiet_libraries()
         return super().invoke(ctx)

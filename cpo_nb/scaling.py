@@ -222,7 +222,7 @@ def _write_parquet(path: str, n: int, ids: np.ndarray) -> None:
     for i in range(0, n, 1000):
         k = min(1000, n - i)
         images = [dict(bytes=_png(rng), path=None) for _ in range(k)]
-        captions = [f"picture {j % 97}" for j in range(k)]
+        captions = [f"image {j % 97}" for j in range(k)]
         table = pa.table(dict(image=images, caption=captions, **_annotations(k, ids, rng)))
         writer = writer or pq.ParquetWriter(path, table.schema)
         writer.write_table(table)

@@ -62,7 +62,7 @@ SEARCHED = {
     "cpo-safeguard": (dict(method="cpo", stabilize="safeguard", mu=0.5), _BETA),
 }
 
-# %% ../nbs/35a_search.ipynb #428901ef
+# %% ../nbs/35a_search.ipynb #59a16506
 def first_of_grid(
     method: str,  # a key of SEARCHED
 ) -> dict:  # lr and the strengths
@@ -76,7 +76,7 @@ def loop_config(
     lr: float,  # learning rate of AdamW
     seed: int,  # training seed
     steps: int | None = None,  # training steps; default: the scale's
-) -> TrainConfig:
+) -> TrainConfig:  # a constant rate after a short warm-up, averaged weights
     "The training loop that all rows of stage 2 share."
     return TrainConfig(
         steps=steps or scale.align_steps,
@@ -199,7 +199,7 @@ def search_rule(
     )
     return sha256_json(to_jsonable(rule))[:16]
 
-# %% ../nbs/35a_search.ipynb #bcb6eb2d
+# %% ../nbs/35a_search.ipynb #fea1f970
 def stored_search(
     method: str,  # a key of SEARCHED
     scale: Scale,  # whose results
@@ -213,7 +213,7 @@ def stored_search(
 def searched(
     method: str,  # a key of SEARCHED
     scale: Scale,  # whose results
-) -> bool:
+) -> bool:  # False too while it is unfinished
     "Whether a finished search of today's grids, sizes, base, auxiliary and judge is stored."
     stored = stored_search(method, scale)
     return bool(stored.get("best")) and stored.get("rule") == search_rule(method)
