@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import importlib
 import math
-import os
 import re
 import shlex
 import time
@@ -232,15 +231,9 @@ def check_new_folder(
     path: Path,  # of --out
 ) -> Path:  # the same path
     "Raises `CpoError` for a folder that could not be written to."
-    parent = next(p for p in (path, *path.absolute().parents) if p.exists())
-    if not parent.is_dir():
-        raise CpoError(f"--out {path}: {parent} is a file", hint="give a folder")
-    if not os.access(parent, os.W_OK):
-        raise CpoError(
-            f"--out {path}: {parent} is not writable",
-            hint="give another folder, or change its permissions",
-        )
-    return path
+    from cpo_nb import job  # late: it imports torch
+
+    return job.check_new_folder(path, "--out")
 
 # %% ../nbs/44_cli_base.ipynb #c130d06a
 def parse_names(
