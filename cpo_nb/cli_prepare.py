@@ -404,7 +404,7 @@ def bank_check(folder: _Bank) -> None:
         line += f"; {counted(report['damaged'], 'damaged chunk')} removed"
     typer.echo(line)
     typer.echo(
-        f"{facts['family']}, latents {tuple(facts['latents'])}, {facts['n_draws']} noise draws "
+        f"{facts['family']}, latents {tuple(facts['latents'])}, {facts['draws']} noise draws "
         f"per image with seed {facts['seed']}, passes in {facts['precision']}"
     )
 
