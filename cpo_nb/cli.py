@@ -13,7 +13,8 @@ from typing import Annotated, Optional
 import typer
 
 # nothing heavy up here: `cpo --help` must not wait for torch
-from . import cli_prepare, cli_images, cli_study, cli_atelier, cli_bench  # noqa: F401  commands
+# imported for their commands
+from . import cli_prepare, cli_images, cli_study, cli_atelier, cli_bench  # noqa: F401
 from .core import Scale, get_scale, processes, readable_time
 from .docments import document
 from cpo_nb.cli_base import (

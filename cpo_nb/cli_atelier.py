@@ -19,11 +19,12 @@ from cpo_nb.core import (
     atomic_path,
     data_dir,
     get_scale,
+    plural,
     readable_time,
     runs_dir,
 )
 from .docments import document
-from .cli_base import PLAIN, Clock, ModelCommand, app, check_new_folder, counted
+from .cli_base import PLAIN, Clock, ModelCommand, app, check_new_folder
 from .cli_options import Overwrite, ScaleName, Seed
 
 # %% auto #0
@@ -50,7 +51,7 @@ def atelier_check(folder: _Folder = None) -> None:
 
     folder = folder or data_dir() / "atelier"
     checked = check_recipes(folder)
-    files, parts = counted(checked.files, "file"), counted(checked.recipes, "part")
+    files, parts = plural(checked.files, "file"), plural(checked.recipes, "part")
     line = f"{folder}: {files} of {parts} match their recipes"
     if checked.loose:
         line += f"; without a recipe: {', '.join(checked.loose)}"
@@ -270,7 +271,7 @@ def write_atelier_dataset(
 
     n = images or get_scale(scale).train_images
     save_paintings(synthetic_rows(n, seed), out, "painting")
-    typer.echo(f"{counted(n, 'image')}: {out}")
+    typer.echo(f"{plural(n, 'image')}: {out}")
 
 # %% ../nbs/45a_cli_atelier.ipynb #4db84aad
 document(globals())

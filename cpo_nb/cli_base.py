@@ -26,7 +26,7 @@ from .docments import document
 # %% auto #0
 __all__ = ['PLAIN', 'app', 'bank_app', 'explain_error', 'quiet_libraries', 'ModelCommand', 'Method', 'DType', 'Precision',
            'Optimizer', 'Track', 'option_value', 'check_finite', 'check_new_folder', 'parse_names', 'parse_numbers',
-           'Clock', 'warn', 'counted', 'make_job', 'open_backbone', 'parse_adapter', 'load_adapters', 'run_command']
+           'Clock', 'warn', 'make_job', 'open_backbone', 'parse_adapter', 'load_adapters', 'run_command']
 
 # %% ../nbs/44_cli_base.ipynb #f796e7b3
 def _is_full_disk(error: BaseException) -> bool:
@@ -287,14 +287,6 @@ def warn(
 ) -> None:
     "Print a note on stderr."
     typer.echo(text, err=True)
-
-
-def counted(
-    n: int,  # how many
-    noun: str,  # "image"
-) -> str:  # "1 image", "2,000 images"
-    "A number with its noun."
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 # %% ../nbs/44_cli_base.ipynb #55a9203a
 def make_job(

@@ -21,6 +21,7 @@ from cpo_nb.core import (
     atomic_path,
     get_scale,
     library_versions,
+    plural,
     processes,
     to_jsonable,
     write_json,
@@ -34,7 +35,6 @@ from cpo_nb.cli_base import (
     app,
     check_finite,
     check_new_folder,
-    counted,
     load_adapters,
     open_backbone,
 )
@@ -287,7 +287,7 @@ def run_sample(
     )
     write_images(backbone, request, out, names, batch_size or sizes.sample_batch, grid)
     if processes().main:
-        typer.echo(f"{counted(len(texts), 'image')}: {out}")
+        typer.echo(f"{plural(len(texts), 'image')}: {out}")
 
 # %% ../nbs/44c_cli_images.ipynb #903f75c1
 def _paired_rates(before, after) -> dict:

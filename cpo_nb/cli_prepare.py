@@ -11,7 +11,7 @@ from typing import Annotated, Optional
 import typer
 
 # nothing heavy up here: `cpo --help` must not wait for torch
-from .core import CpoError, Scale, atomic_path, get_scale, readable_size, use_style
+from .core import CpoError, Scale, atomic_path, get_scale, plural, readable_size, use_style
 from .docments import document
 from cpo_nb.cli_base import (
     PLAIN,
@@ -23,7 +23,6 @@ from cpo_nb.cli_base import (
     Precision,
     app,
     bank_app,
-    counted,
     make_job,
     warn,
 )
@@ -382,7 +381,7 @@ def bank_build(
     config = BankConfig(n_draws or BankConfig.n_draws, folder=bank, batch_size=batch_size)
     built = build_bank(job, auxiliary, config, paired, say=clock, warn=warn)
     size = readable_size(built.store.bytes)
-    clock(f"bank: {counted(len(built.store), 'prediction')}, {size}: {built.folder}")
+    clock(f"bank: {plural(len(built.store), 'prediction')}, {size}: {built.folder}")
 
 # %% ../nbs/44b_cli_prepare.ipynb #d9fa8616
 _Bank = Annotated[Path, typer.Argument(metavar="FOLDER", show_default=False, help="The bank.")]
@@ -399,9 +398,9 @@ def bank_check(folder: _Bank) -> None:
     report = check_bank(folder)
     facts = report["facts"]
     size = readable_size(report["bytes"])
-    line = f"{folder}: {counted(report['records'], 'prediction')}, {size}, valid"
+    line = f"{folder}: {plural(report['records'], 'prediction')}, {size}, valid"
     if report["damaged"]:
-        line += f"; {counted(report['damaged'], 'damaged chunk')} removed"
+        line += f"; {plural(report['damaged'], 'damaged chunk')} removed"
     typer.echo(line)
     typer.echo(
         f"{facts['family']}, latents {tuple(facts['latents'])}, {facts['draws']} noise draws "
