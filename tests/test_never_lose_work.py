@@ -20,10 +20,11 @@ from cpo_nb.painter import paint
 from cpo_nb.backbone import load_backbone
 from cpo_nb.pipelines import tiny_pipeline
 from cpo_nb.cli import app
-from cpo_nb.core import read_json
+from cpo_nb.core import read_json, torch_rng
 from cpo_nb.dataset import save_paintings
 from cpo_nb.flux import tiny_flux
 from cpo_nb.sd3 import tiny_sd3
+from cpo_nb.sdxl import tiny_sdxl
 from cpo_nb.runs import last_checkpoint, read_metrics
 
 HERE = Path(__file__).resolve().parent
@@ -310,6 +311,68 @@ def test_two_processes_of_which_one_is_killed(work, whole, one_launch):
         )
     )
     assert one.norm() > 0 and float((one - two).norm() / one.norm()) < 1e-3
+
+
+# ---- each family and each method, by the command line
+
+TINY = dict(sd=tiny_pipeline, sdxl=tiny_sdxl, sd3=tiny_sd3, flux=tiny_flux)
+COMMANDS = {  # family-what: options of `cpo align`; cpo and distill take an auxiliary too
+    "sd-sft": "--method sft --rows all --previews 2 --track tensorboard",
+    "sdxl-dpo": "--method dpo",
+    "sd3-distill": "--method distill --n-draws 2",
+    "flux-cpo": "--method cpo --live",
+}
+
+
+def auxiliary_of(base: Path, path: Path) -> Path:
+    "A LoRA for this base that changes what it predicts."
+    bb = load_backbone(base, resolution=64)
+    bb.add_adapter("auxiliary", rank=2, seed=1)
+    for i, p in enumerate(bb.adapter_parameters("auxiliary").values()):
+        p.data += 0.05 * torch.randn(p.shape, generator=torch_rng(i, "aux"))
+    bb.save_adapter("auxiliary", path)
+    return path
+
+
+def align_command(work: Path, folder: Path, base: Path, options: str) -> str:
+    "A short stage 2 on the command line."
+    line = (
+        f"align --data {work}/pictures --base {base} --out {folder}/run --cache {folder}/stores "
+        "--steps 4 --batch-size 4 --lr 1e-3 --rank 2 --checkpoint-every 2 --precision fp32 "
+        "--resolution 64 "
+    )
+    quiet = "" if "--previews" in options else "--previews 0 --track none "
+    auxiliary = ""
+    if "cpo" in options or "distill" in options:
+        auxiliary = f"--auxiliary {auxiliary_of(base, folder.parent / f'aux-{base.name}')} "
+    return line + quiet + auxiliary + options
+
+
+@pytest.mark.parametrize("case", COMMANDS)
+def test_a_command_that_is_killed_goes_on(work, start, case):
+    "Killed in the middle of each of two starts; the third ends where an uninterrupted one does."
+    family = case.split("-")[0]
+    base, once, often = (work / f"killed-{case}" / n for n in (family, "once", "often"))
+    for folder in (once, often):
+        folder.mkdir(parents=True)
+    if family == "sd":
+        base = work / "sd"
+    else:
+        TINY[family](base)
+    first = align_command(work, once, base, COMMANDS[case])
+    code, said = start("cli", *shlex.split(first))
+    assert code == 0, said[-2000:]
+    again = shlex.split(first.replace(str(once), str(often)))
+    for fault in (["half", "step-0000002", 1], ["before", "step-0000004", 1]):
+        code, said = start("cli", *again, fault=fault)
+        assert code == -signal.SIGKILL, f"{fault}: it was not killed: {said[-2000:]}"
+    code, said = start("cli", *again)
+    assert code == 0, said[-2000:]
+    same(ended(often / "run"), ended(once / "run"))
+    assert leftovers(often) == []
+    if "previews" in COMMANDS[case]:
+        images = [sorted(p.name for p in f.rglob("*.png")) for f in (once, often)]
+        assert images[0] == images[1] and images[0]
 
 
 # ---- a full disk

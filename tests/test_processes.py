@@ -3,7 +3,7 @@
 Errors and signals of one end all.
 """
 
-import json, os, subprocess, sys
+import json, os, shlex, subprocess, sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from cpo_nb.cache import Store
 from cpo_nb.runs import last_checkpoint, read_metrics
 
 HERE = Path(__file__).resolve().parent
+TWO = HERE.parent / "configs" / "cpu-two.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +28,21 @@ def folder(tmp_path_factory):
     return path
 
 
+def environment() -> dict[str, str]:
+    "Variables of a process that a user starts."
+    env = {
+        k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "ACCELERATE", "FSDP"))
+    }
+    return env | dict(
+        OMP_NUM_THREADS="1", PYTHONPATH=str(HERE.parent), HF_HUB_OFFLINE="1", TQDM_DISABLE="1"
+    )
+
+
 def launch(
     what: str, folder: Path, count: int, sharded: bool = False
 ) -> subprocess.CompletedProcess:
     "Start the program as a user would: by `accelerate launch` with a configuration."
-    env = {
-        k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "ACCELERATE", "FSDP"))
-    } | dict(OMP_NUM_THREADS="1", PYTHONPATH=str(HERE.parent), HF_HUB_OFFLINE="1", TQDM_DISABLE="1")
+    env = environment()
     program = [str(HERE / "processes_program.py"), what, str(folder)]
     if count == 1:
         return subprocess.run(
@@ -123,6 +132,42 @@ def test_two_processes_make_the_adapter_of_one(folder, one_launch, what, sharded
         same_bank(*(folder / f"bank-{what}-{n}" for n in (1, 2)))
     losses = [[r["loss"] for r in read_metrics(folder / f"{what}-{n}")] for n in (1, 2)]
     assert torch.allclose(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-3)
+
+
+def cpo(line: str, count: int) -> subprocess.CompletedProcess:
+    "The real command, alone or started by `accelerate launch` in two processes."
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(TWO)]
+    launcher += ["--main_process_port", "0", "-m", "cpo_nb.cli"]
+    program = launcher if count == 2 else ["-m", "cpo_nb.cli"]
+    return subprocess.run(
+        [sys.executable, *program, *shlex.split(line)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_the_command_in_two_processes_gives_the_adapter_of_one(folder, one_launch):
+    line = (
+        f"align --data atelier --base {folder}/sd --method dpo --min-gap 1 --scale smoke "
+        "--steps 4 --batch-size 4 --lr 1e-3 --rank 2 --resolution 64 --precision fp32 "
+        f"--previews 0 --track none --cache {folder}/stores-N --out {folder}/command-N"
+    )
+    for n in (1, 2):
+        done = cpo(line.replace("-N", f"-{n}"), n)
+        assert done.returncode == 0, f"{n} processes:\n{done.stderr[-3000:]}"
+    files = [
+        folder / f"command-{n}" / "adapter" / "pytorch_lora_weights.safetensors" for n in (1, 2)
+    ]
+    one, two = (load_file(f) for f in files)
+    # B begins at zero: its entries are what training did
+    a, b = (
+        torch.cat([v.flatten() for k, v in sorted(t.items()) if "lora_B" in k]) for t in (one, two)
+    )
+    assert a.norm() > 0
+    assert float((a - b).norm() / a.norm()) < 1e-3
+    assert len(read_metrics(folder / "command-2")) == 4  # one process writes
 
 
 def test_two_processes_measure_each_image_once_and_annotate_as_one(folder, one_launch):
