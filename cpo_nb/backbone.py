@@ -21,7 +21,7 @@ from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from fastcore.basics import patch
 
 from .adapters import Adapter, lora_layers
-from .core import CpoError, data_dir
+from .core import CpoError, data_dir, plural
 from .docments import document
 from .merging import MergingMixin
 from .pipelines import class_on_hub, pipeline_problems, read_index
@@ -408,10 +408,20 @@ def sampler_steps(
 def sampler(
     self: Backbone,
     steps: int,  # sampling steps
+    device: str | torch.device | None = None,  # of its timesteps; default: the backbone's
 ):  # a scheduler
-    "The pipeline's own scheduler, a copy, set to a number of steps."
+    """The pipeline's own scheduler, a copy, set to a number of steps.
+
+    Raises `CpoError` for a number that it does not take."""
     scheduler = copy.deepcopy(self.pipe.scheduler)
-    scheduler.set_timesteps(device=self.device, **self.sampler_steps(steps))
+    try:
+        scheduler.set_timesteps(device=device or self.device, **self.sampler_steps(steps))
+    except Exception as error:  # foreign code, from a foreign file
+        raise CpoError(
+            f"the scheduler {type(scheduler).__name__} does not take {plural(steps, 'step')} of "
+            f"this pipeline ({type(error).__name__}: {str(error).strip()[:200]})",
+            hint="give another number of steps, or the pipeline another scheduler",
+        ) from None
     return scheduler
 
 # %% ../nbs/12_backbone.ipynb #12aco020

@@ -18,6 +18,7 @@ from .backbone import Backbone
 from .batches import autocast
 from .core import CpoError, atomic_path, processes, torch_rng
 from .docments import document
+from .schedules import take_steps
 
 # %% auto #0
 __all__ = ['sample', 'image_grid', 'labelled_grid', 'Previews']
@@ -25,9 +26,7 @@ __all__ = ['sample', 'image_grid', 'labelled_grid', 'Previews']
 # %% ../nbs/30_sampling.ipynb #64cf3526
 def _sample_batch(backbone, prompts, seeds, steps, g, adapter, negative, precision) -> torch.Tensor:
     "Latents (B, C, h, w) of prompts that are padded alike."
-    scheduler, n = backbone.sampler(steps), len(prompts)
-    x = _initial_noise(backbone, seeds) * getattr(scheduler, "init_noise_sigma", 1.0)
-
+    n = len(prompts)
     embedded = backbone.embeds_guidance and negative is None  # the model reads g as a number
     guided = g > 1 and not embedded
     texts = [*prompts, *(negative or [""] * n)] if guided else list(prompts)
@@ -35,14 +34,12 @@ def _sample_batch(backbone, prompts, seeds, steps, g, adapter, negative, precisi
     if embedded:
         cond = backbone.with_guidance(cond, g)
 
-    for t in scheduler.timesteps:
-        x_in = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+    def predict(x, t):
         with autocast(backbone.device, precision):
-            f = backbone.predict_prompts(x_in, t.expand(n), cond, adapter).float()
-        if guided:
-            f = f[n:] + g * (f[:n] - f[n:])
-        x = scheduler.step(f, t, x, return_dict=False)[0]
-    return x
+            f = backbone.predict_prompts(x, t.expand(n), cond, adapter).float()
+        return f[n:] + g * (f[:n] - f[n:]) if guided else f
+
+    return take_steps(backbone.sampler(steps), _initial_noise(backbone, seeds), seeds, predict)
 
 # %% ../nbs/30_sampling.ipynb #cc193192
 def _initial_noise(backbone: Backbone, seeds: Sequence[int]) -> torch.Tensor:
