@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import importlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from fastcore.basics import patch
 
 from .adapters import Adapter, lora_layers
-from .core import CpoError, data_dir, plural
+from .core import CpoError, data_dir
 from .docments import document
 from .merging import MergingMixin
 from .pipelines import class_on_hub, pipeline_problems, read_index
@@ -402,27 +401,6 @@ def sampler_steps(
 ) -> dict:  # arguments of the scheduler's `set_timesteps`
     "What the pipeline tells its scheduler for a number of steps."
     return dict(num_inference_steps=steps)
-
-# %% ../nbs/12_backbone.ipynb #390b9b37
-@patch
-def sampler(
-    self: Backbone,
-    steps: int,  # sampling steps
-    device: str | torch.device | None = None,  # of its timesteps; default: the backbone's
-):  # a scheduler
-    """The pipeline's own scheduler, a copy, set to a number of steps.
-
-    Raises `CpoError` for a number that it does not take."""
-    scheduler = copy.deepcopy(self.pipe.scheduler)
-    try:
-        scheduler.set_timesteps(device=device or self.device, **self.sampler_steps(steps))
-    except Exception as error:  # foreign code, from a foreign file
-        raise CpoError(
-            f"the scheduler {type(scheduler).__name__} does not take {plural(steps, 'step')} of "
-            f"this pipeline ({type(error).__name__}: {str(error).strip()[:200]})",
-            hint="give another number of steps, or the pipeline another scheduler",
-        ) from None
-    return scheduler
 
 # %% ../nbs/12_backbone.ipynb #12aco020
 @dataclass(frozen=True)

@@ -74,6 +74,17 @@ def _setting_problems(prompts, seeds, negative_prompts, steps, batch_size, guida
         problems.append(f"guidance_scale={guidance_scale}: must be at least 1")
     return problems
 
+# %% ../nbs/30_sampling.ipynb #26e4cab4
+def _check_finite(latents: torch.Tensor, seeds: Sequence[int], precision: str) -> None:
+    "Raise `CpoError` for latents that hold NaN or infinity."
+    bad = [seed for seed, z in zip(seeds, latents) if not torch.isfinite(z).all()]
+    if bad:
+        weights = "check the weights of the base and of the adapter"
+        raise CpoError(
+            f"sample: values that are not finite, for seed {', '.join(map(str, bad[:5]))}",
+            hint=weights if precision == "fp32" else f"give `precision=fp32`, or {weights}",
+        )
+
 # %% ../nbs/30_sampling.ipynb #eda64500
 @torch.no_grad()
 def sample(
@@ -87,10 +98,12 @@ def sample(
     batch_size: int = 64,  # images at once; does not change them
     precision: str = "bf16",  # of forward passes: "bf16", "fp16" or "fp32"
     latents_only: bool = False,  # return latents (N, C, h, w) in place of images
+    finite: bool = True,  # refuse latents that are not finite, which would decode to black
 ) -> np.ndarray:  # RGB, (N, H, W, 3), uint8
     """Sample images with the pipeline's own scheduler.
 
-    Raises `CpoError` for lists of unequal length or impossible settings."""
+    Raises `CpoError` for lists of unequal length, impossible settings, or latents that are not
+    finite."""
     problems = _setting_problems(
         prompts, seeds, negative_prompts, steps, batch_size, guidance_scale
     )
@@ -110,6 +123,8 @@ def sample(
             z = _sample_batch(
                 backbone, texts, numbers, steps, guidance_scale, adapter, negative, precision
             )
+            if finite:
+                _check_finite(z, numbers, precision)
             images = z.cpu().numpy() if latents_only else backbone.decode_latents(z)
             for i, image in zip(rows, images):
                 out[i] = image
@@ -209,7 +224,7 @@ class Previews:
 
     def _sampled(self, adapter: Adapter) -> tuple[np.ndarray, list | None]:
         "Images, and what the judge counts in them (in the main process alone)."
-        how = dict(adapter=adapter, **self.settings)
+        how = dict(adapter=adapter, finite=False, **self.settings)  # training watches that
         images = sample(self.backbone, self.prompts, self.seeds, **how)
         return images, self.judge(images) if self.judge and processes().main else None
 

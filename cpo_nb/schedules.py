@@ -5,7 +5,7 @@
 # %% ../nbs/12a_schedules.ipynb #12bco002
 from __future__ import annotations
 
-import inspect, math
+import copy, inspect, math
 from functools import partial
 from typing import Callable, Sequence
 
@@ -13,11 +13,32 @@ import torch
 from fastcore.basics import patch
 
 from .backbone import Backbone
-from .core import CpoError, torch_rng
+from .core import CpoError, plural, torch_rng
 from .docments import document
 
 # %% auto #0
 __all__ = ['take_steps', 'DiffusionBackbone', 'FlowBackbone']
+
+# %% ../nbs/12a_schedules.ipynb #c4117958
+@patch
+def sampler(
+    self: Backbone,
+    steps: int,  # sampling steps
+    device: str | torch.device | None = None,  # of its timesteps; default: the backbone's
+):  # a scheduler
+    """The pipeline's own scheduler, a copy, set to a number of steps.
+
+    Raises `CpoError` for a number that it does not take."""
+    scheduler = copy.deepcopy(self.pipe.scheduler)
+    try:
+        scheduler.set_timesteps(device=device or self.device, **self.sampler_steps(steps))
+    except Exception as error:  # foreign code, from a foreign file
+        raise CpoError(
+            f"the scheduler {type(scheduler).__name__} does not take {plural(steps, 'step')} of "
+            f"this pipeline ({type(error).__name__}: {str(error).strip()[:200]})",
+            hint="give another number of steps, or the pipeline another scheduler",
+        ) from None
+    return scheduler
 
 # %% ../nbs/12a_schedules.ipynb #0467de51
 def _step_options(scheduler, seeds: Sequence[int]) -> dict:
