@@ -170,9 +170,10 @@ def labelled_grid(
     columns: int = 4,  # images per row, at most
     side: int = 160,  # least width of an image, in pixels; smaller ones are enlarged
     title: str = "",  # above all
+    gap: int = 6,  # white pixels between images
 ) -> np.ndarray:  # RGB, one image, uint8
     "Images laid out in rows, with text under each."
-    factor, gap = max(1, -(-side // images.shape[2])), 6
+    factor = max(1, -(-side // images.shape[2]))
     images = images.repeat(factor, 1).repeat(factor, 2)
     n, high, wide = images.shape[:3]
     size, columns = min(max(13, wide / 28), 28), min(columns, n)
@@ -247,7 +248,7 @@ class Previews:
 def _beside(base: tuple, trained: tuple, prompts: list[str], step: int) -> np.ndarray:
     "The sheet of a step: each of the base's images with the trained one at its right."
     (left, before), (right, after) = base, trained
-    gap = np.full((*left.shape[:2], 2, 3), 255, np.uint8)
+    gap = np.full((*left.shape[:2], max(1, left.shape[2] // 64), 3), 255, np.uint8)
     pairs = np.concatenate([left, gap, right], 2)
     labels, title = list(prompts), f"step {step:,}: the base at the left, the adapter at the right"
     if after:
@@ -257,7 +258,7 @@ def _beside(base: tuple, trained: tuple, prompts: list[str], step: int) -> np.nd
         title += (
             f"\nattributes per image: {p0:.1f} → {p1:.1f} positive, {n0:.1f} → {n1:.1f} negative"
         )
-    return labelled_grid(pairs, labels, columns=2, side=320, title=title)
+    return labelled_grid(pairs, labels, columns=2, side=320, title=title, gap=24)
 
 # %% ../nbs/30_sampling.ipynb #73637e96
 document(globals())

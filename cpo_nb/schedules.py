@@ -197,11 +197,16 @@ def _true_prediction(
     self: DiffusionBackbone, x0: torch.Tensor, xt: torch.Tensor, t: torch.Tensor
 ) -> torch.Tensor:
     "What a network that knows x_0 predicts at x_t."
-    if not hasattr(self.pipe.scheduler, "alphas_cumprod"):
-        raise ValueError("it has no alphas_cumprod, from which noise for training is scaled")
     t = t.round().long().clamp(0, self.num_train_timesteps - 1).expand(len(xt))
     a, s = self._alpha(t, xt)
     return self.target(x0, (xt - a * x0) / s, t)
+
+# %% ../nbs/12a_schedules.ipynb #cde89b2c
+@patch
+def _scheduler_problem(self: DiffusionBackbone) -> str | None:
+    if not hasattr(self.pipe.scheduler, "alphas_cumprod"):
+        return "has no alphas_cumprod, by which training scales noise"
+    return Backbone._scheduler_problem(self)
 
 # %% ../nbs/12a_schedules.ipynb #e2a073a4
 class FlowBackbone(Backbone):
