@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import importlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -402,17 +401,6 @@ def sampler_steps(
 ) -> dict:  # arguments of the scheduler's `set_timesteps`
     "What the pipeline tells its scheduler for a number of steps."
     return dict(num_inference_steps=steps)
-
-# %% ../nbs/12_backbone.ipynb #390b9b37
-@patch
-def sampler(
-    self: Backbone,
-    steps: int,  # sampling steps
-):  # a scheduler
-    "The pipeline's own scheduler, a copy, set to a number of steps."
-    scheduler = copy.deepcopy(self.pipe.scheduler)
-    scheduler.set_timesteps(device=self.device, **self.sampler_steps(steps))
-    return scheduler
 
 # %% ../nbs/12_backbone.ipynb #12aco020
 @dataclass(frozen=True)

@@ -10,29 +10,25 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Callable, Iterator, NamedTuple
 
+from tqdm.auto import tqdm
+
 from .core import plural
 from .docments import document
+from .fonts import text_fonts, text_width
 from .criteria import CriteriaTree, Node, Pair
 from .criteria_file import CriteriaError, shorten
 
 # %% auto #0
-__all__ = ['plot_criteria', 'text_overlaps']
+__all__ = ['plot_criteria']
 
 # %% ../nbs/02_criteria_plot.ipynb #a7cb8ea2
 _LINE = 1.15  # height of a line in units of its size
 _PAD = 3.0  # room between a label and the edge of its cell, in points
 
 
-@lru_cache(maxsize=65536)
-def _width(text: str) -> float:
-    "Width of a line of text in units of its size, in the style's font."
-    import matplotlib as mpl
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import text_to_path
-
-    font = FontProperties(family=mpl.rcParams["font.family"], size=100)
-    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
-    return 1.02 * width / 100  # 2 % for hinting
+def _shown(item: Node | Pair, field: str = "name") -> str:
+    "A text of a node or pair as it can be drawn."
+    return text_fonts().drawable(getattr(item, field)) or "?"
 
 # %% ../nbs/02_criteria_plot.ipynb #02d44869
 class _Block(NamedTuple):
@@ -48,7 +44,7 @@ def _filled(words: list[str], width: float) -> list[str]:
     lines = [""]
     for word in words:
         longer = f"{lines[-1]} {word}".strip()
-        if _width(longer) <= width + 1e-9:
+        if text_width(longer) <= width + 1e-9:
             lines[-1] = longer
         else:
             lines.append(word)
@@ -62,9 +58,9 @@ def _line_breaks(text: str, most: int = 4) -> tuple[_Block, ...]:
     n = len(words)
     runs = [" ".join(words[i:j]) for i in range(n) for j in range(i + 1, n + 1)]
     best = {}
-    for width in sorted({_width(run) for run in runs}, reverse=True):
+    for width in sorted({text_width(run) for run in runs}, reverse=True):
         lines = _filled(words, width)
-        if len(lines) <= most and max(map(_width, lines)) <= width + 1e-9:
+        if len(lines) <= most and max(map(text_width, lines)) <= width + 1e-9:
             best[len(lines)] = _Block("\n".join(lines), width, _LINE * len(lines))
     return tuple(best.values())
 
@@ -144,7 +140,7 @@ def _columns(labels: str) -> list[_Column]:
 def _column_widths(cells: list[_Cell], columns: list[_Column]) -> list[float]:
     "Widths of the columns with the room around them, in units of the text size."
     pairs = [c.item for c in cells if c.is_pair]
-    return [1.2 + max(_width(c.sign + getattr(p, c.field)) for p in pairs) for c in columns]
+    return [1.2 + max(text_width(c.sign + _shown(p, c.field)) for p in pairs) for c in columns]
 
 # %% ../nbs/02_criteria_plot.ipynb #f7813d0e
 _ROW = 1.6  # height of a row in units of the text size
@@ -157,9 +153,9 @@ def _ring_widths(cells: list[_Cell]) -> list[float]:
     for ring in range(deepest, 0, -1):
         for c in (c for c in cells if c.ring == ring):
             if c.is_pair:
-                need = _width(c.item.name) - sum(widths[ring + 1 :])
+                need = text_width(_shown(c.item)) - sum(widths[ring + 1 :])
             else:
-                blocks = _line_breaks(c.item.name)
+                blocks = _line_breaks(_shown(c.item))
                 need = min(b.width for b in blocks if b.height <= _ROW * c.rows + 1e-9)
             widths[ring] = max(widths[ring], need + 1.2)
     return widths[1:-1]
@@ -177,8 +173,8 @@ def _fit_rows(cells: list[_Cell], columns: list[_Column]) -> tuple[list[float], 
 def _row_label(cell: _Cell, width: float) -> str:
     "The name of a cell, broken so that it fits."
     if cell.is_pair:
-        return _line_breaks(cell.item.name)[0].text
-    blocks = _line_breaks(cell.item.name)
+        return _line_breaks(_shown(cell.item))[0].text
+    blocks = _line_breaks(_shown(cell.item))
     high = _ROW * cell.rows + 1e-9
     return next(b.text for b in blocks if b.width + 1.19 <= width and b.height <= high)
 
@@ -199,7 +195,7 @@ def _plot_row_cell(
     ax.text((left + 0.6) * size, middle, label, color=cell.ink, **style)
     if cell.is_pair:
         for start, column in zip(texts, columns):
-            text = column.sign + getattr(cell.item, column.field)
+            text = column.sign + _shown(cell.item, column.field)
             ax.text((start + 0.6) * size, middle, text, color=column.color, **style)
 
 # %% ../nbs/02_criteria_plot.ipynb #1c63fa02
@@ -211,12 +207,48 @@ def _size_in_points(ax) -> tuple[float, float]:
     return box.width * 72 / figure.dpi, box.height * 72 / figure.dpi
 
 
-def _bare_axes(width: float, height: float):
-    "An axes that fills a new figure of this size in points."
+_INCHES = 40  # of a new figure, at most: 6,000 pixels
+
+
+def _bare_axes(width: float, height: float, children: tuple):
+    "An axes that fills a new figure of this size in points, up to a limit."
     import matplotlib.pyplot as plt
 
+    if max(width, height) > 72 * _INCHES:
+        pairs = plural(sum(len(c.pairs) for c in children), "pair")
+        raise CriteriaError(
+            f"{pairs} need a sheet of {width / 72:.0f} x {height / 72:.0f} inches, and "
+            f"{_INCHES} on a side are the most that is plotted",
+            hint=_smaller_part(children),
+        )
     figure = plt.figure(figsize=(width / 72, height / 72), layout="none")
     return figure.add_axes((0, 0, 1, 1), frame_on=False, xticks=[], yticks=[])
+
+# %% ../nbs/02_criteria_plot.ipynb #ad7479c7
+def _smaller_part(children: tuple) -> str:
+    "What to plot where the whole is too large: the largest node of at most 300 pairs."
+    nodes, found = [c for c in children if isinstance(c, Node)], []
+    while nodes:
+        node = nodes.pop()
+        small = len(node.pairs) <= 300
+        found += [node] if small else []
+        nodes += [] if small else [c for c in node.children if isinstance(c, Node)]
+    if not found:
+        return (
+            "group the pairs under nodes, and plot one of them with `root=`, "
+            "or leave out the phrases, `labels='none'`"
+        )
+    part = max(found, key=lambda node: len(node.pairs))
+    pairs = plural(len(part.pairs), "pair")
+    return (
+        f"plot a part, such as `root={part.id}` ({pairs}), or leave out the phrases, "
+        "`labels='none'`"
+    )
+
+# %% ../nbs/02_criteria_plot.ipynb #ab04553c
+def _title_weight() -> str:
+    "Bold in the style's own font; fonts that were found for other scripts are regular ones."
+    return "normal" if text_fonts().chosen else "bold"
 
 # %% ../nbs/02_criteria_plot.ipynb #de72898b
 def _too_small(what: str, size: float, hint: str) -> CriteriaError:
@@ -224,23 +256,28 @@ def _too_small(what: str, size: float, hint: str) -> CriteriaError:
         f"the axes is too small: {what} would be {max(size, 0):.1f} points high", hint=hint
     )
 
+# %% ../nbs/02_criteria_plot.ipynb #6d4d4d8e
+def _progress(cells: list[_Cell]) -> Iterator[_Cell]:
+    "The cells, with a progress bar in a terminal where there are many."
+    return tqdm(cells, desc="plot", disable=None if len(cells) > 200 else True, leave=False)
+
 # %% ../nbs/02_criteria_plot.ipynb #ae11558c
 def _plot_rows(ax, children: tuple, columns: list[_Column], title: str):
     "Plot the hub's children as rows, in `ax` or in a new figure; returns the axes."
     columns = [c for c in columns if c.field != "name"]  # names are in the cells already
     cells, rows = _cells(children, 0.3 if len(children) > 1 else 0)
     edges, texts = _fit_rows(cells, columns)
-    wide, high = max(texts[-1], _width(title) * 1.15), _ROW * (rows + 1)
+    wide, high = max(texts[-1], text_width(title) * 1.15), _ROW * (rows + 1)
     if ax is None:
-        ax = _bare_axes(9 * wide + 12, 9 * high + 12)
+        ax = _bare_axes(9 * wide + 12, 9 * high + 12, children)
     width, height = _size_in_points(ax)
     size = min(10, (width - 12) / wide, (height - 12) / high)
     if size < 3:
         raise _too_small("text", size, hint="give a larger one, or a node as root=")
     ax.set(xlim=(-6, width - 6), ylim=(-height + 6, 6), aspect="equal")
-    style = dict(va="center", fontsize=size, parse_math=False, weight="bold")
+    style = dict(va="center", fontsize=size, parse_math=False, weight=_title_weight())
     ax.text(0, -_ROW / 2 * size, title, **style)
-    for cell in cells:
+    for cell in _progress(cells):
         _plot_row_cell(ax, cell, edges, texts, columns, size)
     return ax
 
@@ -320,7 +357,7 @@ def _label(cell: _Cell, sun: _Sunburst, outer: float, size: float) -> tuple[floa
     "A node's text size and the ways to set its name: `size`, or less where the cell is narrow."
     for k in range(8):
         own = (1 - 0.05 * k) * size
-        ways = list(_ways(cell.item.name, outer, own, sun.half(cell)))
+        ways = list(_ways(_shown(cell.item), outer, own, sun.half(cell)))
         if ways:
             return own, ways
     return 0.0, []
@@ -440,7 +477,7 @@ def _plot_pair(ax, sun: _Sunburst, cell: _Cell, columns: list[_Column]) -> None:
     _wedge(ax, sun, cell, inner, sun.inner, cell.color)
     degrees = sun.angle(cell.first + 0.5)
     for start, c in zip(sun.columns, columns):
-        text = c.sign + getattr(cell.item, c.field)
+        text = c.sign + _shown(cell.item, c.field)
         _put(ax, start, degrees, text, False, fontsize=sun.size, color=c.color, ha="left")
 
 # %% ../nbs/02_criteria_plot.ipynb #3bafc838
@@ -451,7 +488,8 @@ def _plot_title(ax, sun: _Sunburst, title: str) -> None:
         diagonal = math.hypot(block.width * 1.1, block.height)
         sized.append((min(14, 1.8 * sun.hub / diagonal), block.text))
     size, text = max(sized, key=lambda pair: pair[0])
-    style = dict(ha="center", va="center", weight="bold", parse_math=False, linespacing=_LINE)
+    style = dict(ha="center", va="center", parse_math=False, linespacing=_LINE)
+    style["weight"] = _title_weight()
     ax.text(0, 0, text, fontsize=size, **style)
 
 # %% ../nbs/02_criteria_plot.ipynb #ed102f01
@@ -470,19 +508,22 @@ _POINTS = 7  # size of the text around the rim in a new figure
 def _plot_sunburst(ax, children: tuple, columns: list[_Column], title: str):
     "Plot the hub's children as a sunburst, in `ax` or in a new figure; returns the axes."
     pairs = sum(len(c.pairs) for c in children)
-    cells, rows = _cells(children, pairs / 300 if len(children) > 1 else 0)
+    gap = min(pairs / 300, 0.1 * pairs / len(children))
+    cells, rows = _cells(children, gap if len(children) > 1 else 0)
     if ax is None:
         wide = sum(_column_widths(cells, columns))
         around = _POINTS * (_LINE * rows / (2 * math.pi) + wide)
+        if not columns:
+            around = min(around, 72 * _INCHES / 2 - 6)  # no text stands in the way
         radius = max(around, 2 * _POINTS * wide, 330)
-        ax = _bare_axes(2 * radius + 12, 2 * radius + 12)
+        ax = _bare_axes(2 * radius + 12, 2 * radius + 12, children)
     width, height = _size_in_points(ax)
     sun = _fit_sunburst(cells, rows, columns, min(width, height) / 2 - 6)
     if columns and sun.size < 3:
         hint = "give a larger one, a node as root=, or labels='none'"
         raise _too_small("text around the rim", sun.size, hint)
     ax.set(xlim=(-width / 2, width / 2), ylim=(-height / 2, height / 2), aspect="equal")
-    for cell in cells:
+    for cell in _progress(cells):
         if cell.ring == 1:
             _plot_rim(ax, sun, cell)
         if cell.is_pair:
@@ -493,6 +534,21 @@ def _plot_sunburst(ax, children: tuple, columns: list[_Column], title: str):
     if len(columns) == 2:
         _plot_legend(ax, sun, columns)
     return ax
+
+# %% ../nbs/02_criteria_plot.ipynb #6735b5e5
+def _all_texts(*parts) -> list[str]:
+    "Names and phrases of nodes and pairs, of tuples of them, and of all below."
+    texts = []
+    for part in parts:
+        if isinstance(part, tuple):
+            texts += _all_texts(*part)
+            continue
+        texts += [part.name]
+        if isinstance(part, Pair):
+            texts += [part.positive, part.negative]
+        elif isinstance(part, Node):
+            texts += _all_texts(part.children)
+    return texts
 
 # %% ../nbs/02_criteria_plot.ipynb #1a93051c
 def plot_criteria(
@@ -505,7 +561,10 @@ def plot_criteria(
 ) -> Any:  # the axes
     """Plot a criteria tree, or one of its nodes, so that no text overlaps another.
 
-    Raises `CriteriaError`, also when an axes is too small."""
+    Texts are drawn in any script that a font of this machine has. Raises `CriteriaError`, also when
+    an axes is too small, or a new figure would be too large."""
+    import matplotlib as mpl
+
     hub = tree if root is None else tree[root]
     if isinstance(hub, Pair):
         hint = f"give a node, such as {hub.parent or hub.id!r}"
@@ -515,60 +574,12 @@ def plot_criteria(
     columns = _columns(labels)
     if ax is not None:
         ax.set_axis_off()  # before the axes is measured: ticks take room from it
-    children = tree.roots if hub is tree else hub.children
-    title = f"{hub.name}: {plural(len(hub.pairs), 'pair')}"
-    if kind == "rows" or (kind == "auto" and len(hub.pairs) <= 80):
-        return _plot_rows(ax, children, columns, title)
-    return _plot_sunburst(ax, children, columns, title)
-
-# %% ../nbs/02_criteria_plot.ipynb #a7a77cdd
-def _text_box(text) -> Any:
-    "Corners of a text's box (4, 2) in pixels, turned as the text is."
-    import numpy as np
-
-    degrees = text.get_rotation()
-    middle = np.array(text.get_window_extent().get_points()).mean(0)  # also that of the turned box
-    text.set_rotation(0)
-    box = text.get_window_extent()
-    text.set_rotation(degrees)
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    right = np.array([cos, sin]) * box.width / 2
-    up = np.array([-sin, cos]) * box.height / 2
-    return middle + np.stack([-right - up, right - up, right + up, up - right])
-
-# %% ../nbs/02_criteria_plot.ipynb #b07d4b5e
-def _text_boxes(ax) -> tuple[list[str], Any]:
-    "The N texts of an axes, and the corners of their boxes (N, 4, 2) in points."
-    import numpy as np
-
-    figure = ax.figure.canvas.figure
-    figure.draw_without_rendering()
-    texts = [t for t in ax.texts if t.get_text()]
-    boxes = np.stack([_text_box(t) for t in texts])
-    return [t.get_text() for t in texts], boxes * 72 / figure.dpi
-
-# %% ../nbs/02_criteria_plot.ipynb #80fd78d9
-def text_overlaps(
-    ax,  # matplotlib axes, with texts at any angle
-    margin: float = 0.0,  # overlap that is tolerated, in points
-) -> list[tuple[str, str]]:  # the texts of every pair that overlaps
-    "Which texts of a figure run into each other (separating axes of the turned boxes)."
-    import numpy as np
-
-    texts, boxes = _text_boxes(ax)
-    sides = np.stack([boxes[:, 1] - boxes[:, 0], boxes[:, 3] - boxes[:, 0]], 1)
-    sides /= np.linalg.norm(sides, axis=-1, keepdims=True)  # (N, 2, 2): unit vectors
-    overlaps = []
-    for i in range(len(boxes) - 1):
-        others = boxes[i + 1 :]  # (M, 4, 2)
-        own = np.broadcast_to(sides[i], (len(others), 2, 2))
-        axes = np.concatenate([own, sides[i + 1 :]], 1)  # (M, 4, 2)
-        a = np.einsum("pc,mac->map", boxes[i], axes)  # corners, projected onto the axes
-        b = np.einsum("mpc,mac->map", others, axes)
-        shared = np.minimum(a.max(-1), b.max(-1)) - np.maximum(a.min(-1), b.min(-1))
-        overlapping = (shared > margin).all(-1)  # no axis separates them
-        overlaps += [(texts[i], texts[i + 1 + j]) for j in np.flatnonzero(overlapping)]
-    return overlaps
+    fonts, children = text_fonts(), tree.roots if hub is tree else hub.children
+    fonts.add(_all_texts(hub, children))
+    title = f"{fonts.drawable(hub.name)}: {plural(len(hub.pairs), 'pair')}"
+    rows = kind == "rows" or (kind == "auto" and len(hub.pairs) <= 80)
+    with mpl.rc_context({"font.family": fonts.families}):
+        return (_plot_rows if rows else _plot_sunburst)(ax, children, columns, title)
 
 # %% ../nbs/02_criteria_plot.ipynb #0fcdc358
 document(globals())

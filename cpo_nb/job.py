@@ -28,7 +28,7 @@ from .batches import PRECISIONS, TrainingSet, cache_prompt_embeddings, training_
 from .sft import SftConfig, sft
 from .bank import Bank, BankConfig
 from .align import METHODS, AlignConfig, align, preference_rows
-from .sampling import Previews
+from .sampling import Previews, preview_prompts
 from .metrics import judge_images, load_judge
 from .shipped import adapter_folder, atelier_training_set, shipped_auxiliary
 
@@ -434,7 +434,8 @@ def _loop_options(
 
     previews = None
     if job.previews:
-        captions = list(dict.fromkeys((p.held or p.data).captions))[: job.previews]
+        held = p.held.captions if p.held else []
+        captions = preview_prompts(job.previews, held, p.data.captions)
         judge = preview_judge(job, p.tree, p.splits) if processes().main else None
         previews = _previews(job, p.backbone, judge, captions, out, adapter, track)
     options = dict(

@@ -18,16 +18,16 @@ from .backbone import Backbone
 from .batches import autocast
 from .core import CpoError, atomic_path, processes, torch_rng
 from .docments import document
+from .fonts import fitted_lines, text_fonts, write_lines
+from .schedules import take_steps
 
 # %% auto #0
-__all__ = ['sample', 'image_grid', 'labelled_grid', 'Previews']
+__all__ = ['sample', 'image_grid', 'labelled_grid', 'preview_prompts', 'Previews']
 
 # %% ../nbs/30_sampling.ipynb #64cf3526
 def _sample_batch(backbone, prompts, seeds, steps, g, adapter, negative, precision) -> torch.Tensor:
     "Latents (B, C, h, w) of prompts that are padded alike."
-    scheduler, n = backbone.sampler(steps), len(prompts)
-    x = _initial_noise(backbone, seeds) * getattr(scheduler, "init_noise_sigma", 1.0)
-
+    n = len(prompts)
     embedded = backbone.embeds_guidance and negative is None  # the model reads g as a number
     guided = g > 1 and not embedded
     texts = [*prompts, *(negative or [""] * n)] if guided else list(prompts)
@@ -35,14 +35,12 @@ def _sample_batch(backbone, prompts, seeds, steps, g, adapter, negative, precisi
     if embedded:
         cond = backbone.with_guidance(cond, g)
 
-    for t in scheduler.timesteps:
-        x_in = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+    def predict(x, t):
         with autocast(backbone.device, precision):
-            f = backbone.predict_prompts(x_in, t.expand(n), cond, adapter).float()
-        if guided:
-            f = f[n:] + g * (f[:n] - f[n:])
-        x = scheduler.step(f, t, x, return_dict=False)[0]
-    return x
+            f = backbone.predict_prompts(x, t.expand(n), cond, adapter).float()
+        return f[n:] + g * (f[:n] - f[n:]) if guided else f
+
+    return take_steps(backbone.sampler(steps), _initial_noise(backbone, seeds), seeds, predict)
 
 # %% ../nbs/30_sampling.ipynb #cc193192
 def _initial_noise(backbone: Backbone, seeds: Sequence[int]) -> torch.Tensor:
@@ -76,6 +74,17 @@ def _setting_problems(prompts, seeds, negative_prompts, steps, batch_size, guida
         problems.append(f"guidance_scale={guidance_scale}: must be at least 1")
     return problems
 
+# %% ../nbs/30_sampling.ipynb #26e4cab4
+def _check_finite(latents: torch.Tensor, seeds: Sequence[int], precision: str) -> None:
+    "Raise `CpoError` for latents that hold NaN or infinity."
+    bad = [seed for seed, z in zip(seeds, latents) if not torch.isfinite(z).all()]
+    if bad:
+        weights = "check the weights of the base and of the adapter"
+        raise CpoError(
+            f"sample: values that are not finite, for seed {', '.join(map(str, bad[:5]))}",
+            hint=weights if precision == "fp32" else f"give `precision=fp32`, or {weights}",
+        )
+
 # %% ../nbs/30_sampling.ipynb #eda64500
 @torch.no_grad()
 def sample(
@@ -89,10 +98,12 @@ def sample(
     batch_size: int = 64,  # images at once; does not change them
     precision: str = "bf16",  # of forward passes: "bf16", "fp16" or "fp32"
     latents_only: bool = False,  # return latents (N, C, h, w) in place of images
+    finite: bool = True,  # refuse latents that are not finite, which would decode to black
 ) -> np.ndarray:  # RGB, (N, H, W, 3), uint8
     """Sample images with the pipeline's own scheduler.
 
-    Raises `CpoError` for lists of unequal length or impossible settings."""
+    Raises `CpoError` for lists of unequal length, impossible settings, or latents that are not
+    finite."""
     problems = _setting_problems(
         prompts, seeds, negative_prompts, steps, batch_size, guidance_scale
     )
@@ -112,6 +123,8 @@ def sample(
             z = _sample_batch(
                 backbone, texts, numbers, steps, guidance_scale, adapter, negative, precision
             )
+            if finite:
+                _check_finite(z, numbers, precision)
             images = z.cpu().numpy() if latents_only else backbone.decode_latents(z)
             for i, image in zip(rows, images):
                 out[i] = image
@@ -135,45 +148,63 @@ def image_grid(
     return out
 
 # %% ../nbs/30_sampling.ipynb #06a1137d
-_LINE = 20  # height of a line of text, in pixels
+def _label_lines(label: str, width: float) -> list[str]:
+    "A label in lines of a width in units of the text size; each line of it in two at most."
+    parts = map(text_fonts().drawable, label.split("\n"))
+    return [line for part in parts for line in fitted_lines(part, width)]
 
 # %% ../nbs/30_sampling.ipynb #975df033
-def _captioned(image: np.ndarray, text: str, factor: int) -> np.ndarray:
-    "An image, enlarged by a whole factor, with a line of text under it."
-    h, w = image.shape[0] * factor, image.shape[1] * factor
-    cell = Image.new("RGB", (w, h + _LINE), "white")
-    cell.paste(Image.fromarray(image).resize((w, h), Image.NEAREST))
-    return _write(cell, (3, h + 2), text)
+def _placed(lines: list[str], x: float, y: float, size: float) -> list[tuple]:
+    "Lines of text below a point, for `write_lines`."
+    return [(x + 0.25 * size, y + (1.3 * k + 1.1) * size, line) for k, line in enumerate(lines)]
 
 # %% ../nbs/30_sampling.ipynb #06b3d70d
-def _write(canvas: Image.Image, at: tuple[int, int], text: str) -> np.ndarray:
-    "The canvas with a line of black text at (x, y)."
-    from PIL import ImageDraw, ImageFont
-
-    font = ImageFont.load_default(size=13)
-    ImageDraw.Draw(canvas).text(at, text, fill="black", font=font)
-    return np.asarray(canvas)
+def _room(lines: int, size: float) -> int:
+    "Height of lines of text, in pixels."
+    return round((1.3 * lines + 0.4) * size) if lines else 0
 
 # %% ../nbs/30_sampling.ipynb #a5953e3c
 def labelled_grid(
     images: np.ndarray,  # RGB, (N, H, W, 3), uint8
-    labels: Sequence[str],  # N lines of text, one under each image
+    labels: Sequence[str],  # N texts, one under each image; they may have line breaks
     columns: int = 4,  # images per row, at most
     side: int = 160,  # least width of an image, in pixels; smaller ones are enlarged
-    title: str = "",  # line above all
+    title: str = "",  # above all
+    gap: int = 6,  # white pixels between images
 ) -> np.ndarray:  # RGB, one image, uint8
-    "Images laid out in rows, with a line of text under each."
+    "Images laid out in rows, with text under each."
     factor = max(1, -(-side // images.shape[2]))
-    cells = [_captioned(image, text, factor) for image, text in zip(images, labels)]
-    grid = image_grid(np.stack(cells), min(columns, len(cells)), gap=6)
-    if not title:
-        return grid
-    head = Image.new("RGB", (grid.shape[1], _LINE + 4), "white")
-    return np.concatenate([_write(head, (3, 3), title), grid])
+    images = images.repeat(factor, 1).repeat(factor, 2)
+    n, high, wide = images.shape[:3]
+    size, columns = min(max(13, wide / 28), 28), min(columns, n)
+    text_fonts().add([*labels, title])
+    texts = [_label_lines(label, wide / size - 0.5) for label in labels]
+    head = _label_lines(title, (columns * (wide + gap) - gap) / size - 0.5)
+
+    top, room = _room(len(head), size), _room(max(map(len, texts)), size)
+    white = np.full((n, room, wide, 3), 255, np.uint8)
+    grid = image_grid(np.concatenate([images, white], 1), columns, gap)
+    lines = _placed(head, 0, 0, size)
+    for k, text in enumerate(texts):
+        x, y = k % columns * (wide + gap), k // columns * (high + room + gap)
+        lines += _placed(text, x, top + y + high, size)
+    sky = np.full((top, grid.shape[1], 3), 255, np.uint8)
+    return write_lines(np.concatenate([sky, grid]), lines, size)
+
+# %% ../nbs/30_sampling.ipynb #feded6c5
+def preview_prompts(
+    n: int,  # images to sample
+    *captions: Sequence[str],  # those of held-out images, then those of others
+) -> list[str]:  # n, or none when there are no captions
+    "Distinct captions in their order; where they are too few, they come again (with new seeds)."
+    distinct = list(dict.fromkeys(caption for group in captions for caption in group))
+    return [distinct[i % len(distinct)] for i in range(n)] if distinct else []
 
 # %% ../nbs/30_sampling.ipynb #b3fdd02f
 class Previews:
-    "Samples fixed prompts and seeds at checkpoints, and writes `folder/update-N.png`."
+    """Samples fixed prompts and seeds at checkpoints, and writes `folder/update-N.png`.
+
+    Left of each image stands the base's, of the same prompt and seed."""
 
     def __init__(
         self,
@@ -190,31 +221,44 @@ class Previews:
         self.backbone, self.prompts, self.adapter = backbone, list(prompts), adapter
         self.folder, self.judge, self.track = Path(folder), judge, track
         self.seeds = range(seed, seed + len(self.prompts))
-        self.settings = settings
+        self.settings, self.base = settings, None  # the base's images and their counts
+
+    def _sampled(self, adapter: Adapter) -> tuple[np.ndarray, list | None]:
+        "Images, and what the judge counts in them (in the main process alone)."
+        how = dict(adapter=adapter, finite=False, **self.settings)  # training watches that
+        images = sample(self.backbone, self.prompts, self.seeds, **how)
+        return images, self.judge(images) if self.judge and processes().main else None
 
     def __call__(
         self,
         step: int,  # steps done
     ) -> None:
         "Sample, label, write and send; called by every process, since a divided base needs all."
-        images = sample(
-            self.backbone, self.prompts, self.seeds, adapter=self.adapter, **self.settings
-        )
+        self.base = self.base or self._sampled(None)
+        trained = self._sampled(self.adapter)
         if not processes().main:
             return
-        counts = self.judge(images) if self.judge else None
-        labels = [f"+{p}  -{n}" for p, n in counts] if counts else self.prompts
-        grid = labelled_grid(images, labels, title=self._title(step, counts))
+        grid = _beside(self.base, trained, self.prompts, step)
         with atomic_path(self.folder / f"update-{step:07d}.png") as tmp:
             Image.fromarray(grid).save(tmp, format="PNG")
         if self.track:
             self.track.image(step, "preview", grid)
 
-    def _title(self, step: int, counts: list | None) -> str:
-        if not counts:
-            return f"step {step}"
-        positive, negative = np.mean(counts, axis=0)
-        return f"step {step}: {positive:.1f} positive, {negative:.1f} negative attributes per image"
+# %% ../nbs/30_sampling.ipynb #d76987d8
+def _beside(base: tuple, trained: tuple, prompts: list[str], step: int) -> np.ndarray:
+    "The sheet of a step: each of the base's images with the trained one at its right."
+    (left, before), (right, after) = base, trained
+    gap = np.full((*left.shape[:2], max(1, left.shape[2] // 64), 3), 255, np.uint8)
+    pairs = np.concatenate([left, gap, right], 2)
+    labels, title = list(prompts), f"step {step:,}: the base at the left, the adapter at the right"
+    if after:
+        counts = [f"+{a} −{b} → +{c} −{d}" for (a, b), (c, d) in zip(before, after)]
+        labels = [f"{label}\n{count}" for label, count in zip(labels, counts)]
+        (p0, n0), (p1, n1) = np.mean(before, 0), np.mean(after, 0)
+        title += (
+            f"\nattributes per image: {p0:.1f} → {p1:.1f} positive, {n0:.1f} → {n1:.1f} negative"
+        )
+    return labelled_grid(pairs, labels, columns=2, side=320, title=title, gap=24)
 
 # %% ../nbs/30_sampling.ipynb #73637e96
 document(globals())

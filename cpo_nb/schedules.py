@@ -5,21 +5,119 @@
 # %% ../nbs/12a_schedules.ipynb #12bco002
 from __future__ import annotations
 
-import math
+import copy, inspect, math
+from functools import partial
+from typing import Callable, Sequence
 
 import torch
 from fastcore.basics import patch
 
 from .backbone import Backbone
-from .core import CpoError
+from .core import CpoError, plural, torch_rng
 from .docments import document
 
 # %% auto #0
-__all__ = ['DiffusionBackbone', 'FlowBackbone']
+__all__ = ['take_steps', 'DiffusionBackbone', 'FlowBackbone']
+
+# %% ../nbs/12a_schedules.ipynb #c4117958
+@patch
+def sampler(
+    self: Backbone,
+    steps: int,  # sampling steps
+    device: str | torch.device | None = None,  # of its timesteps; default: the backbone's
+):  # a scheduler
+    """The pipeline's own scheduler, a copy, set to a number of steps.
+
+    Raises `CpoError` for a number that it does not take."""
+    scheduler = copy.deepcopy(self.pipe.scheduler)
+    try:
+        scheduler.set_timesteps(device=device or self.device, **self.sampler_steps(steps))
+    except Exception as error:  # foreign code, from a foreign file
+        raise CpoError(
+            f"the scheduler {type(scheduler).__name__} does not take {plural(steps, 'step')} of "
+            f"this pipeline ({type(error).__name__}: {str(error).strip()[:200]})",
+            hint="give another number of steps, or the pipeline another scheduler",
+        ) from None
+    return scheduler
+
+# %% ../nbs/12a_schedules.ipynb #0467de51
+def _step_options(scheduler, seeds: Sequence[int]) -> dict:
+    "What `scheduler.step` is given so that each image's noise comes from its own seed."
+    if hasattr(scheduler, "noise_sampler_seed"):
+        scheduler.noise_sampler_seed = [torch_rng(int(s), "steps").initial_seed() for s in seeds]
+    known = dict(generator=[torch_rng(int(s), "steps") for s in seeds], eta=0.0)
+    takes = inspect.signature(scheduler.step).parameters
+    return {name: value for name, value in known.items() if name in takes}
+
+# %% ../nbs/12a_schedules.ipynb #4c224758
+def take_steps(
+    scheduler,  # set to a number of steps; used up
+    noise: torch.Tensor,  # standard normal latents (B, C, h, w)
+    seeds: Sequence[int],  # B, of the noise that the scheduler draws
+    predict: Callable,  # (x_t (B, C, h, w), t) -> the network's prediction, like x_t
+) -> torch.Tensor:  # clean latents (B, C, h, w)
+    "All steps of a scheduler, as diffusers' pipelines take them (η = 0 where it can be chosen)."
+    x = noise * getattr(scheduler, "init_noise_sigma", 1.0)
+    options = _step_options(scheduler, seeds)
+    for t in scheduler.timesteps:
+        x_in = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+        x = scheduler.step(predict(x_in, t), t, x, return_dict=False, **options)[0]
+    return x
+
+# %% ../nbs/12a_schedules.ipynb #2b87ef77
+@patch
+def check_scheduler(self: Backbone) -> None:
+    "Try the pipeline's scheduler. Raises `CpoError` for one that this family cannot sample with."
+    try:
+        problem = self._scheduler_problem()
+    except CpoError:
+        raise
+    except Exception as error:  # foreign code, from a foreign file
+        lines = str(error).strip().splitlines() or [""]
+        problem = f"fails ({type(error).__name__}: {lines[0][:200]})"
+    if problem:
+        raise CpoError(
+            f"the pipeline's scheduler, {type(self.pipe.scheduler).__name__}, {problem}",
+            hint=f"give the pipeline another scheduler, such as {self.usual_scheduler}: "
+            "`pipeline.scheduler = ….from_config(pipeline.scheduler.config)`, and save it",
+        )
+
+# %% ../nbs/12a_schedules.ipynb #90566e38
+@patch
+@torch.no_grad()
+def _scheduler_problem(self: Backbone) -> str | None:
+    "What is wrong with the pipeline's scheduler, in the words that follow its name."
+    x0, noise = torch.randn(2, 2, 4, 8, 8, generator=torch_rng(0, "try")).unbind()
+    x0 = 0.8 * x0.sign()  # inside of what schedulers clip
+
+    def ends(rows):
+        scheduler = self.sampler(min(20, self.num_train_timesteps), "cpu")
+        predict = partial(self._true_prediction, x0[rows])
+        return take_steps(scheduler, noise[rows], rows, predict)
+
+    together, alone = ends([0, 1]), ends([1])
+    if not torch.isfinite(together).all():
+        return "gives values that are not finite"
+    if (together - x0).abs().mean() > 0.3:
+        return "does not lead from noise to the image that this family's network predicts"
+    if (together[1] - alone[0]).abs().max() > 1e-3:
+        return "draws noise that depends on the batch: a seed would not give the same image"
 
 # %% ../nbs/12a_schedules.ipynb #bfdd8bd7
 class DiffusionBackbone(Backbone):
-    "Backbones whose scheduler has `alphas_cumprod`: ε-, v- or x0-prediction."
+    """Backbones whose scheduler has `alphas_cumprod`: ε-, v- or x0-prediction.
+
+    Raises `CpoError` for a scheduler that cannot sample from them."""
+
+    usual_scheduler = "DDIMScheduler"  # that messages name
+
+    def __init__(
+        self,
+        pipe,  # a loaded pipeline
+        resolution: int | None = None,  # pixels on a side; default: what the model was made for
+    ):
+        super().__init__(pipe, resolution)
+        self.check_scheduler()
 
     @property
     def prediction_type(self) -> str:
@@ -93,16 +191,43 @@ def target(
         hint="known: epsilon, v_prediction, sample",
     )
 
+# %% ../nbs/12a_schedules.ipynb #e4defc6d
+@patch
+def _true_prediction(
+    self: DiffusionBackbone, x0: torch.Tensor, xt: torch.Tensor, t: torch.Tensor
+) -> torch.Tensor:
+    "What a network that knows x_0 predicts at x_t."
+    t = t.round().long().clamp(0, self.num_train_timesteps - 1).expand(len(xt))
+    a, s = self._alpha(t, xt)
+    return self.target(x0, (xt - a * x0) / s, t)
+
+# %% ../nbs/12a_schedules.ipynb #cde89b2c
+@patch
+def _scheduler_problem(self: DiffusionBackbone) -> str | None:
+    if not hasattr(self.pipe.scheduler, "alphas_cumprod"):
+        return "has no alphas_cumprod, by which training scales noise"
+    return Backbone._scheduler_problem(self)
+
 # %% ../nbs/12a_schedules.ipynb #e2a073a4
 class FlowBackbone(Backbone):
     """Backbones trained by flow matching; the velocity ε − x0 is predicted.
 
     Timesteps are real numbers, t = 1000 σ. Source: SD 3 (arXiv 2403.03206), section 3.1.
+    Raises `CpoError` for a scheduler that cannot sample from them.
     """
 
+    usual_scheduler = "FlowMatchEulerDiscreteScheduler"  # that messages name
     denoiser_name = "transformer"
     not_adapted = "proj_out"  # the last layer; blocks have layers of that name too
     density = "logit_normal"  # of σ before the shift, or "uniform"
+
+    def __init__(
+        self,
+        pipe,  # a loaded pipeline
+        resolution: int | None = None,  # pixels on a side; default: what the model was made for
+    ):
+        super().__init__(pipe, resolution)
+        self.check_scheduler()
 
     def add_noise(
         self,
@@ -123,6 +248,14 @@ class FlowBackbone(Backbone):
     ) -> torch.Tensor:  # like `latents`
         "The velocity ε − x0."
         return noise - latents
+
+# %% ../nbs/12a_schedules.ipynb #4694354c
+@patch
+def _true_prediction(
+    self: FlowBackbone, x0: torch.Tensor, xt: torch.Tensor, t: torch.Tensor
+) -> torch.Tensor:
+    "What a network that knows x_0 predicts at x_t."
+    return (xt - x0) * (self.num_train_timesteps / t.to(xt))
 
 # %% ../nbs/12a_schedules.ipynb #12bco012
 @patch(as_prop=True)
@@ -162,8 +295,9 @@ def shift_exponent(self: FlowBackbone) -> float:
 def shift(self: FlowBackbone) -> float:
     "How far timesteps move toward noise: s in σ -> sσ / (1 + (s − 1)σ); 1: not at all."
     config = self.pipe.scheduler.config
-    dynamic = config.get("use_dynamic_shifting")
-    return math.exp(self.shift_exponent) if dynamic else float(config.shift)
+    if config.get("use_dynamic_shifting"):
+        return math.exp(self.shift_exponent)
+    return float(config.get("shift", config.get("flow_shift", 1.0)))  # by the kind of scheduler
 
 # %% ../nbs/12a_schedules.ipynb #ade36555
 @patch
