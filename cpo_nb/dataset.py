@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from .checks import IMAGE_FORMATS, IMAGE_MODES, MAX_BYTES, MAX_PIXELS
-from .checks import DatasetError, RowProblem, image_problem, kind_of_value
-from .checks import label_problems, show_value
+from .checks import DatasetError, RowProblem, kind_of_value, label_problems, show_value
+from .images import MAX_BYTES, MAX_PIXELS, MIN_SIDE, ImageError, ImageReport, ImageRules
+from .images import as_rgb, image_problem, image_report, image_suffix, upright
 from .core import atomic_path, np_rng, plural, to_jsonable
 from .docments import document
 from .criteria import CriteriaTree, load_criteria
@@ -44,6 +44,11 @@ class LoadReport:
     kept: int  # rows in the result
     repeated: int  # rows in the result with the same image as an earlier row
     problems: tuple[RowProblem, ...]  # all problems of the rows that were left out
+    images: ImageReport | None = None  # what was done to the images
+
+    def notes(self) -> list[str]:
+        "Further lines, for what was changed."
+        return self.images.lines() if self.images else []
 
     @property
     def left_out(self) -> int:
@@ -92,6 +97,10 @@ def load_paintings(
     *,
     on_error: str = "raise",  # bad rows: "raise" one DatasetError, or "skip" them with a count
     max_pixels: int = MAX_PIXELS,  # largest width x height of an image
+    min_side: int = MIN_SIDE,  # smallest width and height of an image, pixels
+    # colour that transparent images are flattened on, e.g. "white"; None: they are bad rows
+    background: str | None = None,
+    crop: str = "center",  # what is not square: "center" is cropped, "pad" is padded
     max_bytes: int = MAX_BYTES,  # largest file of an image, bytes
     empty_captions: bool = False,  # whether rows with an empty caption are good
     # adds to each row what its table lacks, before the row is checked: a caption from other
@@ -110,7 +119,8 @@ def load_paintings(
     if complete and tables.is_parquet:
         hint = "write the missing columns into the file, or give a .csv or .jsonl table"
         raise DatasetError(f"{source}: rows of parquet cannot be completed", hint=hint)
-    limits = (max_pixels, max_bytes, empty_captions)
+    rules = ImageRules(max_pixels, min_side, background, crop)
+    limits = (rules, max_bytes, empty_captions)
     checker = RowChecker(tables.root, tree.index, tables.image_column, *limits)
     good, problems, total = _checked_rows(tables, checker, complete)
     if problems and (on_error == "raise" or not good):
@@ -121,21 +131,27 @@ def load_paintings(
         count = (total - len(good), total)
         log.warning("%s: left out %d of %d rows, e.g. %s", source, *count, problems[0])
     if tables.is_parquet:
-        splits = splits_of_parquet(tables, good, name)
+        splits = splits_of_parquet(tables, good, name, rules)
     else:
-        splits = splits_of_files(good, name)
+        splits = splits_of_files(good, name, rules)
     result = DatasetDict(splits)
     repeated = len(good) - len({row.digest for row in good})
-    result.report = LoadReport(name, total, len(good), repeated, tuple(problems))
+    images = image_report(((row.name, row.facts) for row in good), rules)
+    result.report = LoadReport(name, total, len(good), repeated, tuple(problems), images)
     return result
 
 # %% ../nbs/03c_dataset.ipynb #81c706fa
+_PNG_MODES = ("RGB", "L", "P", "1", "RGBA", "LA")  # 8 bits; others become RGB
+
+
 def _as_png(image: Image.Image) -> tuple[bytes, str]:
     "A PIL image as PNG, and what is wrong with it."
-    if image.mode not in IMAGE_MODES:
-        return b"", f"colour mode {image.mode}; convert it to 8-bit RGB first"
-    out = BytesIO()
-    ImageOps.exif_transpose(image).save(out, "PNG")  # a PNG made here would lose which way is up
+    out, image = BytesIO(), upright(image)  # a PNG made here would lose which way is up
+    try:
+        image = image if image.mode in _PNG_MODES else as_rgb(image)
+    except ImageError as e:
+        return b"", str(e)
+    image.save(out, "PNG")
     return out.getvalue(), image_problem(out.getvalue())
 
 # %% ../nbs/03c_dataset.ipynb #ef1f0b67
@@ -194,12 +210,6 @@ def _rows_of(rows: Any) -> Iterator[dict]:
             part = part.with_format(None).cast_column("image", ImageFeature(decode=False))
         yield from part
 
-
-def _suffix(data: bytes) -> str:
-    "File suffix for an encoded image."
-    kind = Image.open(BytesIO(data), formats=IMAGE_FORMATS).format.lower()
-    return {"jpeg": "jpg", "mpo": "jpg", "tiff": "tif"}.get(kind, kind)
-
 # %% ../nbs/03c_dataset.ipynb #21acbd5c
 def _write_rows(rows: Any, folder: Path, ids: dict | None) -> list[RowProblem]:
     "Write images and metadata.jsonl; the problems of all rows that could not be written."
@@ -211,7 +221,7 @@ def _write_rows(rows: Any, folder: Path, ids: dict | None) -> list[RowProblem]:
             found += [RowProblem("rows", i + 1, "", p) for p in problems]
             if problems:
                 continue
-            name = f"images/{i:06d}.{_suffix(data)}"
+            name = f"images/{i:06d}.{image_suffix(data)}"
             (folder / name).write_bytes(data)
             columns = {k: v for k, v in row.items() if k not in ("image", "file_name")}
             line = to_jsonable({"file_name": name, **columns})

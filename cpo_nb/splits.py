@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Iterator
 from .checks import DatasetError, RowProblem, kind_of_value, show_value
 from .core import cache_dir, sha256_file
 from .docments import document
+from .images import ImageRules, image_feature
 from .tables import GoodRow, Source
 
 if TYPE_CHECKING:  # at run time it is imported where needed: that takes a second
@@ -45,12 +46,12 @@ def split_of(
 BASE_COLUMNS = ("image", "caption", "positive", "negative")
 
 
-def _features(extra_schema: Any) -> Features:
+def _features(extra_schema: Any, rules: ImageRules) -> Features:
     "The features of a dataset: ours, and whatever else the Arrow schema has."
-    from datasets import Features, Image as ImageFeature, Sequence as List, Value
+    from datasets import Features, Sequence as List, Value
 
     ids, text = List(Value("string")), Value("string")
-    base = dict(image=ImageFeature(mode="RGB"), caption=text, positive=ids, negative=ids)
+    base = dict(image=image_feature(rules), caption=text, positive=ids, negative=ids)
     return Features({**base, **Features.from_arrow_schema(extra_schema)})
 
 # %% ../nbs/03b_splits.ipynb #0cff8102
@@ -98,13 +99,14 @@ def _extra_arrays(rows: list[GoodRow], source: str) -> dict[str, Any]:
 def splits_of_files(
     rows: list[GoodRow],  # checked rows, with their columns and files
     source: str,  # what messages call the dataset
+    rules: ImageRules = ImageRules(),  # how files become RGB
 ) -> dict[str, Dataset]:  # one per split
     "Datasets of images by path. Raises `DatasetError` for a column without a single type."
     import pyarrow as pa
     from datasets import Dataset
 
     arrays = _extra_arrays(rows, source)
-    features = _features(pa.schema([(name, a.type) for name, a in arrays.items()]))
+    features = _features(pa.schema([(name, a.type) for name, a in arrays.items()]), rules)
     splits = {}
     for split in SPLITS:
         part = [r for r in rows if split_of_digest(r.digest) == split]
@@ -160,7 +162,7 @@ def _mapped(source: Source, name: str) -> Dataset:
     # that nobody checked.
     extra = pa.schema([f for f in schema if f.name not in BASE_COLUMNS])
     try:
-        features = _features(extra)
+        features = _features(extra, ImageRules())
         files, folder = list(map(str, source.tables)), str(cache_dir() / "parquet" / key)
         with _quiet_datasets():
             data = Dataset.from_parquet(files, features=features, cache_dir=folder)
@@ -186,11 +188,13 @@ def splits_of_parquet(
     source: Source,  # the parquet files
     rows: list[GoodRow],  # checked rows
     name: str,  # what messages call the dataset
+    rules: ImageRules = ImageRules(),  # how files become RGB
 ) -> dict[str, Dataset]:  # one per split
     "Datasets of images embedded in parquet. Raises `DatasetError` when files do not fit together."
     data = _mapped(source, name)
     if any(row.file for row in rows):
         data = _with_checked_paths(data, rows)
+    data = data.cast_column("image", image_feature(rules))  # what was loaded knows no rules
     splits = {}
     for split in SPLITS:
         numbers = [r.index for r in rows if split_of_digest(r.digest) == split]

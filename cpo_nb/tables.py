@@ -14,8 +14,9 @@ from typing import Any, Callable, Iterator, NamedTuple
 from fastcore.basics import patch
 
 from .docments import document
-from .checks import MAX_BYTES, MAX_PIXELS, DatasetError, RowProblem, file_inside
-from .checks import image_problem, kind_of_value, label_problems, show_value, strict_images
+from .checks import DatasetError, RowProblem, file_inside
+from .checks import kind_of_value, label_problems, show_value
+from .images import MAX_BYTES, ImageError, ImageFacts, ImageRules, check_image
 
 # %% auto #0
 __all__ = ['RawRow', 'Source', 'find_source', 'CheckedImage', 'RowChecker', 'GoodRow', 'scan_rows']
@@ -246,6 +247,7 @@ class CheckedImage(NamedTuple):
     file: Path | None  # its file; None when its bytes are embedded, or when something is wrong
     digest: bytes  # SHA-256 of its bytes
     problem: str  # what is wrong, "" for a good image
+    facts: ImageFacts | None = None  # of a good image: its size, and what will be done to it
 
 # %% ../nbs/03a_tables.ipynb #57000fe8
 def _read_limited(name: Any, root: Path, max_bytes: int) -> tuple[Path | None, bytes, str]:
@@ -279,7 +281,7 @@ class RowChecker:
     root: Path  # the dataset's folder, resolved
     ids: dict[str, Any]  # the tree's pairs by full id
     image_column: str  # file_name in an imagefolder, image in parquet
-    max_pixels: int = MAX_PIXELS  # largest width x height of an image
+    rules: ImageRules = ImageRules()  # which images are taken
     max_bytes: int = MAX_BYTES  # largest file of an image
     empty_captions: bool = False  # whether empty captions are allowed
     suggestions: dict[str, str] = field(default_factory=dict)  # of unknown ids, made on demand
@@ -319,7 +321,10 @@ def image(
     if problem:
         return CheckedImage(None, b"", problem)
     digest = hashlib.sha256(data).digest()
-    return CheckedImage(file, digest, image_problem(data, self.max_pixels))
+    try:
+        return CheckedImage(file, digest, "", check_image(data, self.rules))
+    except ImageError as e:
+        return CheckedImage(file, digest, str(e))
 
 # %% ../nbs/03a_tables.ipynb #c64e4567
 def _column_problems(record: dict, image_column: str) -> list[str]:
@@ -343,19 +348,19 @@ def _caption_problems(caption: Any, empty_captions: bool) -> list[str]:
 def check(
     self: RowChecker,
     record: dict,  # the row's columns
-) -> tuple[Path | None, bytes, list[str]]:  # the image's file and digest, and all problems
+) -> tuple[CheckedImage, list[str]]:  # its image, and all problems
     "Check one row."
     problems = _column_problems(record, self.image_column)
     if text := _text_problem({k: v for k, v in record.items() if k != "image"}):
-        return None, b"", problems + [text]
+        return CheckedImage(None, b"", ""), problems + [text]
     if "caption" in record:
         problems += _caption_problems(record["caption"], self.empty_captions)
     labels = record.get("positive", []), record.get("negative", [])
     problems += label_problems(*labels, self.ids, self.suggest)
     if self.image_column not in record:
-        return None, b"", problems
+        return CheckedImage(None, b"", ""), problems
     image = self.image(record[self.image_column])
-    return image.file, image.digest, problems + ([image.problem] if image.problem else [])
+    return image, problems + ([image.problem] if image.problem else [])
 
 # %% ../nbs/03a_tables.ipynb #3b86a125
 @dataclass(frozen=True)
@@ -369,6 +374,7 @@ class GoodRow:
     record: dict  # its columns without the image; empty for parquet, which is never in memory
     file: Path | None  # the image's file, None where its bytes are embedded
     digest: bytes  # SHA-256 of the image's bytes
+    facts: ImageFacts | None = None  # the image's size, and what will be done to it
 
 # %% ../nbs/03a_tables.ipynb #52a5472e
 def _image_name(record: dict | None, column: str) -> str:
@@ -402,14 +408,14 @@ def scan_rows(
     for index, (table, raw) in enumerate(rows):
         record = complete(raw.record) if complete and raw.record is not None else raw.record
         name = _image_name(record, source.image_column)
-        file, digest, texts = None, b"", [raw.problem]
+        texts = [raw.problem]
         if record is not None:
-            with strict_images():
-                file, digest, texts = checker.check(record)
+            image, texts = checker.check(record)
         problems += [RowProblem(table.name, raw.number, name, text) for text in texts]
         if not texts:
             columns = _columns_in_memory(record, source)
-            good.append(GoodRow(table.name, raw.number, index, name, columns, file, digest))
+            where = (table.name, raw.number, index, name)
+            good.append(GoodRow(*where, columns, image.file, image.digest, image.facts))
     return good, problems, index + 1
 
 # %% ../nbs/03a_tables.ipynb #a5fee6e5
