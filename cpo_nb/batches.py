@@ -41,7 +41,7 @@ class TrainingSet:
     captions: list[str]  # plain captions, N
     positive: list[list[str]]  # A+: ids of the pairs whose positive attribute each image shows
     negative: list[list[str]]  # A-: ids of the pairs whose negative attribute it shows
-    # what SDXL is told of each image, (N, 4): original height and width, top and left of the crop;
+    # SDXL's size conditions, (N, 4): original height and width, top and left of the crop;
     # None for other families, and where all are squares of the right size
     sizes: torch.Tensor | None = None
 

@@ -364,7 +364,7 @@ def _rules(rows) -> ImageRules:
     "By which rules a Dataset's files become images; of a foreign feature, the weakest."
     return getattr(rows.features["image"], "rules", ImageRules(min_side=1))
 
-# %% ../nbs/19_cache.ipynb #730c55f3
+# %% ../nbs/19_cache.ipynb #8c5073b5
 def row_hashes(
     rows,  # a `datasets.Dataset` with `image`, or a dict with a list of arrays or images
 ) -> list[str]:  # 32 hex digits each
@@ -459,12 +459,12 @@ def store_latents(
     store = Store(Path(folder) / f"latents-{image_key(backbone)}")
     return StoredLatents(store.fill(keys, make, desc="encode images"), keys)
 
-# %% ../nbs/19_cache.ipynb #0a73c62c
+# %% ../nbs/19_cache.ipynb #56f915aa
 def image_sizes(
     rows,  # a `datasets.Dataset` with `image`, or a dict with a list of PIL images or arrays
     backbone: Backbone,  # at whose resolution images are encoded
 ) -> torch.Tensor | None:  # (N, 4), see `size_conditions`
-    "What SDXL is told of every image; None for other families, and for squares of the right size."
+    "SDXL's size conditions; None for other families, and for squares of the right size."
     if not backbone.reads_sizes:
         return None
     if not isinstance(rows, dict):

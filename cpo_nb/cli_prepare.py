@@ -26,7 +26,6 @@ from cpo_nb.cli_base import (
     make_job,
     warn,
 )
-from .cli_options import Background, Crop, MaxMegapixels, MinSide
 from cpo_nb.cli_options import (
     BankFolder,
     Base,
@@ -48,8 +47,9 @@ from cpo_nb.cli_options import (
     Rank,
     Resolution,
     ScaleName,
-    Skip,
     Steps,
+    row_options,
+    takes_rows,
 )
 
 # %% auto #0
@@ -258,7 +258,9 @@ def _print_plan(plan) -> None:
 
 # %% ../nbs/44b_cli_prepare.ipynb #b573239f
 @app.command("plan", cls=ModelCommand)
+@takes_rows
 def run_plan(
+    ctx: typer.Context,
     base: Base = "atelier",
     method: _PlanMethod = Method.cpo,
     data: _PlanData = None,
@@ -274,11 +276,6 @@ def run_plan(
     batch_size: Batch = None,
     rank: Rank = 32,
     criteria: Criteria = "painting",
-    skip_bad: Skip = False,
-    max_pixels: MaxMegapixels = 200,
-    min_side: MinSide = 8,
-    background: Background = None,
-    crop: Crop = "center",
     scale: ScaleName = None,
     dtype: Dtype = DType.float32,
     precision: Passes = Precision.bf16,
@@ -296,18 +293,14 @@ def run_plan(
     """
     from cpo_nb.plan import plan_run
 
-    sizes = get_scale(scale)
-    rules = dict(max_pixels=max_pixels, min_side=min_side, background=background, crop=crop)
-    n_draws = _bank_draws(method.value, live, n_draws)
+    sizes, n_draws = get_scale(scale), _bank_draws(method.value, live, n_draws)
     plan = plan_run(
         base,
         method=method.value,
         resolution=resolution,
         batch_size=batch_size or sizes.batch_size,
         steps=steps or _default_steps(method, sizes),
-        pictures=count_images(
-            data, images, criteria, sizes.train_images, skip_bad=skip_bad, **rules
-        ),
+        pictures=count_images(data, images, criteria, sizes.train_images, **row_options(ctx)),
         prompts_per_picture=prompts_per_image(method.value, n_draws, prompt_variants),
         rank=rank,
         dtype=dtype.value,
@@ -338,7 +331,9 @@ _AtOnce = Annotated[int, typer.Option("--batch-size", min=1, help="Images per fo
 
 # %% ../nbs/44b_cli_prepare.ipynb #7ddd32dc
 @bank_app.command("build", cls=ModelCommand)
+@takes_rows
 def bank_build(
+    ctx: typer.Context,
     data: Data,
     auxiliary: _Auxiliary,
     criteria: Criteria = "painting",
@@ -348,11 +343,6 @@ def bank_build(
     paired: Paired = False,
     batch_size: _AtOnce = 32,
     precision: Passes = Precision.bf16,
-    skip_bad: Skip = False,
-    max_pixels: MaxMegapixels = 200,
-    min_side: MinSide = 8,
-    background: Background = None,
-    crop: Crop = "center",
     scale: ScaleName = None,
     device: Device = None,
     dtype: Dtype = DType.float32,
@@ -379,11 +369,6 @@ def bank_build(
         criteria=criteria,
         base=base,
         scale=get_scale(scale).name,
-        skip_bad=skip_bad,
-        max_pixels=max_pixels,
-        min_side=min_side,
-        background=background,
-        crop=crop,
         device=device,
         dtype=dtype,
         precision=precision,
@@ -392,6 +377,7 @@ def bank_build(
         no_cache=no_cache,
         held_out=0,
         compile=compile,
+        **row_options(ctx),
     )
     clock = Clock()
     config = BankConfig(n_draws or BankConfig.n_draws, folder=bank, batch_size=batch_size)

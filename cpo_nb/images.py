@@ -5,7 +5,7 @@
 # %% ../nbs/03_images.ipynb #466bc3f1
 from __future__ import annotations
 
-import contextlib, re, threading, warnings
+import contextlib, logging, re, threading, warnings
 from collections import Counter
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -99,12 +99,24 @@ _LIMITS = (
 
 
 @contextlib.contextmanager
+def _no_log() -> Iterator[None]:
+    "No lines of Pillow's readers."
+    log = logging.getLogger("PIL")
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+@contextlib.contextmanager
 def strict_images(
     max_pixels: int = MAX_PIXELS,  # largest width x height
 ) -> Iterator[None]:
     "Let Pillow refuse truncated images, take large ones, and warn of nothing in the block."
-    ours = (max_pixels, False, MAX_BYTES, 2 * MAX_BYTES)
-    with _lock, warnings.catch_warnings():
+    ours = (max_pixels, False, 1 << 26, 1 << 27)
+    with _lock, warnings.catch_warnings(), _no_log():
         warnings.simplefilter("ignore")
         before = [getattr(module, name) for module, name in _LIMITS]
         for (module, name), value in zip(_LIMITS, ours):
@@ -448,7 +460,7 @@ def size_conditions(
     height: int,  # pixels
     size: int,  # of the square that is trained on, pixels on a side
 ) -> tuple[int, int, int, int]:  # original height and width, top and left of the crop
-    "What SDXL is told of an image: its size, and where its square begins once it is scaled."
+    "SDXL's conditions for an image: its size, and where its square begins once it is scaled."
     scale = size / min(width, height)
     top, left = (max(0, round((n * scale - size) / 2)) for n in (height, width))
     return height, width, top, left
@@ -487,6 +499,8 @@ class ImageReport:
             for name, text in _SAID.items()
             if self.counts.get(name)
         ]
+        if self.crop == "pad" and (n := int((self.sizes[:, 0] != self.sizes[:, 1]).sum())):
+            facts.append(f"{n:,} padded to a square")
         lines = [f"images: {', '.join(facts)}"] if facts else []
         return lines + ([self._crop_line()] if self.cropped else [])
 
@@ -523,10 +537,12 @@ def image_report(
 
 # %% ../nbs/03_images.ipynb #6fdfe92a
 def size_line(
-    report: ImageReport,  # of the images that are encoded
+    report: ImageReport | None,  # of the images that are encoded; None: nothing is known
     resolution: int,  # pixels on a side
 ) -> str:  # one line; "" where no image is enlarged
     "How many images are smaller than what a model is trained on."
+    if report is None:
+        return ""
     side = report.sizes.max(1) if report.crop == "pad" else report.sizes.min(1)
     small = int((side < resolution).sum())
     if not small:
