@@ -222,8 +222,7 @@ def rows(
     if self.shipped:
         return None
     splits = load_paintings(self.data, tree, on_error="skip" if self.skip_bad else "raise")
-    sizes = ", ".join(f"{len(split):,} {name}" for name, split in splits.items())
-    say(f"data: {splits.report}; {sizes}")
+    say(f"data: {splits.report}")
     if not len(splits["train"]):
         raise CpoError(
             f"{self.data}: no image falls into the training split",
