@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from .checks import IMAGE_FORMATS, IMAGE_MODES, MAX_BYTES, MAX_PIXELS
-from .checks import DatasetError, RowProblem, image_problem, kind_of_value
-from .checks import label_problems, show_value
+from .checks import DatasetError, RowProblem, kind_of_value, label_problems, show_value
 from .core import atomic_path, plural, to_jsonable
 from .docments import document
 from .criteria import CriteriaTree, load_criteria
+from .images import MAX_BYTES, MAX_PIXELS, MIN_SIDE, ImageError, ImageReport, ImageRules
+from .images import as_rgb, image_problem, image_report, image_suffix, upright
 from .layouts import Layout, find_layout
 from .splits import BASE_COLUMNS, splits_of_files, splits_of_parquet, type_problems
 from .splits import user_splits
@@ -53,6 +53,7 @@ class LoadReport:
     with_positive: int = 0  # of these: rows with a positive one
     with_negative: int = 0  # of these: rows with a negative one
     unlisted: tuple[str, ...] = ()  # images of the folder that no row names
+    images: ImageReport | None = None  # what was done to the images
     notes: tuple[str, ...] = ()  # one line each: how the table was read, what may be amiss
 
     @property
@@ -192,6 +193,7 @@ def _report(
         with_negative=sum(n for _, n in sides),
     )
     notes = [*facts.pop("notes"), *_label_notes(len(good), *counts.values())]
+    notes += facts["images"].lines()
     if unlisted := facts["unlisted"]:
         notes.append(f"{plural(len(unlisted), 'image')} without a row: {_few(unlisted)}")
     repeated = len(good) - len({row.digest for row in good})
@@ -209,6 +211,10 @@ def load_paintings(
     *,
     on_error: str = "raise",  # bad rows: "raise" one DatasetError, or "skip" them with a count
     max_pixels: int = MAX_PIXELS,  # largest width x height of an image
+    min_side: int = MIN_SIDE,  # smallest width and height of an image, pixels
+    # colour that transparent images are flattened on, e.g. "white"; None: they are bad rows
+    background: str | None = None,
+    crop: str = "center",  # what is not square: "center" is cropped, "pad" is padded
     max_bytes: int = MAX_BYTES,  # largest file of an image, bytes
     empty_captions: bool = False,  # whether rows with an empty caption are good
     follow_links: bool = False,  # whether links to images outside the folder are followed
@@ -229,7 +235,8 @@ def load_paintings(
         hint = "write the missing columns into the file, or give a .csv or .jsonl table"
         raise DatasetError(f"{source}: rows of parquet cannot be completed", hint=hint)
     layout = find_layout(tables, tree, name, complete, follow_links)
-    limits = (max_pixels, max_bytes, empty_captions, follow_links)
+    rules = ImageRules(max_pixels, min_side, background, crop)
+    limits = (rules, max_bytes, empty_captions, follow_links)
     checker = RowChecker(tables.root, tree, tables.image_column, *limits)
     good, problems, total = _checked_rows(tables, checker, layout)
     given, way, unsplit = user_splits(good)
@@ -243,20 +250,26 @@ def load_paintings(
         count = (total - len(good), total)
         log.warning("%s: left out %d of %d rows, e.g. %s", source, *count, problems[0])
     build = partial(splits_of_parquet, tables) if tables.embedded else splits_of_files
-    result = DatasetDict(build(good, name, given))
-    facts = dict(splits={split: len(part) for split, part in result.items()})
+    result = DatasetDict(build(good, name, given, rules))
+    images = image_report(((row.name, row.facts) for row in good), rules)
+    facts = dict(images=images, splits={split: len(part) for split, part in result.items()})
     facts["unlisted"] = () if tables.embedded else unlisted_images(tables.root, checker.named)
     notes = [*layout.notes, *_split_notes(good, given, way)]
     result.report = _report(name, total, good, problems, notes=notes, **facts)
     return result
 
 # %% ../nbs/03e_dataset.ipynb #81c706fa
+_PNG_MODES = ("RGB", "L", "P", "1", "RGBA", "LA")  # 8 bits; others become RGB
+
+
 def _as_png(image: Image.Image) -> tuple[bytes, str]:
     "A PIL image as PNG, and what is wrong with it."
-    if image.mode not in IMAGE_MODES:
-        return b"", f"colour mode {image.mode}; convert it to 8-bit RGB first"
-    out = BytesIO()
-    ImageOps.exif_transpose(image).save(out, "PNG")  # a PNG made here would lose which way is up
+    out, image = BytesIO(), upright(image)  # a PNG made here would lose which way is up
+    try:
+        image = image if image.mode in _PNG_MODES else as_rgb(image)
+    except ImageError as e:
+        return b"", str(e)
+    image.save(out, "PNG")
     return out.getvalue(), image_problem(out.getvalue())
 
 # %% ../nbs/03e_dataset.ipynb #ef1f0b67
@@ -315,12 +328,6 @@ def _rows_of(rows: Any) -> Iterator[dict]:
             part = part.with_format(None).cast_column("image", ImageFeature(decode=False))
         yield from part
 
-
-def _suffix(data: bytes) -> str:
-    "File suffix for an encoded image."
-    kind = Image.open(BytesIO(data), formats=IMAGE_FORMATS).format.lower()
-    return {"jpeg": "jpg", "mpo": "jpg", "tiff": "tif"}.get(kind, kind)
-
 # %% ../nbs/03e_dataset.ipynb #21acbd5c
 def _write_rows(rows: Any, folder: Path, ids: dict | None) -> list[RowProblem]:
     "Write images and metadata.jsonl; the problems of all rows that could not be written."
@@ -332,7 +339,7 @@ def _write_rows(rows: Any, folder: Path, ids: dict | None) -> list[RowProblem]:
             found += [RowProblem("rows", i + 1, "", p) for p in problems]
             if problems:
                 continue
-            name = f"images/{i:06d}.{_suffix(data)}"
+            name = f"images/{i:06d}.{image_suffix(data)}"
             (folder / name).write_bytes(data)
             columns = {k: v for k, v in row.items() if k not in ("image", "file_name")}
             line = to_jsonable({"file_name": name, **columns})

@@ -13,9 +13,10 @@ from typing import Any, Callable, NamedTuple
 from fastcore.basics import patch
 
 from .docments import document
-from .checks import MAX_BYTES, MAX_PIXELS, DatasetError, RowProblem, file_inside
-from .checks import image_problem, kind_of_value, label_problems, show_value, strict_images
+from .checks import DatasetError, RowProblem, file_inside
+from .checks import kind_of_value, label_problems, show_value
 from .criteria import CriteriaTree
+from .images import MAX_BYTES, ImageError, ImageFacts, ImageRules, check_image
 from .tables import RawRow, Source
 
 # %% auto #0
@@ -28,6 +29,7 @@ class CheckedImage(NamedTuple):
     file: Path | None  # its file; None when its bytes are embedded, or when something is wrong
     digest: bytes  # SHA-256 of its bytes
     problem: str  # what is wrong, "" for a good image
+    facts: ImageFacts | None = None  # of a good image: its size, and what will be done to it
 
 # %% ../nbs/03b_rows.ipynb #57000fe8
 def read_limited(
@@ -66,7 +68,7 @@ class RowChecker:
     root: Path  # the dataset's folder, resolved
     tree: CriteriaTree  # whose ids the labels are
     image_column: str  # file_name in an imagefolder, image in parquet
-    max_pixels: int = MAX_PIXELS  # largest width x height of an image
+    rules: ImageRules = ImageRules()  # which images are taken
     max_bytes: int = MAX_BYTES  # largest file of an image
     empty_captions: bool = False  # whether empty captions are allowed
     follow_links: bool = False  # whether links may lead out of the folder
@@ -112,7 +114,10 @@ def image(
     if problem:
         return CheckedImage(None, b"", problem)
     digest = hashlib.sha256(data).digest()
-    return CheckedImage(file, digest, image_problem(data, self.max_pixels))
+    try:
+        return CheckedImage(file, digest, "", check_image(data, self.rules))
+    except ImageError as e:
+        return CheckedImage(file, digest, str(e))
 
 # %% ../nbs/03b_rows.ipynb #c64e4567
 def _column_problems(record: dict, image_column: str) -> list[str]:
@@ -136,19 +141,19 @@ def _caption_problems(caption: Any, empty_captions: bool) -> list[str]:
 def check(
     self: RowChecker,
     record: dict,  # the row's columns
-) -> tuple[Path | None, bytes, list[str]]:  # the image's file and digest, and all problems
+) -> tuple[CheckedImage, list[str]]:  # its image, and all problems
     "Check one row."
     problems = _column_problems(record, self.image_column)
     if text := _text_problem({k: v for k, v in record.items() if k != "image"}):
-        return None, b"", problems + [text]
+        return CheckedImage(None, b"", ""), problems + [text]
     if "caption" in record:
         problems += _caption_problems(record["caption"], self.empty_captions)
     labels = record.get("positive", []), record.get("negative", [])
     problems += label_problems(*labels, self.tree.index, self.suggest)
     if self.image_column not in record:
-        return None, b"", problems
+        return CheckedImage(None, b"", ""), problems
     image = self.image(record[self.image_column])
-    return image.file, image.digest, problems + ([image.problem] if image.problem else [])
+    return image, problems + ([image.problem] if image.problem else [])
 
 # %% ../nbs/03b_rows.ipynb #3b86a125
 @dataclass(frozen=True)
@@ -164,6 +169,7 @@ class GoodRow:
     record: dict
     file: Path | None  # the image's file, None where its bytes are embedded
     digest: bytes  # SHA-256 of the image's bytes
+    facts: ImageFacts | None = None  # the image's size, and what will be done to it
 
 # %% ../nbs/03b_rows.ipynb #52a5472e
 def _image_name(record: dict | None, column: str) -> str:
@@ -212,14 +218,14 @@ def scan_rows(
     for index, (path, raw) in enumerate(rows):
         table, (_, record, problem) = source.name_of(path), completed(raw, complete)
         name = _image_name(record or raw.record, source.image_column)
-        file, digest, texts = None, b"", [problem]
+        texts = [problem]
         if record is not None:
-            with strict_images():
-                file, digest, texts = checker.check(record)
+            image, texts = checker.check(record)
         problems += [RowProblem(table, raw.number, name, text) for text in texts]
         if not texts:
             columns = _columns_in_memory(record, source)
-            good.append(GoodRow(table, raw.number, index, name, columns, file, digest))
+            where = (table, raw.number, index, name)
+            good.append(GoodRow(*where, columns, image.file, image.digest, image.facts))
     return good, problems, index + 1
 
 # %% ../nbs/03b_rows.ipynb #a5fee6e5

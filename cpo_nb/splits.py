@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator
 from .checks import DatasetError, RowProblem, kind_of_value, show_value
 from .core import cache_dir, sha256_file
 from .docments import document
+from .images import ImageRules, image_feature
 from .rows import GoodRow
 from .tables import Source, split_name
 
@@ -81,12 +82,14 @@ def user_splits(
 BASE_COLUMNS = ("image", "caption", "positive", "negative")
 
 
-def _features(extra_schema: Any, ours: tuple[str, ...] = BASE_COLUMNS) -> Features:
+def _features(
+    extra_schema: Any, rules: ImageRules, ours: tuple[str, ...] = BASE_COLUMNS
+) -> Features:
     "The features of a dataset: ours, and whatever else the Arrow schema has."
-    from datasets import Features, Image as ImageFeature, Sequence as List, Value
+    from datasets import Features, Sequence as List, Value
 
     ids, text = List(Value("string")), Value("string")
-    base = dict(image=ImageFeature(mode="RGB"), caption=text, positive=ids, negative=ids)
+    base = dict(image=image_feature(rules), caption=text, positive=ids, negative=ids)
     base = {name: base[name] for name in ours}
     return Features({**base, **Features.from_arrow_schema(extra_schema)})
 
@@ -141,13 +144,14 @@ def splits_of_files(
     rows: list[GoodRow],  # checked rows, with their columns and files
     source: str,  # what messages call the dataset
     given: dict[int, str] | None = None,  # index of a row -> its split; default: by hash
+    rules: ImageRules = ImageRules(),  # how files become RGB
 ) -> dict[str, Dataset]:  # one per split
     "Datasets of images by path. Raises `DatasetError` for a column without a single type."
     import pyarrow as pa
     from datasets import Dataset
 
     arrays = _extra_arrays(rows, source)
-    features = _features(pa.schema([(name, a.type) for name, a in arrays.items()]))
+    features = _features(pa.schema([(name, a.type) for name, a in arrays.items()]), rules)
     splits = {}
     for split in SPLITS:
         part = [r for r in rows if _split_of_row(r, given) == split]
@@ -212,7 +216,7 @@ def _with_columns(data: Dataset, rows: list[GoodRow]) -> Dataset:
     for row in rows:
         for name, values in columns.items():
             values[row.index] = row.record[name]
-    features = _features(pa.schema([]), BASE_COLUMNS[1:])
+    features = _features(pa.schema([]), ImageRules(), BASE_COLUMNS[1:])
     data = concatenate_datasets([data, Dataset.from_dict(columns, features=features)], axis=1)
     others = [name for name in data.column_names if name not in BASE_COLUMNS]
     return data.select_columns([*BASE_COLUMNS, *others])
@@ -231,7 +235,7 @@ def _mapped(source: Source, name: str) -> Dataset:
     ours = BASE_COLUMNS if _has_plain_columns(schema) else BASE_COLUMNS[:1]
     extra = pa.schema([f for f in schema if f.name not in ours])
     try:
-        features = _features(extra, ours)
+        features = _features(extra, ImageRules(), ours)
         files, folder = list(map(str, source.tables)), str(cache_dir() / "parquet" / key)
         with _quiet_datasets():
             data = Dataset.from_parquet(files, features=features, cache_dir=folder)
@@ -259,6 +263,7 @@ def splits_of_parquet(
     rows: list[GoodRow],  # checked rows
     name: str,  # what messages call the dataset
     given: dict[int, str] | None = None,  # index of a row -> its split; default: by hash
+    rules: ImageRules = ImageRules(),  # how files become RGB
 ) -> dict[str, Dataset]:  # one per split
     "Datasets of images embedded in parquet. Raises `DatasetError` when files do not fit together."
     data = _mapped(source, name)
@@ -266,6 +271,7 @@ def splits_of_parquet(
         data = _with_columns(data, rows)
     if any(row.file for row in rows):
         data = _with_checked_paths(data, rows)
+    data = data.cast_column("image", image_feature(rules))  # what was loaded knows no rules
     splits = {}
     for split in SPLITS:
         numbers = [r.index for r in rows if _split_of_row(r, given) == split]
