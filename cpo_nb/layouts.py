@@ -99,7 +99,7 @@ _OTHER_NAMES = {
 
 
 def _candidates(name: str, columns: Counter) -> list[str]:
-    "The columns that may be meant by `name`: the first other name that is there, in any case."
+    "The columns that may be meant by `name`: in any case, else under another name."
     exact, *others = _OTHER_NAMES[name]
     spelt = [c for c in columns if c.strip().casefold() == exact]
     return spelt or [c for c in columns if c.strip().casefold() in others]
@@ -112,11 +112,11 @@ def _rename(record: dict, old: str, new: str) -> dict:
 def _use_other_names(layout: Layout, columns: Counter, names: list[str], source: str) -> None:
     "Rename columns. Raises `DatasetError` where several could be meant."
     for name in names:
-        found = [] if name in columns else _candidates(name, columns)
+        found = _candidates(name, columns)
         if len(found) > 1:
-            what = f"{source}: no column {name!r}, and {' and '.join(map(repr, found))} could be it"
-            raise DatasetError(what, hint=f"rename the right one to {name}")
-        if found:
+            what = f"{source}: columns {' and '.join(map(show_value, found))} could both be {name}"
+            raise DatasetError(what, hint=f"name the right one {name}, and the other otherwise")
+        if found and found != [name]:
             n, (old,) = columns.pop(found[0]), found
             columns[name] = n
             note = f"column {show_value(old)} is read as {name}"

@@ -136,18 +136,37 @@ PLAIN = (jsonl, array, spread)  # the forms that keep any value of a row as it i
 # ---- what is done to rows, bytes and trees
 
 
-def truth(rows: list[dict], data: Path) -> dict:
+# what a cell of a sheet means, where it is not a plain list; all other text is refused
+LISTS = {"": [], " ": [], "['props' 'colour']": ["props", "colour"], "{}": []}
+
+
+def column(row: dict, name: str) -> str:
+    "The column of a row that is read under a name."
+    others = dict(file_name=["image"], caption=["text", "prompt"]).get(name, [])
+    spelt = {c.strip().casefold(): c for c in row}
+    return next((spelt[n] for n in (name, *others) if n in spelt), name)
+
+
+def sides(row: dict, form) -> tuple[list, list]:
+    "The labels that a row gives in a form; [None] where they are no ids."
+    values = [row.get(column(row, s)) for s in ("positive", "negative")]
+    if form in (wide, studio):
+        return tuple([p for p in PAIRS if p in v] if isinstance(v, list) else [] for v in values)
+    if form in (sheet, pandas):
+        values = [[] if v in (None, {}) else v for v in values]
+    values = [LISTS.get(v, [None]) if isinstance(v, str) else v for v in values]
+    return tuple(v if isinstance(v, list) else [None] for v in values)
+
+
+def truth(rows: list[dict], data: Path, form) -> dict:
     "The labels that rows give, by the hash of their images; rows whose labels are wrong give none."
     found = {}
     for row in rows:
-        name = row.get("file_name")
-        good = all(
-            isinstance(row.get(s), list) and all(isinstance(v, str) and v in PAIRS for v in row[s])
-            for s in ("positive", "negative")
-        )
-        if good and isinstance(name, str) and name.endswith(".png") and name[:-4].isdigit():
+        name, given = row.get(column(row, "file_name")), sides(row, form)
+        good = all(isinstance(v, str) and v in PAIRS for side in given for v in side)
+        if good and isinstance(name, str) and (data / f"{name[:-4]}.png").is_file():
             digest = hashlib.sha256((data / name).read_bytes()).digest()
-            found.setdefault(digest, []).append((set(row["positive"]), set(row["negative"])))
+            found.setdefault(digest, []).append(tuple(map(set, given)))
     return found
 
 
@@ -275,9 +294,8 @@ def write(folder: Path, seed: str) -> dict | None:
     form = rng.choice(FORMS)
     for _ in range(rng.randrange(3)):
         rng.choice(ON_ROWS)(rows, rng)
-    labels = truth(rows, data)
     if rng.random() < 0.2:
-        writer = rng.choice([as_parquet, in_splits])
+        writer, labels = rng.choice([as_parquet, in_splits]), truth(rows, data, jsonl)
         try:
             writer(rows, data, rng)
             return labels
@@ -285,6 +303,7 @@ def write(folder: Path, seed: str) -> dict | None:
             pass  # parquet has no column of several types: another form then
     for path in [p for p in data.iterdir() if p.suffix == ".parquet" or p.name in ("train", "test", "val")]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+    labels = truth(rows, data, form)
     suffix, text = form(rows, rng)
     encoding = rng.choice(["utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252"])
     raw = text.encode(encoding, "replace")
