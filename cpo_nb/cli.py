@@ -32,6 +32,7 @@ from cpo_nb.cli_base import (
     option_value,
     warn,
 )
+from .cli_options import Background, Crop, MaxMegapixels, MinSide
 from cpo_nb.cli_options import (
     Accept,
     AlignTargets,
@@ -209,6 +210,10 @@ def run_sft(
     precision: Passes = Precision.bf16,
     prompt_variants: _Variants = None,
     skip_bad: Skip = False,
+    max_pixels: MaxMegapixels = 200,
+    min_side: MinSide = 8,
+    background: Background = None,
+    crop: Crop = "center",
     scale: ScaleName = None,
     device: Device = None,
     dtype: Dtype = DType.float32,
@@ -539,6 +544,10 @@ def run_align(
     checkpoint_every: Every = None,
     precision: Passes = Precision.bf16,
     skip_bad: Skip = False,
+    max_pixels: MaxMegapixels = 200,
+    min_side: MinSide = 8,
+    background: Background = None,
+    crop: Crop = "center",
     scale: ScaleName = None,
     device: Device = None,
     dtype: Dtype = DType.float32,

@@ -14,10 +14,10 @@ from .docments import document
 from .cli_base import DType, Optimizer, Precision, Track, parse_names
 
 # %% auto #0
-__all__ = ['Data', 'Criteria', 'Base', 'Adapters', 'Skip', 'RunFolder', 'Steps', 'Batch', 'Every', 'Seed', 'ScaleName', 'Rank',
-           'Alpha', 'SftTargets', 'AlignTargets', 'Device', 'Dtype', 'Passes', 'Resolution', 'Micro', 'Checkpointing',
-           'Compile', 'OptimizerName', 'Cache', 'NoCache', 'Tracker', 'PreviewCount', 'Accept', 'Overwrite', 'Live',
-           'NDraws', 'BankFolder', 'Paired', 'parse_targets']
+__all__ = ['Data', 'Criteria', 'Base', 'Adapters', 'Skip', 'MaxMegapixels', 'MinSide', 'Background', 'Crop', 'RunFolder', 'Steps',
+           'Batch', 'Every', 'Seed', 'ScaleName', 'Rank', 'Alpha', 'SftTargets', 'AlignTargets', 'Device', 'Dtype',
+           'Passes', 'Resolution', 'Micro', 'Checkpointing', 'Compile', 'OptimizerName', 'Cache', 'NoCache', 'Tracker',
+           'PreviewCount', 'Accept', 'Overwrite', 'Live', 'NDraws', 'BankFolder', 'Paired', 'parse_targets']
 
 # %% ../nbs/44a_cli_options.ipynb #82811cc6
 _DATA = (
@@ -45,6 +45,26 @@ Adapters = Annotated[
 Skip = Annotated[
     bool, typer.Option("--skip-bad", help="Leave bad rows out, with a count, instead of stopping.")
 ]
+
+_MEGAPIXELS = "Largest image that is decoded, in megapixels; more is taken for an image bomb."
+MaxMegapixels = Annotated[
+    float,
+    typer.Option("--max-megapixels", callback=lambda n: int(n * 1e6), help=_MEGAPIXELS),
+]
+_MIN_SIDE = "Smallest width and height of an image, pixels; a smaller one is a bad row."
+MinSide = Annotated[int, typer.Option("--min-side", min=1, help=_MIN_SIDE)]
+_BACKGROUND = (
+    "Flatten transparent images on this colour, such as white or #808080. "
+    "[default: they are bad rows]"
+)
+Background = Annotated[
+    Optional[str], typer.Option("--background", metavar="COLOUR", help=_BACKGROUND)
+]
+_CROP = (
+    "Images that are not square: center cuts their middle square out, pad lays them whole on a "
+    "square of the background (white)."
+)
+Crop = Annotated[str, typer.Option("--crop", metavar="center|pad", help=_CROP)]
 
 # %% ../nbs/44a_cli_options.ipynb #8ada56b4
 _OUT = "Folder of the run. The same command on the same folder resumes it."

@@ -26,6 +26,7 @@ from cpo_nb.cli_base import (
     make_job,
     warn,
 )
+from .cli_options import Background, Crop, MaxMegapixels, MinSide
 from cpo_nb.cli_options import (
     BankFolder,
     Base,
@@ -192,8 +193,8 @@ def count_images(
     data: str | None,  # as of `--data`
     images: int | None,  # as of `--images`
     criteria: str,  # the tree that the data's ids belong to
-    skip_bad: bool,  # leave bad rows out
     default: int,  # of the scale
+    **how,  # as for `make_job`: skip_bad, crop, ...
 ) -> int:
     "The number of training images: as given, else counted in the data, else the default."
     if images is not None:
@@ -202,7 +203,7 @@ def count_images(
         return default
     from cpo_nb.criteria import load_criteria
 
-    splits = make_job(data=data, skip_bad=skip_bad).rows(load_criteria(criteria), typer.echo)
+    splits = make_job(data=data, **how).rows(load_criteria(criteria), typer.echo)
     return default if splits is None else len(splits["train"])
 
 
@@ -274,6 +275,10 @@ def run_plan(
     rank: Rank = 32,
     criteria: Criteria = "painting",
     skip_bad: Skip = False,
+    max_pixels: MaxMegapixels = 200,
+    min_side: MinSide = 8,
+    background: Background = None,
+    crop: Crop = "center",
     scale: ScaleName = None,
     dtype: Dtype = DType.float32,
     precision: Passes = Precision.bf16,
@@ -292,6 +297,7 @@ def run_plan(
     from cpo_nb.plan import plan_run
 
     sizes = get_scale(scale)
+    rules = dict(max_pixels=max_pixels, min_side=min_side, background=background, crop=crop)
     n_draws = _bank_draws(method.value, live, n_draws)
     plan = plan_run(
         base,
@@ -299,7 +305,9 @@ def run_plan(
         resolution=resolution,
         batch_size=batch_size or sizes.batch_size,
         steps=steps or _default_steps(method, sizes),
-        pictures=count_images(data, images, criteria, skip_bad, sizes.train_images),
+        pictures=count_images(
+            data, images, criteria, sizes.train_images, skip_bad=skip_bad, **rules
+        ),
         prompts_per_picture=prompts_per_image(method.value, n_draws, prompt_variants),
         rank=rank,
         dtype=dtype.value,
@@ -341,6 +349,10 @@ def bank_build(
     batch_size: _AtOnce = 32,
     precision: Passes = Precision.bf16,
     skip_bad: Skip = False,
+    max_pixels: MaxMegapixels = 200,
+    min_side: MinSide = 8,
+    background: Background = None,
+    crop: Crop = "center",
     scale: ScaleName = None,
     device: Device = None,
     dtype: Dtype = DType.float32,
@@ -368,6 +380,10 @@ def bank_build(
         base=base,
         scale=get_scale(scale).name,
         skip_bad=skip_bad,
+        max_pixels=max_pixels,
+        min_side=min_side,
+        background=background,
+        crop=crop,
         device=device,
         dtype=dtype,
         precision=precision,

@@ -235,7 +235,8 @@ def load_paintings(
         hint = "write the missing columns into the file, or give a .csv or .jsonl table"
         raise DatasetError(f"{source}: rows of parquet cannot be completed", hint=hint)
     layout = find_layout(tables, tree, name, complete, follow_links)
-    rules = ImageRules(max_pixels, min_side, background, crop)
+    rules = dict(min_side=min_side, background=background, crop=crop)
+    rules = ImageRules(max_pixels=max_pixels, **rules)
     limits = (rules, max_bytes, empty_captions, follow_links)
     checker = RowChecker(tables.root, tree, tables.image_column, *limits)
     good, problems, total = _checked_rows(tables, checker, layout)

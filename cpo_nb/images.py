@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib, re, threading, warnings
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -43,7 +43,7 @@ def _parse_colour(text: str) -> tuple[int, int, int]:
     raise CpoError(f"background {show_value(text)}: not an opaque colour", hint=hint)
 
 # %% ../nbs/03_images.ipynb #d73ed1ca
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImageRules:
     "Which images are taken, and how they become RGB. Raises `CpoError` for unusable settings."
 
@@ -65,6 +65,11 @@ class ImageRules:
         if problems:
             raise CpoError("settings of images are not usable:", problems)
         _parse_colour(self.background or "white")
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        "The rules by name, as `load_paintings` takes them."
+        return {f.name: getattr(self, f.name) for f in fields(ImageRules)}
 
     @property
     def colour(self) -> tuple[int, int, int]:
@@ -161,7 +166,7 @@ def kind_of_file(
     return (kind, advice) if kind else ("no image format that Pillow reads", _EXPORT)
 
 # %% ../nbs/03_images.ipynb #27ce7bd8
-class ImageError(ValueError):
+class ImageError(CpoError):
     "Why an image is not taken, in one line."
 
 
@@ -420,7 +425,7 @@ def image_problem(
         return str(e)
     return ""
 
-# %% ../nbs/03_images.ipynb #4580e604
+# %% ../nbs/03_images.ipynb #2f16f384
 def image_suffix(
     data: bytes,  # a good image's bytes
 ) -> str:  # without a dot, e.g. "jpg"

@@ -299,7 +299,7 @@ def write(folder: Path, seed: str) -> dict | None:
         try:
             writer(rows, data, rng)
             return labels
-        except (pa.ArrowException, OSError, ValueError, UnicodeError):
+        except (pa.ArrowException, OSError, ValueError, OverflowError):
             pass  # parquet has no column of several types: another form then
     for path in [p for p in data.iterdir() if p.suffix == ".parquet" or p.name in ("train", "test", "val")]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
