@@ -24,7 +24,7 @@ from .collapse import CollapseWatch
 from .core import CpoError
 from .docments import document
 from .criteria import CriteriaTree
-from .dataset import preference_pairs, top_quartile
+from .pairs import preference_pairs, top_quartile
 from .loss import LossOutput, cpo_loss, dpo_loss, guidance_distillation_loss, sft_loss
 from .loss import min_snr_weight, transition_weight
 from .runs import last_checkpoint

@@ -188,11 +188,13 @@ def preference_prompts(
 ) -> tuple[list[str], list[str], torch.Tensor]:  # winner's prompts, loser's prompts, `loser_mask`
     "Prompts for z_w and z_l. Raises `DatasetError` for ids that the tree does not have."
 
-    def prompts(use: str) -> list[str]:
+    def prompts(use: str, check: bool) -> list[str]:
+        how = dict(use=use, paired=paired, check=check)
         columns = zip(captions, batch.positive, batch.negative)
-        return [attribute_prompt(c, p, n, tree, use=use, paired=paired) for c, p, n in columns]
+        return [attribute_prompt(c, p, n, tree, **how) for c, p, n in columns]
 
-    return prompts("positive"), prompts("negative"), loser_mask(batch, paired)
+    winners = prompts("positive", check=True)  # checks both sides of every row
+    return winners, prompts("negative", check=False), loser_mask(batch, paired)
 
 # %% ../nbs/22_batches.ipynb #ad62542f
 @dataclass

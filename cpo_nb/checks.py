@@ -32,6 +32,24 @@ class RowProblem:
         file = f" ({self.file})" if self.file else ""
         return f"{self.table} row {self.row}{file}: {self.problem}"
 
+# %% ../nbs/03_checks.ipynb #e29f53ef
+def _grouped(problems: list[RowProblem | str]) -> list[str]:
+    "One line for each different problem of a table."
+    groups: dict[tuple, list] = {}
+    for p in problems:
+        key = (p.table, p.problem) if isinstance(p, RowProblem) else (len(groups),)
+        groups.setdefault(key, []).append(p)
+    lines = []
+    for first, *others in groups.values():
+        if others:
+            names = [f"{p.row}{f' ({p.file})' if p.file else ''}" for p in (first, *others)]
+            more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+            where = f"{first.table} rows {', '.join(names[:3])}{more}"
+            lines.append(f"{where}: {first.problem}")
+        else:
+            lines.append(str(first))
+    return lines
+
 # %% ../nbs/03_checks.ipynb #108d10fc
 class DatasetError(CpoError):
     """Everything that is wrong with a dataset.
@@ -47,13 +65,12 @@ class DatasetError(CpoError):
         hint: str = "",  # what to do about it
     ):
         rows = list(problems)
-        texts = [str(p) for p in rows]
-        lines = texts[: self.shown]
-        if len(rows) > self.shown:
-            more = f"{len(rows) - self.shown:,} more; all {len(rows):,} are in `.problems`"
-            lines.append(f"... and {more}")
+        lines = _grouped(rows)
+        if len(lines) > self.shown:
+            more = f"{len(lines) - self.shown:,} more; all {len(rows):,} are in `.problems`"
+            lines = [*lines[: self.shown], f"... and {more}"]
         super().__init__(what, lines, hint)
-        self.problems, self.rows = texts, rows
+        self.problems, self.rows = [str(p) for p in rows], rows
 
 # %% ../nbs/03_checks.ipynb #685e38a2
 _TYPES = {

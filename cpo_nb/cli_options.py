@@ -57,6 +57,9 @@ def _parse_megapixels(number: float) -> int:
     return max(1, round(number * 1e6))
 
 
+_Links = Annotated[
+    bool, typer.Option("--follow-links", help="Follow links to images outside the folder.")
+]
 _MEGAPIXELS = "Largest image that is decoded, in megapixels; more is taken for an image bomb."
 _MIN_SIDE = "Smallest width and height of an image, pixels; a smaller one is a bad row."
 _BACKGROUND = (
@@ -79,6 +82,7 @@ _Crop = Annotated[str, typer.Option("--crop", metavar="center|pad", help=_CROP)]
 # %% ../nbs/44a_cli_options.ipynb #73abfbdb
 _ROW_OPTIONS = dict(  # name: type and default
     skip_bad=(Skip, False),
+    follow_links=(_Links, False),
     max_pixels=(_MaxPixels, 200.0),
     min_side=(_MinSide, 8),
     background=(_Background, None),

@@ -19,6 +19,7 @@ from .docments import document
 from .criteria import CriteriaTree, load_criteria
 from .images import ImageRules, size_line
 from .dataset import load_paintings
+from .prompts import long_prompts
 from .measures import MEASURES
 from .annotate import Annotator
 from .pipelines import adapter_file
@@ -142,6 +143,7 @@ class Job(ImageRules):
     base: str = "atelier"  # pipeline: a folder, a hub id, or "atelier"
     resolution: int | None = None  # pixels per side; default: what the pipeline was made for
     skip_bad: bool = False  # leave out bad rows, and report how many
+    follow_links: bool = False  # follow links to images outside the folder
     held_out: int = 64  # rows of the validation split that select the best checkpoint; 0: none
 
     # how it computes
@@ -223,9 +225,9 @@ def rows(
     if self.shipped:
         return None
     on_error = "skip" if self.skip_bad else "raise"
-    splits = load_paintings(self.data, tree, on_error=on_error, **self.rules)
-    sizes = ", ".join(f"{len(split):,} {name}" for name, split in splits.items())
-    say("\n".join([f"data: {splits.report}; {sizes}", *splits.report.notes()]))
+    how = dict(on_error=on_error, follow_links=self.follow_links, **self.rules)
+    splits = load_paintings(self.data, tree, **how)
+    say(f"data: {splits.report}")
     if not len(splits["train"]):
         raise CpoError(
             f"{self.data}: no image falls into the training split",
@@ -247,6 +249,8 @@ def sets(
         return atelier_training_set(self.sizes, backbone), None
     if enlarged := size_line(splits.report.images, backbone.resolution):
         say(enlarged)
+    if long := long_prompts(splits["train"]["caption"], backbone.prompt_tokens):
+        say(long)
     train = training_set(splits["train"], backbone, folder=self.store)
     n_held = min(self.held_out, len(splits["validation"]))
     if not n_held:
