@@ -24,7 +24,7 @@ from .collapse import CollapseWatch
 from .core import CpoError
 from .docments import document
 from .criteria import CriteriaTree
-from .dataset import preference_pairs, top_quartile
+from .pairs import preference_pairs, top_quartile
 from .loss import LossOutput, cpo_loss, dpo_loss, guidance_distillation_loss, sft_loss
 from .loss import min_snr_weight, transition_weight
 from .runs import last_checkpoint
@@ -210,7 +210,7 @@ def _live_batches(s: StepInputs) -> Callable:  # (step, rows, part) -> Preferenc
 
     def batches(step: int, rows: np.ndarray, part: slice) -> PreferenceBatch:
         batch, d, winner, loser, short, long = cut(step, rows, part)
-        cond = bb.encode_prompts(d.captions, tokens=short)
+        cond = d.told(bb.encode_prompts(d.captions, tokens=short))
         prompts = dict(prompts=(winner, loser), tokens=long)
         z = frozen_predictions(bb, batch, d, s.tree, cond, *models, **prompts)
         return PreferenceBatch(
@@ -236,7 +236,7 @@ def _banked_batches(s: StepInputs) -> Callable:  # (step, rows, part) -> Prefere
 
     def batches(step: int, rows: np.ndarray, part: slice) -> PreferenceBatch:
         at, d, records = ahead(step, rows, part)
-        cond = bb.encode_prompts(d.captions, tokens=bank.captions_to)
+        cond = d.told(bb.encode_prompts(d.captions, tokens=bank.captions_to))
         z = bank.read(*at, records)
         return PreferenceBatch(
             d.noisy, d.timesteps, cond, z.target_w, z.target_l, z.ref, z.mask_l.cpu()
@@ -378,7 +378,7 @@ def dpo_step(
         noise, t = torch.cat([d.noise] * 2), torch.cat([d.timesteps] * 2)
         noisy, target = bb.add_noise(latents, noise, t), bb.target(latents, noise, t)
         cond = bb.encode_prompts(d.captions, tokens=tokens)
-        cond = Conditioning.cat([cond, cond])
+        cond = Conditioning.cat([d.told(cond), replace(d, sizes=l.sizes).told(cond)])
 
         ref = _reference_prediction(s, noisy, t, cond)
         pred = policy_prediction(s, noisy, t, cond)
@@ -425,7 +425,7 @@ def sft_step(
 
     def step_fn(step: int, rows: np.ndarray, part: slice) -> tuple[torch.Tensor, dict]:
         batch, d, tokens = cut(step, rows, part)
-        cond = bb.encode_prompts(d.captions, tokens=tokens)
+        cond = d.told(bb.encode_prompts(d.captions, tokens=tokens))
         pred = policy_prediction(s, d.noisy, d.timesteps, cond)
         target = bb.target(batch.latents.float().to(bb.device), d.noise, d.timesteps)
         return sft_loss(pred, target).loss, {}

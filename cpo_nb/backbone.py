@@ -80,6 +80,7 @@ class Backbone(MergingMixin):
 
     load_options: dict = {}  # of this pipeline's `from_pretrained`
     embeds_guidance = False  # whether the model reads the guidance scale as a number
+    reads_sizes = False  # whether it reads an image's original size and crop, as SDXL does
     # looks up encoded prompts: (prompts, adapter) -> None, or their conditionings and the padding
     encoded: Callable | None = None
     prompts_seen = 0  # prompts encoded so far

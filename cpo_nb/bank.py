@@ -110,6 +110,8 @@ def row_ids(
         images = [f"{z.store.folder.name} {k}" for k in z.keys]
     else:
         images = [hashlib.sha256(x.half().contiguous().numpy().tobytes()).hexdigest() for x in z]
+    if data.sizes is not None:
+        images = [f"{image} {size}" for image, size in zip(images, data.sizes.tolist())]
     rows = zip(images, data.captions, data.positive, data.negative)
     return [sha256_json(row)[:24] for row in rows]
 
@@ -281,7 +283,7 @@ def noisy_batch(
     dropped = (chance[:, 1] < self.caption_dropout).tolist()
     captions = ["" if drop else caption for drop, caption in zip(dropped, batch.captions)]
     noisy = backbone.add_noise(latents.to(backbone.device), noise, timesteps)
-    return NoisyBatch(noise, timesteps, noisy, captions)
+    return NoisyBatch(noise, timesteps, noisy, captions, batch.sizes)
 
 # %% ../nbs/24_bank.ipynb #615cddf1
 @patch
@@ -292,7 +294,7 @@ def live(
 ) -> FrozenPredictions:  # in float32
     "The predictions of noise draws, computed now."
     noisy = self.noisy_batch(rows, ks)
-    cond = self.backbone.encode_prompts(noisy.captions, tokens=self.captions_to)
+    cond = noisy.told(self.backbone.encode_prompts(noisy.captions, tokens=self.captions_to))
     return frozen_predictions(
         self.backbone,
         self.data[rows],

@@ -18,7 +18,8 @@ from tqdm.auto import tqdm
 
 from .adapters import Adapter
 from .backbone import Backbone, Conditioning
-from .cache import StoredLatents, StoredPrompts, encoding_batch, fit_images, store_latents
+from .cache import StoredLatents, StoredPrompts, encoding_batch, image_sizes
+from .cache import square_images, store_latents
 from .core import CpoError, sha256_json, torch_rng
 from .docments import document
 from .criteria import CriteriaTree
@@ -40,6 +41,9 @@ class TrainingSet:
     captions: list[str]  # plain captions, N
     positive: list[list[str]]  # A+: ids of the pairs whose positive attribute each image shows
     negative: list[list[str]]  # A-: ids of the pairs whose negative attribute it shows
+    # SDXL's size conditions, (N, 4): original height and width, top and left of the crop;
+    # None for other families, and where all are squares of the right size
+    sizes: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -48,12 +52,15 @@ class TrainingSet:
         rows = np.ascontiguousarray(np.atleast_1d(np.arange(len(self))[rows]))
         columns = (self.captions, self.positive, self.negative)
         latents = self.latents[torch.from_numpy(rows)]
-        return TrainingSet(latents, *([column[i] for i in rows] for column in columns))
+        sizes = None if self.sizes is None else self.sizes[torch.from_numpy(rows)]
+        return TrainingSet(latents, *([column[i] for i in rows] for column in columns), sizes)
 
     @cached_property
     def hash(self) -> str:
         "Hash of latents, captions and attributes; a run is not resumed on other data unnoticed."
         h = hashlib.sha256(sha256_json(self.annotations()).encode())
+        if self.sizes is not None:
+            h.update(sha256_json(self.sizes.tolist()).encode())
         for i in range(0, len(self), 256):
             block = self.latents[torch.arange(i, min(i + 256, len(self)))]
             h.update(block.half().contiguous().numpy().tobytes())
@@ -76,6 +83,7 @@ def training_set(
 ) -> TrainingSet:  # N rows, in the order of `rows`
     "Encode every image once, resized to the backbone's resolution (centre crop if not square)."
     columns = [list(rows[k]) for k in ("caption", "positive", "negative")]
+    columns.append(image_sizes(rows, backbone))
     if folder is not None:
         return TrainingSet(store_latents(rows, backbone, folder), *columns)
 
@@ -83,9 +91,8 @@ def training_set(
     starts = range(0, len(columns[0]), batch_size)
     latents = []
     for i in tqdm(starts, desc="encode", mininterval=2, disable=None):
-        part = slice(i, i + batch_size)
-        images = rows["image"][part] if isinstance(rows, dict) else rows[part]["image"]
-        images = fit_images(images, backbone.resolution)
+        part = range(i, min(i + batch_size, len(columns[0])))
+        images = square_images(rows, part, backbone.resolution)
         latents.append(backbone.encode_images(images).half().cpu())
     return TrainingSet(torch.cat(latents), *columns)
 
@@ -98,10 +105,22 @@ class NoisyBatch:
     timesteps: torch.Tensor  # t, (B,); integers for diffusion models, floats for flows
     noisy: torch.Tensor  # x_t, (B, C, h, w)
     captions: list[str]  # captions, some dropped to the empty string
+    sizes: torch.Tensor | None = None  # as in `TrainingSet`, (B, 4)
 
     def __getitem__(self, part: slice) -> NoisyBatch:
         captions = self.captions[part]
-        return NoisyBatch(self.noise[part], self.timesteps[part], self.noisy[part], captions)
+        sizes = None if self.sizes is None else self.sizes[part]
+        return NoisyBatch(self.noise[part], self.timesteps[part], self.noisy[part], captions, sizes)
+
+    def told(
+        self,
+        cond: Conditioning,  # nB encoded prompts: the first of all images, then the second, …
+    ) -> Conditioning:
+        "The prompts, with the images' original sizes and crops where the family reads them."
+        if self.sizes is None:
+            return cond
+        sizes = self.sizes.repeat(len(cond) // len(self.sizes), 1)
+        return Conditioning(cond.tensors | dict(sizes=sizes))
 
 # %% ../nbs/22_batches.ipynb #1a37cf07
 def noisy_batch(
@@ -120,7 +139,7 @@ def noisy_batch(
     dropped = (torch.rand(len(batch), generator=g) < caption_dropout).tolist()
     captions = ["" if d else c for d, c in zip(dropped, batch.captions)]
     noisy = backbone.add_noise(latents.to(backbone.device), noise, t)
-    return NoisyBatch(noise, t, noisy, captions)
+    return NoisyBatch(noise, t, noisy, captions, batch.sizes)
 
 # %% ../nbs/22_batches.ipynb #2d92fdf7
 def once_per_step(
@@ -169,11 +188,13 @@ def preference_prompts(
 ) -> tuple[list[str], list[str], torch.Tensor]:  # winner's prompts, loser's prompts, `loser_mask`
     "Prompts for z_w and z_l. Raises `DatasetError` for ids that the tree does not have."
 
-    def prompts(use: str) -> list[str]:
+    def prompts(use: str, check: bool) -> list[str]:
+        how = dict(use=use, paired=paired, check=check)
         columns = zip(captions, batch.positive, batch.negative)
-        return [attribute_prompt(c, p, n, tree, use=use, paired=paired) for c, p, n in columns]
+        return [attribute_prompt(c, p, n, tree, **how) for c, p, n in columns]
 
-    return prompts("positive"), prompts("negative"), loser_mask(batch, paired)
+    winners = prompts("positive", check=True)  # checks both sides of every row
+    return winners, prompts("negative", check=False), loser_mask(batch, paired)
 
 # %% ../nbs/22_batches.ipynb #ad62542f
 @dataclass
@@ -207,7 +228,7 @@ def frozen_predictions(
     winner, loser = prompts
 
     with backbone.loaded_adapter(auxiliary):
-        both = backbone.encode_prompts(winner + loser, auxiliary, tokens)
+        both = d.told(backbone.encode_prompts(winner + loser, auxiliary, tokens))
         with backbone.frozen_mode(), autocast(backbone.device, precision):
             z = backbone.predict_prompts(d.noisy, d.timesteps, both, auxiliary)
             ref = backbone.predict(d.noisy, d.timesteps, cond, reference) if need_ref else None

@@ -61,9 +61,9 @@ from cpo_nb.cli_options import (
     ScaleName,
     Seed,
     SftTargets,
-    Skip,
     Steps,
     Tracker,
+    takes_rows,
 )
 
 # %% auto #0
@@ -192,6 +192,7 @@ _Variants = Annotated[Optional[int], typer.Option("--prompt-variants", min=1, he
 
 # %% ../nbs/46_cli.ipynb #a0de8b89
 @app.command("sft", cls=ModelCommand)
+@takes_rows
 def run_sft(
     ctx: typer.Context,
     data: Data,
@@ -208,7 +209,6 @@ def run_sft(
     checkpoint_every: Every = None,
     precision: Passes = Precision.bf16,
     prompt_variants: _Variants = None,
-    skip_bad: Skip = False,
     scale: ScaleName = None,
     device: Device = None,
     dtype: Dtype = DType.float32,
@@ -508,6 +508,7 @@ def _run_align(
 
 # %% ../nbs/46_cli.ipynb #8d01fca5
 @app.command("align", cls=ModelCommand)
+@takes_rows
 def run_align(
     ctx: typer.Context,
     data: Data,
@@ -538,7 +539,6 @@ def run_align(
     seed: Seed = 0,
     checkpoint_every: Every = None,
     precision: Passes = Precision.bf16,
-    skip_bad: Skip = False,
     scale: ScaleName = None,
     device: Device = None,
     dtype: Dtype = DType.float32,

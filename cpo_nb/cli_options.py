@@ -5,11 +5,13 @@
 # %% ../nbs/44a_cli_options.ipynb #fae7c12a
 from __future__ import annotations
 
+import functools, inspect, math
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Callable, Optional
 
 import typer
 
+from .core import CpoError
 from .docments import document
 from .cli_base import DType, Optimizer, Precision, Track, parse_names
 
@@ -17,7 +19,7 @@ from .cli_base import DType, Optimizer, Precision, Track, parse_names
 __all__ = ['Data', 'Criteria', 'Base', 'Adapters', 'Skip', 'RunFolder', 'Steps', 'Batch', 'Every', 'Seed', 'ScaleName', 'Rank',
            'Alpha', 'SftTargets', 'AlignTargets', 'Device', 'Dtype', 'Passes', 'Resolution', 'Micro', 'Checkpointing',
            'Compile', 'OptimizerName', 'Cache', 'NoCache', 'Tracker', 'PreviewCount', 'Accept', 'Overwrite', 'Live',
-           'NDraws', 'BankFolder', 'Paired', 'parse_targets']
+           'NDraws', 'BankFolder', 'Paired', 'takes_rows', 'row_options', 'parse_targets']
 
 # %% ../nbs/44a_cli_options.ipynb #82811cc6
 _DATA = (
@@ -45,6 +47,74 @@ Adapters = Annotated[
 Skip = Annotated[
     bool, typer.Option("--skip-bad", help="Leave bad rows out, with a count, instead of stopping.")
 ]
+
+# %% ../nbs/44a_cli_options.ipynb #e15495de
+def _parse_megapixels(number: float) -> int:
+    "Pixels. Raises `CpoError` for what is no size."
+    if not 0 < number < math.inf:
+        hint = "give a positive number, such as 200"
+        raise CpoError(f"--max-megapixels {number:g}: not a size of images", hint=hint)
+    return max(1, round(number * 1e6))
+
+
+_Links = Annotated[
+    bool, typer.Option("--follow-links", help="Follow links to images outside the folder.")
+]
+_MEGAPIXELS = "Largest image that is decoded, in megapixels; more is taken for an image bomb."
+_MIN_SIDE = "Smallest width and height of an image, pixels; a smaller one is a bad row."
+_BACKGROUND = (
+    "Flatten transparent images on this colour, such as white or #808080. "
+    "[default: they are bad rows]"
+)
+_CROP = (
+    "Images that are not square: center cuts their middle square out, pad lays them whole on a "
+    "square of the background (white)."
+)
+_MaxPixels = Annotated[
+    float, typer.Option("--max-megapixels", callback=_parse_megapixels, help=_MEGAPIXELS)
+]
+_MinSide = Annotated[int, typer.Option("--min-side", min=1, help=_MIN_SIDE)]
+_Background = Annotated[
+    Optional[str], typer.Option("--background", metavar="COLOUR", help=_BACKGROUND)
+]
+_Crop = Annotated[str, typer.Option("--crop", metavar="center|pad", help=_CROP)]
+
+# %% ../nbs/44a_cli_options.ipynb #73abfbdb
+_ROW_OPTIONS = dict(  # name: type and default
+    skip_bad=(Skip, False),
+    follow_links=(_Links, False),
+    max_pixels=(_MaxPixels, 200.0),
+    min_side=(_MinSide, 8),
+    background=(_Background, None),
+    crop=(_Crop, "center"),
+)
+
+
+def takes_rows(
+    command: Callable,  # a command that reads annotated images
+) -> Callable:  # the same with more options, which it finds in its context
+    "Give a command the options that choose rows and images."
+    signature = inspect.signature(command, eval_str=True)
+    more = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, (kind, default) in _ROW_OPTIONS.items()
+    ]
+
+    @functools.wraps(command)
+    def call(**values):
+        return command(**{k: v for k, v in values.items() if k not in _ROW_OPTIONS})
+
+    parameters = [*signature.parameters.values(), *more]
+    call.__signature__ = signature.replace(parameters=parameters)
+    call.__annotations__ = {p.name: p.annotation for p in parameters}
+    return call
+
+
+def row_options(
+    ctx: typer.Context,  # of a command with `takes_rows`
+) -> dict[str, Any]:  # by the name of the field of `Job`
+    "The values of these options."
+    return {name: ctx.params[name] for name in _ROW_OPTIONS}
 
 # %% ../nbs/44a_cli_options.ipynb #8ada56b4
 _OUT = "Folder of the run. The same command on the same folder resumes it."

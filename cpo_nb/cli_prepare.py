@@ -47,8 +47,9 @@ from cpo_nb.cli_options import (
     Rank,
     Resolution,
     ScaleName,
-    Skip,
     Steps,
+    row_options,
+    takes_rows,
 )
 
 # %% auto #0
@@ -192,8 +193,8 @@ def count_images(
     data: str | None,  # as of `--data`
     images: int | None,  # as of `--images`
     criteria: str,  # the tree that the data's ids belong to
-    skip_bad: bool,  # leave bad rows out
     default: int,  # of the scale
+    **how,  # as for `make_job`: skip_bad, crop, ...
 ) -> int:
     "The number of training images: as given, else counted in the data, else the default."
     if images is not None:
@@ -202,7 +203,7 @@ def count_images(
         return default
     from cpo_nb.criteria import load_criteria
 
-    splits = make_job(data=data, skip_bad=skip_bad).rows(load_criteria(criteria), typer.echo)
+    splits = make_job(data=data, **how).rows(load_criteria(criteria), typer.echo)
     return default if splits is None else len(splits["train"])
 
 
@@ -257,7 +258,9 @@ def _print_plan(plan) -> None:
 
 # %% ../nbs/44b_cli_prepare.ipynb #b573239f
 @app.command("plan", cls=ModelCommand)
+@takes_rows
 def run_plan(
+    ctx: typer.Context,
     base: Base = "atelier",
     method: _PlanMethod = Method.cpo,
     data: _PlanData = None,
@@ -273,7 +276,6 @@ def run_plan(
     batch_size: Batch = None,
     rank: Rank = 32,
     criteria: Criteria = "painting",
-    skip_bad: Skip = False,
     scale: ScaleName = None,
     dtype: Dtype = DType.float32,
     precision: Passes = Precision.bf16,
@@ -291,15 +293,14 @@ def run_plan(
     """
     from cpo_nb.plan import plan_run
 
-    sizes = get_scale(scale)
-    n_draws = _bank_draws(method.value, live, n_draws)
+    sizes, n_draws = get_scale(scale), _bank_draws(method.value, live, n_draws)
     plan = plan_run(
         base,
         method=method.value,
         resolution=resolution,
         batch_size=batch_size or sizes.batch_size,
         steps=steps or _default_steps(method, sizes),
-        pictures=count_images(data, images, criteria, skip_bad, sizes.train_images),
+        pictures=count_images(data, images, criteria, sizes.train_images, **row_options(ctx)),
         prompts_per_picture=prompts_per_image(method.value, n_draws, prompt_variants),
         rank=rank,
         dtype=dtype.value,
@@ -330,7 +331,9 @@ _AtOnce = Annotated[int, typer.Option("--batch-size", min=1, help="Images per fo
 
 # %% ../nbs/44b_cli_prepare.ipynb #7ddd32dc
 @bank_app.command("build", cls=ModelCommand)
+@takes_rows
 def bank_build(
+    ctx: typer.Context,
     data: Data,
     auxiliary: _Auxiliary,
     criteria: Criteria = "painting",
@@ -340,7 +343,6 @@ def bank_build(
     paired: Paired = False,
     batch_size: _AtOnce = 32,
     precision: Passes = Precision.bf16,
-    skip_bad: Skip = False,
     scale: ScaleName = None,
     device: Device = None,
     dtype: Dtype = DType.float32,
@@ -367,7 +369,6 @@ def bank_build(
         criteria=criteria,
         base=base,
         scale=get_scale(scale).name,
-        skip_bad=skip_bad,
         device=device,
         dtype=dtype,
         precision=precision,
@@ -376,6 +377,7 @@ def bank_build(
         no_cache=no_cache,
         held_out=0,
         compile=compile,
+        **row_options(ctx),
     )
     clock = Clock()
     config = BankConfig(n_draws or BankConfig.n_draws, folder=bank, batch_size=batch_size)

@@ -121,10 +121,11 @@ def _syntax_error(error: Exception, source: str) -> CriteriaError:
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        return CriteriaError(
-            f"{source}: not valid YAML{where}: {error.problem or error.context}",
-            hint="texts that contain ': ' or ' #' or begin with a special sign belong in quotes",
-        )
+        hint = "texts that contain ': ' or ' #' or begin with a special sign belong in quotes"
+        if "another document" in str(error.problem):
+            hint = "a file holds one tree: remove the line ---, or split the file there"
+        problem = error.problem or error.context
+        return CriteriaError(f"{source}: not valid YAML{where}: {problem}", hint=hint)
     if isinstance(error, yaml.YAMLError):  # e.g. a control character
         return CriteriaError(f"{source}: not valid YAML: {str(error).splitlines()[0]}")
     return CriteriaError(

@@ -17,7 +17,9 @@ from fastcore.basics import patch
 from .core import CpoError, Scale, cache_dir, get_scale, processes, read_json
 from .docments import document
 from .criteria import CriteriaTree, load_criteria
+from .images import ImageRules, size_line
 from .dataset import load_paintings
+from .prompts import long_prompts
 from .measures import MEASURES
 from .annotate import Annotator
 from .pipelines import adapter_file
@@ -132,8 +134,8 @@ def check_new_folder(
 
 # %% ../nbs/40_job.ipynb #e0a980e3
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    "Where things are, and how the machine is used."
+class Job(ImageRules):
+    "Where things are, which images are taken (`ImageRules`), and how the machine is used."
 
     # what is trained, on what
     data: str = "atelier"  # folder or parquet file of annotated images, or "atelier"
@@ -141,6 +143,7 @@ class Job:
     base: str = "atelier"  # pipeline: a folder, a hub id, or "atelier"
     resolution: int | None = None  # pixels per side; default: what the pipeline was made for
     skip_bad: bool = False  # leave out bad rows, and report how many
+    follow_links: bool = False  # follow links to images outside the folder
     held_out: int = 64  # rows of the validation split that select the best checkpoint; 0: none
 
     # how it computes
@@ -221,9 +224,10 @@ def rows(
     "Load the user's data. Raises `CpoError` when the training split is empty."
     if self.shipped:
         return None
-    splits = load_paintings(self.data, tree, on_error="skip" if self.skip_bad else "raise")
-    sizes = ", ".join(f"{len(split):,} {name}" for name, split in splits.items())
-    say(f"data: {splits.report}; {sizes}")
+    on_error = "skip" if self.skip_bad else "raise"
+    how = dict(on_error=on_error, follow_links=self.follow_links, **self.rules)
+    splits = load_paintings(self.data, tree, **how)
+    say(f"data: {splits.report}")
     if not len(splits["train"]):
         raise CpoError(
             f"{self.data}: no image falls into the training split",
@@ -238,11 +242,15 @@ def sets(
     self: Job,
     backbone: Backbone,  # that encodes the images
     splits,  # of `rows`
+    say: Callable = print,  # receives a line when images are enlarged
 ) -> tuple[TrainingSet, TrainingSet | None]:  # rows to train on, rows held out
     "Encode the images of the splits, or generate the atelier's."
     if splits is None:
         return atelier_training_set(self.sizes, backbone), None
-
+    if enlarged := size_line(splits.report.images, backbone.resolution):
+        say(enlarged)
+    if long := long_prompts(splits["train"]["caption"], backbone.prompt_tokens):
+        say(long)
     train = training_set(splits["train"], backbone, folder=self.store)
     n_held = min(self.held_out, len(splits["validation"]))
     if not n_held:
@@ -480,7 +488,7 @@ def run_stage1(
     job.check()
     splits = job.rows(tree, say)
     bb = job.backbone()
-    p = _Prepared(tree, splits, bb, *job.sets(bb, splits))
+    p = _Prepared(tree, splits, bb, *job.sets(bb, splits, say))
     if job.store is not None and cfg.prompt_variants is None:
         cfg = replace(cfg, prompt_variants=4)
 
@@ -553,7 +561,7 @@ def run_stage2(
     bb = job.backbone()
     if auxiliary is not None:
         load_expert(job, bb, auxiliary, tree, warn)
-    p = _Prepared(tree, splits, bb, *job.sets(bb, splits))
+    p = _Prepared(tree, splits, bb, *job.sets(bb, splits, say))
 
     settings = resolved_settings(job, cfg, auxiliary, bank)
     say(_announce(f"stage 2: {cfg.method}", cfg, p, settings, sources))
@@ -580,7 +588,7 @@ def build_bank(
     splits = job.rows(tree, say)
     bb = job.backbone()
     load_expert(job, bb, auxiliary, tree, warn)
-    data = job.sets(bb, splits)[0]
+    data = job.sets(bb, splits, say)[0]
     data = data[preference_rows(data)[0]]
 
     settings = _bank_settings(job, bank)

@@ -126,7 +126,7 @@ def _sft_step(
 
     def step_fn(step, rows, part):
         batch, noisy, prompts, tokens = inputs(step, rows, part)
-        cond = backbone.encode_prompts(prompts, tokens=tokens)
+        cond = noisy.told(backbone.encode_prompts(prompts, tokens=tokens))
         with autocast(backbone.device, cfg.precision):
             pred = backbone.predict(noisy.noisy, noisy.timesteps, cond, adapter)
         latents = batch.latents.float().to(backbone.device)
@@ -211,7 +211,7 @@ def _prompt_errors(
     target = backbone.target(latents, noisy.noise, noisy.timesteps)
     errors = []
     for texts in prompts:
-        cond = backbone.encode_prompts(texts)
+        cond = noisy.told(backbone.encode_prompts(texts))
         with autocast(backbone.device, precision):
             pred = backbone.predict(noisy.noisy, noisy.timesteps, cond, adapter)
         errors.append(float(F.mse_loss(pred.float(), target)))
