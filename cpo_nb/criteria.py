@@ -104,7 +104,7 @@ class CriteriaTree:
         return max(p.level for p in self.pairs)
 
     @cached_property
-    def _words(self) -> tuple[dict[str, str], dict[str, list[str]]]:
+    def _words(self) -> tuple[dict[str, tuple], dict[str, list[str]]]:
         return _word_tables(self.pairs)
 
     @cached_property
@@ -280,13 +280,12 @@ def _folded(text: str) -> str:
     return re.sub(r"[\s/_.\-]+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
-def _word_tables(pairs: tuple[Pair, ...]) -> tuple[dict[str, str], dict[str, list[str]]]:
-    "What folded phrases are, and the pairs of folded ids, slugs and names."
+def _word_tables(pairs: tuple[Pair, ...]) -> tuple[dict[str, tuple], dict[str, list[str]]]:
+    "Side and pair of folded phrases, and the pairs of folded ids, slugs and names."
     phrases, names = {}, {}
     for p in pairs:
         for side in ("positive", "negative"):
-            own = f"; this is the {side} phrase of {p.id!r}: write that id"
-            phrases[_folded(getattr(p, side))] = own
+            phrases[_folded(getattr(p, side))] = side, p.id
         for word in {_folded(w) for w in (p.id, p.slug, p.name)}:
             names.setdefault(word, []).append(p.id)
     return phrases, names
@@ -302,14 +301,16 @@ def id_hint(
     phrases, names = self._words
     word = _folded(unknown)
     if word in phrases:
-        return phrases[word]
+        side, key = phrases[word]
+        return f"; this is the {side} phrase of {key!r}: write that id"
     if unknown in self:
         first = self[unknown].pairs[0].id
         return f"; this is a group of {plural(len(self[unknown].pairs), 'pair')}, e.g. {first!r}"
     if word not in names and near:
         found = difflib.get_close_matches(word, [*names, *phrases], 1, 0.7)
         if found and found[0] in phrases:
-            return phrases[found[0]].replace("this is", "did you mean")
+            side, key = phrases[found[0]]
+            return f"; did you mean {key!r} (its {side} phrase)?"
         word = found[0] if found else word
     ids = names.get(word, [])[:3]
     return f"; did you mean {' or '.join(map(repr, ids))}?" if ids else ""

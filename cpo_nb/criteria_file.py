@@ -178,6 +178,11 @@ def _check_slug(text: str) -> str:
 def _one_line(text: str) -> str:
     return " ".join(text.split())
 
+
+def _without_joiners(text: str) -> str:
+    "A text without the joiners that Persian, Indic scripts and emoji have between their letters."
+    return re.sub("(?<=[^\\x00-\\x7f])[\\u200c\\u200d](?=[^\\x00-\\x7f])", "", text)
+
 # %% ../nbs/01_criteria_file.ipynb #130082d8
 def _check_text(limit: int) -> Callable[[str], str]:
     "A validator of running text, which may not be empty, invisible or longer than `limit`."
@@ -186,7 +191,7 @@ def _check_text(limit: int) -> Callable[[str], str]:
         text = _one_line(text)
         if not text:
             raise ValueError("is empty")
-        if not text.isprintable():
+        if not _without_joiners(text).isprintable():
             raise ValueError(f"{shorten(text)} contains invisible characters")
         if len(text) > limit:
             raise ValueError(f"has {len(text)} characters, at most {limit} are allowed")
@@ -288,7 +293,7 @@ class _Walk:
 
     def phrase_problems(self, phrase: str, side: str, where: str) -> list[str]:
         "Note the phrase of one side (positive or negative) of a pair, and whether it is new."
-        key = unicodedata.normalize("NFKC", phrase).casefold()
+        key = unicodedata.normalize("NFKC", _without_joiners(phrase)).casefold()
         own = f"the {side} of {where}"
         first = self.phrases.setdefault(key, own)
         if first == own:

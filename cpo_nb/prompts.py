@@ -106,8 +106,8 @@ def long_prompts(
         return ""
     share = f"{long:,} of {plural(len(lengths), 'caption')}"
     return (
-        f"captions: {share} ({long / len(lengths):.0%}) need more than one window of {window} tokens "
-        f"(longest: {max(lengths)}); they are encoded whole, where other programs cut them"
+        f"captions: {share} ({long / len(lengths):.0%}) need more than one window of {window} "
+        f"tokens (longest: {max(lengths)}); they are encoded whole, where other programs cut them"
     )
 
 # %% ../nbs/04_prompts.ipynb #47f49290

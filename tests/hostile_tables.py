@@ -1,10 +1,13 @@
-"""Hostile tables and trees, from a seed: each is written into a folder, and either loads with the labels that its file gives, or ends in one `CpoError`.
+"""Hostile tables and trees, from a seed: each loads with the labels that its file gives, or ends in
+one `CpoError`.
 
-`mutations(seed, n)` yields pairs (name, write). `write(folder)` makes `data` and `tree.yaml` in the folder and returns the labels that may be loaded: hash of an image's bytes -> (positive,
-negative), or None where bytes were cut, moved or added, so that nobody can say what the file means. `outcome(folder, labels)` loads it and says what is wrong, "" for nothing.
+`mutations(seed, n)` yields pairs (name, write). `write(folder)` makes `data` and `tree.yaml` in the
+folder and returns the labels that may be loaded: hash of an image's bytes -> list of (positive,
+negative); None where bytes were cut, moved or added, so that nobody can say what the file means.
+`outcome(folder, labels)` loads it and says what is wrong, "" for nothing.
 """
 
-import csv, hashlib, io, json, os, random, shutil
+import csv, hashlib, io, json, os, random, re, shutil
 from functools import partial
 from pathlib import Path
 
@@ -18,11 +21,25 @@ PAIRS = {
     "light/direction": ("raking side light", "flat frontal flash"),
     "light/highlight": ("glossy highlights kept", "highlights blown out"),
     "plating/rim": ("clean rim", "smeared rim"),
-    "colour": ("\u9c9c\u8273\u7684\u989c\u8272", "\u0623\u0644\u0648\u0627\u0646 \u0628\u0627\u0647\u062a\u0629"),
+    "colour": (
+        "\u9c9c\u8273\u7684\u989c\u8272",
+        "\u0623\u0644\u0648\u0627\u0646 \u0628\u0627\u0647\u062a\u0629",
+    ),
     "props": ("props \U0001f35c that tell a story", "cluttered props"),
 }
 JUNK = [None, True, 0, 3.5, -1, "", " ", "x", "a\0b", "\u202e", "\U0001f35c" * 50, [], [1], {}]
-JUNK += [{"a": 1}, [None], [[]], ["light"], ["raking side light"], "light", "nan", "None", "1,2", 10**40]
+JUNK += [
+    {"a": 1},
+    [None],
+    [[]],
+    ["light"],
+    ["raking side light"],
+    "light",
+    "nan",
+    "None",
+    "1,2",
+    10**40,
+]
 JUNK += [["light/directoin"], ["Light/Direction"], ["props", "props"], "['props' 'colour']"]
 JUNK += ["['light/direction'", '["props"', "props colour", "[props]x", {"choices": ["props"]}]
 NAMES = ["../data/0.png", "/etc/passwd", "C:\\0.png", "http://x.org/0.png", "nowhere.png", "", "."]
@@ -105,19 +122,47 @@ def wide_rows(rows, rng, values):
     for row in rows:
         r = {k: v for k, v in row.items() if k not in ("positive", "negative")}
         for p in PAIRS:
-            lists = [row.get(s) if isinstance(row.get(s), list) else [] for s in ("positive", "negative")]
+            lists = [
+                row.get(s) if isinstance(row.get(s), list) else [] for s in ("positive", "negative")
+            ]
             r[p] = values[0 if p in lists[0] else 1 if p in lists[1] else 2]
+        pair, junk = r.pop("cell", None) or (None, None)
+        if pair:
+            r[pair] = junk
         out.append(r)
     return out
 
 
 def wide(rows, rng):
     values = rng.choice([(1, -1, 0), ("+1", "-1", ""), ("positive", "negative", "absent")])
-    return rng.choice([jsonl, array, sheet])(wide_rows(rows, rng, values), rng)
+    rows = wide_rows(rows, rng, values)
+    if rng.random() < 0.2:  # a header that is nearly an id: its labels must not be lost
+        old = rng.choice(list(PAIRS))
+        i, slug = rng.randrange(1, len(old)), old.rpartition("/")[2]
+        new = rng.choice(
+            [old[:i] + old[i + 1 :], old.upper(), slug.title(), PAIRS[old][0], f"{old}s"]
+        )
+        rows = [{new if k == old else k: v for k, v in row.items()} for row in rows]
+    return rng.choice([jsonl, array, sheet])(rows, rng)
+
+
+HOLDS_LABELS = (
+    "annotations",
+    "result",
+    "value",
+    "choices",
+    "from_name",
+    "was_cancelled",
+    0,
+    1,
+    2,
+    3,
+)
 
 
 def studio(rows, rng):
     tasks = []
+    rows = [{k: v for k, v in row.items() if k != "cell"} for row in rows]
     for i, row in enumerate(wide_rows(rows, rng, ("positive", "negative", None))):
         result = []
         for p in PAIRS:
@@ -127,6 +172,14 @@ def studio(rows, rng):
         row["image"] = f"/data/upload/1/0123abcd-{row.pop('file_name', 'x')}"
         answers = [dict(id=i, was_cancelled=False, result=result)]
         tasks.append(dict(id=i, data=row, annotations=answers))
+    if rng.random() < 0.3:
+        spot = rng.choice(tasks)
+        while isinstance(spot, (dict, list)) and spot:
+            key = rng.choice(list(spot) if isinstance(spot, dict) else range(len(spot)))
+            if rng.random() < 0.3 and key != "image":
+                spot[key] = rng.choice(JUNK) if key not in HOLDS_LABELS else "junk"
+                break
+            spot = spot[key]
     return ".json", json.dumps(tasks)
 
 
@@ -151,6 +204,8 @@ def sides(row: dict, form) -> tuple[list, list]:
     "The labels that a row gives in a form; [None] where they are no ids."
     values = [row.get(column(row, s)) for s in ("positive", "negative")]
     if form in (wide, studio):
+        if form is wide and row.get("cell"):
+            return [None], [None]
         return tuple([p for p in PAIRS if p in v] if isinstance(v, list) else [] for v in values)
     if form in (sheet, pandas):
         values = [[] if v in (None, {}) else v for v in values]
@@ -164,7 +219,7 @@ def truth(rows: list[dict], data: Path, form) -> dict:
     for row in rows:
         name, given = row.get(column(row, "file_name")), sides(row, form)
         good = all(isinstance(v, str) and v in PAIRS for side in given for v in side)
-        if good and isinstance(name, str) and (data / f"{name[:-4]}.png").is_file():
+        if good and isinstance(name, str) and re.fullmatch(r"\d\.png", name):
             digest = hashlib.sha256((data / name).read_bytes()).digest()
             found.setdefault(digest, []).append(tuple(map(set, given)))
     return found
@@ -182,7 +237,9 @@ def drop_key(rows, rng):
 
 
 def further_column(rows, rng):
-    column = rng.choice(["", "text", "prompt", "image", "split", "light/directoin", "Props", "id", "year"])
+    column = rng.choice(
+        ["", "text", "prompt", "image", "split", "light/directoin", "Props", "id", "year"]
+    )
     column = rng.choice([column, "light", "raking side light", "data", "annotations", "Caption"])
     values = rng.choice([JUNK, ["train", "test", "val"], [0, 1, -1], [1890]])
     for row in rows:
@@ -212,10 +269,44 @@ def no_label(rows, rng):
         row |= dict(positive=[], negative=[]) if rng.random() < 0.7 else {}
 
 
-ON_ROWS = [junk_value, junk_value, drop_key, further_column, renamed_column, repeated_row]
+def junk_cell(rows, rng):
+    "A cell of a table with one column a pair that says nothing certain; other forms have none."
+    junk = [2, True, "yes", "x", "+2", [1], {"a": 1}, "positive negative", "1,0", 0.5, "nan"]
+    rng.choice(rows)["cell"] = (rng.choice(list(PAIRS)), rng.choice(junk))
+
+
+ON_ROWS = [
+    junk_cell,
+    junk_value,
+    junk_value,
+    drop_key,
+    further_column,
+    renamed_column,
+    repeated_row,
+]
 ON_ROWS += [opposite_copy, no_label]
-PIECES = [b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b'"', b"'", b"\n", b"\r", b",", b";", b"[", b"{" * 300]
-PIECES += [b"[" * 100_000, b"x" * (1 << 21), b"9" * 6000, b"NaN", b"\xed\xa0\x80", b"sep=;\n", b"---"]
+PIECES = [
+    b"\0",
+    b"\xff\xfe",
+    b"\xef\xbb\xbf",
+    b'"',
+    b"'",
+    b"\n",
+    b"\r",
+    b",",
+    b";",
+    b"[",
+    b"{" * 300,
+]
+PIECES += [
+    b"[" * 100_000,
+    b"x" * (1 << 21),
+    b"9" * 6000,
+    b"NaN",
+    b"\xed\xa0\x80",
+    b"sep=;\n",
+    b"---",
+]
 
 
 def broken_bytes(data: bytes, rng) -> bytes:
@@ -239,8 +330,16 @@ def broken_tree(rng) -> bytes:
         except (RecursionError, yaml.YAMLError):
             text = "id: [" * 5000
         return text.encode()
-    more = ["\n---\nid: b\n", "\n&a [*a]\n", "\n!!python/object:os.system x\n", "\n\t- x\n", "\n{{{{"]
-    text = rng.choice([text + rng.choice(more), text.replace(": ", ":", 3), text.replace("id:", "ID:")])
+    more = [
+        "\n---\nid: b\n",
+        "\n&a [*a]\n",
+        "\n!!python/object:os.system x\n",
+        "\n\t- x\n",
+        "\n{{{{",
+    ]
+    text = rng.choice(
+        [text + rng.choice(more), text.replace(": ", ":", 3), text.replace("id:", "ID:")]
+    )
     data = text.encode(rng.choice(["utf-8", "utf-16", "utf-8-sig"]))
     return data if rng.random() < 0.5 else broken_bytes(data, rng)
 
@@ -295,14 +394,19 @@ def write(folder: Path, seed: str) -> dict | None:
     for _ in range(rng.randrange(3)):
         rng.choice(ON_ROWS)(rows, rng)
     if rng.random() < 0.2:
+        rows = [{k: v for k, v in row.items() if k != "cell"} for row in rows]
         writer, labels = rng.choice([as_parquet, in_splits]), truth(rows, data, jsonl)
         try:
             writer(rows, data, rng)
             return labels
         except (pa.ArrowException, OSError, ValueError, OverflowError):
             pass  # parquet has no column of several types: another form then
-    for path in [p for p in data.iterdir() if p.suffix == ".parquet" or p.name in ("train", "test", "val")]:
+    for path in [
+        p for p in data.iterdir() if p.suffix == ".parquet" or p.name in ("train", "test", "val")
+    ]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if form not in (wide, studio):
+        rows = [{k: v for k, v in row.items() if k != "cell"} for row in rows]
     labels = truth(rows, data, form)
     suffix, text = form(rows, rng)
     encoding = rng.choice(["utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252"])
@@ -311,7 +415,9 @@ def write(folder: Path, seed: str) -> dict | None:
         raw, labels = broken_bytes(raw, rng), None
     if rng.random() < 0.1:
         for name in ("a.txt", *(f"{i}.txt" for i in range(n))):
-            (data / name).write_bytes(rng.choice([b"a bowl", b"", b"two\nlines", b"\xff", b"x" * 70_000]))
+            (data / name).write_bytes(
+                rng.choice([b"a bowl", b"", b"two\nlines", b"\xff", b"x" * 70_000])
+            )
     (data / f"metadata{suffix}").write_bytes(raw)
     return labels
 
@@ -333,7 +439,9 @@ def outcome(folder: Path, labels: dict | None) -> str:
             continue
         except Exception as e:
             return f"{type(e).__name__}: {str(e)[:300]}"
-        for row in [r for part in splits.values() for r in _raw(part)] if labels is not None else ():
+        for row in (
+            [r for part in splits.values() for r in _raw(part)] if labels is not None else ()
+        ):
             given = (set(row["positive"]), set(row["negative"]))
             if given not in labels.get(row["digest"], []):
                 return f"labels {given} where the file gives {labels.get(row['digest'])}"
