@@ -5,7 +5,7 @@
 # %% ../nbs/22_batches.ipynb #6d6677b4
 from __future__ import annotations
 
-import contextlib, hashlib
+import contextlib, hashlib, shutil
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +19,10 @@ from tqdm.auto import tqdm
 from .adapters import Adapter
 from .backbone import Backbone, Conditioning
 from .cache import StoredLatents, StoredPrompts, encoding_batch, fit_images, store_latents
-from .core import CpoError, sha256_json, torch_rng
+from .core import CpoError, processes, sha256_json, torch_rng
 from .docments import document
 from .criteria import CriteriaTree
+from .origin import rows_hash
 from .prompts import attribute_prompt
 from .runs import averaged_weights, read_metrics
 from .training import TrainResult
@@ -40,6 +41,7 @@ class TrainingSet:
     captions: list[str]  # plain captions, N
     positive: list[list[str]]  # A+: ids of the pairs whose positive attribute each image shows
     negative: list[list[str]]  # A-: ids of the pairs whose negative attribute it shows
+    source: str | None = None  # hash of the annotated images (`rows_hash`), where they were hashed
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -77,7 +79,8 @@ def training_set(
     "Encode every image once, resized to the backbone's resolution (centre crop if not square)."
     columns = [list(rows[k]) for k in ("caption", "positive", "negative")]
     if folder is not None:
-        return TrainingSet(store_latents(rows, backbone, folder), *columns)
+        latents = store_latents(rows, backbone, folder)
+        return TrainingSet(latents, *columns, rows_hash(rows, latents.keys))
 
     batch_size = batch_size or encoding_batch(backbone.resolution)
     starts = range(0, len(columns[0]), batch_size)
@@ -87,7 +90,7 @@ def training_set(
         images = rows["image"][part] if isinstance(rows, dict) else rows[part]["image"]
         images = fit_images(images, backbone.resolution)
         latents.append(backbone.encode_images(images).half().cpu())
-    return TrainingSet(torch.cat(latents), *columns)
+    return TrainingSet(torch.cat(latents), *columns, rows_hash(rows))
 
 # %% ../nbs/22_batches.ipynb #a3ab374c
 @dataclass
@@ -304,7 +307,10 @@ def finish(
     backbone.set_adapter_state(name, res.ema)
     backbone.save_adapter(name, Path(run_dir) / "adapter", info)
 
-    if res.best and res.best["step"] != res.step:
+    if not (res.best and res.best["step"] != res.step):
+        if processes().main:  # of a run that went on since, and has found a better one
+            shutil.rmtree(Path(run_dir) / "adapter-best", ignore_errors=True)
+    else:
         best = averaged_weights(run_dir, res.best["step"])
         with backbone.using_weights(name, best):
             info = dict(info, steps=res.best["step"])
