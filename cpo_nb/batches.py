@@ -30,7 +30,7 @@ from .training import TrainResult
 # %% auto #0
 __all__ = ['PRECISIONS', 'IN_MEMORY', 'TrainingSet', 'training_set', 'NoisyBatch', 'noisy_batch', 'once_per_step', 'autocast',
            'loser_mask', 'preference_prompts', 'FrozenPredictions', 'frozen_predictions', 'batch_means',
-           'cache_prompt_embeddings', 'held_out_score', 'at_averaged_weights', 'finish']
+           'cache_prompt_embeddings', 'held_out_score', 'at_averaged_weights', 'data_origin', 'finish']
 
 # %% ../nbs/22_batches.ipynb #b96f4e17
 @dataclass
@@ -290,6 +290,15 @@ def at_averaged_weights(
             on_checkpoint(step)
 
     return call
+
+# %% ../nbs/22_batches.ipynb #0244cc7e
+def data_origin(
+    data: TrainingSet,  # what is trained on
+    validation: TrainingSet | None,  # held-out rows
+) -> dict:  # JSON-able
+    "Hashes of training rows, where images were hashed, and of held-out rows."
+    held_out = (validation.source or validation.hash) if validation else None
+    return dict(rows=data.source, held_out=held_out)
 
 # %% ../nbs/22_batches.ipynb #e7201576
 def finish(

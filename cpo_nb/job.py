@@ -27,7 +27,8 @@ from .tracking import Tracking
 from .batches import PRECISIONS, TrainingSet, cache_prompt_embeddings, training_set
 from .sft import SftConfig, sft
 from .bank import Bank, BankConfig
-from .align import METHODS, AlignConfig, align, preference_rows
+from .align import METHODS, AlignConfig, align
+from .method_rows import preference_rows
 from .sampling import Previews
 from .metrics import judge_images, load_judge
 from .shipped import adapter_folder, atelier_training_set, shipped_auxiliary

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib, hashlib, math, re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -14,13 +15,16 @@ import torch
 from .adapters import LORA_TARGETS, Adapter, adapter_list
 from .backbone import Backbone
 from .cache import fingerprint, image_key, row_hashes, text_key
-from .core import CpoError, cache_dir, library_versions, processes, read_json, sha256_file
-from .core import sha256_json, to_jsonable, write_json
+from .core import CpoError, cache_dir, library_versions, plural, processes, read_json
+from .core import sha256_file, sha256_json, to_jsonable, write_json
 from .docments import document
+from .runs import checkpoint_room, claim_run
+from .training import Execution, NotFinite
 
 # %% auto #0
 __all__ = ['LARGE', 'SCHEDULE_SETTINGS', 'file_hash', 'component_hash', 'base_origin', 'adapter_hash', 'rows_hash',
-           'machine_notes', 'lora_numbers']
+           'machine_notes', 'not_finite_parts', 'naming_culprits', 'blaming', 'lora_numbers', 'check_alpha',
+           'run_origin', 'claim_training']
 
 # %% ../nbs/21c_origin.ipynb #7cd2e150
 LARGE = 2**24  # bytes above which the hash of a file is remembered
@@ -153,6 +157,66 @@ def machine_notes(
         versions=library_versions(),
     )
 
+# %% ../nbs/21c_origin.ipynb #184ba402
+def _bad_tensors(tensors: dict[str, torch.Tensor]) -> list[str]:
+    floats = {n: t for n, t in tensors.items() if t.is_floating_point()}
+    return [n for n, t in floats.items() if not torch.isfinite(t).all()]
+
+
+def not_finite_parts(
+    backbone: Backbone,  # with its adapters
+) -> list[str]:  # one line per component or adapter
+    "Components and adapters with weights that are infinite or no numbers."
+    parts = {n: m for n, m in backbone.pipe.components.items() if isinstance(m, torch.nn.Module)}
+    state = {n: m.state_dict() for n, m in parts.items()}
+    found = {}
+    for name, tensors in state.items():
+        found[f"{name} of the base"] = {k: t for k, t in tensors.items() if ".lora_" not in k}
+    found |= {f"adapter {n!r}": backbone.adapter_parameters(n) for n in backbone.adapters}
+    lines = []
+    for name, tensors in found.items():
+        if bad := _bad_tensors(tensors):
+            lines.append(f"{name}: {len(bad)} of {plural(len(tensors), 'tensor')}, e.g. {bad[0]}")
+    return lines
+
+
+@contextlib.contextmanager
+def naming_culprits(
+    backbone: Backbone,  # with its adapters
+):
+    "Say of a `NotFinite` error in this block which weights it comes from, as a `CpoError`."
+    try:
+        yield
+    except NotFinite as error:
+        parts = not_finite_parts(backbone)
+        problems = parts or ["all weights are finite: an activation overflows"]
+        hint = "load the base or adapter again" if parts else 'pass `precision="fp32"`'
+        what = f"{error.what}, before anything was trained: something it was given is to blame"
+        raise CpoError(what, problems, hint) from None
+
+# %% ../nbs/21c_origin.ipynb #faa42eea
+def _name_culprit(pred: torch.Tensor, frozen: dict[str, torch.Tensor]) -> None:
+    "Raises `CpoError` that names a frozen prediction, `NotFinite` where it is the policy's."
+    bad = [name for name, x in frozen.items() if not torch.isfinite(x).all()]
+    if bad:
+        hint = 'give another auxiliary or base, or pass `precision="fp32"`'
+        raise CpoError(f"the prediction of {bad[0]} is not finite", hint=hint) from None
+    if not torch.isfinite(pred).all():
+        raise NotFinite("the policy's prediction is not finite") from None
+
+
+@contextlib.contextmanager
+def blaming(
+    pred: torch.Tensor,  # the policy's prediction
+    **frozen: torch.Tensor,  # frozen predictions, by whose they are: `the_auxiliary_model`
+):
+    "Say whose prediction it is when the loss in this block is refused: see `_name_culprit`."
+    try:
+        yield
+    except CpoError:
+        _name_culprit(pred, {name.replace("_", " "): x for name, x in frozen.items()})
+        raise
+
 # %% ../nbs/21c_origin.ipynb #e4861e33
 def lora_numbers(
     backbone: Backbone,  # whose denoiser gets the adapter
@@ -169,6 +233,46 @@ def lora_numbers(
         if backbone.not_adapted is None or not re.fullmatch(backbone.not_adapted, path):
             total += rank * (weight.shape[0] + math.prod(weight.shape[1:]))
     return total
+
+# %% ../nbs/21c_origin.ipynb #fd2f8b25
+def check_alpha(
+    alpha: float | None,  # of a LoRA, which is scaled by alpha / rank; None: the rank
+) -> None:
+    "Raises `CpoError` for a scale that would switch an adapter off or turn it round."
+    if alpha is not None and not (isinstance(alpha, (int, float)) and 0 < alpha < math.inf):
+        hint = "leave it out: its default is the rank"
+        raise CpoError(f"`alpha={alpha!r}` must be positive and finite", hint=hint)
+
+# %% ../nbs/21c_origin.ipynb #6820b382
+def run_origin(
+    backbone: Backbone,  # with the adapters
+    execution: Execution,  # micro-batches and optimizer
+    **adapters: Adapter,  # frozen adapters by their part in the run: auxiliary, reference, start
+) -> dict:  # JSON-able: `origin`, `notes`, and `optimizer` where it is not the usual one
+    "What config.json holds of models and machine."
+    models = {part: adapter_hash(backbone, adapter) for part, adapter in adapters.items()}
+    record = dict(origin=dict(base=base_origin(backbone), **models))
+    record["notes"] = machine_notes(backbone, execution.micro_batch)
+    if execution.optimizer != "adamw":
+        record["optimizer"] = execution.optimizer
+    return record
+
+
+@contextlib.contextmanager
+def claim_training(
+    backbone: Backbone,  # whose adapter will be trained
+    run_dir: str | Path,  # the run's folder
+    cfg: Any,  # `SftConfig` or `AlignConfig`
+    settings: dict,  # what config.json will hold, as far as it is known
+    scored: bool,  # do held-out rows choose a best checkpoint?
+    accept_changes: bool,  # resume although settings or data differ
+):
+    "Claim a run's folder for the length of a block, with room for its checkpoints (`claim_run`)."
+    numbers = lora_numbers(backbone, cfg.rank, cfg.targets)
+    room = checkpoint_room(run_dir, numbers, cfg.train, scored)
+    known = dict(bank=None, optimizer=None, train=asdict(cfg.train)) | settings
+    with claim_run(run_dir, known, room, accept_changes):
+        yield
 
 # %% ../nbs/21c_origin.ipynb #3367182b
 document(globals())

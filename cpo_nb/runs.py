@@ -5,7 +5,7 @@
 # %% ../nbs/21_runs.ipynb #1d0cdf68
 from __future__ import annotations
 
-import contextlib, json, warnings
+import contextlib, copy, json, warnings
 from pathlib import Path
 
 import safetensors.torch
@@ -287,16 +287,21 @@ def run_differences(
     partial: bool = False,  # leave out what `config` does not name
 ) -> list[str]:  # one line per difference
     "What differs between a run and today's settings, apart from notes."
-    stored = {k: v for k, v in stored.items() if k not in ("changes", "notes")}
-    config = {k: v for k, v in to_jsonable(config).items() if k != "notes"}
+    stored, config = copy.deepcopy(stored), to_jsonable(config)
+    for settings in (stored, config):
+        settings.pop("notes", None)
+        settings.pop("changes", None)
     if not stored.get("origin"):
         config.pop("origin", None)
     if partial:
         stored = _known_to(stored, config)
-    same_rows = (stored.get("origin") or {}).get("rows")
-    if same_rows and same_rows == (config.get("origin") or {}).get("rows"):
+    there, now = stored.get("origin") or {}, config.get("origin") or {}
+    if there.get("rows") and there.get("rows") == now.get("rows"):
         # the same images: another device may encode them to other last bits
         stored, config = ({k: v for k, v in c.items() if k != "data"} for c in (stored, config))
+    if there.get("rows") is None or now.get("rows") is None:  # made in memory: `data` tells
+        there.pop("rows", None)
+        now.pop("rows", None)
     return setting_differences(stored, config)
 
 # %% ../nbs/21_runs.ipynb #be405fb1
