@@ -302,7 +302,8 @@ def run_differences(
     if there.get("rows") is None or now.get("rows") is None:  # made in memory: `data` tells
         there.pop("rows", None)
         now.pop("rows", None)
-    return setting_differences(stored, config)
+    lines = setting_differences(stored, config)
+    return [x.replace("origin.rows:", "data:").removeprefix("origin.") for x in lines]
 
 # %% ../nbs/21_runs.ipynb #be405fb1
 def check_settings(
