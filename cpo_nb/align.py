@@ -238,7 +238,7 @@ def preference_step(
     def step_fn(step: int, rows: np.ndarray, part: slice) -> tuple[torch.Tensor, dict]:
         b = batches(step, rows, part)
         pred = policy_prediction(s, b.noisy, b.timesteps, b.cond)
-        models = dict(the_auxiliary_model=b.z_w, the_auxiliary_models_loser=b.z_l, the_base=b.ref)
+        models = dict(the_base=b.ref, the_auxiliary_model=b.z_w, the_auxiliary=b.z_l)
         with blaming(pred, **models):
             out = loss(pred, b)
         return out.loss, batch_means(out.stats, b.mask_l) | dict(variance=b.z_w.var())
@@ -509,7 +509,10 @@ def _held_out_inputs(s: StepInputs, validation: TrainingSet | None) -> StepInput
     "The same inputs with held-out rows; None where there are none that the method could use."
     if not validation:
         return None
-    rows, pairs, _ = training_rows(validation, s.cfg)
+    try:
+        rows, pairs, _ = training_rows(validation, s.cfg)
+    except CpoError:  # they have no pairs, or no annotations
+        return None
     held_out = replace(s, data=rows, pairs=pairs)
     return held_out if held_out.n_samples else None
 

@@ -36,6 +36,7 @@ class CollapseWatch:
         self.folder, self.limit, self.params = Path(run_dir), limit, params
         self.every = max(1, steps // 15)  # steps between two copies of the weights
         self.level = 0.0
+        self.candidate = None  # steps and weights that the next step will judge
 
     def __call__(
         self,
@@ -45,19 +46,29 @@ class CollapseWatch:
         "The reason to stop after a step, or None; a method that logs no variance is not watched."
         if self.limit is None or "variance" not in stats:
             return None
-        self._smooth(stats)
-        limit = self.limit if "d_w" in stats else self.WORST
+        now = self._smooth(stats)
+        limit, most = (self.limit, 1.0) if "d_w" in stats else (self.WORST, 1 / 3)
         if self.level > limit:
             return self._reason(step, stats)
-        if step % self.every == 0 and self.level < limit / 3 and processes().main:
-            save_last_good(self.folder, step, self.params)
+        if self.candidate and self.level < limit / 3 and now < most * limit and processes().main:
+            save_last_good(self.folder, *self.candidate)
+        self._propose(step)
         return None
 
 # %% ../nbs/22a_collapse.ipynb #9202824e
 @patch
-def _smooth(self: CollapseWatch, stats: dict[str, float]) -> None:
-    error = stats.get("d_w", stats["loss"])
-    self.level += 0.1 * (error / max(stats["variance"], 1e-12) - self.level)
+def _smooth(self: CollapseWatch, stats: dict[str, float]) -> float:
+    error = stats.get("d_w", stats["loss"]) / max(stats["variance"], 1e-12)
+    self.level += 0.1 * (error - self.level)
+    return error
+
+
+@patch
+def _propose(self: CollapseWatch, step: int) -> None:
+    "Remember the weights after some steps until the next one has judged them."
+    self.candidate = None
+    if step % self.every == 0:
+        self.candidate = step, {k: p.detach().cpu().clone() for k, p in self.params.items()}
 
 
 @patch
@@ -79,8 +90,9 @@ def restore(
     self: CollapseWatch,
     step: int,  # steps that are done
 ) -> None:
-    "Compute the level again from the run's log, up to a step."
+    "Compute the level again from the run's log, up to a step, where the run goes on."
     self.level = 0.0
+    self._propose(step)
     for row in read_metrics(self.folder):
         if row["step"] <= step and row.get("variance") is not None:
             self._smooth(row)

@@ -26,7 +26,16 @@ def preference_rows(
     keep = np.array([bool(p) or bool(n) for p, n in zip(data.positive, data.negative)])
     return np.flatnonzero(keep), int((~keep).sum())
 
-# %% ../nbs/24b_method_rows.ipynb #b678c362
+# %% ../nbs/24b_method_rows.ipynb #81dec66c
+def _not_annotated(n: int) -> CpoError:
+    "The error of a method that needs attributes where there are none."
+    return CpoError(
+        f"none of the {plural(n, 'training image')} is annotated: "
+        "positive and negative are empty in every row",
+        hint="list the attributes that each image shows",
+    )
+
+
 def rows_with_preference(
     data: TrainingSet,  # annotated rows
     cfg: Any,  # not read
@@ -34,11 +43,7 @@ def rows_with_preference(
     "Every row that shows at least one attribute. Raises `CpoError` when there is none."
     rows, without = preference_rows(data)
     if len(data) and not len(rows):
-        raise CpoError(
-            f"none of the {plural(without, 'training image')} is annotated: "
-            "positive and negative are empty in every row",
-            hint="list the attributes that each image shows",
-        )
+        raise _not_annotated(without)
     return data[rows], None, dict(rows_without_preference=without)
 
 # %% ../nbs/24b_method_rows.ipynb #5054049c
@@ -54,6 +59,8 @@ def rows_by_score(
 # %% ../nbs/24b_method_rows.ipynb #0e9bf497
 def _no_pairs(data: TrainingSet, min_gap: int) -> CpoError:
     "Why there are no pairs: unique captions, or scores that are too close."
+    if not any(data.positive) and not any(data.negative):
+        return _not_annotated(len(data))
     scores = defaultdict(list)
     for caption, pos, neg in zip(data.captions, data.positive, data.negative):
         scores[caption].append(len(pos) - len(neg))
@@ -64,7 +71,7 @@ def _no_pairs(data: TrainingSet, min_gap: int) -> CpoError:
         hint = 'give images that share captions, or pass `method="cpo"`, which needs no pairs'
         return CpoError(f"{what}{rule}, and every caption occurs once", hint=hint)
     widest = max(max(s) - min(s) for s in shared)
-    why = f"{plural(len(shared), 'caption')} occur more than once, with a difference of at most"
+    why = f"{plural(len(shared), 'caption')} with several images, and a difference of at most"
     hint = f"pass `min_gap={widest}`, or " if widest else ""
     hint += 'pass `method="cpo"`, which needs no pairs'
     return CpoError(f"{what}{rule}; {why} {widest}", hint=hint)

@@ -197,7 +197,8 @@ def naming_culprits(
 # %% ../nbs/21c_origin.ipynb #faa42eea
 def _name_culprit(pred: torch.Tensor, frozen: dict[str, torch.Tensor]) -> None:
     "Raises `CpoError` that names a frozen prediction, `NotFinite` where it is the policy's."
-    bad = [name for name, x in frozen.items() if not torch.isfinite(x).all()]
+    given = {name: x for name, x in frozen.items() if x is not None}
+    bad = [name for name, x in given.items() if not torch.isfinite(x).all()]
     if bad:
         hint = 'give another auxiliary or base, or pass `precision="fp32"`'
         raise CpoError(f"the prediction of {bad[0]} is not finite", hint=hint) from None
