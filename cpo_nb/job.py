@@ -494,8 +494,8 @@ def _report(job: Job, cfg: SftConfig, p: _Prepared, out: Path, result, say: Call
     how = dict(batch_size=size, precision=cfg.precision)
     report_gains(p.backbone, held, p.tree, out, result, say, **how)
     if job.previews:
-        path = out / "previews" / "attributes.png"
-        if not path.exists() or path.stat().st_mtime < (out / "gain.json").stat().st_mtime:
+        path = out / "previews" / f"attributes-{result.step:07d}.png"
+        if not path.exists():
             how |= dict(steps=job.sizes.sample_steps, guidance_scale=job.sizes.guidance_scale)
             attribute_sheet(p.backbone, held or p.data, p.tree, path, job.previews, **how)
         say(f"nothing, positive and negative attributes named: {path}")
