@@ -25,6 +25,7 @@ from .docments import document
 from .core import read_json, readable_size, readable_time, remove_leftovers, sha256_json
 from .core import to_jsonable, torch_rng, write_json
 from .criteria import CriteriaTree
+from .origin import SCHEDULE_SETTINGS, adapter_hash
 from .runs import setting_differences
 from .training import batch_indices
 
@@ -115,35 +116,6 @@ def row_ids(
     rows = zip(images, data.captions, data.positive, data.negative)
     return [sha256_json(row)[:24] for row in rows]
 
-# %% ../nbs/24_bank.ipynb #ca42390b
-def _adapter_hash(backbone: Backbone, adapter: Adapter) -> list:
-    "Hash and weight of each adapter in a list, the same under any name."
-
-    def of(name):
-        scale = [backbone.adapters[name][k] for k in ("rank", "alpha")]
-        h = hashlib.sha256(repr(scale).encode())
-        for k, p in sorted(backbone.adapter_parameters(name).items()):
-            h.update(k.replace(f".{name}.", ".").encode())
-            h.update(p.detach().float().cpu().contiguous().numpy().tobytes())
-        return h.hexdigest()[:16]
-
-    return [[of(name), weight] for name, weight in adapter_list(adapter)]
-
-# %% ../nbs/24_bank.ipynb #03c2fba5
-_SCHEDULE = (
-    "_class_name",
-    "prediction_type",
-    "num_train_timesteps",
-    "beta_schedule",
-    "beta_start",
-    "beta_end",
-    "rescale_betas_zero_snr",
-    "shift",
-    "use_dynamic_shifting",
-    "base_shift",
-    "max_shift",
-)  # settings of the scheduler that shape noisy latents, targets and timesteps
-
 # %% ../nbs/24_bank.ipynb #1ac19863
 def bank_facts(
     backbone: Backbone,  # with the adapters
@@ -168,11 +140,11 @@ def bank_facts(
             format="cpo_nb.bank/1",
             base=fingerprint(backbone.denoiser),
             text=text_key(backbone),
-            auxiliary=_adapter_hash(backbone, auxiliary),
-            reference=_adapter_hash(backbone, reference),
+            auxiliary=adapter_hash(backbone, auxiliary),
+            reference=adapter_hash(backbone, reference),
             criteria=tree.hash,
             family=backbone.pipeline_class,
-            schedule={k: scheduler.get(k) for k in _SCHEDULE},
+            schedule={k: scheduler.get(k) for k in SCHEDULE_SETTINGS},
             density=getattr(backbone, "density", None),
             latents=list(backbone.latent_shape),
             dtype=str(backbone.dtype),
@@ -319,9 +291,10 @@ def _compute(self: Bank, keys: Sequence[str]) -> dict[str, dict[str, torch.Tenso
         frozen = self.live(rows, ks)
         z = torch.stack([frozen.target_w, frozen.target_l, frozen.ref], 1).to(self.record_dtype)
         if not torch.isfinite(z).all():
+            who = "reference" if not torch.isfinite(frozen.ref).all() else "auxiliary model"
             raise CpoError(
-                f"{self.folder}: a frozen prediction is not finite",
-                hint="give --precision bf16 or fp32, or another auxiliary",
+                f"{self.folder}: the {who}'s prediction is not finite",
+                hint='pass `precision="bf16"` or "fp32", or another auxiliary or base',
             )
         records |= {key: dict(z=x) for key, x in zip(part, z)}
     return records

@@ -5,7 +5,7 @@
 # %% ../nbs/22_batches.ipynb #6d6677b4
 from __future__ import annotations
 
-import contextlib, hashlib
+import contextlib, hashlib, shutil
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,9 +20,10 @@ from .adapters import Adapter
 from .backbone import Backbone, Conditioning
 from .cache import StoredLatents, StoredPrompts, encoding_batch, image_sizes
 from .cache import square_images, store_latents
-from .core import CpoError, sha256_json, torch_rng
+from .core import CpoError, processes, sha256_json, torch_rng
 from .docments import document
 from .criteria import CriteriaTree
+from .origin import rows_hash
 from .prompts import attribute_prompt
 from .runs import averaged_weights, read_metrics
 from .training import TrainResult
@@ -30,7 +31,7 @@ from .training import TrainResult
 # %% auto #0
 __all__ = ['PRECISIONS', 'IN_MEMORY', 'TrainingSet', 'training_set', 'NoisyBatch', 'noisy_batch', 'once_per_step', 'autocast',
            'loser_mask', 'preference_prompts', 'FrozenPredictions', 'frozen_predictions', 'batch_means',
-           'cache_prompt_embeddings', 'held_out_score', 'at_averaged_weights', 'finish']
+           'cache_prompt_embeddings', 'held_out_score', 'at_averaged_weights', 'data_origin', 'finish']
 
 # %% ../nbs/22_batches.ipynb #b96f4e17
 @dataclass
@@ -44,6 +45,7 @@ class TrainingSet:
     # SDXL's size conditions, (N, 4): original height and width, top and left of the crop;
     # None for other families, and where all are squares of the right size
     sizes: torch.Tensor | None = None
+    source: str | None = None  # hash of the annotated images (`rows_hash`), where they were hashed
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -85,7 +87,8 @@ def training_set(
     columns = [list(rows[k]) for k in ("caption", "positive", "negative")]
     columns.append(image_sizes(rows, backbone))
     if folder is not None:
-        return TrainingSet(store_latents(rows, backbone, folder), *columns)
+        latents = store_latents(rows, backbone, folder)
+        return TrainingSet(latents, *columns, rows_hash(rows, latents.keys))
 
     batch_size = batch_size or encoding_batch(backbone.resolution)
     starts = range(0, len(columns[0]), batch_size)
@@ -94,7 +97,7 @@ def training_set(
         part = range(i, min(i + batch_size, len(columns[0])))
         images = square_images(rows, part, backbone.resolution)
         latents.append(backbone.encode_images(images).half().cpu())
-    return TrainingSet(torch.cat(latents), *columns)
+    return TrainingSet(torch.cat(latents), *columns, rows_hash(rows))
 
 # %% ../nbs/22_batches.ipynb #a3ab374c
 @dataclass
@@ -309,6 +312,15 @@ def at_averaged_weights(
 
     return call
 
+# %% ../nbs/22_batches.ipynb #0244cc7e
+def data_origin(
+    data: TrainingSet,  # what is trained on
+    validation: TrainingSet | None,  # held-out rows
+) -> dict:  # JSON-able
+    "Hashes of training rows, where images were hashed, and of held-out rows."
+    held_out = (validation.source or validation.hash) if validation else None
+    return dict(rows=data.source, held_out=held_out)
+
 # %% ../nbs/22_batches.ipynb #e7201576
 def finish(
     backbone: Backbone,  # with the adapter
@@ -325,7 +337,10 @@ def finish(
     backbone.set_adapter_state(name, res.ema)
     backbone.save_adapter(name, Path(run_dir) / "adapter", info)
 
-    if res.best and res.best["step"] != res.step:
+    if not (res.best and res.best["step"] != res.step):
+        if processes().main:  # of a run that went on since, and has found a better one
+            shutil.rmtree(Path(run_dir) / "adapter-best", ignore_errors=True)
+    else:
         best = averaged_weights(run_dir, res.best["step"])
         with backbone.using_weights(name, best):
             info = dict(info, steps=res.best["step"])

@@ -5,7 +5,7 @@
 # %% ../nbs/40_job.ipynb #1cacec33
 from __future__ import annotations
 
-import os, sys, time
+import contextlib, os, sys, time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from .core import CpoError, Scale, cache_dir, get_scale, processes, read_json
+from .core import CpoError, Scale, cache_dir, get_scale, processes
 from .docments import document
 from .criteria import CriteriaTree, load_criteria
 from .images import ImageRules, size_line
@@ -27,10 +27,12 @@ from .backbone import Backbone, check_pipeline, load_backbone
 from .training import Execution, TrainResult
 from .tracking import Tracking
 from .batches import PRECISIONS, TrainingSet, cache_prompt_embeddings, training_set
-from .sft import SftConfig, sft
+from .sft import SftConfig, check_labels, claim_sft, sft
 from .bank import Bank, BankConfig
-from .align import METHODS, AlignConfig, align, preference_rows
+from .align import METHODS, AlignConfig, align, claim_align
+from .method_rows import preference_rows
 from .sampling import Previews, preview_prompts
+from .gain import atelier_held_out, attribute_sheet, auxiliary_notes, best_note, report_gains
 from .metrics import judge_images, load_judge
 from .shipped import adapter_folder, atelier_training_set, shipped_auxiliary
 
@@ -475,6 +477,38 @@ def _announce(name: str, cfg, p: _Prepared, settings: dict, sources: dict | None
         f"on {_describe_place(p.backbone)}\n{settings_table(settings, sources)}"
     )
 
+# %% ../nbs/40_job.ipynb #b9469942
+def _claim_options(job: Job, splits) -> dict:
+    "What a stage claims its folder with, before images are encoded."
+    rows = None if splits is None else splits["train"]
+    scored = splits is not None and min(job.held_out, len(splits["validation"])) > 0
+    changes = dict(execution=job.execution, accept_changes=job.accept_changes)
+    return dict(rows=rows, scored=scored, **changes)
+
+
+def _say_best(out: Path, result: TrainResult, say: Callable) -> None:
+    if note := best_note(out, result):
+        say(note)
+
+
+def _report(job: Job, cfg: SftConfig, p: _Prepared, out: Path, result, say: Callable) -> None:
+    "Say how stage 1 went: the best checkpoint, the gain, and where a sheet of images is."
+    _say_best(out, result, say)
+    if result.stopped or not cfg.attributes:
+        return
+    held = p.held
+    if job.shipped:
+        held = atelier_held_out(p.backbone, min(64, job.sizes.eval_images))
+    size = min(cfg.train.batch_size, job.micro_batch or cfg.train.batch_size)
+    how = dict(batch_size=size, precision=cfg.precision)
+    report_gains(p.backbone, held, p.tree, out, result, say, **how)
+    if job.previews:
+        path = out / "previews" / f"attributes-{result.step:07d}.png"
+        if not path.exists():
+            how |= dict(steps=job.sizes.sample_steps, guidance_scale=job.sizes.guidance_scale)
+            attribute_sheet(p.backbone, held or p.data, p.tree, path, job.previews, **how)
+        say(f"nothing, positive and negative attributes named: {path}")
+
 # %% ../nbs/40_job.ipynb #5b7daec4
 def run_stage1(
     job: Job,  # where things are
@@ -487,17 +521,21 @@ def run_stage1(
     tree = load_criteria(job.criteria)
     job.check()
     splits = job.rows(tree, say)
-    bb = job.backbone()
-    p = _Prepared(tree, splits, bb, *job.sets(bb, splits, say))
+    if splits is not None and cfg.attributes:
+        note = check_labels(splits["train"]["positive"], splits["train"]["negative"])
+        if note:
+            say(note)
     if job.store is not None and cfg.prompt_variants is None:
         cfg = replace(cfg, prompt_variants=4)
-
-    say(_announce("stage 1", cfg, p, resolved_settings(job, cfg), sources))
-    options, track = _loop_options(job, cfg, p, Path(out), "auxiliary", say)
-    try:
-        return bb, sft(bb, p.data, tree, out, cfg, **options)
-    finally:
-        track.close()
+    bb = job.backbone()
+    with claim_sft(bb, tree, out, cfg, **_claim_options(job, splits)):
+        p = _Prepared(tree, splits, bb, *job.sets(bb, splits, say))
+        say(_announce("stage 1", cfg, p, resolved_settings(job, cfg), sources))
+        options, track = _loop_options(job, cfg, p, Path(out), "auxiliary", say)
+        with contextlib.closing(track):
+            result = sft(bb, p.data, tree, out, cfg, **options)
+        _report(job, cfg, p, Path(out), result, say)
+    return bb, result
 
 # %% ../nbs/40_job.ipynb #f18a81e1
 def load_expert(
@@ -513,13 +551,8 @@ def load_expert(
     if folder == shipped_auxiliary():
         return
 
-    path = folder / "adapter.json"
-    made = read_json(path) if path.is_file() else {}
-    if made.get("info", {}).get("tree") not in (None, tree.hash):
-        say(f"note: {folder} was trained on another criteria tree than {job.criteria}")
-    base = made.get("base_model")
-    if base not in (None, "", backbone.name):
-        say(f"note: {folder} was trained on the base {base}, not on {backbone.name}")
+    for note in auxiliary_notes(folder, tree, backbone.name):
+        say(note)
 
 # %% ../nbs/40_job.ipynb #90cf0e5d
 def _bank_settings(job: Job, bank: BankConfig | None) -> BankConfig | None:
@@ -561,16 +594,17 @@ def run_stage2(
     bb = job.backbone()
     if auxiliary is not None:
         load_expert(job, bb, auxiliary, tree, warn)
-    p = _Prepared(tree, splits, bb, *job.sets(bb, splits, say))
-
-    settings = resolved_settings(job, cfg, auxiliary, bank)
-    say(_announce(f"stage 2: {cfg.method}", cfg, p, settings, sources))
-    options, track = _loop_options(job, cfg, p, Path(out), "policy", say)
-    bank = _bank_settings(job, bank)
-    try:
-        return bb, align(bb, p.data, tree, out, cfg, bank=bank, say=say, **options)
-    finally:
-        track.close()
+    claimed = claim_align(bb, tree, out, cfg, bank=bank, **_claim_options(job, splits))
+    with claimed:
+        p = _Prepared(tree, splits, bb, *job.sets(bb, splits, say))
+        settings = resolved_settings(job, cfg, auxiliary, bank)
+        say(_announce(f"stage 2: {cfg.method}", cfg, p, settings, sources))
+        options, track = _loop_options(job, cfg, p, Path(out), "policy", say)
+        bank = _bank_settings(job, bank)
+        with contextlib.closing(track):
+            result = align(bb, p.data, tree, out, cfg, bank=bank, say=say, **options)
+        _say_best(Path(out), result, say)
+    return bb, result
 
 # %% ../nbs/40_job.ipynb #f1c91ddb
 def build_bank(
