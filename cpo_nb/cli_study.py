@@ -48,8 +48,8 @@ from .cli_images import judge_sentence
 from .cli_options import ScaleName
 
 # %% auto #0
-__all__ = ['wanted_rows', 'cost_line', 'figure_notebooks', 'rebuild_figures', 'table_rows', 'run_results', 'compare_losses',
-           'begin_stage1', 'merged_results', 'reproduce_atelier', 'run_reproduce']
+__all__ = ['wanted_rows', 'cost_line', 'call_each', 'figure_notebooks', 'rebuild_figures', 'table_rows', 'run_results',
+           'compare_losses', 'begin_stage1', 'merged_results', 'reproduce_atelier', 'run_reproduce']
 
 # %% ../nbs/45_cli_study.ipynb #835e349c
 def _row_seeds(row, seeds: list[int], scale: Scale) -> list[int]:
@@ -126,20 +126,12 @@ def _environ(**values: str):
                 os.environ[name] = value
 
 # %% ../nbs/45_cli_study.ipynb #d2f824e2
-def _start_worker(threads: int) -> None:
-    "First thing that a worker process does."
-    import torch
-
-    torch.set_num_threads(threads)
-    quiet_libraries()
-
-
 def _in_processes(task: Callable, calls: list[tuple], jobs: int) -> None:
     "Call a task with each tuple of arguments in worker processes; the first error ends them all."
     threads = max(1, (os.cpu_count() or 1) // jobs)
     with (
-        _environ(TQDM_DISABLE="1", OMP_NUM_THREADS=str(threads)),
-        ProcessPoolExecutor(jobs, get_context("spawn"), _start_worker, (threads,)) as pool,
+        _environ(TQDM_DISABLE="1", OMP_NUM_THREADS=str(threads)),  # a new process reads them
+        ProcessPoolExecutor(jobs, get_context("spawn")) as pool,
     ):
         try:
             for future in as_completed([pool.submit(task, *call) for call in calls]):
@@ -149,7 +141,11 @@ def _in_processes(task: Callable, calls: list[tuple], jobs: int) -> None:
             raise
 
 
-def _call_each(task: Callable, calls: list[tuple], jobs: int) -> None:
+def call_each(
+    task: Callable,  # a function of a module
+    calls: list[tuple],  # its arguments, call by call
+    jobs: int,  # processes at most
+) -> None:
     "Call a task with each tuple of arguments, in as many processes as there are jobs."
     if jobs > 1 and len(calls) > 1:
         return _in_processes(task, calls, min(jobs, len(calls)))
@@ -161,6 +157,7 @@ def _search_one(method: str, scale: Scale, clock: Clock) -> None:
     "Choose learning rate and strength of one method."
     from cpo_nb.search import search
 
+    quiet_libraries()  # in a worker process nothing has done so
     clock(f"search: {method}")
     best = search(method, scale, _training_set(scale), clock)["best"]
     clock(f"    {method}, chosen: {', '.join(f'{k} {v:g}' for k, v in best.items())}")
@@ -171,13 +168,14 @@ def _search_all(scale: Scale, clock: Clock, jobs: int) -> None:
     from cpo_nb.search import SEARCHED
 
     _training_set(scale)  # made once, before several need it
-    _call_each(_search_one, [(method, scale, clock) for method in SEARCHED], jobs)
+    call_each(_search_one, [(method, scale, clock) for method in SEARCHED], jobs)
 
 # %% ../nbs/45_cli_study.ipynb #01948ea0
 def _compute_one(row, seed: int, scale: Scale, clock: Clock, which: str) -> None:
     "Compute one row and print its counts."
     from cpo_nb.study import run_row
 
+    quiet_libraries()  # in a worker process nothing has done so
     clock(f"{which}: {row.label}, seed {seed}")
     data = _training_set(scale) if row.align is not None else None
     result = run_row(row, scale, seed, data)
@@ -201,7 +199,7 @@ def _compute(missing: list[tuple], scale: Scale, clock: Clock, jobs: int) -> Non
         (row, seed, scale, clock, f"{i} of {len(missing)}")
         for i, (row, seed) in enumerate(missing, 1)
     ]
-    _call_each(_compute_one, calls, jobs)
+    call_each(_compute_one, calls, jobs)
 
 # %% ../nbs/45_cli_study.ipynb #cd72e6c6
 def _store_paintings(data: str, scale: Scale, seed: int, clock: Clock) -> None:
