@@ -26,9 +26,10 @@ from cpo_nb.cli_base import (
     Precision,
     Track,
     app,
-    check_finite,
     check_new_folder,
+    echo,
     make_job,
+    option_name,
     option_value,
     warn,
 )
@@ -67,18 +68,11 @@ from cpo_nb.cli_options import (
 )
 
 # %% auto #0
-__all__ = ['option_name', 'Settings', 'given_options', 'options_of', 'sft_config', 'run_sft', 'search_key', 'tuned_settings',
-           'stabilize_rule', 'reads_setting', 'split_options', 'align_config', 'bank_config', 'Stabilize', 'Weighting',
-           'Rows', 'stopped_weights', 'run_align', 'command_table', 'main']
+__all__ = ['Settings', 'given_options', 'options_of', 'sft_config', 'run_sft', 'search_key', 'tuned_settings', 'stabilize_rule',
+           'reads_setting', 'split_options', 'align_config', 'bank_config', 'Stabilize', 'Weighting', 'Rows',
+           'stopped_weights', 'run_align', 'command_table', 'main']
 
 # %% ../nbs/46_cli.ipynb #47e33067
-def option_name(
-    setting: str,  # field of a config, "n_draws"
-) -> str:  # "--n-draws"
-    "The option that sets a field: one name from the command line to where it acts."
-    return "--" + setting.replace("_", "-")
-
-
 @dataclass
 class Settings:
     "Values of settings by name, and where each comes from; what is set later wins."
@@ -170,10 +164,10 @@ def _print_adapter(out: Path, base: str) -> None:
     if not processes().main:
         return
     adapter = out / "adapter"
-    typer.echo(f"adapter: {adapter}")
-    typer.echo(f"in Python:  pipeline.load_lora_weights({str(adapter)!r})")
+    echo(f"adapter: {adapter}")
+    echo(f"in Python:  pipeline.load_lora_weights({str(adapter)!r})")
     sample = f'cpo sample --base {base} --adapter {adapter} --prompt "..." --out samples'
-    typer.echo(f"to look:    {sample}")
+    echo(f"to look:    {sample}")
 
 # %% ../nbs/46_cli.ipynb #eef5c260
 _SftLr = Annotated[
@@ -237,7 +231,6 @@ def run_sft(
     from cpo_nb.sft import SftConfig
     from cpo_nb.training import TrainConfig
 
-    check_finite(alpha=alpha)
     sizes, clock = get_scale(scale), Clock()
     options = options_of(ctx, SftConfig, TrainConfig)
     config, sources = sft_config(sizes, base, options, given_options(ctx))
@@ -491,7 +484,6 @@ def _run_align(
 
     options, clock = options_of(ctx, AlignConfig, TrainConfig), Clock()
     method = options.pop("method")
-    check_finite(alpha=options["alpha"], collapse=options["collapse"])
     if auxiliary is not None and not METHODS[method].needs_auxiliary:
         _note_unused(["auxiliary"], method, None)
     base = ctx.params["base"]

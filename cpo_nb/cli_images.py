@@ -33,8 +33,8 @@ from cpo_nb.cli_base import (
     ModelCommand,
     Precision,
     app,
-    check_finite,
     check_new_folder,
+    echo,
     load_adapters,
     open_backbone,
 )
@@ -267,7 +267,6 @@ def run_sample(
           --prompt "a painting of a pine in rose and green"
     """
     sizes = get_scale(scale)
-    check_finite(guidance=guidance)
     texts = read_prompts(prompt, prompts, count)
     check_new_folder(out)
     if not overwrite and ((out / "prompts.jsonl").exists() or (out / image_name(0)).exists()):
@@ -287,7 +286,7 @@ def run_sample(
     )
     write_images(backbone, request, out, names, batch_size or sizes.sample_batch, grid)
     if processes().main:
-        typer.echo(f"{plural(len(texts), 'image')}: {out}")
+        echo(f"{plural(len(texts), 'image')}: {out}")
 
 # %% ../nbs/44c_cli_images.ipynb #903f75c1
 def _paired_rates(before, after) -> dict:
@@ -489,9 +488,7 @@ def run_evaluate(
     label = " + ".join(map(short_name, notes))
     results, verdicts = judged_rows(backbone, loaded, names, prompt.value, sizes, label)
     changes, agreement = attribute_changes(*verdicts), judge_agreement(sizes, loaded)
-    typer.echo(
-        f"\n{results_table(results)}\n{judge_sentence(agreement)}\n\n{changes_table(changes)}"
-    )
+    echo(f"\n{results_table(results)}\n{judge_sentence(agreement)}\n\n{changes_table(changes)}")
     if out is not None:
         report = dict(
             base=base,
@@ -504,7 +501,7 @@ def run_evaluate(
             versions=library_versions(),
         )
         write_json(out, report)
-        typer.echo(f"\nnumbers: {out}")
+        echo(f"\nnumbers: {out}")
 
 # %% ../nbs/44c_cli_images.ipynb #fa83a5a1
 document(globals())

@@ -16,6 +16,7 @@ from .docments import document
 from cpo_nb.cli_base import (
     PLAIN,
     Clock,
+    Command,
     DType,
     Method,
     ModelCommand,
@@ -23,6 +24,7 @@ from cpo_nb.cli_base import (
     Precision,
     app,
     bank_app,
+    echo,
     make_job,
     warn,
 )
@@ -68,7 +70,7 @@ _Trees = Annotated[
 ]
 
 
-@criteria_app.command("check")
+@criteria_app.command("check", cls=Command)
 def criteria_check(trees: _Trees) -> None:
     """Check criteria trees; print how many pairs stand below each root and at each level.
 
@@ -88,7 +90,7 @@ def criteria_check(trees: _Trees) -> None:
             problems.append(str(error))
             continue
         size = f"{len(tree)} pairs in {len(tree.roots)} root dimensions, depth {tree.depth}"
-        typer.echo(f"{name}: valid, {size}\n\n{tree.summary()}\n")
+        echo(f"{name}: valid, {size}\n\n{tree.summary()}\n")
     if problems:
         raise CpoError("\ncpo: ".join(problems))
 
@@ -118,7 +120,7 @@ _PlotFile = Annotated[
 ]
 
 # %% ../nbs/44b_cli_prepare.ipynb #8164a702
-@criteria_app.command("plot")
+@criteria_app.command("plot", cls=Command)
 def criteria_plot(tree: _PlotTree, root: _PlotRoot = None, out: _PlotFile = None) -> None:
     """Plot a criteria tree.
 
@@ -144,7 +146,7 @@ def criteria_plot(tree: _PlotTree, root: _PlotRoot = None, out: _PlotFile = None
     with atomic_path(out) as path:
         figure.savefig(path, format=out.suffix[1:])
     plt.close(figure)
-    typer.echo(f"plotted: {out}")
+    echo(f"plotted: {out}")
 
 # %% ../nbs/44b_cli_prepare.ipynb #11958755
 _PlanMethod = Annotated[
@@ -202,7 +204,7 @@ def count_images(
         return default
     from cpo_nb.criteria import load_criteria
 
-    splits = make_job(data=data, skip_bad=skip_bad).rows(load_criteria(criteria), typer.echo)
+    splits = make_job(data=data, skip_bad=skip_bad).rows(load_criteria(criteria), echo)
     return default if splits is None else len(splits["train"])
 
 
@@ -251,9 +253,9 @@ def _print_plan(plan) -> None:
     "Print a plan and, when it does not fit, what to change."
     from cpo_nb.plan import fit, fit_report
 
-    typer.echo(plan)
+    echo(plan)
     if plan.fits is False:
-        typer.echo(f"\n{fit_report(plan, fit(plan))}")
+        echo(f"\n{fit_report(plan, fit(plan))}")
 
 # %% ../nbs/44b_cli_prepare.ipynb #b573239f
 @app.command("plan", cls=ModelCommand)
@@ -387,7 +389,7 @@ def bank_build(
 _Bank = Annotated[Path, typer.Argument(metavar="FOLDER", show_default=False, help="The bank.")]
 
 
-@bank_app.command("check")
+@bank_app.command("check", cls=Command)
 def bank_check(folder: _Bank) -> None:
     """Read every record of a bank.
 
@@ -401,8 +403,8 @@ def bank_check(folder: _Bank) -> None:
     line = f"{folder}: {plural(report['records'], 'prediction')}, {size}, valid"
     if report["damaged"]:
         line += f"; {plural(report['damaged'], 'damaged chunk')} removed"
-    typer.echo(line)
-    typer.echo(
+    echo(line)
+    echo(
         f"{facts['family']}, latents {tuple(facts['latents'])}, {facts['draws']} noise draws "
         f"per image with seed {facts['seed']}, passes in {facts['precision']}"
     )

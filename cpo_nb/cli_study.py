@@ -39,6 +39,7 @@ from cpo_nb.cli_base import (
     Clock,
     ModelCommand,
     app,
+    echo,
     parse_names,
     parse_numbers,
     quiet_libraries,
@@ -331,7 +332,7 @@ def _print_table(names: list[str] | None, scale: Scale, markdown: bool) -> None:
             f"{results_dir()}: no results at scale {scale.name}",
             hint="give the command without --stored to compute them, or another --scale",
         )
-    typer.echo(results_table(results, markdown))
+    echo(results_table(results, markdown))
 
 
 def _note_missing(missing: list[tuple], wanted: int) -> None:
@@ -469,7 +470,7 @@ def _print_beside(fresh: dict, committed: dict, scale: Scale) -> None:
     table = {f"{name} now": results for name, results in fresh.items()} | committed
     marks = {name: "committed" if name in committed else "computed now" for name in table}
     agreement = judge_agreement(scale, load_judge())
-    typer.echo(f"{results_table(table, marks=marks)}\n{judge_sentence(agreement)}\n")
+    echo(f"{results_table(table, marks=marks)}\n{judge_sentence(agreement)}\n")
 
 
 def _compare_counts(fresh: dict, committed: dict, seed: int) -> None:
@@ -481,7 +482,7 @@ def _compare_counts(fresh: dict, committed: dict, seed: int) -> None:
         if same:
             now, then = (summarise(rows)["n_neg"][0] for rows in (results, same))
             label = results[0]["label"]
-            typer.echo(f"{label}: #A_neg {now:.3f} now, {then:.3f} committed for the same seed")
+            echo(f"{label}: #A_neg {now:.3f} now, {then:.3f} committed for the same seed")
 
 # %% ../nbs/45_cli_study.ipynb #038de764
 def reproduce_atelier(
