@@ -154,7 +154,7 @@ _ORDER = "criteria plan sft align bank sample evaluate results reproduce bench a
 class _Group(TyperGroup):
     "A group of commands."
 
-    def _options_at_hand(self, ctx) -> set[str]:
+    def _command_options(self, ctx) -> set[str]:
         "Options of the command that was called."
         command = self.commands.get(ctx.invoked_subcommand)
         return {name for param in getattr(command, "params", ()) for name in param.opts}
@@ -167,7 +167,7 @@ class _Group(TyperGroup):
             error.message = safe_text(error.message)
             raise
         except (Exception, KeyboardInterrupt) as error:
-            known = explain_error(error, self._options_at_hand(ctx))
+            known = explain_error(error, self._command_options(ctx))
             if known is None:
                 raise
             code, message = known
