@@ -5,6 +5,7 @@
 # %% ../nbs/46_cli.ipynb #0b3b8230
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from pathlib import Path
@@ -28,6 +29,7 @@ from cpo_nb.cli_base import (
     app,
     check_new_folder,
     echo,
+    given_options,
     make_job,
     option_name,
     option_value,
@@ -68,9 +70,9 @@ from cpo_nb.cli_options import (
 )
 
 # %% auto #0
-__all__ = ['Settings', 'given_options', 'options_of', 'sft_config', 'run_sft', 'search_key', 'tuned_settings', 'stabilize_rule',
-           'reads_setting', 'split_options', 'align_config', 'bank_config', 'Stabilize', 'Weighting', 'Rows',
-           'stopped_weights', 'run_align', 'command_table', 'main']
+__all__ = ['Settings', 'options_of', 'sft_config', 'stopped_weights', 'adapter_lines', 'end_run', 'run_sft', 'search_key',
+           'tuned_settings', 'stabilize_rule', 'reads_setting', 'split_options', 'align_config', 'bank_config',
+           'Stabilize', 'Weighting', 'Rows', 'run_align', 'command_table', 'main']
 
 # %% ../nbs/46_cli.ipynb #47e33067
 @dataclass
@@ -109,14 +111,6 @@ class Settings:
         for name in names:
             self.sources.setdefault(name, "default")
         return {name: self.values.pop(name) for name in names if name in self.values}
-
-# %% ../nbs/46_cli.ipynb #ab558564
-def given_options(
-    ctx: typer.Context,  # of a command
-) -> set[str]:  # names of parameters
-    "Which options stand on the command line."
-    sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
-    return {name for name, source in sources.items() if source.name == "COMMANDLINE"}
 
 # %% ../nbs/46_cli.ipynb #ec745d22
 def options_of(
@@ -158,16 +152,54 @@ def sft_config(
     del settings.sources["train"]
     return config, settings.sources
 
+# %% ../nbs/46_cli.ipynb #fa365428
+def stopped_weights(
+    out: Path,  # folder of a run that was stopped
+) -> str:
+    "Which weights the adapter of a stopped run holds."
+    from safetensors import safe_open
+
+    path = out / "last_good.safetensors"
+    if not path.exists():
+        return "the averaged weights at the stop (no checkpoint was far enough from collapse)"
+    with safe_open(path, "pt") as file:
+        step = file.metadata()["step"]
+    return f"the weights after training step {step}, the last that were far from collapse"
+
 # %% ../nbs/46_cli.ipynb #7857e09d
-def _print_adapter(out: Path, base: str) -> None:
-    "Say where the adapter is and how to use it."
-    if not processes().main:
-        return
+def adapter_lines(
+    out: Path,  # folder of the run
+    base: str,  # as of `--base`
+    best: dict | None = None,  # step and score of the best checkpoint
+) -> list[str]:
+    "Where the adapters of a run are, and how to use one."
     adapter = out / "adapter"
-    echo(f"adapter: {adapter}")
-    echo(f"in Python:  pipeline.load_lora_weights({str(adapter)!r})")
-    sample = f'cpo sample --base {base} --adapter {adapter} --prompt "..." --out samples'
-    echo(f"to look:    {sample}")
+    words = ["cpo", "sample", "--base", base, "--adapter", str(adapter)]
+    lines = [f"adapter: {adapter}"]
+    if best and (out / "adapter-best").is_dir():
+        lines.append(
+            f"adapter-best: {out / 'adapter-best'}: the weights after step {best['step']}, where "
+            f"the loss on held-out images was least ({best['score']:.5g})"
+        )
+    lines.append(f"in Python:  pipeline.load_lora_weights({str(adapter)!r})")
+    lines.append(f'to look:    {shlex.join(words)} --prompt "..." --out samples')
+    return lines
+
+
+def end_run(
+    out: Path,  # folder of the run
+    base: str,  # as of `--base`
+    result,  # a `TrainResult`
+    clock: Clock,  # of the command
+) -> None:
+    "Say how a run ended; raises `typer.Exit` with code 3 when it was stopped for collapse."
+    how = "stopped" if result.stopped else "done"
+    clock(f"{how}: {result.step} training steps, {readable_time(result.seconds)} of training")
+    if processes().main:
+        echo("\n".join(adapter_lines(out, base, result.best)))
+    if result.stopped:
+        warn(f"cpo: {result.stopped}\n  The adapter holds {stopped_weights(out)}.")
+        raise typer.Exit(3)
 
 # %% ../nbs/46_cli.ipynb #eef5c260
 _SftLr = Annotated[
@@ -237,8 +269,7 @@ def run_sft(
     check_new_folder(out)
     job = make_job(no_cache=no_cache, **options_of(ctx, Job))
     _, result = run_stage1(job, config, out, clock, sources=sources)
-    clock(f"done: {result.step} training steps, {readable_time(result.seconds)} of training")
-    _print_adapter(out, base)
+    end_run(out, base, result, clock)
 
 # %% ../nbs/46_cli.ipynb #a9c71211
 def search_key(
@@ -459,20 +490,6 @@ _AlignLr = Annotated[Optional[float], typer.Option("--lr", help=_LR_HELP)]
 _COLLAPSE = "Early-stop threshold: relative growth of the winning-target error; 0 disables."
 _Collapse = Annotated[float, typer.Option("--collapse", min=0, help=_COLLAPSE)]
 
-# %% ../nbs/46_cli.ipynb #fa365428
-def stopped_weights(
-    out: Path,  # folder of a run that was stopped
-) -> str:
-    "Which weights the adapter of a stopped run holds."
-    from safetensors import safe_open
-
-    path = out / "last_good.safetensors"
-    if not path.exists():
-        return "the averaged weights at the stop (no checkpoint was far enough from collapse)"
-    with safe_open(path, "pt") as file:
-        step = file.metadata()["step"]
-    return f"the weights after training step {step}, the last that were far from collapse"
-
 # %% ../nbs/46_cli.ipynb #b0f10109
 def _run_align(
     ctx: typer.Context, scale: Scale, out: Path, auxiliary: str | None, bank, no_cache: bool
@@ -491,12 +508,7 @@ def _run_align(
     check_new_folder(out)
     job = make_job(no_cache=no_cache, **options_of(ctx, Job))
     _, result = run_stage2(job, config, out, auxiliary, clock, warn, bank, sources=sources)
-    how = "stopped" if result.stopped else "done"
-    clock(f"{how}: {result.step} training steps, {readable_time(result.seconds)} of training")
-    _print_adapter(out, base)
-    if result.stopped:
-        warn(f"cpo: {result.stopped}\n  The adapter holds {stopped_weights(out)}.")
-        raise typer.Exit(3)
+    end_run(out, base, result, clock)
 
 # %% ../nbs/46_cli.ipynb #8d01fca5
 @app.command("align", cls=ModelCommand)

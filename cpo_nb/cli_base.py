@@ -27,8 +27,8 @@ from .docments import document
 # %% auto #0
 __all__ = ['PLAIN', 'app', 'bank_app', 'safe_text', 'echo', 'option_name', 'in_options', 'explain_error', 'Command',
            'quiet_libraries', 'ModelCommand', 'Method', 'DType', 'Precision', 'Optimizer', 'Track', 'option_value',
-           'check_new_folder', 'parse_names', 'parse_numbers', 'Clock', 'warn', 'make_job', 'open_backbone',
-           'parse_adapter', 'load_adapters', 'run_command']
+           'check_new_folder', 'parse_names', 'parse_numbers', 'given_options', 'refuse_unused', 'note_unused', 'Clock',
+           'warn', 'make_job', 'open_backbone', 'parse_adapter', 'load_adapters', 'run_command']
 
 # %% ../nbs/44_cli_base.ipynb #06fbebf4
 # C0 and C1 but tab and newline, marks that turn the direction of text, halves of surrogate pairs
@@ -60,7 +60,7 @@ def echo(
 _ARGUMENT = re.compile(r"`(\w+)=([^`\n]*)`")
 _ONLY_PYTHON = re.compile(r"; [^;\n]*`\.\w+`[^;\n]*")
 _HINT = "  Hint: "
-_UNLIKE = dict(on_error="--skip-bad", max_pixels="--max-megapixels", root_id="--root")  # options
+_UNLIKE = dict(on_error="--skip-bad", max_pixels="--max-megapixels")  # written without a value
 
 
 def option_name(
@@ -73,7 +73,7 @@ def option_name(
 def _option_text(match: re.Match) -> str:
     "An argument with its value, as on a command line."
     option, value = option_name(match[1]), match[2].strip("\"'")
-    alone = value in ("", "True") or match[1] == "on_error"
+    alone = value in ("", "True") or match[1] in _UNLIKE
     return option if alone else f"{option} {value}"
 
 
@@ -226,6 +226,29 @@ def _top(version: _Version = False) -> None:
 
 # %% ../nbs/44_cli_base.ipynb #bc07c32c
 _MAY_BE_EMPTY = ("prompt", "negative_prompt")
+_LARGEST = dict(  # by parameter; of the others a thousand million
+    seed=2**62,
+    rank=4096,
+    resolution=16_384,
+    n_draws=10_000,
+    prompt_variants=10_000,
+    batch_size=1_000_000,
+    count=1_000_000,
+    jobs=256,
+)
+
+
+def _option_problem(name: str, raw: object, value: object) -> str | None:
+    "Why no command takes this value of an option."
+    texts = raw if isinstance(raw, list) else [raw]
+    if name not in _MAY_BE_EMPTY and any(isinstance(t, str) and not t.strip() for t in texts):
+        return "is empty."
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value} is not a finite number."
+    most = _LARGEST.get(name, 10**9)
+    if isinstance(value, int) and value > most:
+        return f"{value} is more than {most}."
+    return None
 
 
 class Command(TyperCommand):
@@ -236,17 +259,13 @@ class Command(TyperCommand):
         ctx,  # click's context of the call
         args,  # words of the command line
     ):
-        "Refuse empty texts, and numbers that are not finite."
+        "Refuse what no command takes."
         given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
         rest = super().parse_args(ctx, args)
         for param in self.params:
             raw, value = given.get(param.name), ctx.params.get(param.name)
-            texts = raw if isinstance(raw, list) else [raw]
-            blank = any(isinstance(text, str) and not text.strip() for text in texts)
-            if blank and param.name not in _MAY_BE_EMPTY:
-                raise typer.BadParameter("is empty.", ctx, param)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise typer.BadParameter(f"{value} is not a finite number.", ctx, param)
+            if problem := _option_problem(param.name, raw, value):
+                raise typer.BadParameter(problem, ctx, param)
         return rest
 
     def run(
@@ -384,6 +403,39 @@ def parse_numbers(
         )
     return list(dict.fromkeys(map(int, parts)))
 
+# %% ../nbs/44_cli_base.ipynb #ab558564
+def given_options(
+    ctx: typer.Context,  # of a command
+) -> set[str]:  # names of parameters
+    "Which options stand on the command line."
+    sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
+    return {name for name, source in sources.items() if source.name == "COMMANDLINE"}
+
+
+def _unused(ctx, names: str) -> str:
+    "Those of these options that stand on the command line."
+    return ", ".join(option_name(name) for name in names.split() if name in given_options(ctx))
+
+
+def refuse_unused(
+    ctx: typer.Context,  # of a command
+    names: str,  # parameters without effect, with blanks between them
+    why: str,  # "with --data"
+) -> None:
+    "Raises `CpoError` when one of these options stands on the command line."
+    if options := _unused(ctx, names):
+        raise CpoError(f"{options}: without effect {why}", hint=f"leave out {options}")
+
+
+def note_unused(
+    ctx: typer.Context,  # of a command
+    names: str,  # parameters without effect, with blanks between them
+    why: str,  # "with --live"
+) -> None:
+    "Say on stderr which of these options stand on the command line."
+    if options := _unused(ctx, names):
+        warn(f"note: {options}: not used {why}")
+
 # %% ../nbs/44_cli_base.ipynb #8f575cf7
 class Clock:
     "Prints lines of progress with the time since the running command began, else since now."
@@ -416,9 +468,11 @@ def make_job(
     no_cache: bool = False,  # as of `--no-cache`
     **options,  # other fields of `Job`, as typer passes them
 ):  # a `Job`
-    "The `Job` that a command's options describe."
+    "The `Job` that a command's options describe. Raises `CpoError` for both options of a cache."
     from cpo_nb.job import Job
 
+    if cache is not None and no_cache:
+        raise CpoError("--cache and --no-cache exclude each other", hint="give one of them")
     fields = {name: option_value(value) for name, value in options.items()}
     return Job(cache="" if no_cache else cache, **fields)
 

@@ -26,6 +26,7 @@ from cpo_nb.cli_base import (
     bank_app,
     echo,
     make_job,
+    note_unused,
     warn,
 )
 from cpo_nb.cli_options import (
@@ -257,9 +258,27 @@ def _print_plan(plan) -> None:
     if plan.fits is False:
         echo(f"\n{fit_report(plan, fit(plan))}")
 
+# %% ../nbs/44b_cli_prepare.ipynb #274fb568
+def _note_plan(ctx: typer.Context) -> None:
+    "Say which options of `cpo plan` have no effect beside the others."
+    from cpo_nb.align import METHODS
+
+    given, method = ctx.params, ctx.params["method"].value
+    if given["data"] is None:
+        note_unused(ctx, "criteria skip_bad", "without --data")
+    elif given["images"] is not None:
+        note_unused(ctx, "data criteria skip_bad", "with --images")
+    if not METHODS[method].needs_auxiliary:
+        note_unused(ctx, "live n_draws", f"by --method {method}")
+    elif given["live"]:
+        note_unused(ctx, "n_draws", "with --live")
+    if method != "sft":
+        note_unused(ctx, "prompt_variants", f"by --method {method}")
+
 # %% ../nbs/44b_cli_prepare.ipynb #b573239f
 @app.command("plan", cls=ModelCommand)
 def run_plan(
+    ctx: typer.Context,
     base: Base = "atelier",
     method: _PlanMethod = Method.cpo,
     data: _PlanData = None,
@@ -293,6 +312,7 @@ def run_plan(
     """
     from cpo_nb.plan import plan_run
 
+    _note_plan(ctx)
     sizes = get_scale(scale)
     n_draws = _bank_draws(method.value, live, n_draws)
     plan = plan_run(

@@ -43,6 +43,7 @@ from cpo_nb.cli_base import (
     parse_names,
     parse_numbers,
     quiet_libraries,
+    refuse_unused,
     warn,
 )
 from .cli_images import judge_sentence
@@ -203,12 +204,12 @@ def _compute(missing: list[tuple], scale: Scale, clock: Clock, jobs: int) -> Non
     call_each(_compute_one, calls, jobs)
 
 # %% ../nbs/45_cli_study.ipynb #cd72e6c6
-def _store_paintings(data: str, scale: Scale, seed: int, clock: Clock) -> None:
+def _store_paintings(data: str, tree: str, scale: Scale, seed: int, clock: Clock) -> None:
     "The table of real paintings, stored with its grids under data/results/paintings."
     from cpo_nb.paintings import reproduce_paintings
 
     run = runs_dir() / scale.name / f"paintings-seed{seed}"
-    reproduce_paintings(data, scale=scale, seed=seed, say=clock, run_dir=run)
+    reproduce_paintings(data, tree, scale, seed, say=clock, run_dir=run)
     folder = results_dir() / "paintings" / f"{scale.name}-seed{seed}"
     with atomic_path(folder) as draft:
         draft.mkdir(parents=True)
@@ -286,7 +287,7 @@ _Seeds = Annotated[
     ),
 ]
 _OWN_DATA = (
-    "Compute and store the table of your own images instead, as `cpo reproduce --data` does."
+    "Compute and store the table of your own paintings instead, as `cpo reproduce --data` does."
 )
 _OwnData = Annotated[Optional[str], typer.Option("--data", metavar="SOURCE", help=_OWN_DATA)]
 _SEARCH = "First choose learning rate and strength of every method, where that is not stored yet."
@@ -342,11 +343,24 @@ def _note_missing(missing: list[tuple], wanted: int) -> None:
     warn(f"note: {len(missing)} of {wanted} results {settings}: {listed}")
 
 # %% ../nbs/45_cli_study.ipynb #da9acc25
+_OwnTree = Annotated[
+    Optional[str],
+    typer.Option(
+        "--criteria",
+        metavar="TREE",
+        help="With --data: tree of its annotations, with pairs of the tree painting. "
+        "[default: painting]",
+    ),
+]
+
+
 @app.command("results", cls=ModelCommand)
 def run_results(
+    ctx: typer.Context,
     rows: _Rows = None,
     seeds: _Seeds = None,
     data: _OwnData = None,
+    criteria: _OwnTree = None,
     search: _Search = False,
     stored: _Stored = False,
     figures: _Figures = False,
@@ -372,9 +386,11 @@ def run_results(
     if search and stored:
         raise CpoError("--search computes, --stored does not", hint="give one of them")
     if data is not None:
+        refuse_unused(ctx, "rows search stored figures markdown jobs", "with --data")
         for seed in numbers or sizes.seeds[:1]:
-            _store_paintings(data, sizes, seed, clock)
+            _store_paintings(data, criteria or "painting", sizes, seed, clock)
         return
+    refuse_unused(ctx, "criteria", "without --data")
     if search:
         _search_all(sizes, clock, jobs)
     wanted = wanted_rows(names, numbers or list(sizes.seeds), sizes)
@@ -515,18 +531,10 @@ def reproduce_atelier(
 # %% ../nbs/45_cli_study.ipynb #010508f8
 _Seed2 = Annotated[int, typer.Option("--seed", min=0, help="Training seed of stage 2.")]
 _OWN_IMAGES = (
-    "Your own images instead of the atelier: a folder with a table of file_name and caption, or "
-    "style and period. Without labels, pixel measures annotate them."
+    "Your own paintings instead of the atelier: a folder with a table of file_name and caption, or "
+    "style and period. Pixel measures annotate them; annotations of the table are not used."
 )
 _OwnImages = Annotated[Optional[str], typer.Option("--data", metavar="SOURCE", help=_OWN_IMAGES)]
-_OwnTree = Annotated[
-    Optional[str],
-    typer.Option(
-        "--criteria",
-        metavar="TREE",
-        help="With --data: the tree of its annotations. [default: painting]",
-    ),
-]
 _FiguresToo = Annotated[
     bool,
     typer.Option(
@@ -538,6 +546,7 @@ _FiguresToo = Annotated[
 # %% ../nbs/45_cli_study.ipynb #23590e12
 @app.command("reproduce", cls=ModelCommand)
 def run_reproduce(
+    ctx: typer.Context,
     seed: _Seed2 = 0,
     data: _OwnImages = None,
     criteria: _OwnTree = None,
@@ -558,12 +567,11 @@ def run_reproduce(
     if data is not None:
         from cpo_nb.paintings import reproduce_paintings
 
+        refuse_unused(ctx, "figures", "with --data")
         tree = criteria or "painting"
         reproduce_paintings(data, criteria=tree, scale=sizes, seed=seed, say=Clock())
         return
-    if criteria is not None:
-        hint = "the atelier has its own annotations; give --data as well, or neither"
-        raise CpoError("--criteria without --data", hint=hint)
+    refuse_unused(ctx, "criteria", "without --data")
     if sizes.name == "full":
         hint = "give --scale tiny, or --data for real paintings"
         raise CpoError("the atelier is reproduced at scale smoke or tiny", hint=hint)
