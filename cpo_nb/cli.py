@@ -5,7 +5,6 @@
 # %% ../nbs/46_cli.ipynb #0b3b8230
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from pathlib import Path
@@ -16,7 +15,7 @@ import typer
 # nothing heavy up here: `cpo --help` must not wait for torch
 # imported for their commands
 from . import cli_prepare, cli_images, cli_study, cli_atelier, cli_bench  # noqa: F401
-from .core import Scale, get_scale, processes, readable_time
+from .core import Scale, get_scale
 from .docments import document
 from cpo_nb.cli_base import (
     Clock,
@@ -28,13 +27,13 @@ from cpo_nb.cli_base import (
     Track,
     app,
     check_new_folder,
-    echo,
     given_options,
     make_job,
     option_name,
     option_value,
     warn,
 )
+from .cli_runs import end_run
 from cpo_nb.cli_options import (
     Accept,
     AlignTargets,
@@ -70,9 +69,9 @@ from cpo_nb.cli_options import (
 )
 
 # %% auto #0
-__all__ = ['Settings', 'options_of', 'sft_config', 'stopped_weights', 'adapter_lines', 'end_run', 'run_sft', 'search_key',
-           'tuned_settings', 'stabilize_rule', 'reads_setting', 'split_options', 'align_config', 'bank_config',
-           'Stabilize', 'Weighting', 'Rows', 'run_align', 'command_table', 'main']
+__all__ = ['Settings', 'options_of', 'sft_config', 'run_sft', 'search_key', 'tuned_settings', 'stabilize_rule', 'reads_setting',
+           'split_options', 'align_config', 'bank_config', 'Stabilize', 'Weighting', 'Rows', 'run_align',
+           'command_table', 'main']
 
 # %% ../nbs/46_cli.ipynb #47e33067
 @dataclass
@@ -151,55 +150,6 @@ def sft_config(
     settings.take(type(config))
     del settings.sources["train"]
     return config, settings.sources
-
-# %% ../nbs/46_cli.ipynb #fa365428
-def stopped_weights(
-    out: Path,  # folder of a run that was stopped
-) -> str:
-    "Which weights the adapter of a stopped run holds."
-    from safetensors import safe_open
-
-    path = out / "last_good.safetensors"
-    if not path.exists():
-        return "the averaged weights at the stop (no checkpoint was far enough from collapse)"
-    with safe_open(path, "pt") as file:
-        step = file.metadata()["step"]
-    return f"the weights after training step {step}, the last that were far from collapse"
-
-# %% ../nbs/46_cli.ipynb #7857e09d
-def adapter_lines(
-    out: Path,  # folder of the run
-    base: str,  # as of `--base`
-    best: dict | None = None,  # step and score of the best checkpoint
-) -> list[str]:
-    "Where the adapters of a run are, and how to use one."
-    adapter = out / "adapter"
-    words = ["cpo", "sample", "--base", base, "--adapter", str(adapter)]
-    lines = [f"adapter: {adapter}"]
-    if best and (out / "adapter-best").is_dir():
-        lines.append(
-            f"adapter-best: {out / 'adapter-best'}: the weights after step {best['step']}, where "
-            f"the loss on held-out images was least ({best['score']:.5g})"
-        )
-    lines.append(f"in Python:  pipeline.load_lora_weights({str(adapter)!r})")
-    lines.append(f'to look:    {shlex.join(words)} --prompt "..." --out samples')
-    return lines
-
-
-def end_run(
-    out: Path,  # folder of the run
-    base: str,  # as of `--base`
-    result,  # a `TrainResult`
-    clock: Clock,  # of the command
-) -> None:
-    "Say how a run ended; raises `typer.Exit` with code 3 when it was stopped for collapse."
-    how = "stopped" if result.stopped else "done"
-    clock(f"{how}: {result.step} training steps, {readable_time(result.seconds)} of training")
-    if processes().main:
-        echo("\n".join(adapter_lines(out, base, result.best)))
-    if result.stopped:
-        warn(f"cpo: {result.stopped}\n  The adapter holds {stopped_weights(out)}.")
-        raise typer.Exit(3)
 
 # %% ../nbs/46_cli.ipynb #eef5c260
 _SftLr = Annotated[

@@ -250,7 +250,7 @@ def _option_problem(name: str, raw: object, value: object) -> str | None:
         return f"{value} is more than {most}."
     return None
 
-
+# %% ../nbs/44_cli_base.ipynb #33ef0751
 class Command(TyperCommand):
     "A command: `@app.command(cls=Command)`."
 

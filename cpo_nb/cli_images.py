@@ -299,7 +299,6 @@ def run_sample(
     Example:
       cpo sample --adapter runs/policy/adapter:0.8 --count 8 --grid --out samples \\
           --prompt "a painting of a pine in rose and green"
-    With the words that a stage-1 adapter has learnt:
       cpo sample --adapter runs/aux/adapter --prompt "a pine" --out named \\
           --criteria tree.yaml --positive color/harmony
     """

@@ -275,10 +275,18 @@ def _note_plan(ctx: typer.Context) -> None:
     if method != "sft":
         note_unused(ctx, "prompt_variants", f"by --method {method}")
 
+
+class _PlanCommand(ModelCommand):
+    "`cpo plan`."
+
+    def run(self, ctx, began):
+        "Say what has no effect, then plan."
+        _note_plan(ctx)
+        super().run(ctx, began)
+
 # %% ../nbs/44b_cli_prepare.ipynb #b573239f
-@app.command("plan", cls=ModelCommand)
+@app.command("plan", cls=_PlanCommand)
 def run_plan(
-    ctx: typer.Context,
     base: Base = "atelier",
     method: _PlanMethod = Method.cpo,
     data: _PlanData = None,
@@ -312,7 +320,6 @@ def run_plan(
     """
     from cpo_nb.plan import plan_run
 
-    _note_plan(ctx)
     sizes = get_scale(scale)
     n_draws = _bank_draws(method.value, live, n_draws)
     plan = plan_run(
