@@ -5,6 +5,7 @@
 # %% ../nbs/46_cli.ipynb #0b3b8230
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from pathlib import Path
@@ -534,7 +535,10 @@ def command_table() -> str:
 
 
 def main() -> None:
-    "Entry point of the console script `cpo`."
+    "Entry point of the console script `cpo`; what a terminal cannot encode is written as escapes."
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="cpo")
 
 # %% ../nbs/46_cli.ipynb #2da5281c
