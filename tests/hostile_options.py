@@ -2,7 +2,7 @@
 
 `mutations(seed, n)` yields them with a note of what each does. Of every one the same is asked: it
 ends with one of CODES, without a traceback, within seconds, and writes nothing outside the folders
-that its own options name. Placeholders stand for the fixed words of a command; `filled` replaces them.
+that its options name. Placeholders stand for fixed words of a command; `filled` replaces them.
 """
 
 import os
