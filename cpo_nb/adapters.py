@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import weakref
+from functools import lru_cache
 from pathlib import Path
 from typing import Sequence
 
 import torch
 from fastcore.basics import patch
 
-from .core import CpoError, atomic_path, data_dir, processes, read_json, seed_for, to_jsonable
+from .core import CpoError, atomic_path, processes, read_json, seed_for, sha256_file
+from .core import to_jsonable
 from .docments import document
+from .cards import model_card
 from .pipelines import adapter_file
 
 # %% auto #0
 __all__ = ['Adapter', 'LORA_TARGETS', 'layer_cache', 'adapter_list', 'stacked', 'lora_parts', 'lora_layers', 'AdapterMixin',
-           'model_card', 'sort_header']
+           'sort_header']
 
 # %% ../nbs/11_adapters.ipynb #19deaf1f
 Adapter = None | str | Sequence[tuple[str, float]]  # none, one by name, or several with weights
@@ -328,62 +332,6 @@ def using_weights(
     finally:
         self.set_adapter_state(name, own)
 
-# %% ../nbs/11_adapters.ipynb #f7ff70ea
-_SUMMARIES = dict(  # by stage
-    sft="A LoRA that knows the vocabulary of a criteria tree (stage 1 of Complex Preference "
-    "Optimization): positive or negative attributes that follow the caption appear in the image.",
-    align="A LoRA that moves a text-to-image model toward the positive and away from the negative "
-    "attributes of a criteria tree, so that a plain caption yields better images.",
-)
-
-# %% ../nbs/11_adapters.ipynb #91c5be26
-def _method(info: dict) -> str:
-    "Method and stabilisation, or the stage where no method is named."
-    name = info.get("method") or info.get("stage")
-    settings = info.get("settings") or {}
-    extra = settings.get("stabilize") if info.get("method") in ("cpo", "dpo") else None
-    return " ".join(part for part in (name, extra) if part)
-
-# %% ../nbs/11_adapters.ipynb #11aco016
-def _card_rows(note: dict) -> dict[str, str | int | None]:
-    "The card's table; rows without a value are left out."
-    info, model = note["info"], note["base_model"] or "the base model"
-    best, result = info.get("best"), info.get("result") or {}
-    targets, n_images = ", ".join(note["targets"]), info.get("pictures")
-    rows = {
-        "base": f"{model} ({note['base']})",
-        "adapter": f"LoRA, rank {note['rank']}, alpha {note['alpha']:g}, on {targets}",
-        "method": _method(info),
-        "criteria": info.get("criteria") and f"{info['criteria']}, hash {info['tree']}",
-        "data": info.get("data") and f"{n_images:,} images, hash {info['data']}",
-        "training steps": info.get("steps"),
-        "stopped": info.get("stopped"),
-        "best held-out loss": best and f"{best['score']:.5g} after {best['step']} steps",
-        "at the end": ", ".join(f"{k} {v:.4g}" for k, v in result.items()),
-    }
-    return {k: v for k, v in rows.items() if v}
-
-# %% ../nbs/11_adapters.ipynb #11aco017
-def model_card(
-    note: dict,  # what `save_adapter` writes into adapter.json
-) -> str:  # Markdown with a YAML header, as the hub reads it
-    "README.md of an adapter: base, criteria, data, settings, results, how to load it."
-    info, model = note["info"], note["base_model"] or "the base model"
-    atelier = model == "atelier"
-    setup = "import cpo_nb.backbone  # the class of the base's autoencoder\n"
-    template = (data_dir() / "templates" / "adapter_card.md").read_text(encoding="utf-8")
-    return template.format(
-        front=f"base_model: {model}\n" if "/" in model else "",
-        title=f"{info.get('stage', 'LoRA')} of {model}",
-        summary=_SUMMARIES.get(info.get("stage"), "A LoRA."),
-        table="\n".join(f"| {k} | {v} |" for k, v in _card_rows(note).items()),
-        setup=setup if atelier else "",
-        base=note["base"],
-        source="cpo_nb/data/atelier/pipeline" if atelier else model,
-        prompt="a painting of an oak",
-        settings=json.dumps(info.get("settings") or {}, indent=1, sort_keys=True),
-    )
-
 # %% ../nbs/11_adapters.ipynb #00ff9ad7
 def sort_header(
     path: Path,  # a safetensors file, changed in place
@@ -402,8 +350,8 @@ def sort_header(
 
 # %% ../nbs/11_adapters.ipynb #695fa15d
 def _sorted_sets(config: dict) -> dict:
-    "A LoRA's settings with sets as sorted lists: a set's order differs between processes."
-    out = dict(config)
+    "A LoRA's settings as they are saved: sets in order, and the scale in the weights."
+    out = dict(config, lora_alpha=config["r"])
     for k, v in config.items():
         if isinstance(v, set) or (k == "target_modules" and isinstance(v, (list, tuple))):
             out[k] = sorted(v)
@@ -411,13 +359,15 @@ def _sorted_sets(config: dict) -> dict:
 
 # %% ../nbs/11_adapters.ipynb #0d5d66c9
 def _lora_weights(module: torch.nn.Module, name: str) -> dict[str, torch.Tensor]:
-    "An adapter's weights under the names that peft saves."
+    "An adapter's weights under the names that peft saves, with alpha / rank multiplied into B."
     from peft.utils import get_peft_model_state_dict
 
     # not `module.state_dict()`, which would gather a sharded base
     own = {k: p for k, p in module.named_parameters() if ".lora_" in k}
     state = get_peft_model_state_dict(module, own, adapter_name=name)
-    return {k: v.detach().cpu().contiguous() for k, v in state.items()}
+    scale = module.peft_config[name].lora_alpha / module.peft_config[name].r
+    scaled = {k: v.detach() * scale if ".lora_B." in k else v.detach() for k, v in state.items()}
+    return {k: v.cpu().contiguous() for k, v in scaled.items()}
 
 # %% ../nbs/11_adapters.ipynb #11aco020
 @patch
@@ -426,6 +376,24 @@ def _components_of(self: AdapterMixin, name: str) -> dict[str, torch.nn.Module]:
     modules = self.modules_with_adapters.items()
     return {c: m for c, m in modules if name in getattr(m, "peft_config", {})}
 
+# %% ../nbs/11_adapters.ipynb #4f6b5722
+@patch
+def _base_weights(self: AdapterMixin) -> dict:
+    "Name and SHA-256 of the denoiser's first file, for a base in a folder; else {}."
+    folder = Path(str(getattr(self.pipe.config, "_name_or_path", "") or "no folder"))
+    files = sorted((folder / self.denoiser_name).glob("*.safetensors"))
+    if not files or self.name == "atelier":
+        return {}
+    stat = files[0].stat()
+    digest = _hash_of(files[0].resolve(), stat.st_size, stat.st_mtime_ns)
+    return dict(file=f"{self.denoiser_name}/{files[0].name}", sha256=digest)
+
+
+@lru_cache(maxsize=8)
+def _hash_of(path: Path, size: int, changed: int) -> str:
+    "SHA-256 of a file, once as long as its size and time of change stay."
+    return sha256_file(path)
+
 # %% ../nbs/11_adapters.ipynb #cd1e56c1
 @patch
 def save_adapter(
@@ -433,6 +401,7 @@ def save_adapter(
     name: str,  # which adapter
     path: str | Path,  # a folder; written whole or not at all
     info: dict | None = None,  # goes into the folder's adapter.json
+    images: Sequence[Path] = (),  # shown by the model card; copied beside it
 ) -> Path:  # the folder
     "Write what the pipeline's own `load_lora_weights` reads, adapter.json and a model card."
     self._known(name)
@@ -445,12 +414,16 @@ def save_adapter(
         settings[f"{component}_lora_adapter_metadata"] = metadata
         settings[f"{component}_lora_layers"] = _lora_weights(module, name)
     about = dict(base=self.pipeline_class, base_model=self.name, info=info or {})
+    about["base_weights"] = self._base_weights()
     note = to_jsonable(self.adapters[name] | about)
     with atomic_path(path) as tmp:
         type(self.pipe).save_lora_weights(tmp, safe_serialization=True, **settings)
         sort_header(tmp / "pytorch_lora_weights.safetensors")
         (tmp / "adapter.json").write_text(json.dumps(note, indent=1, sort_keys=True) + "\n")
-        (tmp / "README.md").write_text(model_card(note), encoding="utf-8")
+        for image in images:
+            shutil.copy(image, tmp)
+        card = model_card(note, [image.name for image in images])
+        (tmp / "README.md").write_text(card, encoding="utf-8")
     return path
 
 # %% ../nbs/11_adapters.ipynb #ab0d6c54

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from .adapters import Adapter
 from .backbone import Backbone, Conditioning
+from .cards import card_facts
 from .cache import StoredLatents, StoredPrompts, encoding_batch, image_sizes
 from .cache import square_images, store_latents
 from .core import CpoError, processes, sha256_json, torch_rng
@@ -334,8 +335,10 @@ def finish(
 ) -> None:
     "Put the averaged weights into the adapter and save it, with the facts of its run."
     info = info | _run_facts(run_dir, res, cfg, data, tree)
+    prompts = card_facts(info["stage"], data.captions, data.positive, data.negative, tree)
     backbone.set_adapter_state(name, res.ema)
-    backbone.save_adapter(name, Path(run_dir) / "adapter", info)
+    images = _previews(run_dir, res.step)
+    backbone.save_adapter(name, Path(run_dir) / "adapter", info | prompts, images)
 
     if not (res.best and res.best["step"] != res.step):
         if processes().main:  # of a run that went on since, and has found a better one
@@ -343,10 +346,16 @@ def finish(
     else:
         best = averaged_weights(run_dir, res.best["step"])
         with backbone.using_weights(name, best):
-            info = dict(info, steps=res.best["step"])
-            backbone.save_adapter(name, Path(run_dir) / "adapter-best", info)
+            info = info | prompts | dict(steps=res.best["step"])
+            images = _previews(run_dir, res.best["step"])
+            backbone.save_adapter(name, Path(run_dir) / "adapter-best", info, images)
 
 # %% ../nbs/22_batches.ipynb #1c946697
+def _previews(run_dir: str | Path, step: int) -> list[Path]:
+    "Previews that the run wrote at this step."
+    return sorted((Path(run_dir) / "previews").glob(f"*-{step:07d}.png"))
+
+
 def _run_facts(
     run_dir: str | Path, res: TrainResult, cfg: Any, data: TrainingSet, tree: CriteriaTree
 ) -> dict:

@@ -5,6 +5,7 @@
 # %% ../nbs/46_cli.ipynb #0b3b8230
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from pathlib import Path
@@ -15,7 +16,7 @@ import typer
 # nothing heavy up here: `cpo --help` must not wait for torch
 # imported for their commands
 from . import cli_prepare, cli_images, cli_study, cli_atelier, cli_bench  # noqa: F401
-from .core import Scale, get_scale, processes, readable_time
+from .core import Scale, get_scale
 from .docments import document
 from cpo_nb.cli_base import (
     Clock,
@@ -26,12 +27,14 @@ from cpo_nb.cli_base import (
     Precision,
     Track,
     app,
-    check_finite,
     check_new_folder,
+    given_options,
     make_job,
+    option_name,
     option_value,
     warn,
 )
+from .cli_runs import end_run
 from cpo_nb.cli_options import (
     Accept,
     AlignTargets,
@@ -67,18 +70,11 @@ from cpo_nb.cli_options import (
 )
 
 # %% auto #0
-__all__ = ['option_name', 'Settings', 'given_options', 'options_of', 'sft_config', 'run_sft', 'search_key', 'tuned_settings',
-           'stabilize_rule', 'reads_setting', 'split_options', 'align_config', 'bank_config', 'Stabilize', 'Weighting',
-           'Rows', 'stopped_weights', 'run_align', 'command_table', 'main']
+__all__ = ['Settings', 'options_of', 'sft_config', 'run_sft', 'search_key', 'tuned_settings', 'stabilize_rule', 'reads_setting',
+           'split_options', 'align_config', 'bank_config', 'Stabilize', 'Weighting', 'Rows', 'run_align',
+           'command_table', 'main']
 
 # %% ../nbs/46_cli.ipynb #47e33067
-def option_name(
-    setting: str,  # field of a config, "n_draws"
-) -> str:  # "--n-draws"
-    "The option that sets a field: one name from the command line to where it acts."
-    return "--" + setting.replace("_", "-")
-
-
 @dataclass
 class Settings:
     "Values of settings by name, and where each comes from; what is set later wins."
@@ -115,14 +111,6 @@ class Settings:
         for name in names:
             self.sources.setdefault(name, "default")
         return {name: self.values.pop(name) for name in names if name in self.values}
-
-# %% ../nbs/46_cli.ipynb #ab558564
-def given_options(
-    ctx: typer.Context,  # of a command
-) -> set[str]:  # names of parameters
-    "Which options stand on the command line."
-    sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
-    return {name for name, source in sources.items() if source.name == "COMMANDLINE"}
 
 # %% ../nbs/46_cli.ipynb #ec745d22
 def options_of(
@@ -163,17 +151,6 @@ def sft_config(
     settings.take(type(config))
     del settings.sources["train"]
     return config, settings.sources
-
-# %% ../nbs/46_cli.ipynb #7857e09d
-def _print_adapter(out: Path, base: str) -> None:
-    "Say where the adapter is and how to use it."
-    if not processes().main:
-        return
-    adapter = out / "adapter"
-    typer.echo(f"adapter: {adapter}")
-    typer.echo(f"in Python:  pipeline.load_lora_weights({str(adapter)!r})")
-    sample = f'cpo sample --base {base} --adapter {adapter} --prompt "..." --out samples'
-    typer.echo(f"to look:    {sample}")
 
 # %% ../nbs/46_cli.ipynb #eef5c260
 _SftLr = Annotated[
@@ -237,15 +214,13 @@ def run_sft(
     from cpo_nb.sft import SftConfig
     from cpo_nb.training import TrainConfig
 
-    check_finite(alpha=alpha)
     sizes, clock = get_scale(scale), Clock()
     options = options_of(ctx, SftConfig, TrainConfig)
     config, sources = sft_config(sizes, base, options, given_options(ctx))
     check_new_folder(out)
     job = make_job(no_cache=no_cache, **options_of(ctx, Job))
     _, result = run_stage1(job, config, out, clock, sources=sources)
-    clock(f"done: {result.step} training steps, {readable_time(result.seconds)} of training")
-    _print_adapter(out, base)
+    end_run(out, base, result, clock)
 
 # %% ../nbs/46_cli.ipynb #a9c71211
 def search_key(
@@ -466,20 +441,6 @@ _AlignLr = Annotated[Optional[float], typer.Option("--lr", help=_LR_HELP)]
 _COLLAPSE = "Early-stop threshold: relative growth of the winning-target error; 0 disables."
 _Collapse = Annotated[float, typer.Option("--collapse", min=0, help=_COLLAPSE)]
 
-# %% ../nbs/46_cli.ipynb #fa365428
-def stopped_weights(
-    out: Path,  # folder of a run that was stopped
-) -> str:
-    "Which weights the adapter of a stopped run holds."
-    from safetensors import safe_open
-
-    path = out / "last_good.safetensors"
-    if not path.exists():
-        return "the averaged weights at the stop (no checkpoint was far enough from collapse)"
-    with safe_open(path, "pt") as file:
-        step = file.metadata()["step"]
-    return f"the weights after training step {step}, the last that were far from collapse"
-
 # %% ../nbs/46_cli.ipynb #b0f10109
 def _run_align(
     ctx: typer.Context, scale: Scale, out: Path, auxiliary: str | None, bank, no_cache: bool
@@ -491,7 +452,6 @@ def _run_align(
 
     options, clock = options_of(ctx, AlignConfig, TrainConfig), Clock()
     method = options.pop("method")
-    check_finite(alpha=options["alpha"], collapse=options["collapse"])
     if auxiliary is not None and not METHODS[method].needs_auxiliary:
         _note_unused(["auxiliary"], method, None)
     base = ctx.params["base"]
@@ -499,12 +459,7 @@ def _run_align(
     check_new_folder(out)
     job = make_job(no_cache=no_cache, **options_of(ctx, Job))
     _, result = run_stage2(job, config, out, auxiliary, clock, warn, bank, sources=sources)
-    how = "stopped" if result.stopped else "done"
-    clock(f"{how}: {result.step} training steps, {readable_time(result.seconds)} of training")
-    _print_adapter(out, base)
-    if result.stopped:
-        warn(f"cpo: {result.stopped}\n  The adapter holds {stopped_weights(out)}.")
-        raise typer.Exit(3)
+    end_run(out, base, result, clock)
 
 # %% ../nbs/46_cli.ipynb #8d01fca5
 @app.command("align", cls=ModelCommand)
@@ -580,7 +535,10 @@ def command_table() -> str:
 
 
 def main() -> None:
-    "Entry point of the console script `cpo`."
+    "Entry point of the console script `cpo`; what a terminal cannot encode is written as escapes."
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="cpo")
 
 # %% ../nbs/46_cli.ipynb #2da5281c

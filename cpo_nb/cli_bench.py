@@ -13,7 +13,7 @@ import typer
 # nothing heavy up here: `cpo --help` must not wait for torch
 from .core import CpoError, get_scale
 from .docments import document
-from .cli_base import Clock, ModelCommand, app, bank_app, parse_names
+from .cli_base import Clock, ModelCommand, app, bank_app, echo, parse_names
 from .cli_options import Compile, Rank, ScaleName
 
 # %% auto #0
@@ -82,7 +82,7 @@ def _measure_part(part: Part, settings: dict):
         variants=measure_variants,
         roofline=measure_roofline,
     )
-    return measure[part.value](say=typer.echo, **settings)
+    return measure[part.value](say=echo, **settings)
 
 # %% ../nbs/45b_cli_bench.ipynb #e3ebcee7
 _Families = Annotated[
@@ -137,12 +137,12 @@ def bench_command(
         names = list(parse_names(families, "--families", ("atelier", *SMALL)))
     check_part(part, names, full, compile)
     if part is Part.updates:
-        run_bench(names, full, say=typer.echo, steps=rounds, rank=rank, compiled=compile)
+        run_bench(names, full, say=echo, steps=rounds, rank=rank, compiled=compile)
         return
     found = _measure_part(part, part_settings(part, names, rounds, rank, compile))
     on_gpu = part in (*_BY_FAMILY, Part.variants)
     path = write_scaling(bench_name(part.value, names, compile), {part.value: found}, on_gpu)
-    typer.echo(f"stored as {path.name}")
+    echo(f"stored as {path.name}")
 
 # %% ../nbs/45b_cli_bench.ipynb #a5aeb1a7
 @bank_app.command("study", cls=ModelCommand)

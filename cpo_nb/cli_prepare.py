@@ -16,6 +16,7 @@ from .docments import document
 from cpo_nb.cli_base import (
     PLAIN,
     Clock,
+    Command,
     DType,
     Method,
     ModelCommand,
@@ -23,7 +24,9 @@ from cpo_nb.cli_base import (
     Precision,
     app,
     bank_app,
+    echo,
     make_job,
+    note_unused,
     warn,
 )
 from cpo_nb.cli_options import (
@@ -69,7 +72,7 @@ _Trees = Annotated[
 ]
 
 
-@criteria_app.command("check")
+@criteria_app.command("check", cls=Command)
 def criteria_check(trees: _Trees) -> None:
     """Check criteria trees; print how many pairs stand below each root and at each level.
 
@@ -89,7 +92,7 @@ def criteria_check(trees: _Trees) -> None:
             problems.append(str(error))
             continue
         size = f"{len(tree)} pairs in {len(tree.roots)} root dimensions, depth {tree.depth}"
-        typer.echo(f"{name}: valid, {size}\n\n{tree.summary()}\n")
+        echo(f"{name}: valid, {size}\n\n{tree.summary()}\n")
     if problems:
         raise CpoError("\ncpo: ".join(problems))
 
@@ -119,7 +122,7 @@ _PlotFile = Annotated[
 ]
 
 # %% ../nbs/44b_cli_prepare.ipynb #8164a702
-@criteria_app.command("plot")
+@criteria_app.command("plot", cls=Command)
 def criteria_plot(tree: _PlotTree, root: _PlotRoot = None, out: _PlotFile = None) -> None:
     """Plot a criteria tree.
 
@@ -145,7 +148,7 @@ def criteria_plot(tree: _PlotTree, root: _PlotRoot = None, out: _PlotFile = None
     with atomic_path(out) as path:
         figure.savefig(path, format=out.suffix[1:])
     plt.close(figure)
-    typer.echo(f"plotted: {out}")
+    echo(f"plotted: {out}")
 
 # %% ../nbs/44b_cli_prepare.ipynb #11958755
 _PlanMethod = Annotated[
@@ -203,7 +206,7 @@ def count_images(
         return default
     from cpo_nb.criteria import load_criteria
 
-    splits = make_job(data=data, **how).rows(load_criteria(criteria), typer.echo)
+    splits = make_job(data=data, **how).rows(load_criteria(criteria), echo)
     return default if splits is None else len(splits["train"])
 
 
@@ -252,12 +255,38 @@ def _print_plan(plan) -> None:
     "Print a plan and, when it does not fit, what to change."
     from cpo_nb.plan import fit, fit_report
 
-    typer.echo(plan)
+    echo(plan)
     if plan.fits is False:
-        typer.echo(f"\n{fit_report(plan, fit(plan))}")
+        echo(f"\n{fit_report(plan, fit(plan))}")
+
+# %% ../nbs/44b_cli_prepare.ipynb #274fb568
+def _note_plan(ctx: typer.Context) -> None:
+    "Say which options of `cpo plan` have no effect beside the others."
+    from cpo_nb.align import METHODS
+
+    given, method = ctx.params, ctx.params["method"].value
+    if given["data"] is None:
+        note_unused(ctx, "criteria skip_bad", "without --data")
+    elif given["images"] is not None:
+        note_unused(ctx, "data criteria skip_bad", "with --images")
+    if not METHODS[method].needs_auxiliary:
+        note_unused(ctx, "live n_draws", f"by --method {method}")
+    elif given["live"]:
+        note_unused(ctx, "n_draws", "with --live")
+    if method != "sft":
+        note_unused(ctx, "prompt_variants", f"by --method {method}")
+
+
+class _PlanCommand(ModelCommand):
+    "`cpo plan`."
+
+    def run(self, ctx, began):
+        "Say what has no effect, then plan."
+        _note_plan(ctx)
+        super().run(ctx, began)
 
 # %% ../nbs/44b_cli_prepare.ipynb #b573239f
-@app.command("plan", cls=ModelCommand)
+@app.command("plan", cls=_PlanCommand)
 @takes_rows
 def run_plan(
     ctx: typer.Context,
@@ -389,7 +418,7 @@ def bank_build(
 _Bank = Annotated[Path, typer.Argument(metavar="FOLDER", show_default=False, help="The bank.")]
 
 
-@bank_app.command("check")
+@bank_app.command("check", cls=Command)
 def bank_check(folder: _Bank) -> None:
     """Read every record of a bank.
 
@@ -403,8 +432,8 @@ def bank_check(folder: _Bank) -> None:
     line = f"{folder}: {plural(report['records'], 'prediction')}, {size}, valid"
     if report["damaged"]:
         line += f"; {plural(report['damaged'], 'damaged chunk')} removed"
-    typer.echo(line)
-    typer.echo(
+    echo(line)
+    echo(
         f"{facts['family']}, latents {tuple(facts['latents'])}, {facts['draws']} noise draws "
         f"per image with seed {facts['seed']}, passes in {facts['precision']}"
     )
