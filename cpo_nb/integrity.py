@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import itertools
 import logging
 import math
 import re
+import warnings
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -18,12 +20,12 @@ import torch
 
 from .core import CpoError, plural, read_json
 from .docments import document
-from .pipelines import weight_files
+from .pipelines import pipeline_problems, read_index, weight_files
 
 # %% auto #0
-__all__ = ['MOST', 'LARGEST', 'quiet_libraries', 'config_problems', 'bounded_modules', 'inventory', 'open_network',
-           'tokenizer_problems', 'part_class', 'readable_error', 'open_parts', 'fit_problem', 'unusable_tensors',
-           'check_values']
+__all__ = ['MOST', 'SAVE_AGAIN', 'LARGEST', 'quiet_libraries', 'config_problems', 'bounded_modules', 'inventory', 'open_network',
+           'tokenizer_problems', 'part_class', 'readable_error', 'open_parts', 'fit_problem', 'assemble',
+           'check_folder', 'unusable_tensors', 'check_values', 'lora_problems', 'check_lora']
 
 # %% ../nbs/10a_integrity.ipynb #273a3cd6
 _DRAWN = re.compile("newly initialized|MISSING|MISMATCH|not initialized|not used when", re.I)
@@ -408,6 +410,83 @@ def fit_problem(
     except Exception as e:  # whatever a library makes of foreign configs
         return f"its parts do not fit together ({readable_error(e)})"
 
+# %% ../nbs/10a_integrity.ipynb #83e93c56
+SAVE_AGAIN = (
+    "copy what is missing from the model's page again, or save the pipeline again by "
+    "`pipeline.save_pretrained`"
+)
+
+
+def _named_parts(family: type, path: Path, weights: bool) -> dict[str, list]:
+    "What model_index.json names and the family loads. Raises `CpoError` with what is not whole."
+    needed = ("vae", "scheduler", family.denoiser_name, *(family.needed if weights else ()))
+    entries = {
+        name: entry
+        for name, entry in read_index(path).items()
+        if isinstance(entry, list) and entry and entry[0] and name not in family.load_options
+    }
+    problems = []
+    if weights:
+        problems = pipeline_problems(path, needed, family.load_options)
+    if problems:
+        raise CpoError(f"{path}: the pipeline is not whole:", problems, SAVE_AGAIN)
+    return {k: v for k, v in entries.items() if weights or (path / k).is_dir()}
+
+# %% ../nbs/10a_integrity.ipynb #f5017163
+def assemble(
+    family: type,  # of the pipeline
+    parts: dict,  # its components by name, and None for those that it does without
+):  # a diffusers pipeline
+    "A pipeline from its components; what is not given is None."
+    import diffusers
+
+    cls = getattr(diffusers, family.pipeline_class)
+    arguments = inspect.signature(cls.__init__).parameters.values()
+    empty = (None, inspect.Parameter.empty)
+    names = [a.name for a in arguments if a.default in empty and a.name != "self"]
+    with quiet_libraries(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of diffusers, about old configs
+        return cls(**{name: parts.get(name) for name in names} | family.load_options)
+
+# %% ../nbs/10a_integrity.ipynb #29f5fff2
+def _fit(family: type, path: Path, parts: dict, weights: bool) -> str | None:
+    "Why the components, without weights, do not make a backbone that works."
+    try:
+        return fit_problem(family(assemble(family, parts)), weights)
+    except CpoError:
+        raise
+    except MemoryError:
+        raise
+    except Exception as e:  # whatever a pipeline's class makes of its components
+        return f"the pipeline cannot be built ({readable_error(e)})"
+
+# %% ../nbs/10a_integrity.ipynb #7af93e81
+# what has been checked: family, weights or not, and the state of all files
+_whole: set[tuple] = set()
+
+
+def _state(path: Path) -> tuple:
+    "Name, size and time of change of every file of a pipeline."
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    return tuple((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files)
+
+# %% ../nbs/10a_integrity.ipynb #0d7f806a
+def check_folder(
+    family: type,  # a subclass of `Backbone`
+    path: Path,  # folder of a pipeline
+    weights: bool = True,  # it should have weights and vocabularies; False: configs alone
+) -> None:
+    "Everything but the values of the weights. Raises `CpoError` that names each component."
+    state = (family, weights, _state(path))
+    if state in _whole:
+        return
+    parts, problems = open_parts(path, _named_parts(family, path, weights), weights)
+    if problems:
+        raise CpoError(f"{path}: the pipeline is not whole:", problems, SAVE_AGAIN)
+    if problem := _fit(family, path, parts, weights):
+        raise CpoError(f"{path}: {problem}", hint=f"give a pipeline of text to image; {SAVE_AGAIN}")
+    _whole.add(state)
+
 # %% ../nbs/10a_integrity.ipynb #1a2994d2
 LARGEST = 1e6  # of a weight
 
@@ -437,6 +516,62 @@ def check_values(
             f"or larger than {LARGEST:g}: {first}",
             hint="the weights are damaged, or a training that diverged wrote them; take others",
         )
+
+# %% ../nbs/10a_integrity.ipynb #c301bfd5
+# the two matrices of a layer, as peft, diffusers and kohya call them
+_PAIRS = (("lora_A", "lora_B"), ("lora_down", "lora_up"), ("lora.down", "lora.up"))
+_PAIRS += (("down.weight", "up.weight"),)
+
+
+def _partner(name: str) -> tuple[str, str] | None:
+    "Which matrix a tensor is, A or B, and the name of the other one."
+    for a, b in _PAIRS:
+        for one, other, which in ((a, b, "A"), (b, a, "B")):
+            if one in name and name.endswith(".weight"):
+                head, _, tail = name.rpartition(one)
+                return which, head + other + tail
+    return None
+
+
+def lora_problems(
+    tensors: dict[str, torch.Tensor],  # of a LoRA's file
+) -> list[str]:  # one a line; empty: it is whole
+    "What is wrong with the tensors of a LoRA, whatever it was made for."
+    pairs = {name: found for name in tensors if (found := _partner(name))}
+    if not pairs:
+        return ["holds no LoRA: no tensor is one of a pair of matrices A and B"]
+    problems = []
+    alone = [name for name, (_, other) in pairs.items() if other not in tensors]
+    whole = [name for name, t in tensors.items() if not t.is_floating_point()]
+    damaged = unusable_tensors(tensors)
+    for names, what in (
+        (alone, "has no partner, A or B"),
+        (whole, "holds no floating-point numbers"),
+        (damaged, "is not finite, or far too large"),
+    ):
+        if names:
+            more = f", as {plural(len(names) - 1, 'other')}" if len(names) > 1 else ""
+            problems.append(f"{names[0]} {what}{more}")
+    some = {pairs[k][0] for k in pairs if tensors[k].bool().any()}
+    if not problems and some != {"A", "B"}:
+        problems.append("it changes nothing: all of its matrices A or B are zero")
+    return problems
+
+# %% ../nbs/10a_integrity.ipynb #1a19279e
+def check_lora(
+    path: Path,  # as the user named it
+    file: Path,  # the safetensors file
+) -> None:
+    "Look at the tensors of a LoRA's file. Raises `CpoError` that names what is wrong."
+    from safetensors.torch import load_file
+
+    try:
+        problems = lora_problems(load_file(file))
+    except Exception as e:  # whatever safetensors makes of a foreign file
+        problems = [readable_error(e)]
+    if problems:
+        hint = "copy it again, or run the command that made it again"
+        raise CpoError(f"{path}: the LoRA is not whole:", problems, hint)
 
 # %% ../nbs/10a_integrity.ipynb #266ed4cd
 document(globals())

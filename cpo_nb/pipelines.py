@@ -16,8 +16,8 @@ from .core import CpoError, read_json
 from .docments import document
 
 # %% auto #0
-__all__ = ['read_index', 'class_on_hub', 'byte_tokenizer', 'tiny_clip', 'tiny_t5', 'tiny_vae', 'tiny_pipeline', 'weights_problem',
-           'weight_files', 'component_problems', 'pipeline_problems', 'adapter_file']
+__all__ = ['read_index', 'class_on_hub', 'pipeline_folder', 'byte_tokenizer', 'tiny_clip', 'tiny_t5', 'tiny_vae', 'tiny_pipeline',
+           'weights_problem', 'weight_files', 'component_problems', 'pipeline_problems', 'adapter_file']
 
 # %% ../nbs/10_pipelines.ipynb #10pco001
 def read_index(
@@ -49,12 +49,42 @@ def class_on_hub(
         hint = "give a pipeline folder, a hub id such as owner/name, or 'atelier'"
         raise CpoError(f"{name}: no such folder", hint=hint)
     try:
-        return DiffusionPipeline.load_config(name).get("_class_name", "")
+        kind = DiffusionPipeline.load_config(name).get("_class_name", "")
+        return kind if isinstance(kind, str) else ""
     except Exception as e:
         kind = type(e).__name__
         raise CpoError(
             f"{name}: neither a folder here nor a pipeline that the hub gives ({kind})",
             hint="check the spelling and the network, or give a local folder",
+        ) from None
+
+# %% ../nbs/10_pipelines.ipynb #06fb405d
+_CONFIGS = ["*.json", "*.txt", "*.model"]  # configs and vocabularies
+
+
+def pipeline_folder(
+    name_or_path: str | Path,  # a pipeline folder, or a hub id
+    pipeline_class: str,  # its class in diffusers
+    weights: bool = True,  # download weights too; False: configs and vocabularies
+    **options,  # of the class's `download`: components that are left out, as None
+) -> Path:  # a folder on this machine
+    "The folder of a pipeline; one on the hub is downloaded into the hub's own cache."
+    import diffusers, huggingface_hub
+
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    try:
+        if weights:
+            cls = getattr(diffusers, pipeline_class)
+            return Path(cls.download(str(name_or_path), use_safetensors=True, **options))
+        patterns = _CONFIGS + [f"*/{p}" for p in _CONFIGS]
+        snapshot = huggingface_hub.snapshot_download(str(name_or_path), allow_patterns=patterns)
+        return Path(snapshot)
+    except Exception as e:  # the hub's client has a dozen kinds of its own
+        reason = " ".join(str(e).split())[:200]
+        raise CpoError(
+            f"{name_or_path}: cannot be downloaded ({type(e).__name__}: {reason})",
+            hint="check the network, your access to it, and that it has weights in safetensors",
         ) from None
 
 # %% ../nbs/10_pipelines.ipynb #7bc9ea14
