@@ -24,7 +24,7 @@ from .pipelines import pipeline_problems, read_index, weight_files
 
 # %% auto #0
 __all__ = ['MOST', 'SAVE_AGAIN', 'LARGEST', 'quiet_libraries', 'config_problems', 'bounded_modules', 'inventory', 'open_network',
-           'tokenizer_problems', 'part_class', 'readable_error', 'open_parts', 'fit_problem', 'assemble',
+           'tokenizer_problems', 'part_class', 'readable_error', 'open_parts', 'fit_problem', 'assemble', 'has_weights',
            'check_folder', 'unusable_tensors', 'check_values', 'lora_problems', 'check_lora']
 
 # %% ../nbs/10a_integrity.ipynb #273a3cd6
@@ -469,6 +469,14 @@ def _state(path: Path) -> tuple:
     "Name, size and time of change of every file of a pipeline."
     files = sorted(p for p in path.rglob("*") if p.is_file())
     return tuple((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files)
+
+# %% ../nbs/10a_integrity.ipynb #a8f6d77e
+def has_weights(
+    path: Path,  # folder of a pipeline
+) -> bool:  # False: its configs are all that is there
+    "Whether there is a file of weights, in any format."
+    kinds = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+    return any(file.suffix in kinds for file in path.rglob("*"))
 
 # %% ../nbs/10a_integrity.ipynb #0d7f806a
 def check_folder(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from .core import CpoError, Scale, cache_dir, get_scale, processes, read_json
+from .core import CpoError, Scale, cache_dir, get_scale, plain_text, processes, read_json
 from .docments import document
 from .criteria import CriteriaTree, load_criteria
 from .dataset import load_paintings
@@ -108,6 +108,10 @@ def check_formats(
         elif known[name] is not None:
             problems.append(_format_problem(option, known[name], device))
 
+    if (dtype, precision) in (("bfloat16", "fp16"), ("float16", "bf16")):
+        problems.append(
+            f"--dtype {dtype} with --precision {precision}: two half formats in one pass"
+        )
     problems = [p for p in problems if p]
     if problems:
         hint = "float32 with --precision fp32 works everywhere"
@@ -510,7 +514,7 @@ def load_expert(
         say(f"note: {folder} was trained on another criteria tree than {job.criteria}")
     base = made.get("base_model")
     if base not in (None, "", backbone.name):
-        say(f"note: {folder} was trained on the base {base}, not on {backbone.name}")
+        say(plain_text(f"note: {folder} was trained on the base {base}, not on {backbone.name}"))
 
 # %% ../nbs/40_job.ipynb #90cf0e5d
 def _bank_settings(job: Job, bank: BankConfig | None) -> BankConfig | None:

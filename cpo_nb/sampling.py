@@ -42,6 +42,12 @@ def _sample_batch(backbone, prompts, seeds, steps, g, adapter, negative, precisi
         if guided:
             f = f[n:] + g * (f[:n] - f[n:])
         x = scheduler.step(f, t, x, return_dict=False)[0]
+    if not torch.isfinite(x).all():
+        what = f"sampling with adapter {adapter!r}" if adapter else "sampling"
+        raise CpoError(
+            f"{what} gave latents that are not finite",
+            hint="take another adapter or base, or compute with `precision=fp32`",
+        )
     return x
 
 # %% ../nbs/30_sampling.ipynb #cc193192
