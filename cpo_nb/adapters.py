@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from .core import CpoError, atomic_path, data_dir, plural, processes, read_json, seed_for
 from .core import to_jsonable
 from .docments import document
-from .integrity import check_lora, readable_error
+from .integrity import check_lora, quiet_libraries, readable_error
 from .pipelines import adapter_file
 
 # %% auto #0
@@ -463,8 +463,8 @@ def _read_note(self: AdapterMixin, path: Path, file: Path) -> dict:
     "adapter.json beside a LoRA, or {}. Raises `CpoError` when it was made for another pipeline."
     has_note = path.is_dir() and (file.parent / "adapter.json").is_file()
     note = read_json(file.parent / "adapter.json", dict) if has_note else {}
-    kinds = dict(base=str, base_model=str, info=dict)
-    wrong = [k for k, kind in kinds.items() if not isinstance(note.get(k) or kind(), kind)]
+    kinds = dict(base=str | None, base_model=str | None, info=dict)
+    wrong = [k for k, kind in kinds.items() if k in note and not isinstance(note[k], kind)]
     if wrong:
         raise CpoError(
             f"{file.parent / 'adapter.json'}: {', '.join(wrong)} of the wrong kind",
@@ -493,7 +493,8 @@ def _left_over(self: AdapterMixin, name: str, file: Path) -> int:
     how = dict(weight_name=file.name, use_safetensors=True)
     if "XL" in self.pipeline_class:
         how["unet_config"] = self.denoiser.config
-    read = self.pipe.lora_state_dict(file.parent, **how)
+    with quiet_libraries(silent=True):
+        read = self.pipe.lora_state_dict(file.parent, **how)
     read = read[0] if isinstance(read, tuple) else read
     read = [t for k, t in read.items() if not k.endswith("alpha")]
     here = list(self.adapter_parameters(name).values())
@@ -550,7 +551,8 @@ def load_adapter(
     check_lora(path, file)
     how = dict(weight_name=file.name, use_safetensors=True, low_cpu_mem_usage=False)
     try:
-        self.pipe.load_lora_weights(file.parent, adapter_name=name, **how)
+        with quiet_libraries(silent=True):
+            self.pipe.load_lora_weights(file.parent, adapter_name=name, **how)
         for module in self.modules_with_adapters.values():
             layer_cache.pop(module, None)
         problem = self._loaded_problem(name, file)

@@ -37,7 +37,9 @@ def _matters(record: logging.LogRecord) -> bool:
 
 
 @contextlib.contextmanager
-def quiet_libraries():
+def quiet_libraries(
+    silent: bool = False,  # not even these: what they say is looked at, and becomes an error
+):
     "No progress bars and hints of the libraries for a block; errors and drawn weights still show."
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
@@ -46,7 +48,7 @@ def quiet_libraries():
     handlers = [h for n in ("diffusers", "transformers") for h in logging.getLogger(n).handlers]
     before = [log.get_verbosity() for log in logs]
     for log in logs:
-        log.set_verbosity_warning()
+        log.set_verbosity(logging.CRITICAL if silent else logging.WARNING)
         log.disable_progress_bar()
     for handler in handlers:
         handler.addFilter(_matters)
@@ -340,7 +342,7 @@ def open_parts(
 ) -> tuple[dict[str, Any], list[str]]:  # component by name, networks on `meta`; problems
     "Open every component without reading a weight, whatever its files hold."
     parts, problems = {}, []
-    with quiet_libraries():
+    with quiet_libraries(silent=True):
         for name, entry in entries.items():
             try:
                 cls = part_class(entry)
@@ -355,7 +357,10 @@ def open_parts(
     for name, tokenizer in parts.items():
         encoder = parts.get(name.replace("tokenizer", "text_encoder"))
         if name.startswith("tokenizer") and tokenizer is not None and encoder is not None:
-            found = tokenizer_problems(tokenizer, encoder.config)
+            try:
+                found = tokenizer_problems(tokenizer, encoder.config)
+            except Exception as e:  # settings of any kind
+                found = [readable_error(e)]
             problems += [f"{name}: {problem}" for problem in found]
     return parts, problems
 
@@ -485,13 +490,17 @@ def check_folder(
     weights: bool = True,  # it should have weights and vocabularies; False: configs alone
 ) -> None:
     "Everything but the values of the weights. Raises `CpoError` that names each component."
-    state = (family, weights, _state(path))
-    if state in _whole:
-        return
-    parts, problems = open_parts(path, _named_parts(family, path, weights), weights)
+    try:
+        state = (family, weights, _state(path))
+        if state in _whole:
+            return
+        parts, problems = open_parts(path, _named_parts(family, path, weights), weights)
+        problem = None if problems else _fit(family, path, parts, weights)
+    except OSError as e:
+        raise CpoError(f"{path}: cannot be read ({e.strerror})", hint=SAVE_AGAIN) from None
     if problems:
         raise CpoError(f"{path}: the pipeline is not whole:", problems, SAVE_AGAIN)
-    if problem := _fit(family, path, parts, weights):
+    if problem:
         raise CpoError(f"{path}: {problem}", hint=f"give a pipeline of text to image; {SAVE_AGAIN}")
     _whole.add(state)
 

@@ -293,7 +293,8 @@ def _json_problems(folder: Path) -> list[str]:
             read_json(path)
         except CpoError as e:
             message = str(e).removeprefix(f"{folder}/")
-            problems.append(message if path.stat().st_size else f"{path.name} is empty")
+            empty = path.is_file() and not path.stat().st_size
+            problems.append(f"{path.name} is empty" if empty else message)
     return problems
 
 # %% ../nbs/10_pipelines.ipynb #8d8ad702
