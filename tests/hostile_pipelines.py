@@ -1,4 +1,4 @@
-"""Pipelines and adapters that somebody broke, on purpose or not: `mutations(seed, n)` yields n of them.
+"""Pipelines and adapters that somebody broke, on purpose or not: `mutations(seed, n)`.
 
 A mutation is (name, function): the function changes a copy of a tiny Stable Diffusion pipeline's
 folder. `adapter_mutations` does the same with an adapter's folder. `HARMLESS` names those that must
@@ -81,7 +81,11 @@ SETTINGS = {
         _class_name=[["a"], {}, None, 5, "FluxPipeline", "x" * 10_000, "\x1b[31mx"],
         unet=[["os", "system"], [None, None], "x", {}, ["diffusers", "AutoencoderKL"], []],
         vae=[["diffusers", "UNet2DConditionModel"], [None, None], ["diffusers", 5]],
-        text_encoder=[[None, None], ["transformers", "T5EncoderModel"], ["transformers", "pipeline"]],
+        text_encoder=[
+            [None, None],
+            ["transformers", "T5EncoderModel"],
+            ["transformers", "pipeline"],
+        ],
         tokenizer=[[None, None], ["transformers", "T5Tokenizer"]],
         scheduler=[
             ["diffusers", "FlowMatchEulerDiscreteScheduler"],
@@ -103,7 +107,7 @@ def _write(folder: Path, file: str, text: str) -> None:
 
 
 def _replace(folder: Path, file: str, kind: str) -> None:
-    "A file is gone, or a pipe, a folder, a socket's stand-in, a link to itself stands in its place."
+    "A file is gone, or a pipe, a folder, a device, a link to itself stands in its place."
     path = folder / file
     path.unlink()
     if kind == "pipe":
@@ -230,7 +234,6 @@ def every_mutation() -> list[Mutation]:
 
 # values that the libraries take as their defaults, or that fit: these must load
 HARMLESS = {
-    "unet/config.json out_channels=None",
     "tokenizer/tokenizer_config.json bos_token=<unknown>",
 }
 
