@@ -117,7 +117,7 @@ def test_plan_says_the_same(name, whole, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "file, kind", zip(hostile_pipelines.WEIGHTS, ("nan 0", "inf 7", "huge 13"))
+    "file, kind", [*zip(hostile_pipelines.WEIGHTS, ("nan 0", "inf 7", "huge 13"))]
 )
 def test_weights_that_are_not_finite_are_refused(file, kind, whole, tmp_path):
     folder = broken(whole, tmp_path, f"{file} {kind}")
