@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shutil
 import weakref
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 from typing import Sequence
@@ -16,10 +18,12 @@ from typing import Sequence
 import torch
 from fastcore.basics import patch
 
-from .core import CpoError, atomic_path, processes, read_json, seed_for, sha256_file
+from .core import CpoError, atomic_path, plural, processes, read_json, seed_for
+from .core import sha256_file
 from .core import to_jsonable
 from .docments import document
 from .cards import model_card
+from .integrity import check_lora, quiet_libraries, readable_error
 from .pipelines import adapter_file
 
 # %% auto #0
@@ -430,45 +434,109 @@ def save_adapter(
 @patch
 def _read_note(self: AdapterMixin, path: Path, file: Path) -> dict:
     "adapter.json beside a LoRA, or {}. Raises `CpoError` when it was made for another pipeline."
-    has_note = path.is_dir() and (path / "adapter.json").is_file()
-    note = read_json(file.parent / "adapter.json") if has_note else {}
-    base = note.get("base")
-    if base not in (None, self.pipeline_class):
+    has_note = path.is_dir() and (file.parent / "adapter.json").is_file()
+    note = read_json(file.parent / "adapter.json", dict) if has_note else {}
+    kinds = dict(base=str | None, base_model=str | None, info=dict)
+    wrong = [k for k, kind in kinds.items() if k in note and not isinstance(note[k], kind)]
+    if wrong:
+        raise CpoError(
+            f"{file.parent / 'adapter.json'}: {', '.join(wrong)} of the wrong kind",
+            hint="copy it again, or leave it away: it is not needed for loading",
+        )
+    if note.get("base") not in (None, self.pipeline_class):
         which = f" ({note['base_model']})" if note.get("base_model") else ""
         raise CpoError(
-            f"{path}: was made for a {base}, and this base is a {self.pipeline_class}",
+            f"{path}: was made for a {note['base']}, and this base is a {self.pipeline_class}",
             hint=f"use the base that the LoRA was trained on{which}",
         )
     return note
+
+# %% ../nbs/11_adapters.ipynb #160fd755
+def _prints(tensors, dtype: torch.dtype) -> Counter:
+    "How often each shape and sum occurs among tensors."
+    return Counter(
+        (tuple(t.shape), t.detach().cpu().to(dtype).sum(dtype=torch.float64).item())
+        for t in tensors
+    )
+
+
+@patch
+def _left_over(self: AdapterMixin, name: str, file: Path) -> int:
+    "How many tensors of a LoRA's file and of its layers have no counterpart."
+    how = dict(weight_name=file.name, use_safetensors=True)
+    if "XL" in self.pipeline_class:
+        how["unet_config"] = self.denoiser.config
+    with quiet_libraries(silent=True):
+        read = self.pipe.lora_state_dict(file.parent, **how)
+    read = read[0] if isinstance(read, tuple) else read
+    read = [t for k, t in read.items() if not k.endswith("alpha")]
+    here = list(self.adapter_parameters(name).values())
+    dtype = here[0].dtype
+    a, b = _prints(read, dtype), _prints(here, dtype)
+    return max((a - b).total(), (b - a).total())
+
+# %% ../nbs/11_adapters.ipynb #70aa4117
+@patch
+def _forget(self: AdapterMixin, name: str) -> None:
+    "Remove what a LoRA that was refused has left in the networks."
+    self.adapters.pop(name, None)
+    for module in self._components_of(name).values():
+        with contextlib.suppress(Exception):
+            module.delete_adapters(name)
+    for module in self.modules_with_adapters.values():
+        layer_cache.pop(module, None)
+
+# %% ../nbs/11_adapters.ipynb #b37b7c95
+@patch
+def _loaded_problem(self: AdapterMixin, name: str, file: Path) -> str | None:
+    "What is wrong with a LoRA that the library has loaded."
+    configs = [m.peft_config[name] for m in self._components_of(name).values()]
+    if not configs:
+        return "no LoRA weight of it belongs to this base"
+    rank, alpha = configs[0].r, float(configs[0].lora_alpha)
+    self.adapters[name] = dict(rank=rank, alpha=alpha, targets=["loaded"])
+    layers = (l for m in self.modules_with_adapters.values() for l in lora_layers(m).values())
+    scales = [layer.scaling[name] for layer in layers if name in layer.scaling]
+    if not all(math.isfinite(s) and s > 0 for s in scales):
+        return f"its alpha, {alpha:g}, is not positive"
+    if n := self._left_over(name, file):
+        return f"{plural(n, 'tensor')} of it found no place in this base, or left a layer without"
+    return None
 
 # %% ../nbs/11_adapters.ipynb #11aco021
 @patch
 def load_adapter(
     self: AdapterMixin,
-    path: str | Path,  # a folder of `save_adapter`, or any LoRA file that the pipeline reads
+    path: str
+    | Path,  # a folder of `save_adapter`, a run's, or any LoRA file that the pipeline reads
     name: str,  # how it is called here
 ) -> None:
-    "Load an adapter; it is not activated. Raises `CpoError` when it does not fit this base."
+    """Load an adapter; it is not activated.
+
+    Raises `CpoError` when it is not whole, or when not every tensor finds its place in this base.
+    """
     path = Path(path)
     if name in self.adapters:
         raise CpoError(f"there is already an adapter {name!r}", hint="choose another name")
     file = adapter_file(path)
     before = self._active
     self._read_note(path, file)
-    hint = "use the base that the LoRA was trained on"
+    check_lora(path, file)
     how = dict(weight_name=file.name, use_safetensors=True, low_cpu_mem_usage=False)
     try:
-        self.pipe.load_lora_weights(file.parent, adapter_name=name, **how)
-    except (ValueError, RuntimeError, KeyError, OSError) as e:
-        reason = f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
-        raise CpoError(f"{path}: does not fit this base ({reason})", hint=hint) from None
-    for module in self.modules_with_adapters.values():
-        layer_cache.pop(module, None)
-    configs = [m.peft_config[name] for m in self._components_of(name).values()]
-    if not configs:
-        raise CpoError(f"{path}: no LoRA weight of it belongs to this base", hint=hint)
-    rank, alpha = configs[0].r, float(configs[0].lora_alpha)
-    self.adapters[name] = dict(rank=rank, alpha=alpha, targets=["loaded"])
+        with quiet_libraries(silent=True):
+            self.pipe.load_lora_weights(file.parent, adapter_name=name, **how)
+        for module in self.modules_with_adapters.values():
+            layer_cache.pop(module, None)
+        problem = self._loaded_problem(name, file)
+    except MemoryError:
+        raise
+    except Exception as e:  # whatever the libraries make of foreign files
+        problem = readable_error(e)
+    if problem:
+        self._forget(name)
+        hint = "use the base that the LoRA was trained on"
+        raise CpoError(f"{path}: does not fit this base ({problem})", hint=hint)
     self._apply(before)
 
 # %% ../nbs/11_adapters.ipynb #8be67665

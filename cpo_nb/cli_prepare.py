@@ -320,8 +320,10 @@ def run_plan(
     Example:
       cpo plan --base PIPELINE --batch-size 8 --micro-batch 1 --gpu "RTX 4090"
     """
+    from cpo_nb.backbone import check_pipeline
     from cpo_nb.plan import plan_run
 
+    check_pipeline(base)
     sizes, n_draws = get_scale(scale), _bank_draws(method.value, live, n_draws)
     plan = plan_run(
         base,

@@ -19,7 +19,9 @@ from torch.utils._pytree import tree_leaves
 
 from .core import CpoError, data_dir, read_json
 from .docments import document
-from .backbone import Backbone, family_of, quiet_libraries, read_pipeline_class
+from .backbone import Backbone, family_of, read_pipeline_class
+from .integrity import check_folder, has_weights, quiet_libraries
+from .pipelines import pipeline_folder
 from .stable_diffusion import StableDiffusionBackbone, plain_attention
 from .batches import autocast
 from .align import METHODS
@@ -133,10 +135,12 @@ def bare_backbone(
     base = str(data_dir() / "atelier" / "pipeline" if str(base) == "atelier" else base)
     kind = read_pipeline_class(base)
     family, pipeline = family_of(kind, base), getattr(diffusers, kind)
+    folder = pipeline_folder(base, kind, weights=False)  # of the hub, only configs
+    check_folder(family, folder, Path(base).is_dir() and has_weights(folder))
+    base = str(folder)
     with quiet_libraries(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # warnings about old configs
-        local = Path(base).is_dir()
-        index = read_json(Path(base) / "model_index.json") if local else pipeline.load_config(base)
+        index = read_json(folder / "model_index.json")
         parts = _bare_parts(base, pipeline, index, family.denoiser_name, dtype)
         try:
             backbone = family(pipeline(**parts | family.load_options), resolution)

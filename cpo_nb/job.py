@@ -112,6 +112,8 @@ def check_formats(
         elif known[name] is not None:
             problems.append(_format_problem(option, known[name], device))
 
+    if device.type == "cpu" and f"{dtype} {precision}" in ("bfloat16 fp16", "float16 bf16"):
+        problems.append(f"--dtype {dtype} and --precision {precision}: a CPU cannot mix the two")
     problems = [p for p in problems if p]
     if problems:
         hint = "float32 with --precision fp32 works everywhere"

@@ -27,7 +27,6 @@ from cpo_nb.core import (
     processes,
     read_json,
     runs_dir,
-    shared_out,
     to_jsonable,
     write_json,
 )
@@ -39,6 +38,7 @@ from .metrics import bootstrap_interval, frechet_distance, recall
 from .prompts import attribute_prompt
 from .sampling import image_grid, sample
 from .sft import SftConfig, sft
+from .shares import shared_out
 from .shipped import auxiliary_config
 from .study import rows, text_table
 

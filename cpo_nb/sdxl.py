@@ -80,6 +80,7 @@ class StableDiffusionXLBackbone(StableDiffusionBackbone):
     "`StableDiffusionXLPipeline`, ε or v. Raises `CpoError` for a refiner."
 
     pipeline_class = "StableDiffusionXLPipeline"
+    needed = ("text_encoder_2", "tokenizer_2")  # a refiner, which has no others, is named below
     text_encoder_names = ("text_encoder", "text_encoder_2")
     load_options = dict(add_watermarker=False)
     reads_sizes = True
