@@ -11,7 +11,7 @@ from typing import Annotated, Optional
 import typer
 
 # nothing heavy up here: `cpo --help` must not wait for torch
-from .core import CpoError, Scale, atomic_path, get_scale, plural, readable_size, use_style
+from .core import CpoError, atomic_path, get_scale, plural, readable_size, use_style
 from .docments import document
 from cpo_nb.cli_base import (
     PLAIN,
@@ -47,6 +47,7 @@ from cpo_nb.cli_options import (
     Rank,
     Resolution,
     ScaleName,
+    SftTargets,
     Skip,
     Steps,
 )
@@ -154,14 +155,11 @@ _PlanData = Annotated[
     Optional[str],
     typer.Option("--data", metavar="SOURCE", help="Count the training images of this data."),
 ]
-_Images = Annotated[
-    Optional[int],
-    typer.Option(
-        "--images",
-        min=1,
-        help="Number of training images. [default: those of --data, else of the scale]",
-    ),
-]
+_IMAGES = (
+    "Number of training images. [default: those of --data, else the "
+    f"{get_scale('tiny').train_images * 4 // 5:,} of the atelier]"
+)
+_Images = Annotated[Optional[int], typer.Option("--images", min=1, help=_IMAGES)]
 _Variants = Annotated[
     int, typer.Option("--prompt-variants", min=1, help="sft: prompts sampled per image.")
 ]
@@ -242,11 +240,6 @@ def _bank_draws(method: str, live: bool, n_draws: int | None) -> int | None:
     return n_draws or BankConfig.n_draws
 
 # %% ../nbs/44b_cli_prepare.ipynb #9f2cbe5f
-def _default_steps(method: Method, scale: Scale) -> int:
-    "Training steps of the scale: of stage 1 for sft, else of stage 2."
-    return scale.sft_steps if method is Method.sft else scale.align_steps
-
-
 def _print_plan(plan) -> None:
     "Print a plan and, when it does not fit, what to change."
     from cpo_nb.plan import fit, fit_report
@@ -272,6 +265,7 @@ def run_plan(
     steps: Steps = None,
     batch_size: Batch = None,
     rank: Rank = 32,
+    targets: SftTargets = None,
     criteria: Criteria = "painting",
     skip_bad: Skip = False,
     scale: ScaleName = None,
@@ -290,18 +284,23 @@ def run_plan(
       cpo plan --base PIPELINE --batch-size 8 --micro-batch 1 --gpu "RTX 4090"
     """
     from cpo_nb.plan import plan_run
+    from cpo_nb.sizes import default_images, planned_sizes
 
-    sizes = get_scale(scale)
+    images = count_images(data, images, criteria, skip_bad, default_images(get_scale(scale)))
+    stage = "sft" if method is Method.sft else "align"
+    sizes, source = planned_sizes(base, scale, stage, images, batch_size, steps)
     n_draws = _bank_draws(method.value, live, n_draws)
+    typer.echo(f"{sizes['steps']:,} steps of {sizes['batch_size']}: {source}")
     plan = plan_run(
         base,
         method=method.value,
         resolution=resolution,
-        batch_size=batch_size or sizes.batch_size,
-        steps=steps or _default_steps(method, sizes),
-        pictures=count_images(data, images, criteria, skip_bad, sizes.train_images),
+        batch_size=sizes["batch_size"],
+        steps=sizes["steps"],
+        pictures=images,
         prompts_per_picture=prompts_per_image(method.value, n_draws, prompt_variants),
         rank=rank,
+        targets=targets or sizes["targets"],
         dtype=dtype.value,
         precision=precision.value,
         micro_batch=micro_batch,

@@ -19,7 +19,8 @@ from torch.utils._pytree import tree_leaves
 
 from .core import CpoError, data_dir, read_json
 from .docments import document
-from .backbone import Backbone, family_of, quiet_libraries, read_pipeline_class
+from .records import family_of
+from .backbone import Backbone, quiet_libraries, read_pipeline_class
 from .stable_diffusion import StableDiffusionBackbone, plain_attention
 from .batches import autocast
 from .align import METHODS
