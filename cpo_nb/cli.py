@@ -230,7 +230,7 @@ def run_sft(
     \b
     Example:
       cpo sft --data images --criteria tree.yaml \\
-          --base stable-diffusion-v1-5/stable-diffusion-v1-5 --out runs/aux --steps 5000
+          --base stable-diffusion-v1-5/stable-diffusion-v1-5 --out runs/aux
     """
     from cpo_nb.job import Job, run_stage1
     from cpo_nb.sft import SftConfig

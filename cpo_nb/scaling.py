@@ -512,7 +512,7 @@ def estimate_full_size(
     # seconds: bank, epoch, live, dpo; bytes: memory, live_memory, bank_bytes, stored_bytes
 ) -> dict:
     "Costs of a full-size model by count. Source: ours, the formulas above."
-    from cpo_nb.plan import DEVICES
+    from cpo_nb.devices import DEVICES
 
     plans = _plans(name, tuple(changes.items()))
     cpo, sft, dpo = plans["cpo"], plans["sft"], plans["dpo"]

@@ -1,0 +1,66 @@
+"Every `cpo …` command that the repository shows is whole: the real parser takes it as it stands."
+
+import json, re, shlex
+
+import pytest, typer
+from cpo_nb.cli import app
+from run_notebooks import NBS, ROOT
+
+SHOWN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+SHOWN += [*sorted((ROOT / "configs").glob("*.yaml")), NBS / "index.ipynb"]
+SHOWN += sorted(NBS.glob("6*_guide_*.ipynb"))
+START = re.compile(
+    r"(?:accelerate launch .*-m cpo_nb\.cli|python -m cpo_nb\.cli|\.venv/bin/cpo|cpo) "
+)
+
+
+def text_of(path) -> str:
+    "Markdown, and what a notebook shows as such."
+    if path.suffix != ".ipynb":
+        return path.read_text(encoding="utf-8")
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return "\n".join("".join(c["source"]).replace("\\\\", "\\") for c in cells)
+
+
+def shown_commands(text: str) -> list[str]:
+    "Commands in code spans and on lines of their own; not those that only name an option."
+    text = text.replace("\\\n", " ")
+    spans = re.findall(r"`([^`\n]+)`", text) + text.splitlines()
+    commands = []
+    for span in spans:
+        span = span.strip().lstrip("# ").strip()
+        match = START.match(span)
+        mention = re.fullmatch(r"cpo( \w+)* --[\w-]+", span)
+        if match and not mention and "`" not in span and "…" not in span and " --" in span:
+            commands.append(span[match.end() :].split(" # ")[0].strip())
+    return list(dict.fromkeys(commands))
+
+
+def parse(line: str) -> None:
+    "Raises what the parser raises."
+    words, command = shlex.split(line), typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        if words[0] not in command.commands:
+            raise ValueError(f"there is no command {words[0]!r}")
+        command, words = command.commands[words[0]], words[1:]
+    command.make_context("cpo", words)
+
+
+@pytest.mark.parametrize("path", SHOWN, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_shown_commands_are_whole(path):
+    wrong = []
+    for line in shown_commands(text_of(path)):
+        try:
+            parse(line)
+        except Exception as error:
+            wrong.append(f"cpo {line}: {getattr(error, 'message', error)}")
+    assert wrong == []
+
+
+def test_commands_are_found_and_mistakes_seen():
+    found = shown_commands("`cpo sft --data x`\n```\ncpo plan --base A \\\n  --rank 3  # why\n```")
+    assert found == ["sft --data x", "plan --base A    --rank 3"]
+    for line in ("sft --data x", "sft --data x --out y --rnk 3", "align --data x --out y --rank z"):
+        with pytest.raises(Exception, match="out|rnk|rank"):
+            parse(line)
+    assert len(shown_commands(text_of(NBS / "60_guide_sdxl.ipynb"))) > 6
