@@ -1,9 +1,14 @@
 "Every `cpo …` command that the repository shows is whole: the real parser takes it as it stands."
 
 import json, re, shlex
+from dataclasses import asdict
 
 import pytest, typer
-from cpo_nb.cli import app
+from cpo_nb.align import METHODS
+from cpo_nb.cli import align_config, app, sft_config
+from cpo_nb.core import get_scale, to_jsonable
+from cpo_nb.shipped import auxiliary_config
+from cpo_nb.study import rows
 from run_notebooks import NBS, ROOT
 
 SHOWN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -61,6 +66,28 @@ def test_commands_are_found_and_mistakes_seen():
     found = shown_commands("`cpo sft --data x`\n```\ncpo plan --base A \\\n  --rank 3  # why\n```")
     assert found == ["sft --data x", "plan --base A    --rank 3"]
     for line in ("sft --data x", "sft --data x --out y --rnk 3", "align --data x --out y --rank z"):
-        with pytest.raises(Exception, match="out|rnk|rank"):
+        with pytest.raises(Exception, match="out|rnk|integer"):
             parse(line)
     assert len(shown_commands(text_of(NBS / "60_guide_sdxl.ipynb"))) > 6
+
+
+def resolved_on_the_atelier() -> dict[str, dict]:
+    "Settings at scale tiny: of the commands when nothing is given, and of what is reproduced."
+    tiny = get_scale("tiny")
+    found = {
+        f"cpo align --method {m}": align_config(tiny, m, "atelier", {}, set())[0] for m in METHODS
+    }
+    found["cpo sft"] = sft_config(tiny, "atelier", {}, set())[0]
+    found["reproduce: the auxiliary"] = auxiliary_config(tiny)
+    found |= {f"reproduce: {name}": row.align for name, row in rows(tiny, 0).items() if row.align}
+    return {name: to_jsonable(asdict(config)) for name, config in found.items()}
+
+
+def test_settings_of_the_atelier_stay():
+    "Field by field as recorded: results, searches and shipped adapters were made with these."
+    recorded = json.loads((ROOT / "tests" / "atelier_settings.json").read_text())
+    now = resolved_on_the_atelier()
+    assert recorded.keys() <= now.keys()
+    for name, fields in recorded.items():
+        for field, value in fields.items():
+            assert (name, field, now[name][field]) == (name, field, value)
