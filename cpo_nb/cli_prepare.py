@@ -240,6 +240,16 @@ def _bank_draws(method: str, live: bool, n_draws: int | None) -> int | None:
     return n_draws or BankConfig.n_draws
 
 # %% ../nbs/44b_cli_prepare.ipynb #9f2cbe5f
+def _say_sizes(base, scale, method: Method, images: int, batch_size, steps, targets) -> dict:
+    "Steps, batch and layers of the run, as the commands that train take them; says the source."
+    from cpo_nb.sizes import planned_sizes
+
+    stage = "sft" if method is Method.sft else "align"
+    sizes, source = planned_sizes(base, scale, stage, images, batch_size, steps)
+    typer.echo(f"{sizes['steps']:,} steps of {sizes['batch_size']}: {source}")
+    return sizes | (dict(targets=targets) if targets else {})
+
+
 def _print_plan(plan) -> None:
     "Print a plan and, when it does not fit, what to change."
     from cpo_nb.plan import fit, fit_report
@@ -284,23 +294,17 @@ def run_plan(
       cpo plan --base PIPELINE --batch-size 8 --micro-batch 1 --gpu "RTX 4090"
     """
     from cpo_nb.plan import plan_run
-    from cpo_nb.sizes import default_images, planned_sizes
 
-    images = count_images(data, images, criteria, skip_bad, default_images(get_scale(scale)))
-    stage = "sft" if method is Method.sft else "align"
-    sizes, source = planned_sizes(base, scale, stage, images, batch_size, steps)
     n_draws = _bank_draws(method.value, live, n_draws)
-    typer.echo(f"{sizes['steps']:,} steps of {sizes['batch_size']}: {source}")
+    images = count_images(data, images, criteria, skip_bad, get_scale(scale).train_images * 4 // 5)
+    sizes = _say_sizes(base, scale, method, images, batch_size, steps, targets)
     plan = plan_run(
         base,
         method=method.value,
         resolution=resolution,
-        batch_size=sizes["batch_size"],
-        steps=sizes["steps"],
         pictures=images,
         prompts_per_picture=prompts_per_image(method.value, n_draws, prompt_variants),
         rank=rank,
-        targets=targets or sizes["targets"],
         dtype=dtype.value,
         precision=precision.value,
         micro_batch=micro_batch,
@@ -312,6 +316,7 @@ def run_plan(
         sharded=sharded,
         device_name=_device_name(gpu, base, memory),
         memory_gib=memory,
+        **sizes,
     )
     _print_plan(plan)
 
