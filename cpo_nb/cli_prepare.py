@@ -297,7 +297,6 @@ def run_plan(
 
     n_draws = _bank_draws(method.value, live, n_draws)
     images = count_images(data, images, criteria, skip_bad, get_scale(scale).train_images * 4 // 5)
-    sizes = _say_sizes(base, scale, method, images, batch_size, steps, targets)
     plan = plan_run(
         base,
         method=method.value,
@@ -316,7 +315,7 @@ def run_plan(
         sharded=sharded,
         device_name=_device_name(gpu, base, memory),
         memory_gib=memory,
-        **sizes,
+        **_say_sizes(base, scale, method, images, batch_size, steps, targets),
     )
     _print_plan(plan)
 
