@@ -9,6 +9,7 @@ import sys, time
 from pathlib import Path
 from typing import Any, Callable
 
+from .core import readable_time
 from .docments import document
 from .criteria import CriteriaTree
 from .measures import MEASURES
@@ -146,10 +147,10 @@ class LogLines:
 
         self.last = now
         pace = (row["seconds"] - first_seconds) / (row["step"] - first_step)
-        left = (self.steps - row["step"]) * pace / 60
+        left = (self.steps - row["step"]) * pace
         self.say(
             f"step {row['step']:,} of {self.steps:,}: loss {row['loss']:.4g}, "
-            f"{self.batch_size / pace:.3g} samples/s, {left:.0f} min left"
+            f"{self.batch_size / pace:.3g} samples/s, {readable_time(left)} of training steps left"
         )
 
 # %% ../nbs/39a_progress.ipynb #269be21d
