@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Sequence
 
@@ -27,10 +26,10 @@ from .integrity import SAVE_AGAIN, check_folder, check_values, quiet_libraries, 
 from .merging import MergingMixin
 from .pipelines import class_on_hub, pipeline_folder, read_index
 from .placement import sharding_asked
+from .records import family_of
 
 # %% auto #0
-__all__ = ['FAMILIES', 'Conditioning', 'Backbone', 'PatchAutoencoder', 'Family', 'imported', 'family_of', 'read_pipeline_class',
-           'check_pipeline', 'load_backbone']
+__all__ = ['Conditioning', 'Backbone', 'PatchAutoencoder', 'read_pipeline_class', 'check_pipeline', 'load_backbone']
 
 # %% ../nbs/12_backbone.ipynb #75cbbe34
 def _padded(x: torch.Tensor, length: int, fill: torch.Tensor | None) -> torch.Tensor:
@@ -414,74 +413,6 @@ def sampler_steps(
 ) -> dict:  # arguments of the scheduler's `set_timesteps`
     "What the pipeline tells its scheduler for a number of steps."
     return dict(num_inference_steps=steps)
-
-# %% ../nbs/12_backbone.ipynb #12aco020
-@dataclass(frozen=True)
-class Family:
-    "One supported class of pipelines. Classes and functions may be named: `module.Name` of cpo_nb."
-
-    pipeline_class: str  # `_class_name` in model_index.json, e.g. "FluxPipeline"
-    backbone: type[Backbone] | str  # its subclass
-    tiny: Callable | str  # saves a tiny random pipeline into a folder, for tests
-    summary: str  # denoiser, text encoders, what is predicted
-    # pipelines that the tests run: name -> settings of `tiny`
-    variants: dict[str, dict] = field(default_factory=dict)
-
-# %% ../nbs/12_backbone.ipynb #235ce3a0
-def imported(
-    what: Callable | str,  # the thing itself, or "module.Name" of this package
-) -> Callable:  # a class or function
-    "A class or function that a record names, imported when it is needed."
-    if not isinstance(what, str):
-        return what
-    module, name = what.split(".")
-    return getattr(importlib.import_module(f"cpo_nb.{module}"), name)
-
-# %% ../nbs/12_backbone.ipynb #ecd8724f
-_STABLE_DIFFUSION = Family(
-    "StableDiffusionPipeline",
-    "stable_diffusion.StableDiffusionBackbone",
-    "pipelines.tiny_pipeline",
-    "UNet; one CLIP encoder; ε or v",
-    {"SD (ε)": dict(prediction_type="epsilon"), "SD (v)": {}},
-)
-_SDXL = Family(
-    "StableDiffusionXLPipeline",
-    "sdxl.StableDiffusionXLBackbone",
-    "sdxl.tiny_sdxl",
-    "UNet; two CLIP encoders, pooled embedding, sizes; ε or v",
-    {"SDXL": {}},
-)
-_SD3 = Family(
-    "StableDiffusion3Pipeline",
-    "sd3.StableDiffusion3Backbone",
-    "sd3.tiny_sd3",
-    "transformer; two CLIP encoders and T5; flow velocity",
-    {"SD 3": {}},
-)
-_FLUX = Family(
-    "FluxPipeline",
-    "flux.FluxBackbone",
-    "flux.tiny_flux",
-    "transformer on packed latents; CLIP and T5; flow velocity",
-    {"FLUX dev": {}, "FLUX schnell": dict(guidance=False)},
-)
-FAMILIES: dict[str, Family] = {  # by pipeline class
-    family.pipeline_class: family for family in (_STABLE_DIFFUSION, _SDXL, _SD3, _FLUX)
-}
-
-# %% ../nbs/12_backbone.ipynb #12aco021
-def family_of(
-    pipeline_class: str,  # `_class_name` in model_index.json
-    where: str,  # name or path of the pipeline, for the message
-) -> type[Backbone]:
-    "The backbone of a pipeline class. Raises `CpoError` for one that is not supported."
-    if pipeline_class not in FAMILIES:
-        raise CpoError(
-            f"{where}: pipeline class {pipeline_class or 'unnamed'!r} is not supported",
-            hint=f"supported: {', '.join(FAMILIES)}",
-        )
-    return imported(FAMILIES[pipeline_class].backbone)
 
 # %% ../nbs/12_backbone.ipynb #7a032681
 def read_pipeline_class(

@@ -30,7 +30,7 @@ from .runs import setting_differences
 from .training import batch_indices
 
 # %% auto #0
-__all__ = ['BankConfig', 'noise_draw_indices', 'planned_noise_draws', 'row_ids', 'bank_facts', 'Bank', 'check_bank']
+__all__ = ['BankConfig', 'fill_batch', 'noise_draw_indices', 'planned_noise_draws', 'row_ids', 'bank_facts', 'Bank', 'check_bank']
 
 # %% ../nbs/24_bank.ipynb #97705354
 @dataclass(frozen=True)
@@ -58,6 +58,15 @@ class BankConfig:
             raise CpoError(
                 "settings of the bank are not usable:", problems, "correct these settings"
             )
+
+# %% ../nbs/24_bank.ipynb #fillbat1
+def fill_batch(
+    cfg: BankConfig,  # `batch_size` is the most
+    batch_size: int,  # images of a training step of one process
+    micro_batch: int | None = None,  # images of a forward pass; None: the whole batch
+) -> int:
+    "Images whose frozen predictions are computed at once while a bank is filled."
+    return min(cfg.batch_size, micro_batch or batch_size)
 
 # %% ../nbs/24_bank.ipynb #f8fa0155
 @lru_cache(maxsize=2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -130,8 +131,10 @@ def sft_config(
     base: str,  # as of `--base`
     options: dict,  # values by field of SftConfig and TrainConfig; None: left out
     given: set[str] | None = None,  # names on the command line; None: all that are not None
+    start: dict | None = None,  # of the base's family: source -> values, see `run_sizes`
 ) -> tuple:  # the `SftConfig`, and the source of each of its fields
     "Settings of stage 1, resolved."
+    from cpo_nb.sft import SftConfig
     from cpo_nb.shipped import auxiliary_config
     from cpo_nb.training import TrainConfig
 
@@ -142,25 +145,21 @@ def sft_config(
     if base == "atelier":
         settings.set("default on the atelier's base", lr=loop.lr)
     else:
-        settings.set("default", lr=_LR["sft"])
+        settings.set("default", lr=_LR["sft"], targets=SftConfig.targets)
     settings.set("default", rank=32)
+    for source, values in (start or {}).items():
+        settings.set(source, **values)
     settings.set_options(given, **options)
     train = settings.take(TrainConfig)
-    train["warmup"] = min(loop.warmup, train["steps"])
+    train.setdefault("warmup", min(loop.warmup, train["steps"]))
     config = replace(shipped, train=replace(loop, **train), **settings.values)
     settings.take(type(config))
     del settings.sources["train"]
     return config, settings.sources
 
 # %% ../nbs/46_cli.ipynb #eef5c260
-_SftLr = Annotated[
-    Optional[float],
-    typer.Option(
-        "--lr",
-        help="Peak learning rate of AdamW. "
-        f"[default: {_LR['sft']:g}; 0.0012 on the atelier's base]",
-    ),
-]
+_SFT_LR = f"Peak learning rate of AdamW. [default: {_LR['sft']:g}; 0.0012 on the atelier's base]"
+_SftLr = Annotated[Optional[float], typer.Option("--lr", help=_SFT_LR)]
 _VARIANTS = (
     "Number of prompts with random attributes sampled per image, so that they can be cached. "
     "[default: 4 with a cache, else new ones in every training step]"
@@ -208,18 +207,20 @@ def run_sft(
     \b
     Example:
       cpo sft --data images --criteria tree.yaml \\
-          --base stable-diffusion-v1-5/stable-diffusion-v1-5 --out runs/aux --steps 5000
+          --base stable-diffusion-v1-5/stable-diffusion-v1-5 --out runs/aux
     """
     from cpo_nb.job import Job, run_stage1
     from cpo_nb.sft import SftConfig
+    from cpo_nb.sizes import fitting_sizes
     from cpo_nb.training import TrainConfig
 
     sizes, clock = get_scale(scale), Clock()
     options = options_of(ctx, SftConfig, TrainConfig)
-    config, sources = sft_config(sizes, base, options, given_options(ctx))
+    resolve = partial(sft_config, sizes, base, options, given_options(ctx))
+    settle = fitting_sizes(resolve, "sft", base, scale, batch_size, steps)
     check_new_folder(out)
     job = make_job(no_cache=no_cache, **options_of(ctx, Job))
-    _, result = run_stage1(job, config, out, clock, sources=sources)
+    _, result = run_stage1(job, settle, out, clock)
     end_run(out, base, result, clock)
 
 # %% ../nbs/46_cli.ipynb #a9c71211
@@ -320,14 +321,14 @@ def align_config(
     base: str,  # as of `--base`
     options: dict,  # values by field of AlignConfig and TrainConfig; None: left out
     given: set[str] | None = None,  # names on the command line; None: all that are not None
+    start: dict | None = None,  # of the base's family: source -> values, see `run_sizes`
 ) -> tuple:  # the `AlignConfig`, and the source of each of its fields
-    "Settings of stage 2, resolved: defaults, then the scale, then the search, then the options."
+    "Settings of stage 2, resolved: default, scale, search or the base's family, options."
     from cpo_nb.align import AlignConfig
     from cpo_nb.training import TrainConfig
 
     stabilize = stabilize_rule(method, options.get("stabilize"))
-    used, unused = split_options(method, stabilize, options)
-    _note_unused(unused, method, stabilize)
+    used, _ = split_options(method, stabilize, options)
     settings = Settings()
     settings.set("default", lr=_LR["align"], ema=0.98, log_every=1, stabilize=stabilize)
     settings.set(
@@ -338,12 +339,14 @@ def align_config(
     )
     tuned, source = tuned_settings(method, stabilize, base, scale)
     settings.set(source, **tuned)
+    for source, values in (start or {}).items():
+        settings.set(source, **values)
     settings.set_options(given, **used)
     settings.values["stabilize"] = stabilize  # "none" on the command line is None here
     if settings.values.get("collapse") == 0:  # as is 0
         settings.values["collapse"] = None
     train = settings.take(TrainConfig)
-    train["warmup"] = min(10, train["steps"])
+    train.setdefault("warmup", min(10, train["steps"]))
     own = settings.take(AlignConfig)
     config = AlignConfig(TrainConfig(**train), method, **own, **settings.values)
     del settings.sources["train"]
@@ -448,17 +451,21 @@ def _run_align(
     "Train a policy; raises `typer.Exit` with code 3 when it was stopped for collapse."
     from cpo_nb.align import METHODS, AlignConfig
     from cpo_nb.job import Job, run_stage2
+    from cpo_nb.sizes import fitting_sizes
     from cpo_nb.training import TrainConfig
 
     options, clock = options_of(ctx, AlignConfig, TrainConfig), Clock()
     method = options.pop("method")
     if auxiliary is not None and not METHODS[method].needs_auxiliary:
         _note_unused(["auxiliary"], method, None)
-    base = ctx.params["base"]
-    config, sources = align_config(scale, method, base, options, given_options(ctx))
+    base, rule = ctx.params["base"], stabilize_rule(method, options["stabilize"])
+    _note_unused(split_options(method, rule, options)[1], method, rule)
+    resolve = partial(align_config, scale, method, base, options, given_options(ctx))
+    sizes = (ctx.params["scale"], ctx.params["batch_size"], ctx.params["steps"])
+    settle = fitting_sizes(resolve, "align", base, *sizes)
     check_new_folder(out)
     job = make_job(no_cache=no_cache, **options_of(ctx, Job))
-    _, result = run_stage2(job, config, out, auxiliary, clock, warn, bank, sources=sources)
+    _, result = run_stage2(job, settle, out, auxiliary, clock, warn, bank)
     end_run(out, base, result, clock)
 
 # %% ../nbs/46_cli.ipynb #8d01fca5

@@ -48,6 +48,7 @@ from cpo_nb.cli_options import (
     Passes,
     Resolution,
     ScaleName,
+    by_family,
 )
 
 # %% auto #0
@@ -230,17 +231,13 @@ _SEED_HELP = (
 _FirstSeed = Annotated[int, typer.Option("--seed", min=0, help=_SEED_HELP)]
 
 # %% ../nbs/44c_cli_images.ipynb #209b6ac0
-_SamplerSteps = Annotated[
-    Optional[int], typer.Option("--steps", min=1, help="Sampler steps. [default: of the scale]")
-]
-_Guidance = Annotated[
-    Optional[float],
-    typer.Option(
-        "--guidance",
-        min=1,
-        help="Strength of classifier-free guidance; 1 turns it off. [default: of the scale]",
-    ),
-]
+_TINY = get_scale("tiny")
+_STEPS = "Sampler steps. " + by_family("sampler_steps", _TINY.sample_steps, "; FLUX.1-schnell 4")
+_SamplerSteps = Annotated[Optional[int], typer.Option("--steps", min=1, help=_STEPS)]
+_GUIDANCE = "Guidance strength; 1 turns it off. " + by_family(
+    "guidance", _TINY.guidance_scale, "; FLUX.1-schnell 1"
+)
+_Guidance = Annotated[Optional[float], typer.Option("--guidance", min=1, help=_GUIDANCE)]
 _Negative = Annotated[
     Optional[str],
     typer.Option("--negative-prompt", help="What to guide away from. [default: nothing]"),
@@ -259,10 +256,8 @@ _Tree = Annotated[
         "--criteria", metavar="TREE", help="Tree of --positive and --negative. [default: painting]"
     ),
 ]
-_AtOnce = Annotated[
-    Optional[int],
-    typer.Option("--batch-size", min=1, help="Images per forward pass. [default: of the scale]"),
-]
+_AT_ONCE = "Images per forward pass. " + by_family("sample_batch", _TINY.sample_batch)
+_AtOnce = Annotated[Optional[int], typer.Option("--batch-size", min=1, help=_AT_ONCE)]
 _Grid = Annotated[
     bool, typer.Option("--grid", help="Also write grid.png, all images in rows of eight.")
 ]
@@ -302,7 +297,9 @@ def run_sample(
       cpo sample --adapter runs/aux/adapter --prompt "a pine" --out named \\
           --criteria tree.yaml --positive color/harmony
     """
-    sizes = get_scale(scale)
+    from cpo_nb.sizes import sample_sizes
+
+    get_scale(scale)  # a word that is no preset is refused before anything is loaded
     texts = read_prompts(prompt, prompts, count)
     if positive or negative:
         texts = with_attributes(texts, positive, negative, criteria or "painting")
@@ -315,16 +312,17 @@ def run_sample(
         )
     backbone = open_backbone(base, device, dtype, precision, resolution)
     names, notes = load_adapters(backbone, adapter)
+    sizes = sample_sizes(backbone, base, scale)
     request = SampleRequest(
         prompts=texts,
         seeds=list(range(seed, seed + len(texts))),
         negative_prompt=negative_prompt,
-        steps=steps or sizes.sample_steps,
+        steps=steps or sizes.steps,
         guidance_scale=guidance or sizes.guidance_scale,
         precision=precision.value,
         notes=dict(base=base, adapters=notes),
     )
-    write_images(backbone, request, out, names, batch_size or sizes.sample_batch, grid)
+    write_images(backbone, request, out, names, batch_size or sizes.batch_size, grid)
     if processes().main:
         echo(f"{plural(len(texts), 'image')}: {out}")
 

@@ -11,15 +11,16 @@ from typing import Annotated, Any, Callable, Optional
 
 import typer
 
-from .core import CpoError
+from .core import CpoError, get_scale
 from .docments import document
+from .records import FAMILIES, Starting
 from .cli_base import DType, Optimizer, Precision, Track, parse_names
 
 # %% auto #0
 __all__ = ['Data', 'Criteria', 'Base', 'Adapters', 'Skip', 'RunFolder', 'Steps', 'Batch', 'Every', 'Seed', 'ScaleName', 'Rank',
            'Alpha', 'SftTargets', 'AlignTargets', 'Device', 'Dtype', 'Passes', 'Resolution', 'Micro', 'Checkpointing',
            'Compile', 'OptimizerName', 'Cache', 'NoCache', 'Tracker', 'PreviewCount', 'Accept', 'Overwrite', 'Live',
-           'NDraws', 'BankFolder', 'Paired', 'takes_rows', 'row_options', 'parse_targets']
+           'NDraws', 'BankFolder', 'Paired', 'takes_rows', 'row_options', 'by_family', 'parse_targets']
 
 # %% ../nbs/44a_cli_options.ipynb #82811cc6
 _DATA = (
@@ -119,28 +120,40 @@ def row_options(
 # %% ../nbs/44a_cli_options.ipynb #8ada56b4
 _OUT = "Folder of the run. The same command on the same folder resumes it."
 RunFolder = Annotated[Path, typer.Option("--out", metavar="RUN", show_default=False, help=_OUT)]
-Steps = Annotated[
-    Optional[int],
-    typer.Option("--steps", min=1, help="Training steps. [default: of the scale]"),
-]
-Batch = Annotated[
-    Optional[int],
-    typer.Option("--batch-size", min=1, help="Samples per training step. [default: of the scale]"),
-]
-Every = Annotated[
-    Optional[int],
-    typer.Option(
-        "--checkpoint-every",
-        min=1,
-        help="Training steps between two checkpoints. [default: of the scale]",
-    ),
-]
+_TINY = get_scale("tiny")
+_PRESET = "with --scale, its preset's"
+_STEPS = (
+    f"Training steps. [default: as many as make {Starting.epochs} epochs of the images; on the "
+    f"atelier's base {_TINY.sft_steps} in stage 1 and {_TINY.align_steps} in stage 2; {_PRESET}]"
+)
+Steps = Annotated[Optional[int], typer.Option("--steps", min=1, help=_STEPS)]
+_BATCH = (
+    f"Samples per training step. [default: {Starting.batch_size}; on the atelier's base "
+    f"{_TINY.batch_size}; {_PRESET}]"
+)
+Batch = Annotated[Optional[int], typer.Option("--batch-size", min=1, help=_BATCH)]
+_EVERY = (
+    "Training steps between two checkpoints. [default: an eighth of the steps, 50 to 250; on the "
+    f"atelier's base {2 * _TINY.checkpoint_every} in stage 1 and {_TINY.checkpoint_every} in "
+    f"stage 2; {_PRESET}]"
+)
+Every = Annotated[Optional[int], typer.Option("--checkpoint-every", min=1, help=_EVERY)]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of weights, data order and noise.")]
 _SCALE = (
     "Preset of sizes: smoke (seconds, claims nothing), tiny (two CPU cores) or full (a GPU). "
-    "[default: CPO_SCALE, else tiny]"
+    "[default: CPO_SCALE, else tiny on the atelier's base, and sizes that fit any other base]"
 )
 ScaleName = Annotated[Optional[str], typer.Option("--scale", metavar="NAME", help=_SCALE)]
+
+# %% ../nbs/44a_cli_options.ipynb #a4b3631a
+def by_family(
+    name: str,  # field of `Starting`
+    atelier: float,  # its value on the atelier's base
+    more: str = "",  # what else is to be said
+) -> str:
+    "A default that differs between families, for a help text."
+    values = [f"{f.short_name} {getattr(f.start, name):g}" for f in FAMILIES.values()]
+    return f"[default: {', '.join(values)}; on the atelier's base {atelier:g}{more}; {_PRESET}]"
 
 # %% ../nbs/44a_cli_options.ipynb #c94dc43b
 def parse_targets(
@@ -151,7 +164,9 @@ def parse_targets(
         return None
     from cpo_nb.adapters import LORA_TARGETS
 
-    return parse_names(text, "--targets", tuple(LORA_TARGETS))
+    if text.strip() == "all":
+        return tuple(LORA_TARGETS)
+    return parse_names(text.replace("+", ","), "--targets", tuple(LORA_TARGETS))
 
 # %% ../nbs/44a_cli_options.ipynb #bcda9a1b
 Rank = Annotated[int, typer.Option("--rank", min=1, help="Rank of the LoRA.")]
@@ -159,25 +174,14 @@ Alpha = Annotated[
     Optional[float],
     typer.Option("--alpha", help="The LoRA is scaled by alpha / rank. [default: the rank]"),
 ]
-_TARGETS = "Layers that get a LoRA, a list of attention, feedforward and convolution."
-SftTargets = Annotated[
-    Optional[str],
-    typer.Option(
-        "--targets",
-        metavar="A,B,...",
-        callback=parse_targets,
-        help=f"{_TARGETS} [default: attention,feedforward]",
-    ),
-]
-AlignTargets = Annotated[
-    Optional[str],
-    typer.Option(
-        "--targets",
-        metavar="A,B,...",
-        callback=parse_targets,
-        help=f"{_TARGETS} [default: attention,feedforward,convolution]",
-    ),
-]
+_TARGETS = (
+    "Layers that get a LoRA, a list of attention, feedforward and convolution, or all. "
+    f"[default: {','.join(Starting.targets)}, as far as the base has them"
+)
+_LIST = dict(metavar="A,B,...", callback=parse_targets)
+_STAGE1_TARGETS = f"{_TARGETS}; stage 1 on the atelier's base: attention,feedforward]"
+SftTargets = Annotated[Optional[str], typer.Option("--targets", help=_STAGE1_TARGETS, **_LIST)]
+AlignTargets = Annotated[Optional[str], typer.Option("--targets", help=f"{_TARGETS}]", **_LIST)]
 
 # %% ../nbs/44a_cli_options.ipynb #a41fdd6a
 Device = Annotated[

@@ -11,7 +11,7 @@ from typing import Annotated, Optional
 import typer
 
 # nothing heavy up here: `cpo --help` must not wait for torch
-from .core import CpoError, Scale, atomic_path, get_scale, plural, readable_size, use_style
+from .core import CpoError, atomic_path, get_scale, plural, readable_size, use_style
 from .docments import document
 from cpo_nb.cli_base import (
     PLAIN,
@@ -50,6 +50,7 @@ from cpo_nb.cli_options import (
     Rank,
     Resolution,
     ScaleName,
+    SftTargets,
     Steps,
     row_options,
     takes_rows,
@@ -158,14 +159,11 @@ _PlanData = Annotated[
     Optional[str],
     typer.Option("--data", metavar="SOURCE", help="Count the training images of this data."),
 ]
-_Images = Annotated[
-    Optional[int],
-    typer.Option(
-        "--images",
-        min=1,
-        help="Number of training images. [default: those of --data, else of the scale]",
-    ),
-]
+_IMAGES = (
+    "Number of training images. [default: those of --data, else the "
+    f"{get_scale('tiny').train_images * 4 // 5:,} of the atelier]"
+)
+_Images = Annotated[Optional[int], typer.Option("--images", min=1, help=_IMAGES)]
 _Variants = Annotated[
     int, typer.Option("--prompt-variants", min=1, help="sft: prompts sampled per image.")
 ]
@@ -246,9 +244,14 @@ def _bank_draws(method: str, live: bool, n_draws: int | None) -> int | None:
     return n_draws or BankConfig.n_draws
 
 # %% ../nbs/44b_cli_prepare.ipynb #9f2cbe5f
-def _default_steps(method: Method, scale: Scale) -> int:
-    "Training steps of the scale: of stage 1 for sft, else of stage 2."
-    return scale.sft_steps if method is Method.sft else scale.align_steps
+def _say_sizes(base, scale, method: Method, images: int, batch_size, steps, targets) -> dict:
+    "Steps, batch and layers of the run, as the commands that train take them; says the source."
+    from cpo_nb.sizes import planned_sizes
+
+    stage = "sft" if method is Method.sft else "align"
+    sizes, source = planned_sizes(base, scale, stage, images, batch_size, steps)
+    typer.echo(f"{sizes['steps']:,} steps of {sizes['batch_size']}: {source}")
+    return sizes | (dict(targets=targets) if targets else {})
 
 
 def _print_plan(plan) -> None:
@@ -304,6 +307,7 @@ def run_plan(
     steps: Steps = None,
     batch_size: Batch = None,
     rank: Rank = 32,
+    targets: SftTargets = None,
     criteria: Criteria = "painting",
     scale: ScaleName = None,
     dtype: Dtype = DType.float32,
@@ -324,14 +328,14 @@ def run_plan(
     from cpo_nb.plan import plan_run
 
     check_pipeline(base)
-    sizes, n_draws = get_scale(scale), _bank_draws(method.value, live, n_draws)
+    n_draws = _bank_draws(method.value, live, n_draws)
+    default = get_scale(scale).train_images * 4 // 5
+    images = count_images(data, images, criteria, default, **row_options(ctx))
     plan = plan_run(
         base,
         method=method.value,
         resolution=resolution,
-        batch_size=batch_size or sizes.batch_size,
-        steps=steps or _default_steps(method, sizes),
-        pictures=count_images(data, images, criteria, sizes.train_images, **row_options(ctx)),
+        pictures=images,
         prompts_per_picture=prompts_per_image(method.value, n_draws, prompt_variants),
         rank=rank,
         dtype=dtype.value,
@@ -345,6 +349,7 @@ def run_plan(
         sharded=sharded,
         device_name=_device_name(gpu, base, memory),
         memory_gib=memory,
+        **_say_sizes(base, scale, method, images, batch_size, steps, targets),
     )
     _print_plan(plan)
 
