@@ -5,7 +5,7 @@
 # %% ../nbs/24_bank.ipynb #2571b4be
 from __future__ import annotations
 
-import hashlib, time
+import contextlib, hashlib, time
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,7 +29,8 @@ from .runs import setting_differences
 from .training import batch_indices
 
 # %% auto #0
-__all__ = ['BankConfig', 'fill_batch', 'noise_draw_indices', 'planned_noise_draws', 'row_ids', 'bank_facts', 'Bank', 'check_bank']
+__all__ = ['MERGE_MOST', 'BankConfig', 'fill_batch', 'noise_draw_indices', 'planned_noise_draws', 'row_ids', 'bank_facts', 'Bank',
+           'check_bank']
 
 # %% ../nbs/24_bank.ipynb #97705354
 @dataclass(frozen=True)
@@ -344,6 +345,24 @@ def _compute(self: Bank, keys: Sequence[str]) -> dict[str, dict[str, torch.Tenso
         records |= {key: dict(z=x) for key, x in zip(part, z)}
     return records
 
+# %% ../nbs/24_bank.ipynb #4c81d5e1
+MERGE_MOST = 1_000_000_000  # parameters of a denoiser up to which a fill may copy its weights
+
+
+@patch
+@contextlib.contextmanager
+def _merged_auxiliary(self: Bank):
+    "The auxiliary is added to the weights for the length of a block, where that is allowed."
+    bb, limit = self.backbone, self.backbone.merge_below
+    may = self.cfg.precision is not None and self.reference is None and bb.dtype == torch.float32
+    try:
+        if may and bb.size < MERGE_MOST:
+            bb.merge_below = max(limit, MERGE_MOST)
+        with bb.merged(self.auxiliary):
+            yield
+    finally:
+        bb.merge_below = limit
+
 # %% ../nbs/24_bank.ipynb #3ef30379
 @patch
 def fill(
@@ -357,7 +376,7 @@ def fill(
     self.store.agree()
     missing = [k for k in self.planned if k not in self.store]
     keep_freed_memory()
-    with self.backbone.merged(self.auxiliary):
+    with self._merged_auxiliary():
         if missing and say:
             say(self._cost(missing))
         self.store.fill(
