@@ -354,7 +354,8 @@ MERGE_MOST = 1_000_000_000  # parameters of a denoiser up to which a fill may co
 def _merged_auxiliary(self: Bank):
     "The auxiliary is added to the weights for the length of a block, where that is allowed."
     bb, limit = self.backbone, self.backbone.merge_below
-    may = self.cfg.precision is not None and self.reference is None and bb.dtype == torch.float32
+    half = self.record_dtype != torch.float32 and bb.dtype == torch.float32
+    may = half and self.reference is None and bb.device.type == "cpu"
     try:
         if may and bb.size < MERGE_MOST:
             bb.merge_below = max(limit, MERGE_MOST)
