@@ -16,7 +16,7 @@ import torch
 from .adapters import Adapter, stacked
 from .ahead import Ahead
 from .backbone import Backbone, Conditioning
-from .bank import Bank, BankConfig, noise_draw_indices, planned_noise_draws
+from .bank import Bank, BankConfig, fill_batch, noise_draw_indices, planned_noise_draws
 from .batches import TrainingSet, autocast, batch_means, noisy_batch, once_per_step
 from .batches import at_averaged_weights, cache_prompt_embeddings, data_origin, finish
 from .batches import frozen_predictions, held_out_score, preference_prompts
@@ -436,7 +436,7 @@ def align(
         backbone.add_adapter(name, cfg.rank, cfg.alpha, cfg.targets, seed=cfg.train.seed)
         params = backbone.trainable_parameters(name)
         held_out = _held_out_inputs(inputs, validation)
-        inputs = _with_bank(inputs, bank)
+        inputs = _with_bank(inputs, bank, execution)
         _encode_prompts(inputs, held_out, prompts_folder)
         _fill_bank(inputs, run_dir, say)
 
@@ -526,10 +526,11 @@ def _score(held_out: StepInputs | None, name: str) -> Callable | None:
     return held_out_score(bb, name, step_fn, held_out.n_samples, cfg.train.batch_size)
 
 # %% ../nbs/25_align.ipynb #7ed67af6
-def _with_bank(s: StepInputs, bank: BankConfig | None) -> StepInputs:
+def _with_bank(s: StepInputs, bank: BankConfig | None, execution: Execution) -> StepInputs:
     "The inputs with a target bank, if one is wanted."
     if bank is None:
         return s
+    bank = replace(bank, batch_size=fill_batch(bank, bank.batch_size, execution.micro_batch))
     cfg, models = s.cfg, (s.auxiliary, s.reference)
     how = (cfg.paired, cfg.caption_dropout, cfg.precision)
     return replace(s, bank=Bank(s.backbone, s.data, s.tree, *models, bank, *how))

@@ -31,8 +31,8 @@ from .training import TrainResult
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'IN_MEMORY', 'TrainingSet', 'training_set', 'NoisyBatch', 'noisy_batch', 'once_per_step', 'autocast',
-           'loser_mask', 'preference_prompts', 'FrozenPredictions', 'frozen_predictions', 'batch_means',
-           'cache_prompt_embeddings', 'held_out_score', 'at_averaged_weights', 'data_origin', 'finish']
+           'loser_mask', 'preference_prompts', 'FrozenPredictions', 'encode_distinct', 'frozen_predictions',
+           'batch_means', 'cache_prompt_embeddings', 'held_out_score', 'at_averaged_weights', 'data_origin', 'finish']
 
 # %% ../nbs/22_batches.ipynb #b96f4e17
 @dataclass
@@ -206,9 +206,39 @@ class FrozenPredictions:
     "Predictions of the frozen models for a batch, in float32."
 
     target_w: torch.Tensor  # z_w: the auxiliary conditioned on A+, (B, C, h, w)
-    target_l: torch.Tensor  # z_l: the auxiliary conditioned on A-, (B, C, h, w)
+    target_l: torch.Tensor  # z_l: the auxiliary conditioned on A-, (B, C, h, w); masked rows: z_w
     ref: torch.Tensor | None  # the reference for the caption; None when it was not wanted
     mask_l: torch.Tensor  # bool (B,), False where there is nothing to move away from
+
+# %% ../nbs/22_batches.ipynb #7c1f0a52
+def encode_distinct(
+    backbone: Backbone,  # whose text encoders encode
+    prompts: Sequence[str],  # any number, the same one as often as you like
+    adapter: Adapter = None,  # as of `encode_prompts`
+    tokens: int = 0,  # pad to at least this length
+) -> Conditioning:  # one row a prompt
+    "Encode prompts, each distinct one once: K noise draws of an image have the same prompts."
+    place = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
+    cond = backbone.encode_prompts(list(place), adapter, tokens)
+    return cond if len(place) == len(prompts) else cond[[place[prompt] for prompt in prompts]]
+
+# %% ../nbs/22_batches.ipynb #2f9d6e07
+def _targets(
+    backbone: Backbone, d: NoisyBatch, both: Conditioning, auxiliary: Adapter, mask: torch.Tensor
+) -> torch.Tensor:
+    "z_w and z_l of all rows, one after the other; where `mask` is False, z_w twice."
+    n, one = len(mask), np.flatnonzero(~mask.numpy())
+    if not len(one) or backbone.sharded:  # processes that share a base make the same passes
+        return backbone.predict_prompts(d.noisy, d.timesteps, both, auxiliary)
+
+    two = np.flatnonzero(mask.numpy())
+    z = backbone.predict(d.noisy[one], d.timesteps[one], both[one], auxiliary)
+    out = z.new_empty(2 * n, *z.shape[1:])
+    out[one] = out[n + one] = z
+    if len(two):
+        rows = np.concatenate([two, n + two])
+        out[rows] = backbone.predict_prompts(d.noisy[two], d.timesteps[two], both[rows], auxiliary)
+    return out
 
 # %% ../nbs/22_batches.ipynb #1136f633
 def frozen_predictions(
@@ -231,16 +261,17 @@ def frozen_predictions(
         prompts = preference_prompts(d.captions, batch, tree, paired)[:2]
     winner, loser = prompts
 
+    mask = loser_mask(batch, paired)
     with backbone.loaded_adapter(auxiliary):
-        both = d.told(backbone.encode_prompts(winner + loser, auxiliary, tokens))
+        both = d.told(encode_distinct(backbone, winner + loser, auxiliary, tokens))
         with backbone.frozen_mode(), autocast(backbone.device, precision):
-            z = backbone.predict_prompts(d.noisy, d.timesteps, both, auxiliary)
+            z = _targets(backbone, d, both, auxiliary, mask)
             ref = backbone.predict(d.noisy, d.timesteps, cond, reference) if need_ref else None
 
     z = z.to(torch.float32, copy=True)
     ref = None if ref is None else ref.to(torch.float32, copy=True)
     z_w, z_l = z.chunk(2)
-    return FrozenPredictions(z_w, z_l, ref, loser_mask(batch, paired).to(z.device))
+    return FrozenPredictions(z_w, z_l, ref, mask.to(z.device))
 
 # %% ../nbs/22_batches.ipynb #173ccf21
 def batch_means(
