@@ -7,20 +7,28 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import shutil
 import weakref
+from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 from typing import Sequence
 
 import torch
 from fastcore.basics import patch
 
-from .core import CpoError, atomic_path, data_dir, processes, read_json, seed_for, to_jsonable
+from .core import CpoError, atomic_path, plural, processes, read_json, seed_for
+from .core import sha256_file
+from .core import to_jsonable
 from .docments import document
+from .cards import model_card
+from .integrity import check_lora, quiet_libraries, readable_error
 from .pipelines import adapter_file
 
 # %% auto #0
 __all__ = ['Adapter', 'LORA_TARGETS', 'layer_cache', 'adapter_list', 'stacked', 'lora_parts', 'lora_layers', 'AdapterMixin',
-           'model_card', 'sort_header']
+           'sort_header']
 
 # %% ../nbs/11_adapters.ipynb #19deaf1f
 Adapter = None | str | Sequence[tuple[str, float]]  # none, one by name, or several with weights
@@ -328,62 +336,6 @@ def using_weights(
     finally:
         self.set_adapter_state(name, own)
 
-# %% ../nbs/11_adapters.ipynb #f7ff70ea
-_SUMMARIES = dict(  # by stage
-    sft="A LoRA that knows the vocabulary of a criteria tree (stage 1 of Complex Preference "
-    "Optimization): positive or negative attributes that follow the caption appear in the image.",
-    align="A LoRA that moves a text-to-image model toward the positive and away from the negative "
-    "attributes of a criteria tree, so that a plain caption yields better images.",
-)
-
-# %% ../nbs/11_adapters.ipynb #91c5be26
-def _method(info: dict) -> str:
-    "Method and stabilisation, or the stage where no method is named."
-    name = info.get("method") or info.get("stage")
-    settings = info.get("settings") or {}
-    extra = settings.get("stabilize") if info.get("method") in ("cpo", "dpo") else None
-    return " ".join(part for part in (name, extra) if part)
-
-# %% ../nbs/11_adapters.ipynb #11aco016
-def _card_rows(note: dict) -> dict[str, str | int | None]:
-    "The card's table; rows without a value are left out."
-    info, model = note["info"], note["base_model"] or "the base model"
-    best, result = info.get("best"), info.get("result") or {}
-    targets, n_images = ", ".join(note["targets"]), info.get("pictures")
-    rows = {
-        "base": f"{model} ({note['base']})",
-        "adapter": f"LoRA, rank {note['rank']}, alpha {note['alpha']:g}, on {targets}",
-        "method": _method(info),
-        "criteria": info.get("criteria") and f"{info['criteria']}, hash {info['tree']}",
-        "data": info.get("data") and f"{n_images:,} images, hash {info['data']}",
-        "training steps": info.get("steps"),
-        "stopped": info.get("stopped"),
-        "best held-out loss": best and f"{best['score']:.5g} after {best['step']} steps",
-        "at the end": ", ".join(f"{k} {v:.4g}" for k, v in result.items()),
-    }
-    return {k: v for k, v in rows.items() if v}
-
-# %% ../nbs/11_adapters.ipynb #11aco017
-def model_card(
-    note: dict,  # what `save_adapter` writes into adapter.json
-) -> str:  # Markdown with a YAML header, as the hub reads it
-    "README.md of an adapter: base, criteria, data, settings, results, how to load it."
-    info, model = note["info"], note["base_model"] or "the base model"
-    atelier = model == "atelier"
-    setup = "import cpo_nb.backbone  # the class of the base's autoencoder\n"
-    template = (data_dir() / "templates" / "adapter_card.md").read_text(encoding="utf-8")
-    return template.format(
-        front=f"base_model: {model}\n" if "/" in model else "",
-        title=f"{info.get('stage', 'LoRA')} of {model}",
-        summary=_SUMMARIES.get(info.get("stage"), "A LoRA."),
-        table="\n".join(f"| {k} | {v} |" for k, v in _card_rows(note).items()),
-        setup=setup if atelier else "",
-        base=note["base"],
-        source="cpo_nb/data/atelier/pipeline" if atelier else model,
-        prompt="a painting of an oak",
-        settings=json.dumps(info.get("settings") or {}, indent=1, sort_keys=True),
-    )
-
 # %% ../nbs/11_adapters.ipynb #00ff9ad7
 def sort_header(
     path: Path,  # a safetensors file, changed in place
@@ -402,8 +354,8 @@ def sort_header(
 
 # %% ../nbs/11_adapters.ipynb #695fa15d
 def _sorted_sets(config: dict) -> dict:
-    "A LoRA's settings with sets as sorted lists: a set's order differs between processes."
-    out = dict(config)
+    "A LoRA's settings as they are saved: sets in order, and the scale in the weights."
+    out = dict(config, lora_alpha=config["r"])
     for k, v in config.items():
         if isinstance(v, set) or (k == "target_modules" and isinstance(v, (list, tuple))):
             out[k] = sorted(v)
@@ -411,13 +363,15 @@ def _sorted_sets(config: dict) -> dict:
 
 # %% ../nbs/11_adapters.ipynb #0d5d66c9
 def _lora_weights(module: torch.nn.Module, name: str) -> dict[str, torch.Tensor]:
-    "An adapter's weights under the names that peft saves."
+    "An adapter's weights under the names that peft saves, with alpha / rank multiplied into B."
     from peft.utils import get_peft_model_state_dict
 
     # not `module.state_dict()`, which would gather a sharded base
     own = {k: p for k, p in module.named_parameters() if ".lora_" in k}
     state = get_peft_model_state_dict(module, own, adapter_name=name)
-    return {k: v.detach().cpu().contiguous() for k, v in state.items()}
+    scale = module.peft_config[name].lora_alpha / module.peft_config[name].r
+    scaled = {k: v.detach() * scale if ".lora_B." in k else v.detach() for k, v in state.items()}
+    return {k: v.cpu().contiguous() for k, v in scaled.items()}
 
 # %% ../nbs/11_adapters.ipynb #11aco020
 @patch
@@ -426,6 +380,24 @@ def _components_of(self: AdapterMixin, name: str) -> dict[str, torch.nn.Module]:
     modules = self.modules_with_adapters.items()
     return {c: m for c, m in modules if name in getattr(m, "peft_config", {})}
 
+# %% ../nbs/11_adapters.ipynb #4f6b5722
+@patch
+def _base_weights(self: AdapterMixin) -> dict:
+    "Name and SHA-256 of the denoiser's first file, for a base in a folder; else {}."
+    folder = Path(str(getattr(self.pipe.config, "_name_or_path", "") or "no folder"))
+    files = sorted((folder / self.denoiser_name).glob("*.safetensors"))
+    if not files or self.name == "atelier":
+        return {}
+    stat = files[0].stat()
+    digest = _hash_of(files[0].resolve(), stat.st_size, stat.st_mtime_ns)
+    return dict(file=f"{self.denoiser_name}/{files[0].name}", sha256=digest)
+
+
+@lru_cache(maxsize=8)
+def _hash_of(path: Path, size: int, changed: int) -> str:
+    "SHA-256 of a file, once as long as its size and time of change stay."
+    return sha256_file(path)
+
 # %% ../nbs/11_adapters.ipynb #cd1e56c1
 @patch
 def save_adapter(
@@ -433,6 +405,7 @@ def save_adapter(
     name: str,  # which adapter
     path: str | Path,  # a folder; written whole or not at all
     info: dict | None = None,  # goes into the folder's adapter.json
+    images: Sequence[Path] = (),  # shown by the model card; copied beside it
 ) -> Path:  # the folder
     "Write what the pipeline's own `load_lora_weights` reads, adapter.json and a model card."
     self._known(name)
@@ -445,57 +418,125 @@ def save_adapter(
         settings[f"{component}_lora_adapter_metadata"] = metadata
         settings[f"{component}_lora_layers"] = _lora_weights(module, name)
     about = dict(base=self.pipeline_class, base_model=self.name, info=info or {})
+    about["base_weights"] = self._base_weights()
     note = to_jsonable(self.adapters[name] | about)
     with atomic_path(path) as tmp:
         type(self.pipe).save_lora_weights(tmp, safe_serialization=True, **settings)
         sort_header(tmp / "pytorch_lora_weights.safetensors")
         (tmp / "adapter.json").write_text(json.dumps(note, indent=1, sort_keys=True) + "\n")
-        (tmp / "README.md").write_text(model_card(note), encoding="utf-8")
+        for image in images:
+            shutil.copy(image, tmp)
+        card = model_card(note, [image.name for image in images])
+        (tmp / "README.md").write_text(card, encoding="utf-8")
     return path
 
 # %% ../nbs/11_adapters.ipynb #ab0d6c54
 @patch
 def _read_note(self: AdapterMixin, path: Path, file: Path) -> dict:
     "adapter.json beside a LoRA, or {}. Raises `CpoError` when it was made for another pipeline."
-    has_note = path.is_dir() and (path / "adapter.json").is_file()
-    note = read_json(file.parent / "adapter.json") if has_note else {}
-    base = note.get("base")
-    if base not in (None, self.pipeline_class):
+    has_note = path.is_dir() and (file.parent / "adapter.json").is_file()
+    note = read_json(file.parent / "adapter.json", dict) if has_note else {}
+    kinds = dict(base=str | None, base_model=str | None, info=dict)
+    wrong = [k for k, kind in kinds.items() if k in note and not isinstance(note[k], kind)]
+    if wrong:
+        raise CpoError(
+            f"{file.parent / 'adapter.json'}: {', '.join(wrong)} of the wrong kind",
+            hint="copy it again, or leave it away: it is not needed for loading",
+        )
+    if note.get("base") not in (None, self.pipeline_class):
         which = f" ({note['base_model']})" if note.get("base_model") else ""
         raise CpoError(
-            f"{path}: was made for a {base}, and this base is a {self.pipeline_class}",
+            f"{path}: was made for a {note['base']}, and this base is a {self.pipeline_class}",
             hint=f"use the base that the LoRA was trained on{which}",
         )
     return note
+
+# %% ../nbs/11_adapters.ipynb #160fd755
+def _prints(tensors, dtype: torch.dtype) -> Counter:
+    "How often each shape and sum occurs among tensors."
+    return Counter(
+        (tuple(t.shape), t.detach().cpu().to(dtype).sum(dtype=torch.float64).item())
+        for t in tensors
+    )
+
+
+@patch
+def _left_over(self: AdapterMixin, name: str, file: Path) -> int:
+    "How many tensors of a LoRA's file and of its layers have no counterpart."
+    how = dict(weight_name=file.name, use_safetensors=True)
+    if "XL" in self.pipeline_class:
+        how["unet_config"] = self.denoiser.config
+    with quiet_libraries(silent=True):
+        read = self.pipe.lora_state_dict(file.parent, **how)
+    read = read[0] if isinstance(read, tuple) else read
+    read = [t for k, t in read.items() if not k.endswith("alpha")]
+    here = list(self.adapter_parameters(name).values())
+    dtype = here[0].dtype
+    a, b = _prints(read, dtype), _prints(here, dtype)
+    return max((a - b).total(), (b - a).total())
+
+# %% ../nbs/11_adapters.ipynb #70aa4117
+@patch
+def _forget(self: AdapterMixin, name: str) -> None:
+    "Remove what a LoRA that was refused has left in the networks."
+    self.adapters.pop(name, None)
+    for module in self._components_of(name).values():
+        with contextlib.suppress(Exception):
+            module.delete_adapters(name)
+    for module in self.modules_with_adapters.values():
+        layer_cache.pop(module, None)
+
+# %% ../nbs/11_adapters.ipynb #b37b7c95
+@patch
+def _loaded_problem(self: AdapterMixin, name: str, file: Path) -> str | None:
+    "What is wrong with a LoRA that the library has loaded."
+    configs = [m.peft_config[name] for m in self._components_of(name).values()]
+    if not configs:
+        return "no LoRA weight of it belongs to this base"
+    rank, alpha = configs[0].r, float(configs[0].lora_alpha)
+    self.adapters[name] = dict(rank=rank, alpha=alpha, targets=["loaded"])
+    layers = (l for m in self.modules_with_adapters.values() for l in lora_layers(m).values())
+    scales = [layer.scaling[name] for layer in layers if name in layer.scaling]
+    if not all(math.isfinite(s) and s > 0 for s in scales):
+        return f"its alpha, {alpha:g}, is not positive"
+    if n := self._left_over(name, file):
+        return f"{plural(n, 'tensor')} of it found no place in this base, or left a layer without"
+    return None
 
 # %% ../nbs/11_adapters.ipynb #11aco021
 @patch
 def load_adapter(
     self: AdapterMixin,
-    path: str | Path,  # a folder of `save_adapter`, or any LoRA file that the pipeline reads
+    path: str
+    | Path,  # a folder of `save_adapter`, a run's, or any LoRA file that the pipeline reads
     name: str,  # how it is called here
 ) -> None:
-    "Load an adapter; it is not activated. Raises `CpoError` when it does not fit this base."
+    """Load an adapter; it is not activated.
+
+    Raises `CpoError` when it is not whole, or when not every tensor finds its place in this base.
+    """
     path = Path(path)
     if name in self.adapters:
         raise CpoError(f"there is already an adapter {name!r}", hint="choose another name")
     file = adapter_file(path)
     before = self._active
     self._read_note(path, file)
-    hint = "use the base that the LoRA was trained on"
+    check_lora(path, file)
     how = dict(weight_name=file.name, use_safetensors=True, low_cpu_mem_usage=False)
     try:
-        self.pipe.load_lora_weights(file.parent, adapter_name=name, **how)
-    except (ValueError, RuntimeError, KeyError, OSError) as e:
-        reason = f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
-        raise CpoError(f"{path}: does not fit this base ({reason})", hint=hint) from None
-    for module in self.modules_with_adapters.values():
-        layer_cache.pop(module, None)
-    configs = [m.peft_config[name] for m in self._components_of(name).values()]
-    if not configs:
-        raise CpoError(f"{path}: no LoRA weight of it belongs to this base", hint=hint)
-    rank, alpha = configs[0].r, float(configs[0].lora_alpha)
-    self.adapters[name] = dict(rank=rank, alpha=alpha, targets=["loaded"])
+        with quiet_libraries(silent=True):
+            self.pipe.load_lora_weights(file.parent, adapter_name=name, **how)
+        for module in self.modules_with_adapters.values():
+            layer_cache.pop(module, None)
+        problem = self._loaded_problem(name, file)
+    except MemoryError:
+        raise
+    except Exception as e:  # whatever the libraries make of foreign files
+        problem = readable_error(e)
+    if problem:
+        self._forget(name)
+        hint = "use the base that the LoRA was trained on"
+        raise CpoError(f"{path}: does not fit this base ({problem})", hint=hint)
     self._apply(before)
 
 # %% ../nbs/11_adapters.ipynb #8be67665

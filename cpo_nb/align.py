@@ -8,36 +8,35 @@ from __future__ import annotations
 import contextlib, math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Any, Callable, Iterator
 
 import numpy as np
 import torch
 
 from .adapters import Adapter, stacked
+from .ahead import Ahead
 from .backbone import Backbone, Conditioning
-from .bank import Bank, BankConfig, noise_draw_indices, planned_noise_draws
+from .bank import Bank, BankConfig, fill_batch, noise_draw_indices, planned_noise_draws
 from .batches import TrainingSet, autocast, batch_means, noisy_batch, once_per_step
-from .batches import at_averaged_weights, cache_prompt_embeddings, finish, held_out_score
-from .batches import frozen_predictions, preference_prompts
+from .batches import at_averaged_weights, cache_prompt_embeddings, data_origin, finish
+from .batches import frozen_predictions, held_out_score, preference_prompts
 from .cache import Damaged
 from .collapse import CollapseWatch
 from .core import CpoError
 from .docments import document
 from .criteria import CriteriaTree
-from .dataset import preference_pairs, top_quartile
 from .loss import LossOutput, cpo_loss, dpo_loss, guidance_distillation_loss, sft_loss
-from .loss import min_snr_weight, transition_weight
+from .method_rows import rows_by_score, rows_in_pairs, rows_with_preference
+from .origin import blaming, check_alpha, claim_training, naming_culprits, rows_hash
+from .origin import run_origin
 from .runs import last_checkpoint
-from .training import Ahead, Execution, TrainConfig, TrainResult, train
+from .training import Execution, TrainConfig, TrainResult, train
+from .weighting import WEIGHTINGS, weight_function
 
 # %% auto #0
-__all__ = ['WEIGHTINGS', 'METHODS', 'AlignConfig', 'Method', 'register', 'StepInputs', 'preference_rows', 'rows_with_preference',
-           'rows_by_score', 'rows_in_pairs', 'training_rows', 'PreferenceBatch', 'preference_batches',
-           'policy_prediction', 'preference_step', 'weight_function', 'cpo_step', 'distill_step', 'dpo_step',
-           'sft_step', 'every_align_prompt', 'align']
-
-# %% ../nbs/25_align.ipynb #15fd0986
-WEIGHTINGS = ("none", "transition", "min-snr")  # of w(t), inside the sigmoid
+__all__ = ['METHODS', 'AlignConfig', 'Method', 'register', 'StepInputs', 'training_rows', 'PreferenceBatch', 'preference_batches',
+           'policy_prediction', 'preference_step', 'cpo_step', 'distill_step', 'dpo_step', 'sft_step',
+           'every_align_prompt', 'align', 'claim_align']
 
 # %% ../nbs/25_align.ipynb #8887f254
 @dataclass(frozen=True)
@@ -70,6 +69,7 @@ class AlignConfig:
     def __post_init__(self):
         if problems := _config_problems(self):
             raise CpoError("alignment settings are not usable:", problems, "correct these settings")
+        check_alpha(self.alpha)
 
 # %% ../nbs/25_align.ipynb #b3070536
 def _config_problems(cfg: AlignConfig) -> list[str]:
@@ -136,43 +136,6 @@ class StepInputs:
         "How many samples an epoch has: pairs where there are some, else rows."
         return len(self.data) if self.pairs is None else len(self.pairs)
 
-# %% ../nbs/25_align.ipynb #5f1a03a1
-def preference_rows(
-    data: TrainingSet,  # annotated rows
-) -> tuple[np.ndarray, int]:  # indices of rows with a preference, and how many have none
-    "Rows that show at least one attribute."
-    keep = np.array([bool(p) or bool(n) for p, n in zip(data.positive, data.negative)])
-    return np.flatnonzero(keep), int((~keep).sum())
-
-# %% ../nbs/25_align.ipynb #ea567124
-def rows_with_preference(
-    data: TrainingSet,  # annotated rows
-    cfg: AlignConfig,  # not read
-) -> tuple[TrainingSet, None, dict]:  # rows, no pairs, and how many rows were left out
-    "Every row that shows at least one attribute."
-    rows, without = preference_rows(data)
-    return data[rows], None, dict(rows_without_preference=without)
-
-# %% ../nbs/25_align.ipynb #89cd44b2
-def rows_by_score(
-    data: TrainingSet,  # annotated rows
-    cfg: AlignConfig,  # `rows` is read
-) -> tuple[TrainingSet, None, dict]:  # rows, no pairs, nothing to record
-    "The top quartile by #A+ - #A-, or all rows."
-    top = cfg.rows == "top"
-    rows = np.asarray(top_quartile(data.annotations())) if top else np.arange(len(data))
-    return data[rows], None, {}
-
-# %% ../nbs/25_align.ipynb #20edfeac
-def rows_in_pairs(
-    data: TrainingSet,  # annotated rows
-    cfg: AlignConfig,  # `min_gap` and the seed are read
-) -> tuple[TrainingSet, np.ndarray, dict]:  # all rows, pairs (P, 2), and how many pairs
-    "Pairs of winner and loser: two rows of one caption whose scores differ by `min_gap` at least."
-    selected = preference_pairs(data.annotations(), min_gap=cfg.min_gap, seed=cfg.train.seed)[0]
-    pairs = np.asarray(selected).reshape(-1, 2)
-    return data, pairs, dict(pairs=len(pairs))
-
 # %% ../nbs/25_align.ipynb #20cdac98
 def training_rows(
     data: TrainingSet,  # annotated rows
@@ -210,7 +173,7 @@ def _live_batches(s: StepInputs) -> Callable:  # (step, rows, part) -> Preferenc
 
     def batches(step: int, rows: np.ndarray, part: slice) -> PreferenceBatch:
         batch, d, winner, loser, short, long = cut(step, rows, part)
-        cond = bb.encode_prompts(d.captions, tokens=short)
+        cond = d.told(bb.encode_prompts(d.captions, tokens=short))
         prompts = dict(prompts=(winner, loser), tokens=long)
         z = frozen_predictions(bb, batch, d, s.tree, cond, *models, **prompts)
         return PreferenceBatch(
@@ -236,7 +199,7 @@ def _banked_batches(s: StepInputs) -> Callable:  # (step, rows, part) -> Prefere
 
     def batches(step: int, rows: np.ndarray, part: slice) -> PreferenceBatch:
         at, d, records = ahead(step, rows, part)
-        cond = bb.encode_prompts(d.captions, tokens=bank.captions_to)
+        cond = d.told(bb.encode_prompts(d.captions, tokens=bank.captions_to))
         z = bank.read(*at, records)
         return PreferenceBatch(
             d.noisy, d.timesteps, cond, z.target_w, z.target_l, z.ref, z.mask_l.cpu()
@@ -275,33 +238,13 @@ def preference_step(
     def step_fn(step: int, rows: np.ndarray, part: slice) -> tuple[torch.Tensor, dict]:
         b = batches(step, rows, part)
         pred = policy_prediction(s, b.noisy, b.timesteps, b.cond)
-        out = loss(pred, b)
+        models = dict(the_base=b.ref, the_auxiliary_model=b.z_w, the_auxiliary=b.z_l)
+        with blaming(pred, **models):
+            out = loss(pred, b)
         return out.loss, batch_means(out.stats, b.mask_l) | dict(variance=b.z_w.var())
 
     step_fn.ahead = getattr(batches, "ahead", None)
     return step_fn
-
-# %% ../nbs/25_align.ipynb #4b3a184b
-def weight_function(
-    backbone: Backbone,  # whose schedule and prediction type count
-    weighting: str,  # a name in WEIGHTINGS
-) -> Callable:  # timesteps (B,) -> w(t), (B,), or None for 1
-    "w(t) for `weight` of the preference losses. Raises `CpoError` for a flow with a weighting."
-    kind = getattr(backbone, "prediction_type", None)  # a flow has none
-    if weighting != "none" and kind is None:
-        what = f"weighting={weighting!r}: {backbone.pipeline_class} is a flow"
-        hint = "a flow has no transition variance: set weighting='none'"
-        raise CpoError(what, hint=hint)
-
-    def weight(timesteps: torch.Tensor) -> torch.Tensor | None:
-        if weighting == "none":
-            return None
-        schedule = backbone.pipe.scheduler.alphas_cumprod
-        if weighting == "transition":
-            return transition_weight(timesteps, schedule, kind, normalize=True)
-        return min_snr_weight(timesteps, schedule, kind)
-
-    return weight
 
 # %% ../nbs/25_align.ipynb #227d5134
 def cpo_step(
@@ -378,13 +321,14 @@ def dpo_step(
         noise, t = torch.cat([d.noise] * 2), torch.cat([d.timesteps] * 2)
         noisy, target = bb.add_noise(latents, noise, t), bb.target(latents, noise, t)
         cond = bb.encode_prompts(d.captions, tokens=tokens)
-        cond = Conditioning.cat([cond, cond])
+        cond = Conditioning.cat([d.told(cond), replace(d, sizes=l.sizes).told(cond)])
 
         ref = _reference_prediction(s, noisy, t, cond)
         pred = policy_prediction(s, noisy, t, cond)
 
         pairs = (*pred.chunk(2), *ref.chunk(2), *target.chunk(2))
-        out = dpo_loss(*pairs, weight=weight(d.timesteps), **how)
+        with blaming(pred, the_reference=ref):
+            out = dpo_loss(*pairs, weight=weight(d.timesteps), **how)
         return out.loss, batch_means(out.stats) | dict(variance=target.chunk(2)[0].var())
 
     return step_fn
@@ -425,10 +369,12 @@ def sft_step(
 
     def step_fn(step: int, rows: np.ndarray, part: slice) -> tuple[torch.Tensor, dict]:
         batch, d, tokens = cut(step, rows, part)
-        cond = bb.encode_prompts(d.captions, tokens=tokens)
+        cond = d.told(bb.encode_prompts(d.captions, tokens=tokens))
         pred = policy_prediction(s, d.noisy, d.timesteps, cond)
         target = bb.target(batch.latents.float().to(bb.device), d.noise, d.timesteps)
-        return sft_loss(pred, target).loss, {}
+        with blaming(pred):
+            loss = sft_loss(pred, target).loss
+        return loss, dict(variance=target.var(correction=0))
 
     return step_fn
 
@@ -477,33 +423,30 @@ def align(
 ) -> TrainResult:  # its `ema` are the adapter's weights
     """Train a policy; the adapter then has the averaged weights, also saved as `run_dir/adapter`.
 
-    After a collapse these are the last good ones. Raises `CpoError` for options that do not fit the
-    method or the base, and what `train` raises.
-    """
+    After a collapse or a divergence these are the last good ones. Raises `CpoError` for options
+    that do not fit the method or the base, and what `train` raises."""
     _check_options(backbone, cfg, bank)
     rows, pairs, facts = training_rows(data, cfg)
-    backbone.add_adapter(name, cfg.rank, cfg.alpha, cfg.targets, seed=cfg.train.seed)
-    params = backbone.trainable_parameters(name)
-
     models = (stacked(reference, name), auxiliary, reference)
     inputs = StepInputs(backbone, rows, tree, cfg, *models, pairs, prefetch=prefetch)
-    held_out = _held_out_inputs(inputs, validation)
-    inputs = _with_bank(inputs, bank)
-    _encode_prompts(inputs, held_out, prompts_folder)
-    facts = dict(stage="align", reference=reference, **facts, **_fill_bank(inputs, run_dir, say))
+    settings = _stored_settings(inputs, bank, execution) | facts | dict(data=data.hash)
+    settings["origin"] |= data_origin(data, validation)
 
-    watch = CollapseWatch(run_dir, cfg.collapse, cfg.train.steps, params)
-    score = _score(held_out, name)
-    at_checkpoint = at_averaged_weights(backbone, name, on_checkpoint)
-    loop = dict(execution=execution, on_log=on_log, accept_changes=accept_changes)
-    settings = asdict(cfg) | dict(facts, tree=tree.hash, data=data.hash)
-    del settings["train"]  # the loop records its own
-    loop |= dict(config=settings, score=score, on_checkpoint=at_checkpoint)
-    res = _train(inputs, run_dir, params, watch, **loop)
+    with claim_training(backbone, run_dir, cfg, settings, bool(validation), accept_changes):
+        backbone.add_adapter(name, cfg.rank, cfg.alpha, cfg.targets, seed=cfg.train.seed)
+        params = backbone.trainable_parameters(name)
+        held_out = _held_out_inputs(inputs, validation)
+        inputs = _with_bank(inputs, bank, execution)
+        _encode_prompts(inputs, held_out, prompts_folder)
+        _fill_bank(inputs, run_dir, say)
 
-    if res.stopped and (weights := watch.last_good()) is not None:
-        res.ema = weights
-    finish(backbone, name, run_dir, res, cfg, data, tree, dict(facts, method=cfg.method))
+        watch = CollapseWatch(run_dir, cfg.collapse, cfg.train.steps, params)
+        loop = dict(execution=execution, on_log=on_log, accept_changes=accept_changes)
+        loop |= dict(config=settings, score=_score(held_out, name))
+        loop |= dict(on_checkpoint=at_averaged_weights(backbone, name, on_checkpoint))
+        res = _train(inputs, run_dir, params, watch, **loop)
+        about = dict(stage="align", reference=reference, method=cfg.method, **facts)
+        finish(backbone, name, run_dir, res, cfg, data, tree, about | _bank_facts(bank))
     return res
 
 # %% ../nbs/25_align.ipynb #95e60522
@@ -515,12 +458,61 @@ def _check_options(backbone: Backbone, cfg: AlignConfig, bank: BankConfig | None
     if "weighting" in METHODS[cfg.method].settings:
         weight_function(backbone, cfg.weighting)
 
+# %% ../nbs/25_align.ipynb #edc52a27
+def _bank_facts(bank: BankConfig | None) -> dict:
+    return {} if bank is None else dict(bank=dict(n_draws=bank.n_draws, seed=bank.seed))
+
+
+def _stored_settings(s: StepInputs, bank: BankConfig | None, execution: Execution) -> dict:
+    "What the run's config.json holds besides the loop's settings and the data."
+    settings, frozen = asdict(s.cfg), dict(reference=s.reference)
+    del settings["train"]  # the loop records its own
+    if METHODS[s.cfg.method].needs_auxiliary:
+        frozen["auxiliary"] = s.auxiliary
+    models = run_origin(s.backbone, execution, **frozen)
+    known = dict(stage="align", reference=s.reference, tree=s.tree.hash)
+    return settings | known | models | _bank_facts(bank)
+
+# %% ../nbs/25_align.ipynb #dc657d94
+@contextlib.contextmanager
+def claim_align(
+    backbone: Backbone,  # with the auxiliary and the reference
+    tree: CriteriaTree,  # whose phrases the prompts use
+    run_dir: str | Path,  # the run's folder
+    cfg: AlignConfig,  # settings
+    auxiliary: Adapter = "auxiliary",  # as `align` takes it
+    reference: Adapter = None,  # as `align` takes it
+    bank: BankConfig | None = None,  # as `align` takes it
+    rows: Any = None,  # annotated images that are yet to be encoded, as `rows_hash` takes them
+    *,
+    scored: bool = False,  # will there be held-out rows?
+    execution: Execution = Execution(),  # micro-batches and optimizer
+    accept_changes: bool = False,  # resume although settings or data differ
+):
+    """Lock a run's folder for a block, and refuse now what `align` would refuse later.
+
+    Raises `CpoError` for a folder that is in use, holds another run or has no room, and for images
+    from which the method cannot learn."""
+    _check_options(backbone, cfg, bank)
+    columns = [list(rows[k]) for k in ("caption", "positive", "negative")] if rows else [[]] * 3
+    data = TrainingSet(torch.zeros(len(columns[0]), 0), *columns)
+    inputs = StepInputs(backbone, data, tree, cfg, "policy", auxiliary, reference)
+    settings = _stored_settings(inputs, bank, execution)
+    if rows is not None:
+        settings |= training_rows(data, cfg)[2]
+        settings["origin"]["rows"] = rows_hash(rows)
+    with claim_training(backbone, run_dir, cfg, settings, scored, accept_changes):
+        yield
+
 # %% ../nbs/25_align.ipynb #61f45da5
 def _held_out_inputs(s: StepInputs, validation: TrainingSet | None) -> StepInputs | None:
     "The same inputs with held-out rows; None where there are none that the method could use."
     if not validation:
         return None
-    rows, pairs, _ = training_rows(validation, s.cfg)
+    try:
+        rows, pairs, _ = training_rows(validation, s.cfg)
+    except CpoError:  # they have no pairs, or no annotations
+        return None
     held_out = replace(s, data=rows, pairs=pairs)
     return held_out if held_out.n_samples else None
 
@@ -534,25 +526,25 @@ def _score(held_out: StepInputs | None, name: str) -> Callable | None:
     return held_out_score(bb, name, step_fn, held_out.n_samples, cfg.train.batch_size)
 
 # %% ../nbs/25_align.ipynb #7ed67af6
-def _with_bank(s: StepInputs, bank: BankConfig | None) -> StepInputs:
+def _with_bank(s: StepInputs, bank: BankConfig | None, execution: Execution) -> StepInputs:
     "The inputs with a target bank, if one is wanted."
     if bank is None:
         return s
+    bank = replace(bank, batch_size=fill_batch(bank, bank.batch_size, execution.micro_batch))
     cfg, models = s.cfg, (s.auxiliary, s.reference)
     how = (cfg.paired, cfg.caption_dropout, cfg.precision)
     return replace(s, bank=Bank(s.backbone, s.data, s.tree, *models, bank, *how))
 
 
-def _fill_bank(s: StepInputs, run_dir: str | Path, say: Callable | None) -> dict:
-    "Compute what the bank lacks of this run's noise draws; returns what a run records of it."
+def _fill_bank(s: StepInputs, run_dir: str | Path, say: Callable | None) -> None:
+    "Compute what the bank lacks of this run's noise draws."
     if s.bank is None:
-        return {}
+        return
     loop, bank = s.cfg.train, s.bank.cfg
     done = (last_checkpoint(Path(run_dir)) or (0,))[0]
     if done < loop.steps:
         planned = (loop.steps, loop.batch_size, len(s.data), bank.n_draws, loop.seed)
         s.bank.fill(*planned_noise_draws(*planned), say)
-    return dict(bank=dict(n_draws=bank.n_draws, seed=bank.seed))
 
 # %% ../nbs/25_align.ipynb #0858b18e
 def _encode_prompts(
@@ -581,7 +573,7 @@ def _train(
 
     bb.activate(s.policy)
     try:
-        with _frozen_weights(s):
+        with _frozen_weights(s), naming_culprits(bb):
             return train(run_dir, params, method.step(s), s.n_samples, cfg.train, **loop)
     finally:
         bb.activate(None)

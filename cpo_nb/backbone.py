@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-from dataclasses import dataclass, field
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Sequence
 
@@ -22,13 +22,14 @@ from fastcore.basics import patch
 from .adapters import Adapter, lora_layers
 from .core import CpoError, data_dir
 from .docments import document
+from .integrity import SAVE_AGAIN, check_folder, check_values, quiet_libraries, readable_error
 from .merging import MergingMixin
-from .pipelines import class_on_hub, pipeline_problems, read_index
+from .pipelines import class_on_hub, pipeline_folder, read_index
 from .placement import sharding_asked
+from .records import family_of
 
 # %% auto #0
-__all__ = ['FAMILIES', 'Conditioning', 'Backbone', 'PatchAutoencoder', 'Family', 'imported', 'family_of', 'read_pipeline_class',
-           'check_pipeline', 'quiet_libraries', 'load_backbone']
+__all__ = ['Conditioning', 'Backbone', 'PatchAutoencoder', 'read_pipeline_class', 'check_pipeline', 'load_backbone']
 
 # %% ../nbs/12_backbone.ipynb #75cbbe34
 def _padded(x: torch.Tensor, length: int, fill: torch.Tensor | None) -> torch.Tensor:
@@ -79,7 +80,10 @@ class Backbone(MergingMixin):
     """
 
     load_options: dict = {}  # of this pipeline's `from_pretrained`
+    # components that model_index.json must name, besides VAE, scheduler and denoiser
+    needed: tuple[str, ...] = ("text_encoder", "tokenizer")
     embeds_guidance = False  # whether the model reads the guidance scale as a number
+    reads_sizes = False  # whether it reads an image's original size and crop, as SDXL does
     # looks up encoded prompts: (prompts, adapter) -> None, or their conditionings and the padding
     encoded: Callable | None = None
     prompts_seen = 0  # prompts encoded so far
@@ -92,6 +96,8 @@ class Backbone(MergingMixin):
         resolution: int | None = None,  # pixels on a side; default: what the model was made for
     ):
         super().__init__(pipe)
+        # of torch under autocast, where norms keep float32: true of every pass, and no mistake
+        warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
         for module in pipe.components.values():
             if isinstance(module, torch.nn.Module):
                 module.requires_grad_(False).eval()
@@ -105,7 +111,13 @@ class Backbone(MergingMixin):
 @patch(as_prop=True)
 def native_resolution(self: Backbone) -> int:
     "Pixels on a side that the model was made for."
-    return self.denoiser.config.sample_size * self.pipe.vae_scale_factor
+    size = self.denoiser.config.sample_size
+    if not isinstance(size, int) or not 1 <= size <= 4096:
+        raise CpoError(
+            f"{self.denoiser_name}: its config says sample_size {size!r}",
+            hint="write the size of its latents there, such as 64 for 512 pixels",
+        )
+    return size * self.pipe.vae_scale_factor
 
 # %% ../nbs/12_backbone.ipynb #53ac847d
 @patch(as_prop=True)
@@ -402,74 +414,6 @@ def sampler_steps(
     "What the pipeline tells its scheduler for a number of steps."
     return dict(num_inference_steps=steps)
 
-# %% ../nbs/12_backbone.ipynb #12aco020
-@dataclass(frozen=True)
-class Family:
-    "One supported class of pipelines. Classes and functions may be named: `module.Name` of cpo_nb."
-
-    pipeline_class: str  # `_class_name` in model_index.json, e.g. "FluxPipeline"
-    backbone: type[Backbone] | str  # its subclass
-    tiny: Callable | str  # saves a tiny random pipeline into a folder, for tests
-    summary: str  # denoiser, text encoders, what is predicted
-    # pipelines that the tests run: name -> settings of `tiny`
-    variants: dict[str, dict] = field(default_factory=dict)
-
-# %% ../nbs/12_backbone.ipynb #235ce3a0
-def imported(
-    what: Callable | str,  # the thing itself, or "module.Name" of this package
-) -> Callable:  # a class or function
-    "A class or function that a record names, imported when it is needed."
-    if not isinstance(what, str):
-        return what
-    module, name = what.split(".")
-    return getattr(importlib.import_module(f"cpo_nb.{module}"), name)
-
-# %% ../nbs/12_backbone.ipynb #ecd8724f
-_STABLE_DIFFUSION = Family(
-    "StableDiffusionPipeline",
-    "stable_diffusion.StableDiffusionBackbone",
-    "pipelines.tiny_pipeline",
-    "UNet; one CLIP encoder; ε or v",
-    {"SD (ε)": dict(prediction_type="epsilon"), "SD (v)": {}},
-)
-_SDXL = Family(
-    "StableDiffusionXLPipeline",
-    "sdxl.StableDiffusionXLBackbone",
-    "sdxl.tiny_sdxl",
-    "UNet; two CLIP encoders, pooled embedding, sizes; ε or v",
-    {"SDXL": {}},
-)
-_SD3 = Family(
-    "StableDiffusion3Pipeline",
-    "sd3.StableDiffusion3Backbone",
-    "sd3.tiny_sd3",
-    "transformer; two CLIP encoders and T5; flow velocity",
-    {"SD 3": {}},
-)
-_FLUX = Family(
-    "FluxPipeline",
-    "flux.FluxBackbone",
-    "flux.tiny_flux",
-    "transformer on packed latents; CLIP and T5; flow velocity",
-    {"FLUX dev": {}, "FLUX schnell": dict(guidance=False)},
-)
-FAMILIES: dict[str, Family] = {  # by pipeline class
-    family.pipeline_class: family for family in (_STABLE_DIFFUSION, _SDXL, _SD3, _FLUX)
-}
-
-# %% ../nbs/12_backbone.ipynb #12aco021
-def family_of(
-    pipeline_class: str,  # `_class_name` in model_index.json
-    where: str,  # name or path of the pipeline, for the message
-) -> type[Backbone]:
-    "The backbone of a pipeline class. Raises `CpoError` for one that is not supported."
-    if pipeline_class not in FAMILIES:
-        raise CpoError(
-            f"{where}: pipeline class {pipeline_class or 'unnamed'!r} is not supported",
-            hint=f"supported: {', '.join(FAMILIES)}",
-        )
-    return imported(FAMILIES[pipeline_class].backbone)
-
 # %% ../nbs/12_backbone.ipynb #7a032681
 def read_pipeline_class(
     name_or_path: str,  # a pipeline folder, or a hub id
@@ -482,10 +426,11 @@ def read_pipeline_class(
                 f"{path}: is no diffusers pipeline (it has no model_index.json)",
                 hint="give the folder that `pipeline.save_pretrained` wrote",
             )
-        return read_index(path).get("_class_name", "")
-    if path.is_file():
+        kind = read_index(path).get("_class_name", "")
+        return kind if isinstance(kind, str) else ""
+    if path.exists():
         raise CpoError(
-            f"{path}: is a file, and a pipeline is a folder",
+            f"{path}: is {'a file' if path.is_file() else 'no file'}, and a pipeline is a folder",
             hint="open a single-file checkpoint by `from_single_file` of its pipeline class in "
             "diffusers, and give the folder that `save_pretrained` writes",
         )
@@ -499,60 +444,42 @@ def _shipped(name_or_path: str | Path) -> str | Path:
 # %% ../nbs/12_backbone.ipynb #939268f5
 def check_pipeline(
     name_or_path: str | Path,  # "atelier", a pipeline folder, or a hub id
+    weights: bool = True,  # the folder should have weights and vocabularies; False: configs alone
 ) -> type[Backbone]:  # its family's backbone
-    """What can be known of a pipeline before its weights are read.
+    """What can be known of a pipeline before its weights are read: all but their values.
 
     Raises `CpoError` for an unknown family, and names each component of a folder that is missing,
-    damaged or pickled.
+    damaged, pickled, or does not fit its config or the others. Of a hub id, only the family is
+    known before it is downloaded.
     """
     name_or_path = _shipped(name_or_path)
     path = Path(name_or_path)
     family = family_of(read_pipeline_class(str(name_or_path)), str(name_or_path))
     if not path.is_dir():
-        return family  # the hub's own client checks what it gives
-    needed = ("vae", "scheduler", family.denoiser_name)
-    if problems := pipeline_problems(path, needed, family.load_options):
-        raise CpoError(
-            f"{path}: the pipeline is not whole:",
-            problems,
-            "copy what is missing from the model's page again, or save the pipeline again by "
-            "`pipeline.save_pretrained`",
-        )
+        return family
+    check_folder(family, path, weights)
     return family
 
-# %% ../nbs/12_backbone.ipynb #f51d01ac
-@contextlib.contextmanager
-def quiet_libraries():
-    "No progress bars and no hints of the libraries while a pipeline loads; errors still show."
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    logs = (diffusers_logging, transformers_logging)
-    before = [log.get_verbosity() for log in logs]
-    for log in logs:
-        log.set_verbosity_error()
-        log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for log, verbosity in zip(logs, before):
-            log.set_verbosity(verbosity)
-            log.enable_progress_bar()
-
 # %% ../nbs/12_backbone.ipynb #30618eaf
-def _load_pipe(family: type[Backbone], path: str, dtype: torch.dtype):
+def _load_pipe(family: type[Backbone], path: Path, dtype: torch.dtype):
     import diffusers
 
     pipeline_class = getattr(diffusers, family.pipeline_class)
-    how = dict(dtype=dtype, use_safetensors=True, **family.load_options)
+    # a pipeline saved without a component needs to be told so
+    without = {k: None for k, v in read_index(path).items() if v == [None, None]}
+    how = dict(dtype=dtype, use_safetensors=True) | without | family.load_options
     try:
         with quiet_libraries():
             pipe = pipeline_class.from_pretrained(path, **how)
-    except (OSError, ValueError, TypeError, AttributeError) as e:
+    except MemoryError:
+        raise
+    except Exception as e:  # whatever the libraries make of foreign files
         raise CpoError(
-            f"{path}: the pipeline does not load ({type(e).__name__}: {str(e)[:300]})",
-            hint="check that all its components are there",
+            f"{path}: the pipeline does not load ({readable_error(e)})", hint=SAVE_AGAIN
         ) from None
+    for name, module in pipe.components.items():
+        if isinstance(module, torch.nn.Module):
+            check_values(f"{path}: {name}", dict(module.named_parameters()))
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -565,13 +492,14 @@ def load_backbone(
 ) -> Backbone:
     """Load a pipeline as a `Backbone`.
 
-    Raises `CpoError` when it is missing, incomplete, of an unknown family, or cannot hold the
-    resolution.
+    Raises `CpoError` when it is missing, incomplete, of an unknown family, holds weights that are
+    not finite, or cannot hold the resolution.
     """
     name = Path(name_or_path).name if Path(name_or_path).is_dir() else str(name_or_path)
-    path = _shipped(name_or_path)
-    family = check_pipeline(path)
-    pipe = _load_pipe(family, str(path), dtype)
+    family = family_of(read_pipeline_class(str(_shipped(name_or_path))), name)
+    path = pipeline_folder(_shipped(name_or_path), family.pipeline_class, **family.load_options)
+    check_pipeline(path)
+    pipe = _load_pipe(family, path, dtype)
     wait = sharding_asked()
     backbone = family(pipe if wait else pipe.to(device), resolution)
     backbone.name = name

@@ -5,7 +5,7 @@
 # %% ../nbs/24_bank.ipynb #2571b4be
 from __future__ import annotations
 
-import hashlib, time
+import contextlib, hashlib, time
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,11 +25,13 @@ from .docments import document
 from .core import read_json, readable_size, readable_time, remove_leftovers, sha256_json
 from .core import to_jsonable, torch_rng, write_json
 from .criteria import CriteriaTree
+from .origin import SCHEDULE_SETTINGS, adapter_hash
 from .runs import setting_differences
 from .training import batch_indices
 
 # %% auto #0
-__all__ = ['BankConfig', 'noise_draw_indices', 'planned_noise_draws', 'row_ids', 'bank_facts', 'Bank', 'check_bank']
+__all__ = ['MERGE_MOST', 'BankConfig', 'fill_batch', 'noise_draw_indices', 'planned_noise_draws', 'row_ids', 'bank_facts', 'Bank',
+           'check_bank']
 
 # %% ../nbs/24_bank.ipynb #97705354
 @dataclass(frozen=True)
@@ -40,7 +42,10 @@ class BankConfig:
     seed: int = 0  # of the noise draws
     folder: str | Path | None = None  # of this bank; default: named after its contents, in `within`
     within: str | Path | None = None  # folder of such banks; default: `banks` in the cache
-    batch_size: int = 32  # images at once when the bank is filled
+    batch_size: int = 32  # images at once when the bank is filled; see `fill_batch`
+    # number format of the passes that fill it, and of its records: bf16, fp16 or fp32; default:
+    # that of the run, so that a bank gives what a live step computes
+    precision: str | None = None
 
     def __post_init__(self):
         problems = []
@@ -53,10 +58,22 @@ class BankConfig:
                 f"n_draws={self.n_draws}: more than 1000 noise draws per image make no bank; "
                 "train live"
             )
+        if self.precision not in (None, *PRECISIONS):
+            known = ", ".join(PRECISIONS)
+            problems.append(f"precision={self.precision!r}: choose None or one of {known}")
         if problems:
             raise CpoError(
                 "settings of the bank are not usable:", problems, "correct these settings"
             )
+
+# %% ../nbs/24_bank.ipynb #5e0b7c93
+def fill_batch(
+    cfg: BankConfig,  # settings of the bank
+    batch_size: int,  # rows of a training step that one process takes
+    micro_batch: int | None = None,  # rows of a pass, if a step is divided into several
+) -> int:  # images; the auxiliary's pass has two rows for each
+    "Images whose predictions are computed at once: as many as a live step would, or fewer."
+    return max(1, min(cfg.batch_size, micro_batch or batch_size))
 
 # %% ../nbs/24_bank.ipynb #f8fa0155
 @lru_cache(maxsize=2)
@@ -110,37 +127,10 @@ def row_ids(
         images = [f"{z.store.folder.name} {k}" for k in z.keys]
     else:
         images = [hashlib.sha256(x.half().contiguous().numpy().tobytes()).hexdigest() for x in z]
+    if data.sizes is not None:
+        images = [f"{image} {size}" for image, size in zip(images, data.sizes.tolist())]
     rows = zip(images, data.captions, data.positive, data.negative)
     return [sha256_json(row)[:24] for row in rows]
-
-# %% ../nbs/24_bank.ipynb #ca42390b
-def _adapter_hash(backbone: Backbone, adapter: Adapter) -> list:
-    "Hash and weight of each adapter in a list, the same under any name."
-
-    def of(name):
-        scale = [backbone.adapters[name][k] for k in ("rank", "alpha")]
-        h = hashlib.sha256(repr(scale).encode())
-        for k, p in sorted(backbone.adapter_parameters(name).items()):
-            h.update(k.replace(f".{name}.", ".").encode())
-            h.update(p.detach().float().cpu().contiguous().numpy().tobytes())
-        return h.hexdigest()[:16]
-
-    return [[of(name), weight] for name, weight in adapter_list(adapter)]
-
-# %% ../nbs/24_bank.ipynb #03c2fba5
-_SCHEDULE = (
-    "_class_name",
-    "prediction_type",
-    "num_train_timesteps",
-    "beta_schedule",
-    "beta_start",
-    "beta_end",
-    "rescale_betas_zero_snr",
-    "shift",
-    "use_dynamic_shifting",
-    "base_shift",
-    "max_shift",
-)  # settings of the scheduler that shape noisy latents, targets and timesteps
 
 # %% ../nbs/24_bank.ipynb #1ac19863
 def bank_facts(
@@ -166,11 +156,11 @@ def bank_facts(
             format="cpo_nb.bank/1",
             base=fingerprint(backbone.denoiser),
             text=text_key(backbone),
-            auxiliary=_adapter_hash(backbone, auxiliary),
-            reference=_adapter_hash(backbone, reference),
+            auxiliary=adapter_hash(backbone, auxiliary),
+            reference=adapter_hash(backbone, reference),
             criteria=tree.hash,
             family=backbone.pipeline_class,
-            schedule={k: scheduler.get(k) for k in _SCHEDULE},
+            schedule={k: scheduler.get(k) for k in SCHEDULE_SETTINGS},
             density=getattr(backbone, "density", None),
             latents=list(backbone.latent_shape),
             dtype=str(backbone.dtype),
@@ -199,8 +189,9 @@ class Bank:
         cfg: BankConfig = BankConfig(),  # settings
         paired: bool = False,  # also name the partners of each attribute
         caption_dropout: float = 0.1,  # probability that a noise draw goes without its caption
-        precision: str = "bf16",  # of forward passes
+        precision: str = "bf16",  # of forward passes, unless `cfg` has one of its own
     ):
+        precision = cfg.precision or precision
         self.backbone, self.data, self.tree, self.cfg = backbone, data, tree, cfg
         self.auxiliary, self.reference = auxiliary, reference
         self.paired, self.caption_dropout, self.precision = paired, caption_dropout, precision
@@ -215,6 +206,7 @@ class Bank:
         self.store = Store(self.folder / "records")
         self.ids, self.mask_l = row_ids(data), loser_mask(data, paired)
         self.planned = {}  # key -> (row, noise draw) of what `fill` was asked for
+        self._timed = {}  # keys of a batch that the estimate of time was made from -> its records
 
 # %% ../nbs/24_bank.ipynb #a8a10b8c
 @patch
@@ -281,7 +273,7 @@ def noisy_batch(
     dropped = (chance[:, 1] < self.caption_dropout).tolist()
     captions = ["" if drop else caption for drop, caption in zip(dropped, batch.captions)]
     noisy = backbone.add_noise(latents.to(backbone.device), noise, timesteps)
-    return NoisyBatch(noise, timesteps, noisy, captions)
+    return NoisyBatch(noise, timesteps, noisy, captions, batch.sizes)
 
 # %% ../nbs/24_bank.ipynb #615cddf1
 @patch
@@ -292,7 +284,7 @@ def live(
 ) -> FrozenPredictions:  # in float32
     "The predictions of noise draws, computed now."
     noisy = self.noisy_batch(rows, ks)
-    cond = self.backbone.encode_prompts(noisy.captions, tokens=self.captions_to)
+    cond = noisy.told(self.backbone.encode_prompts(noisy.captions, tokens=self.captions_to))
     return frozen_predictions(
         self.backbone,
         self.data[rows],
@@ -313,16 +305,39 @@ def _compute(self: Bank, keys: Sequence[str]) -> dict[str, dict[str, torch.Tenso
     records, size = {}, self.cfg.batch_size
     for i in range(0, len(keys), size):
         part = keys[i : i + size]
+        if (timed := self._timed.pop(tuple(part), None)) is not None:
+            records |= timed
+            continue
         rows, ks = np.array([self.planned[k] for k in part]).T
         frozen = self.live(rows, ks)
         z = torch.stack([frozen.target_w, frozen.target_l, frozen.ref], 1).to(self.record_dtype)
         if not torch.isfinite(z).all():
+            who = "reference" if not torch.isfinite(frozen.ref).all() else "auxiliary model"
             raise CpoError(
-                f"{self.folder}: a frozen prediction is not finite",
-                hint="give --precision bf16 or fp32, or another auxiliary",
+                f"{self.folder}: the {who}'s prediction is not finite",
+                hint='pass `precision="bf16"` or "fp32", or another auxiliary or base',
             )
         records |= {key: dict(z=x) for key, x in zip(part, z)}
     return records
+
+# %% ../nbs/24_bank.ipynb #4c81d5e1
+MERGE_MOST = 1_000_000_000  # parameters of a denoiser up to which a fill may copy its weights
+
+
+@patch
+@contextlib.contextmanager
+def _merged_auxiliary(self: Bank):
+    "The auxiliary is added to the weights for the length of a block, where that is allowed."
+    bb, limit = self.backbone, self.backbone.merge_below
+    half = self.record_dtype != torch.float32 and bb.dtype == torch.float32
+    may = half and self.reference is None and bb.device.type == "cpu"
+    try:
+        if may and bb.size < MERGE_MOST:
+            bb.merge_below = max(limit, MERGE_MOST)
+        with bb.merged(self.auxiliary):
+            yield
+    finally:
+        bb.merge_below = limit
 
 # %% ../nbs/24_bank.ipynb #3ef30379
 @patch
@@ -337,7 +352,7 @@ def fill(
     self.store.agree()
     missing = [k for k in self.planned if k not in self.store]
     keep_freed_memory()
-    with self.backbone.merged(self.auxiliary):
+    with self._merged_auxiliary():
         if missing and say:
             say(self._cost(missing))
         self.store.fill(
@@ -347,6 +362,7 @@ def fill(
             desc="bank",
             together=self.backbone.sharded,
         )
+    self._timed = {}
     return self
 
 # %% ../nbs/24_bank.ipynb #d1c4ec06
@@ -362,12 +378,15 @@ def _chunk_size(self: Bank) -> int:
 @patch
 def _cost(self: Bank, missing: list[str]) -> str:
     "One line about what computing the missing records takes; timed where it takes long."
-    batch, time_needed = missing[: self.cfg.batch_size], "a moment"
-    if len(missing) > 16 * len(batch):
-        self._compute(batch)  # the first call takes longer
+    n, time_needed = self.cfg.batch_size, "a moment"
+    if len(missing) > 16 * n:
+        begin, then = missing[:n], missing[n : 2 * n]
+        made = {tuple(begin): self._compute(begin)}  # the first call takes longer
         start = time.perf_counter()
-        self._compute(batch)
-        seconds = (time.perf_counter() - start) / len(batch) * len(missing)
+        made[tuple(then)] = self._compute(then)
+        seconds = (time.perf_counter() - start) / n * len(missing)
+        if not self.backbone.sharded:  # processes that share a base make the same passes
+            self._timed = made
         time_needed = readable_time(seconds / (1 if self.backbone.sharded else processes().count))
     done, size = len(self.planned) - len(missing), len(missing) * self.record_bytes
     return (

@@ -5,7 +5,7 @@
 # %% ../nbs/22_batches.ipynb #6d6677b4
 from __future__ import annotations
 
-import contextlib, hashlib
+import contextlib, hashlib, shutil
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,18 +18,21 @@ from tqdm.auto import tqdm
 
 from .adapters import Adapter
 from .backbone import Backbone, Conditioning
-from .cache import StoredLatents, StoredPrompts, encoding_batch, fit_images, store_latents
-from .core import CpoError, sha256_json, torch_rng
+from .cards import card_facts
+from .cache import StoredLatents, StoredPrompts, encoding_batch, image_sizes
+from .cache import square_images, store_latents
+from .core import CpoError, processes, sha256_json, torch_rng
 from .docments import document
 from .criteria import CriteriaTree
+from .origin import rows_hash
 from .prompts import attribute_prompt
 from .runs import averaged_weights, read_metrics
 from .training import TrainResult
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'IN_MEMORY', 'TrainingSet', 'training_set', 'NoisyBatch', 'noisy_batch', 'once_per_step', 'autocast',
-           'loser_mask', 'preference_prompts', 'FrozenPredictions', 'frozen_predictions', 'batch_means',
-           'cache_prompt_embeddings', 'held_out_score', 'at_averaged_weights', 'finish']
+           'loser_mask', 'preference_prompts', 'FrozenPredictions', 'encode_distinct', 'frozen_predictions',
+           'batch_means', 'cache_prompt_embeddings', 'held_out_score', 'at_averaged_weights', 'data_origin', 'finish']
 
 # %% ../nbs/22_batches.ipynb #b96f4e17
 @dataclass
@@ -40,6 +43,10 @@ class TrainingSet:
     captions: list[str]  # plain captions, N
     positive: list[list[str]]  # A+: ids of the pairs whose positive attribute each image shows
     negative: list[list[str]]  # A-: ids of the pairs whose negative attribute it shows
+    # SDXL's size conditions, (N, 4): original height and width, top and left of the crop;
+    # None for other families, and where all are squares of the right size
+    sizes: torch.Tensor | None = None
+    source: str | None = None  # hash of the annotated images (`rows_hash`), where they were hashed
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -48,12 +55,15 @@ class TrainingSet:
         rows = np.ascontiguousarray(np.atleast_1d(np.arange(len(self))[rows]))
         columns = (self.captions, self.positive, self.negative)
         latents = self.latents[torch.from_numpy(rows)]
-        return TrainingSet(latents, *([column[i] for i in rows] for column in columns))
+        sizes = None if self.sizes is None else self.sizes[torch.from_numpy(rows)]
+        return TrainingSet(latents, *([column[i] for i in rows] for column in columns), sizes)
 
     @cached_property
     def hash(self) -> str:
         "Hash of latents, captions and attributes; a run is not resumed on other data unnoticed."
         h = hashlib.sha256(sha256_json(self.annotations()).encode())
+        if self.sizes is not None:
+            h.update(sha256_json(self.sizes.tolist()).encode())
         for i in range(0, len(self), 256):
             block = self.latents[torch.arange(i, min(i + 256, len(self)))]
             h.update(block.half().contiguous().numpy().tobytes())
@@ -76,18 +86,19 @@ def training_set(
 ) -> TrainingSet:  # N rows, in the order of `rows`
     "Encode every image once, resized to the backbone's resolution (centre crop if not square)."
     columns = [list(rows[k]) for k in ("caption", "positive", "negative")]
+    columns.append(image_sizes(rows, backbone))
     if folder is not None:
-        return TrainingSet(store_latents(rows, backbone, folder), *columns)
+        latents = store_latents(rows, backbone, folder)
+        return TrainingSet(latents, *columns, rows_hash(rows, latents.keys))
 
     batch_size = batch_size or encoding_batch(backbone.resolution)
     starts = range(0, len(columns[0]), batch_size)
     latents = []
     for i in tqdm(starts, desc="encode", mininterval=2, disable=None):
-        part = slice(i, i + batch_size)
-        images = rows["image"][part] if isinstance(rows, dict) else rows[part]["image"]
-        images = fit_images(images, backbone.resolution)
+        part = range(i, min(i + batch_size, len(columns[0])))
+        images = square_images(rows, part, backbone.resolution)
         latents.append(backbone.encode_images(images).half().cpu())
-    return TrainingSet(torch.cat(latents), *columns)
+    return TrainingSet(torch.cat(latents), *columns, rows_hash(rows))
 
 # %% ../nbs/22_batches.ipynb #a3ab374c
 @dataclass
@@ -98,10 +109,22 @@ class NoisyBatch:
     timesteps: torch.Tensor  # t, (B,); integers for diffusion models, floats for flows
     noisy: torch.Tensor  # x_t, (B, C, h, w)
     captions: list[str]  # captions, some dropped to the empty string
+    sizes: torch.Tensor | None = None  # as in `TrainingSet`, (B, 4)
 
     def __getitem__(self, part: slice) -> NoisyBatch:
         captions = self.captions[part]
-        return NoisyBatch(self.noise[part], self.timesteps[part], self.noisy[part], captions)
+        sizes = None if self.sizes is None else self.sizes[part]
+        return NoisyBatch(self.noise[part], self.timesteps[part], self.noisy[part], captions, sizes)
+
+    def told(
+        self,
+        cond: Conditioning,  # nB encoded prompts: the first of all images, then the second, …
+    ) -> Conditioning:
+        "The prompts, with the images' original sizes and crops where the family reads them."
+        if self.sizes is None:
+            return cond
+        sizes = self.sizes.repeat(len(cond) // len(self.sizes), 1)
+        return Conditioning(cond.tensors | dict(sizes=sizes))
 
 # %% ../nbs/22_batches.ipynb #1a37cf07
 def noisy_batch(
@@ -120,7 +143,7 @@ def noisy_batch(
     dropped = (torch.rand(len(batch), generator=g) < caption_dropout).tolist()
     captions = ["" if d else c for d, c in zip(dropped, batch.captions)]
     noisy = backbone.add_noise(latents.to(backbone.device), noise, t)
-    return NoisyBatch(noise, t, noisy, captions)
+    return NoisyBatch(noise, t, noisy, captions, batch.sizes)
 
 # %% ../nbs/22_batches.ipynb #2d92fdf7
 def once_per_step(
@@ -169,11 +192,13 @@ def preference_prompts(
 ) -> tuple[list[str], list[str], torch.Tensor]:  # winner's prompts, loser's prompts, `loser_mask`
     "Prompts for z_w and z_l. Raises `DatasetError` for ids that the tree does not have."
 
-    def prompts(use: str) -> list[str]:
+    def prompts(use: str, check: bool) -> list[str]:
+        how = dict(use=use, paired=paired, check=check)
         columns = zip(captions, batch.positive, batch.negative)
-        return [attribute_prompt(c, p, n, tree, use=use, paired=paired) for c, p, n in columns]
+        return [attribute_prompt(c, p, n, tree, **how) for c, p, n in columns]
 
-    return prompts("positive"), prompts("negative"), loser_mask(batch, paired)
+    winners = prompts("positive", check=True)  # checks both sides of every row
+    return winners, prompts("negative", check=False), loser_mask(batch, paired)
 
 # %% ../nbs/22_batches.ipynb #ad62542f
 @dataclass
@@ -181,9 +206,39 @@ class FrozenPredictions:
     "Predictions of the frozen models for a batch, in float32."
 
     target_w: torch.Tensor  # z_w: the auxiliary conditioned on A+, (B, C, h, w)
-    target_l: torch.Tensor  # z_l: the auxiliary conditioned on A-, (B, C, h, w)
+    target_l: torch.Tensor  # z_l: the auxiliary conditioned on A-, (B, C, h, w); masked rows: z_w
     ref: torch.Tensor | None  # the reference for the caption; None when it was not wanted
     mask_l: torch.Tensor  # bool (B,), False where there is nothing to move away from
+
+# %% ../nbs/22_batches.ipynb #7c1f0a52
+def encode_distinct(
+    backbone: Backbone,  # whose text encoders encode
+    prompts: Sequence[str],  # any number, the same one as often as you like
+    adapter: Adapter = None,  # as of `encode_prompts`
+    tokens: int = 0,  # pad to at least this length
+) -> Conditioning:  # one row a prompt
+    "Encode prompts, each distinct one once: K noise draws of an image have the same prompts."
+    place = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
+    cond = backbone.encode_prompts(list(place), adapter, tokens)
+    return cond if len(place) == len(prompts) else cond[[place[prompt] for prompt in prompts]]
+
+# %% ../nbs/22_batches.ipynb #2f9d6e07
+def _targets(
+    backbone: Backbone, d: NoisyBatch, both: Conditioning, auxiliary: Adapter, mask: torch.Tensor
+) -> torch.Tensor:
+    "z_w and z_l of all rows, one after the other; where `mask` is False, z_w twice."
+    n, one = len(mask), np.flatnonzero(~mask.numpy())
+    if not len(one) or backbone.sharded:  # processes that share a base make the same passes
+        return backbone.predict_prompts(d.noisy, d.timesteps, both, auxiliary)
+
+    two = np.flatnonzero(mask.numpy())
+    z = backbone.predict(d.noisy[one], d.timesteps[one], both[one], auxiliary)
+    out = z.new_empty(2 * n, *z.shape[1:])
+    out[one] = out[n + one] = z
+    if len(two):
+        rows = np.concatenate([two, n + two])
+        out[rows] = backbone.predict_prompts(d.noisy[two], d.timesteps[two], both[rows], auxiliary)
+    return out
 
 # %% ../nbs/22_batches.ipynb #1136f633
 def frozen_predictions(
@@ -206,16 +261,17 @@ def frozen_predictions(
         prompts = preference_prompts(d.captions, batch, tree, paired)[:2]
     winner, loser = prompts
 
+    mask = loser_mask(batch, paired)
     with backbone.loaded_adapter(auxiliary):
-        both = backbone.encode_prompts(winner + loser, auxiliary, tokens)
+        both = d.told(encode_distinct(backbone, winner + loser, auxiliary, tokens))
         with backbone.frozen_mode(), autocast(backbone.device, precision):
-            z = backbone.predict_prompts(d.noisy, d.timesteps, both, auxiliary)
+            z = _targets(backbone, d, both, auxiliary, mask)
             ref = backbone.predict(d.noisy, d.timesteps, cond, reference) if need_ref else None
 
     z = z.to(torch.float32, copy=True)
     ref = None if ref is None else ref.to(torch.float32, copy=True)
     z_w, z_l = z.chunk(2)
-    return FrozenPredictions(z_w, z_l, ref, loser_mask(batch, paired).to(z.device))
+    return FrozenPredictions(z_w, z_l, ref, mask.to(z.device))
 
 # %% ../nbs/22_batches.ipynb #173ccf21
 def batch_means(
@@ -288,6 +344,15 @@ def at_averaged_weights(
 
     return call
 
+# %% ../nbs/22_batches.ipynb #0244cc7e
+def data_origin(
+    data: TrainingSet,  # what is trained on
+    validation: TrainingSet | None,  # held-out rows
+) -> dict:  # JSON-able
+    "Hashes of training rows, where images were hashed, and of held-out rows."
+    held_out = (validation.source or validation.hash) if validation else None
+    return dict(rows=data.source, held_out=held_out)
+
 # %% ../nbs/22_batches.ipynb #e7201576
 def finish(
     backbone: Backbone,  # with the adapter
@@ -301,16 +366,27 @@ def finish(
 ) -> None:
     "Put the averaged weights into the adapter and save it, with the facts of its run."
     info = info | _run_facts(run_dir, res, cfg, data, tree)
+    prompts = card_facts(info["stage"], data.captions, data.positive, data.negative, tree)
     backbone.set_adapter_state(name, res.ema)
-    backbone.save_adapter(name, Path(run_dir) / "adapter", info)
+    images = _previews(run_dir, res.step)
+    backbone.save_adapter(name, Path(run_dir) / "adapter", info | prompts, images)
 
-    if res.best and res.best["step"] != res.step:
+    if not (res.best and res.best["step"] != res.step):
+        if processes().main:  # of a run that went on since, and has found a better one
+            shutil.rmtree(Path(run_dir) / "adapter-best", ignore_errors=True)
+    else:
         best = averaged_weights(run_dir, res.best["step"])
         with backbone.using_weights(name, best):
-            info = dict(info, steps=res.best["step"])
-            backbone.save_adapter(name, Path(run_dir) / "adapter-best", info)
+            info = info | prompts | dict(steps=res.best["step"])
+            images = _previews(run_dir, res.best["step"])
+            backbone.save_adapter(name, Path(run_dir) / "adapter-best", info, images)
 
 # %% ../nbs/22_batches.ipynb #1c946697
+def _previews(run_dir: str | Path, step: int) -> list[Path]:
+    "Previews that the run wrote at this step."
+    return sorted((Path(run_dir) / "previews").glob(f"*-{step:07d}.png"))
+
+
 def _run_facts(
     run_dir: str | Path, res: TrainResult, cfg: Any, data: TrainingSet, tree: CriteriaTree
 ) -> dict:

@@ -25,7 +25,8 @@ from .costs import bare_backbone, build_part
 from .full_size import FULL_SIZE, write_configs
 
 # %% auto #0
-__all__ = ['TARGETS', 'BENCHED', 'SMALL', 'SMALL_VAE', 'LARGE', 'BenchCase', 'random_rows', 'small_backbone', 'random_backbone']
+__all__ = ['TARGETS', 'BENCHED', 'SMALL', 'SMALL_VAE', 'LARGE', 'BenchCase', 'random_rows', 'small_pipeline', 'small_backbone',
+           'random_backbone']
 
 # %% ../nbs/42_bench_models.ipynb #d4f6e9af
 TARGETS = dict(  # ratios of times and of peak memories
@@ -167,7 +168,12 @@ def _fill_zeros(denoiser: torch.nn.Module) -> None:
             p.data.normal_(std=0.02)
 
 # %% ../nbs/42_bench_models.ipynb #93160004
-def _save_small(family: str, folder: Path, seed: int, changes: dict) -> None:
+def small_pipeline(
+    family: str,  # key of SMALL
+    folder: Path,  # written with `save_pretrained`
+    seed: int = 0,  # of the random weights
+    **changes,  # of the denoiser's config
+) -> Path:  # the folder
     "Write the tiny pipeline of a family with a wider denoiser."
     import diffusers
 
@@ -179,6 +185,7 @@ def _save_small(family: str, folder: Path, seed: int, changes: dict) -> None:
     denoiser.save_pretrained(folder / ("unet" if cls.startswith("UNet") else "transformer"))
     if family in SMALL_VAE:
         tiny_vae(block_out_channels=SMALL_VAE[family]).save_pretrained(folder / "vae")
+    return folder
 
 # %% ../nbs/42_bench_models.ipynb #4504e0e4
 def small_backbone(
@@ -198,7 +205,7 @@ def small_backbone(
         raise CpoError(f"family {family!r} is unknown", hint=f"choose one of atelier, {known}")
 
     with tempfile.TemporaryDirectory() as tmp, torch.random.fork_rng():
-        _save_small(family, Path(tmp), seed, changes)
+        small_pipeline(family, Path(tmp), seed, **changes)
         bb = load_backbone(tmp, dtype, device, resolution or 128)
     bb.name = f"small {family}"
     if as_large:

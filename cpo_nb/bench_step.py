@@ -34,8 +34,23 @@ from .costs import LiveMemory, tensor_bytes
 from .bench_models import BenchCase
 
 # %% auto #0
-__all__ = ['PARTS', 'PART_COLORS', 'prepare_method', 'case_config', 'case_step', 'BenchPolicy', 'measure_step', 'in_turn',
-           'step_parts']
+__all__ = ['PARTS', 'PART_COLORS', 'add_auxiliary', 'prepare_method', 'case_config', 'case_step', 'BenchPolicy', 'measure_step',
+           'in_turn', 'metered', 'step_parts']
+
+# %% ../nbs/42_bench_step.ipynb #6a3f0b18
+def add_auxiliary(
+    backbone: Backbone,  # without adapters
+    rank: int,  # of the LoRA
+    targets: Sequence[str] | None,  # keys of LORA_TARGETS; None: all
+    seed: int,  # of its weights
+) -> None:
+    "Add `auxiliary`, with weights that let it predict something of its own."
+    options = {} if targets is None else dict(targets=targets)
+    backbone.add_adapter("auxiliary", rank, seed=seed, **options)
+    with torch.no_grad():
+        for p in backbone.adapter_parameters("auxiliary").values():
+            noise = torch.randn(p.shape, generator=torch_rng(seed, "auxiliary"))
+            p.copy_(p + 0.01 * noise.to(p))
 
 # %% ../nbs/42_bench_step.ipynb #dd21e406
 def prepare_method(
@@ -45,13 +60,9 @@ def prepare_method(
     seed: int,  # of their weights
 ) -> None:
     "Add `auxiliary` and `policy`, and make the auxiliary predict something of its own."
+    add_auxiliary(backbone, rank, targets, seed)
     options = {} if targets is None else dict(targets=targets)
-    for name in ("auxiliary", "policy"):
-        backbone.add_adapter(name, rank, seed=seed, **options)
-    with torch.no_grad():
-        for p in backbone.adapter_parameters("auxiliary").values():
-            noise = torch.randn(p.shape, generator=torch_rng(seed, "auxiliary"))
-            p.copy_(p + 0.01 * noise.to(p))
+    backbone.add_adapter("policy", rank, seed=seed, **options)
 
 # %% ../nbs/42_bench_step.ipynb #5df6605a
 def case_config(
@@ -273,7 +284,13 @@ def _named(part: str) -> Callable:
     return lambda *args, **kwargs: part
 
 # %% ../nbs/42_bench_step.ipynb #91045c35
-def _metered(owner, name: str, part_of: Callable, spent: dict, count: Callable):
+def metered(
+    owner,  # an object or a class
+    name: str,  # of its method
+    part_of: Callable,  # (arguments of the method) -> key of `spent`
+    spent: dict,  # what was spent so far, added to
+    count: Callable,  # gives a number that never falls: seconds, FLOPs
+) -> contextlib.AbstractContextManager:  # the method is the old one again at its end
     "Replace a method by one that adds what it spends to its part."
     method = getattr(owner, name)
 
@@ -302,7 +319,7 @@ def step_parts(
             (torch.Tensor, "backward", _named("backward")),
             (policy, "optimise", _named("optimiser")),
         ):
-            stack.enter_context(_metered(owner, name, part_of, spent, count))
+            stack.enter_context(metered(owner, name, part_of, spent, count))
         began = count()
         take()
         spent["rest"] = count() - began - sum(spent.values())

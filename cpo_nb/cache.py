@@ -9,11 +9,12 @@ import hashlib
 import json
 import zlib
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from fastcore.basics import patch
+from PIL import ImageOps
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
@@ -22,10 +23,11 @@ from .adapters import Adapter, adapter_list, lora_layers
 from .backbone import Backbone, Conditioning
 from .core import CpoError, atomic_path, check_room, processes, remove_leftovers, sha256_json
 from .docments import document
+from .images import ImageRules, as_rgb, size_conditions, upright, upright_size
 
 # %% auto #0
-__all__ = ['Damaged', 'Store', 'fingerprint', 'text_key', 'image_key', 'StoredPrompts', 'row_hashes', 'encoding_batch',
-           'fit_images', 'StoredLatents', 'store_latents']
+__all__ = ['Damaged', 'Store', 'fingerprint', 'text_key', 'image_key', 'StoredPrompts', 'encoded_files', 'row_hashes',
+           'encoding_batch', 'square_images', 'StoredLatents', 'store_latents', 'image_sizes']
 
 # %% ../nbs/19_cache.ipynb #5791d7d3
 class Damaged(CpoError):
@@ -272,7 +274,7 @@ def image_key(
         vae.config.scaling_factor,
         getattr(vae.config, "shift_factor", None),
         backbone.resolution,
-        "fit-bicubic-1",  # how `fit_images` resizes
+        "srgb-fit-bicubic-2",  # how `rgb_image` reads and `square_images` resizes
     ]
     return sha256_json(facts)[:24]
 
@@ -346,17 +348,35 @@ def _short_hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
 
 # %% ../nbs/19_cache.ipynb #4e83d5bf
-def row_hashes(
-    rows,  # a `datasets.Dataset` with `image`, or a dict with a list of arrays or images
-) -> list[str]:  # 32 hex digits each
-    "SHA-256 of every image's encoded bytes (of a Dataset), or of its pixels (of a dict)."
-    if isinstance(rows, dict):
-        return [_short_hash(np.asarray(image).tobytes()) for image in rows["image"]]
+def encoded_files(
+    rows,  # a `datasets.Dataset` with `image`
+) -> Iterator[bytes]:
+    "The bytes of every image as it is stored."
     from datasets import Image
 
     raw = rows.select_columns(["image"]).cast_column("image", Image(decode=False))
-    files = (row["image"] for row in raw)
-    return [_short_hash(f["bytes"] or Path(f["path"]).read_bytes()) for f in files]
+    for row in raw:
+        cell = row["image"]
+        yield cell["bytes"] or Path(cell["path"]).read_bytes()
+
+
+def _rules(rows) -> ImageRules:
+    "By which rules a Dataset's files become images; of a foreign feature, the weakest."
+    return getattr(rows.features["image"], "rules", ImageRules(min_side=1))
+
+# %% ../nbs/19_cache.ipynb #8c5073b5
+def row_hashes(
+    rows,  # a `datasets.Dataset` with `image`, or a dict with a list of arrays or images
+) -> list[str]:  # 32 hex digits each
+    """SHA-256 of every image's encoded bytes (of a Dataset), or of its pixels (of a dict).
+
+    A background, or padding, changes the hash."""
+    if isinstance(rows, dict):
+        return [_short_hash(np.asarray(image).tobytes()) for image in rows["image"]]
+    rules = _rules(rows)
+    how = (rules.background, rules.crop)
+    tail = b"" if how == (None, "center") else repr(how).encode()
+    return [_short_hash(data + tail) for data in encoded_files(rows)]
 
 # %% ../nbs/19_cache.ipynb #36317c0d
 def encoding_batch(
@@ -367,20 +387,23 @@ def encoding_batch(
 
 # %% ../nbs/19_cache.ipynb #53004e11
 def _square(image, size: int) -> np.ndarray:
-    from PIL import ImageOps
-
-    image = image.convert("RGB")
+    "An image as a square; an array is given back as it is."
+    if isinstance(image, np.ndarray):
+        return image
+    image = as_rgb(upright(image))
     return np.asarray(image if image.size == (size, size) else ImageOps.fit(image, (size, size)))
 
 # %% ../nbs/19_cache.ipynb #7f9f653a
-def fit_images(
-    images,  # PIL images; an array (N, H, W, 3) is given back as it is
+def square_images(
+    rows,  # a `datasets.Dataset` with `image`, or a dict with a list of PIL images or arrays
+    indices: Sequence[int],  # which of them
     size: int,  # pixels on a side
-) -> np.ndarray:  # (N, size, size, 3), uint8
-    "Images as squares of one size: others are cropped in the middle, then scaled."
-    if isinstance(images, np.ndarray):
-        return images
-    return np.stack([_square(image, size) for image in images])
+) -> np.ndarray:  # (n, size, size, 3), uint8; arrays are given back as they are
+    """Images as squares of one size: others are cropped in the middle, then scaled.
+
+    One is decoded at a time: sixteen of 108 megapixels would be 5 GB. Raises `ImageError`."""
+    at = (lambda i: rows["image"][i]) if isinstance(rows, dict) else (lambda i: rows[i]["image"])
+    return np.stack([_square(at(int(i)), size) for i in indices])
 
 # %% ../nbs/19_cache.ipynb #c01bc56b
 class StoredLatents:
@@ -412,15 +435,6 @@ class StoredLatents:
         "The rows, read from disk, in float32."
         return self.half().float()
 
-# %% ../nbs/19_cache.ipynb #c01e983e
-def _images_at(rows, indices: list[int]):
-    "Some images of a dict or a Dataset, as `fit_images` takes them."
-    if isinstance(rows, dict):
-        images = [rows["image"][i] for i in indices]
-    else:
-        images = [rows[i]["image"] for i in indices]
-    return np.stack(images) if isinstance(images[0], np.ndarray) else images
-
 # %% ../nbs/19_cache.ipynb #b74ef5df
 def store_latents(
     rows,  # a `datasets.Dataset` with `image`, or a dict with a list of arrays or images
@@ -437,13 +451,32 @@ def store_latents(
         records = {}
         for i in range(0, len(part), batch):
             some = part[i : i + batch]
-            images = fit_images(_images_at(rows, [row_of[k] for k in some]), size)
+            images = square_images(rows, [row_of[k] for k in some], size)
             latents = backbone.encode_images(images).half().cpu()
             records |= {k: dict(latents=z.clone()) for k, z in zip(some, latents)}
         return records
 
     store = Store(Path(folder) / f"latents-{image_key(backbone)}")
     return StoredLatents(store.fill(keys, make, desc="encode images"), keys)
+
+# %% ../nbs/19_cache.ipynb #56f915aa
+def image_sizes(
+    rows,  # a `datasets.Dataset` with `image`, or a dict with a list of PIL images or arrays
+    backbone: Backbone,  # at whose resolution images are encoded
+) -> torch.Tensor | None:  # (N, 4), see `size_conditions`
+    "SDXL's size conditions; None for other families, and for squares of the right size."
+    if not backbone.reads_sizes:
+        return None
+    if not isinstance(rows, dict):
+        sizes = [upright_size(data, _rules(rows)) for data in encoded_files(rows)]
+    elif any(isinstance(image, np.ndarray) for image in rows["image"]):
+        return None  # arrays are encoded as they are
+    else:
+        sizes = [upright(image).size for image in rows["image"]]
+    size = backbone.resolution
+    conditions = [size_conditions(w, h, size) for w, h in sizes]
+    trivial = all(c == (size, size, 0, 0) for c in conditions)
+    return None if trivial else torch.tensor(conditions)
 
 # %% ../nbs/19_cache.ipynb #3ab9b7d6
 document(globals())

@@ -5,8 +5,10 @@
 # %% ../nbs/46_cli.ipynb #0b3b8230
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -15,7 +17,7 @@ import typer
 # nothing heavy up here: `cpo --help` must not wait for torch
 # imported for their commands
 from . import cli_prepare, cli_images, cli_study, cli_atelier, cli_bench  # noqa: F401
-from .core import Scale, get_scale, processes, readable_time
+from .core import Scale, get_scale
 from .docments import document
 from cpo_nb.cli_base import (
     Clock,
@@ -26,12 +28,14 @@ from cpo_nb.cli_base import (
     Precision,
     Track,
     app,
-    check_finite,
     check_new_folder,
+    given_options,
     make_job,
+    option_name,
     option_value,
     warn,
 )
+from .cli_runs import end_run
 from cpo_nb.cli_options import (
     Accept,
     AlignTargets,
@@ -61,24 +65,17 @@ from cpo_nb.cli_options import (
     ScaleName,
     Seed,
     SftTargets,
-    Skip,
     Steps,
     Tracker,
+    takes_rows,
 )
 
 # %% auto #0
-__all__ = ['option_name', 'Settings', 'given_options', 'options_of', 'sft_config', 'run_sft', 'search_key', 'tuned_settings',
-           'stabilize_rule', 'reads_setting', 'split_options', 'align_config', 'bank_config', 'Stabilize', 'Weighting',
-           'Rows', 'stopped_weights', 'run_align', 'command_table', 'main']
+__all__ = ['Settings', 'options_of', 'sft_config', 'run_sft', 'search_key', 'tuned_settings', 'stabilize_rule', 'reads_setting',
+           'split_options', 'align_config', 'bank_config', 'Stabilize', 'Weighting', 'Rows', 'run_align',
+           'command_table', 'main']
 
 # %% ../nbs/46_cli.ipynb #47e33067
-def option_name(
-    setting: str,  # field of a config, "n_draws"
-) -> str:  # "--n-draws"
-    "The option that sets a field: one name from the command line to where it acts."
-    return "--" + setting.replace("_", "-")
-
-
 @dataclass
 class Settings:
     "Values of settings by name, and where each comes from; what is set later wins."
@@ -116,14 +113,6 @@ class Settings:
             self.sources.setdefault(name, "default")
         return {name: self.values.pop(name) for name in names if name in self.values}
 
-# %% ../nbs/46_cli.ipynb #ab558564
-def given_options(
-    ctx: typer.Context,  # of a command
-) -> set[str]:  # names of parameters
-    "Which options stand on the command line."
-    sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
-    return {name for name, source in sources.items() if source.name == "COMMANDLINE"}
-
 # %% ../nbs/46_cli.ipynb #ec745d22
 def options_of(
     ctx: typer.Context,  # of a command
@@ -142,8 +131,10 @@ def sft_config(
     base: str,  # as of `--base`
     options: dict,  # values by field of SftConfig and TrainConfig; None: left out
     given: set[str] | None = None,  # names on the command line; None: all that are not None
+    start: dict | None = None,  # of the base's family: source -> values, see `run_sizes`
 ) -> tuple:  # the `SftConfig`, and the source of each of its fields
     "Settings of stage 1, resolved."
+    from cpo_nb.sft import SftConfig
     from cpo_nb.shipped import auxiliary_config
     from cpo_nb.training import TrainConfig
 
@@ -154,36 +145,21 @@ def sft_config(
     if base == "atelier":
         settings.set("default on the atelier's base", lr=loop.lr)
     else:
-        settings.set("default", lr=_LR["sft"])
+        settings.set("default", lr=_LR["sft"], targets=SftConfig.targets)
     settings.set("default", rank=32)
+    for source, values in (start or {}).items():
+        settings.set(source, **values)
     settings.set_options(given, **options)
     train = settings.take(TrainConfig)
-    train["warmup"] = min(loop.warmup, train["steps"])
+    train.setdefault("warmup", min(loop.warmup, train["steps"]))
     config = replace(shipped, train=replace(loop, **train), **settings.values)
     settings.take(type(config))
     del settings.sources["train"]
     return config, settings.sources
 
-# %% ../nbs/46_cli.ipynb #7857e09d
-def _print_adapter(out: Path, base: str) -> None:
-    "Say where the adapter is and how to use it."
-    if not processes().main:
-        return
-    adapter = out / "adapter"
-    typer.echo(f"adapter: {adapter}")
-    typer.echo(f"in Python:  pipeline.load_lora_weights({str(adapter)!r})")
-    sample = f'cpo sample --base {base} --adapter {adapter} --prompt "..." --out samples'
-    typer.echo(f"to look:    {sample}")
-
 # %% ../nbs/46_cli.ipynb #eef5c260
-_SftLr = Annotated[
-    Optional[float],
-    typer.Option(
-        "--lr",
-        help="Peak learning rate of AdamW. "
-        f"[default: {_LR['sft']:g}; 0.0012 on the atelier's base]",
-    ),
-]
+_SFT_LR = f"Peak learning rate of AdamW. [default: {_LR['sft']:g}; 0.0012 on the atelier's base]"
+_SftLr = Annotated[Optional[float], typer.Option("--lr", help=_SFT_LR)]
 _VARIANTS = (
     "Number of prompts with random attributes sampled per image, so that they can be cached. "
     "[default: 4 with a cache, else new ones in every training step]"
@@ -192,6 +168,7 @@ _Variants = Annotated[Optional[int], typer.Option("--prompt-variants", min=1, he
 
 # %% ../nbs/46_cli.ipynb #a0de8b89
 @app.command("sft", cls=ModelCommand)
+@takes_rows
 def run_sft(
     ctx: typer.Context,
     data: Data,
@@ -208,7 +185,6 @@ def run_sft(
     checkpoint_every: Every = None,
     precision: Passes = Precision.bf16,
     prompt_variants: _Variants = None,
-    skip_bad: Skip = False,
     scale: ScaleName = None,
     device: Device = None,
     dtype: Dtype = DType.float32,
@@ -231,21 +207,21 @@ def run_sft(
     \b
     Example:
       cpo sft --data images --criteria tree.yaml \\
-          --base stable-diffusion-v1-5/stable-diffusion-v1-5 --out runs/aux --steps 5000
+          --base stable-diffusion-v1-5/stable-diffusion-v1-5 --out runs/aux
     """
     from cpo_nb.job import Job, run_stage1
     from cpo_nb.sft import SftConfig
+    from cpo_nb.sizes import fitting_sizes
     from cpo_nb.training import TrainConfig
 
-    check_finite(alpha=alpha)
     sizes, clock = get_scale(scale), Clock()
     options = options_of(ctx, SftConfig, TrainConfig)
-    config, sources = sft_config(sizes, base, options, given_options(ctx))
+    resolve = partial(sft_config, sizes, base, options, given_options(ctx))
+    settle = fitting_sizes(resolve, "sft", base, scale, batch_size, steps)
     check_new_folder(out)
     job = make_job(no_cache=no_cache, **options_of(ctx, Job))
-    _, result = run_stage1(job, config, out, clock, sources=sources)
-    clock(f"done: {result.step} training steps, {readable_time(result.seconds)} of training")
-    _print_adapter(out, base)
+    _, result = run_stage1(job, settle, out, clock)
+    end_run(out, base, result, clock)
 
 # %% ../nbs/46_cli.ipynb #a9c71211
 def search_key(
@@ -345,14 +321,14 @@ def align_config(
     base: str,  # as of `--base`
     options: dict,  # values by field of AlignConfig and TrainConfig; None: left out
     given: set[str] | None = None,  # names on the command line; None: all that are not None
+    start: dict | None = None,  # of the base's family: source -> values, see `run_sizes`
 ) -> tuple:  # the `AlignConfig`, and the source of each of its fields
-    "Settings of stage 2, resolved: defaults, then the scale, then the search, then the options."
+    "Settings of stage 2, resolved: default, scale, search or the base's family, options."
     from cpo_nb.align import AlignConfig
     from cpo_nb.training import TrainConfig
 
     stabilize = stabilize_rule(method, options.get("stabilize"))
-    used, unused = split_options(method, stabilize, options)
-    _note_unused(unused, method, stabilize)
+    used, _ = split_options(method, stabilize, options)
     settings = Settings()
     settings.set("default", lr=_LR["align"], ema=0.98, log_every=1, stabilize=stabilize)
     settings.set(
@@ -363,12 +339,14 @@ def align_config(
     )
     tuned, source = tuned_settings(method, stabilize, base, scale)
     settings.set(source, **tuned)
+    for source, values in (start or {}).items():
+        settings.set(source, **values)
     settings.set_options(given, **used)
     settings.values["stabilize"] = stabilize  # "none" on the command line is None here
     if settings.values.get("collapse") == 0:  # as is 0
         settings.values["collapse"] = None
     train = settings.take(TrainConfig)
-    train["warmup"] = min(10, train["steps"])
+    train.setdefault("warmup", min(10, train["steps"]))
     own = settings.take(AlignConfig)
     config = AlignConfig(TrainConfig(**train), method, **own, **settings.values)
     del settings.sources["train"]
@@ -466,20 +444,6 @@ _AlignLr = Annotated[Optional[float], typer.Option("--lr", help=_LR_HELP)]
 _COLLAPSE = "Early-stop threshold: relative growth of the winning-target error; 0 disables."
 _Collapse = Annotated[float, typer.Option("--collapse", min=0, help=_COLLAPSE)]
 
-# %% ../nbs/46_cli.ipynb #fa365428
-def stopped_weights(
-    out: Path,  # folder of a run that was stopped
-) -> str:
-    "Which weights the adapter of a stopped run holds."
-    from safetensors import safe_open
-
-    path = out / "last_good.safetensors"
-    if not path.exists():
-        return "the averaged weights at the stop (no checkpoint was far enough from collapse)"
-    with safe_open(path, "pt") as file:
-        step = file.metadata()["step"]
-    return f"the weights after training step {step}, the last that were far from collapse"
-
 # %% ../nbs/46_cli.ipynb #b0f10109
 def _run_align(
     ctx: typer.Context, scale: Scale, out: Path, auxiliary: str | None, bank, no_cache: bool
@@ -487,27 +451,26 @@ def _run_align(
     "Train a policy; raises `typer.Exit` with code 3 when it was stopped for collapse."
     from cpo_nb.align import METHODS, AlignConfig
     from cpo_nb.job import Job, run_stage2
+    from cpo_nb.sizes import fitting_sizes
     from cpo_nb.training import TrainConfig
 
     options, clock = options_of(ctx, AlignConfig, TrainConfig), Clock()
     method = options.pop("method")
-    check_finite(alpha=options["alpha"], collapse=options["collapse"])
     if auxiliary is not None and not METHODS[method].needs_auxiliary:
         _note_unused(["auxiliary"], method, None)
-    base = ctx.params["base"]
-    config, sources = align_config(scale, method, base, options, given_options(ctx))
+    base, rule = ctx.params["base"], stabilize_rule(method, options["stabilize"])
+    _note_unused(split_options(method, rule, options)[1], method, rule)
+    resolve = partial(align_config, scale, method, base, options, given_options(ctx))
+    sizes = (ctx.params["scale"], ctx.params["batch_size"], ctx.params["steps"])
+    settle = fitting_sizes(resolve, "align", base, *sizes)
     check_new_folder(out)
     job = make_job(no_cache=no_cache, **options_of(ctx, Job))
-    _, result = run_stage2(job, config, out, auxiliary, clock, warn, bank, sources=sources)
-    how = "stopped" if result.stopped else "done"
-    clock(f"{how}: {result.step} training steps, {readable_time(result.seconds)} of training")
-    _print_adapter(out, base)
-    if result.stopped:
-        warn(f"cpo: {result.stopped}\n  The adapter holds {stopped_weights(out)}.")
-        raise typer.Exit(3)
+    _, result = run_stage2(job, settle, out, auxiliary, clock, warn, bank)
+    end_run(out, base, result, clock)
 
 # %% ../nbs/46_cli.ipynb #8d01fca5
 @app.command("align", cls=ModelCommand)
+@takes_rows
 def run_align(
     ctx: typer.Context,
     data: Data,
@@ -538,7 +501,6 @@ def run_align(
     seed: Seed = 0,
     checkpoint_every: Every = None,
     precision: Passes = Precision.bf16,
-    skip_bad: Skip = False,
     scale: ScaleName = None,
     device: Device = None,
     dtype: Dtype = DType.float32,
@@ -580,7 +542,10 @@ def command_table() -> str:
 
 
 def main() -> None:
-    "Entry point of the console script `cpo`."
+    "Entry point of the console script `cpo`; what a terminal cannot encode is written as escapes."
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="cpo")
 
 # %% ../nbs/46_cli.ipynb #2da5281c

@@ -24,7 +24,7 @@ from cpo_nb.core import (
     runs_dir,
 )
 from .docments import document
-from .cli_base import PLAIN, Clock, ModelCommand, app, check_new_folder
+from .cli_base import PLAIN, Clock, Command, ModelCommand, app, check_new_folder, echo
 from .cli_options import Overwrite, ScaleName, Seed
 
 # %% auto #0
@@ -44,7 +44,7 @@ _Folder = Annotated[
 ]
 
 
-@atelier_app.command("check")
+@atelier_app.command("check", cls=Command)
 def atelier_check(folder: _Folder = None) -> None:
     "Compare every part's files with the SHA-256 in its recipe."
     from cpo_nb.atelier_base import check_recipes
@@ -55,7 +55,7 @@ def atelier_check(folder: _Folder = None) -> None:
     line = f"{folder}: {files} of {parts} match their recipes"
     if checked.loose:
         line += f"; without a recipe: {', '.join(checked.loose)}"
-    typer.echo(line)
+    echo(line)
 
 # %% ../nbs/45a_cli_atelier.ipynb #776cce59
 _PartFolder = Annotated[
@@ -262,7 +262,7 @@ _Images = Annotated[
 ]
 
 
-@atelier_app.command("dataset")
+@atelier_app.command("dataset", cls=Command)
 def write_atelier_dataset(
     out: _DatasetFolder, images: _Images = None, seed: Seed = 0, scale: ScaleName = None
 ) -> None:
@@ -271,7 +271,7 @@ def write_atelier_dataset(
 
     n = images or get_scale(scale).train_images
     save_paintings(synthetic_rows(n, seed), out, "painting")
-    typer.echo(f"{plural(n, 'image')}: {out}")
+    echo(f"{plural(n, 'image')}: {out}")
 
 # %% ../nbs/45a_cli_atelier.ipynb #4db84aad
 document(globals())

@@ -10,6 +10,7 @@ import importlib
 import math
 import re
 import shlex
+import sys
 import time
 import warnings
 from enum import Enum
@@ -24,9 +25,75 @@ from .core import CpoError, processes
 from .docments import document
 
 # %% auto #0
-__all__ = ['PLAIN', 'app', 'bank_app', 'explain_error', 'quiet_libraries', 'ModelCommand', 'Method', 'DType', 'Precision',
-           'Optimizer', 'Track', 'option_value', 'check_finite', 'check_new_folder', 'parse_names', 'parse_numbers',
-           'Clock', 'warn', 'make_job', 'open_backbone', 'parse_adapter', 'load_adapters', 'run_command']
+__all__ = ['PLAIN', 'app', 'bank_app', 'safe_text', 'echo', 'option_name', 'in_options', 'explain_error', 'Command',
+           'quiet_libraries', 'ModelCommand', 'Method', 'DType', 'Precision', 'Optimizer', 'Track', 'option_value',
+           'check_new_folder', 'parse_names', 'parse_numbers', 'given_options', 'refuse_unused', 'note_unused', 'Clock',
+           'warn', 'make_job', 'open_backbone', 'parse_adapter', 'load_adapters', 'run_command']
+
+# %% ../nbs/44_cli_base.ipynb #06fbebf4
+# C0 and C1 but tab and newline, marks that turn the direction of text, halves of surrogate pairs
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def _shorten(match: re.Match) -> str:
+    "A third of what was allowed, from the beginning and from the end."
+    text = match[0]
+    return f"{text[:200]}[... {len(text) - 300:,} characters ...]{text[-100:]}"
+
+
+def safe_text(
+    text: str,  # anything
+) -> str:  # words of at most 400 characters, lines of at most 4,000
+    "Text that a terminal shows as it is: no control characters, nothing of great length."
+    text = _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
+    return re.sub(r"[^\n]{4001,}", _shorten, re.sub(r"\S{401,}", _shorten, text))
+
+
+def echo(
+    text: object = "",  # what to print
+    err: bool = False,  # on stderr?
+) -> None:
+    "Print, by way of `safe_text`."
+    typer.echo(safe_text(str(text)), err=err)
+
+# %% ../nbs/44_cli_base.ipynb #f8c46f0c
+_ARGUMENT = re.compile(r"`(\w+)=([^`\n]*)`")
+_ONLY_PYTHON = re.compile(r"; [^;\n]*`\.\w+`[^;\n]*")
+_HINT = "  Hint: "
+_UNLIKE = dict(on_error="--skip-bad", max_pixels="--max-megapixels")  # written without a value
+
+
+def option_name(
+    argument: str,  # of Python, such as "n_draws"
+) -> str:  # "--n-draws"
+    "The option of an argument: one name from the command line to where it acts."
+    return _UNLIKE.get(argument) or "--" + argument.replace("_", "-")
+
+
+def _option_text(match: re.Match) -> str:
+    "An argument with its value, as on a command line."
+    option, value = option_name(match[1]), match[2].strip("\"'")
+    alone = value in ("", "True") or match[1] in _UNLIKE
+    return option if alone else f"{option} {value}"
+
+
+def _options_in(text: str) -> set[str]:
+    "Options that the arguments in a text stand for."
+    return {option_name(name) for name, _ in _ARGUMENT.findall(text)}
+
+
+def in_options(
+    message: str,  # what an error says in Python
+    options: set[str] | None = None,  # what the command takes; None: everything
+) -> str:
+    "A message with Python's arguments as options."
+    lines = []
+    for line in _ONLY_PYTHON.sub("", message).split("\n"):
+        if line.startswith(_HINT) and options is not None:
+            ways = line[len(_HINT) :].split(", or ")
+            line = _HINT + ", or ".join([w for w in ways if _options_in(w) <= options] or ways)
+        lines.append(_ARGUMENT.sub(_option_text, line))
+    return "\n".join(lines)
 
 # %% ../nbs/44_cli_base.ipynb #f796e7b3
 def _is_full_disk(error: BaseException) -> bool:
@@ -43,25 +110,36 @@ def _os_message(error: OSError) -> str:
 
 # %% ../nbs/44_cli_base.ipynb #9c89a876
 _DISK_HINT = "free some space and give the same command again; the last checkpoint is intact"
-_MEMORY_HINT = "lower --batch-size or --micro-batch, or give --dtype bfloat16"
+_MEMORY_HINT = (
+    "lower `batch_size=`, or lower `micro_batch=`, or lower `resolution=`, or give "
+    "`dtype='bfloat16'`, or plot a part with `root=`, or close other programs"
+)
+
+
+def _is_full_memory(error: BaseException) -> bool:
+    "Is there too little memory, for numpy, for torch on a GPU, or for torch on the CPU?"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def explain_error(
     error: BaseException,  # what a command raised
+    options: set[str] | None = None,  # what the command takes; None: everything
 ) -> tuple[int, str] | None:  # exit code and message; None for a bug of ours
     "Turn an exception that a user can act on into an exit code and one message."
     # classes of modules that import torch are recognised by name
     kind, text = type(error).__name__, str(error)
     if isinstance(error, CpoError):
-        return 2, text
+        return 2, in_options(text, options)
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted; the same command resumes from the last checkpoint"
     if kind == "Interrupted":
         return 130, text
     if _is_full_disk(error):
-        return 2, f"no space left on the disk ({text})\n  Hint: {_DISK_HINT}"
-    if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
-        return 2, f"out of memory ({text[:200]})\n  Hint: {_MEMORY_HINT}"
+        return 2, f"no space left on the disk ({text})\n{_HINT}{_DISK_HINT}"
+    if _is_full_memory(error):
+        return 2, in_options(f"out of memory ({text[:200]})\n{_HINT}{_MEMORY_HINT}", options)
     if isinstance(error, BrokenPipeError):  # `cpo ... | head`: typer ends quietly
         return None
     if isinstance(error, OSError):
@@ -69,22 +147,31 @@ def explain_error(
     return None
 
 # %% ../nbs/44_cli_base.ipynb #531fb096
+_UsageError = typer.BadParameter.__base__  # typer has no public name for it
 _ORDER = "criteria plan sft align bank sample evaluate results reproduce bench atelier".split()
 
 
 class _Group(TyperGroup):
-    "The top of the command."
+    "A group of commands."
+
+    def _command_options(self, ctx) -> set[str]:
+        "Options of the command that was called."
+        command = self.commands.get(ctx.invoked_subcommand)
+        return {name for param in getattr(command, "params", ()) for name in param.opts}
 
     def invoke(self, ctx):
         "Run a command; an error that `explain_error` knows ends in one message and an exit code."
         try:
             return super().invoke(ctx)
+        except _UsageError as error:
+            error.message = safe_text(error.message)
+            raise
         except (Exception, KeyboardInterrupt) as error:
-            known = explain_error(error)
+            known = explain_error(error, self._command_options(ctx))
             if known is None:
                 raise
             code, message = known
-            typer.echo(f"cpo: {message}", err=True)
+            echo(f"cpo: {message}", err=True)
             raise typer.Exit(code) from None
 
     def list_commands(self, ctx):
@@ -94,6 +181,7 @@ class _Group(TyperGroup):
 
 # %% ../nbs/44_cli_base.ipynb #ea91a14c
 PLAIN = dict(
+    cls=_Group,
     rich_markup_mode=None,
     no_args_is_help=True,
     context_settings=dict(help_option_names=["-h", "--help"]),
@@ -102,9 +190,7 @@ _EPILOG = (
     "Exit codes: 0 done; 2 a mistake that the message explains; 3 stopped for collapse (align); "
     "130 interrupted, the same command resumes."
 )
-app = typer.Typer(
-    cls=_Group, add_completion=False, pretty_exceptions_enable=False, epilog=_EPILOG, **PLAIN
-)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, epilog=_EPILOG, **PLAIN)
 bank_app = typer.Typer(help="Target banks of frozen predictions: build, check, study.", **PLAIN)
 app.add_typer(bank_app, name="bank")
 
@@ -138,6 +224,69 @@ def _top(version: _Version = False) -> None:
       cpo results        every row of the table
     """
 
+# %% ../nbs/44_cli_base.ipynb #bc07c32c
+_MAY_BE_EMPTY = ("prompt", "negative_prompt")
+_LARGEST = dict(  # by parameter; of the others a thousand million
+    seed=2**62,
+    rank=4096,
+    resolution=16_384,
+    n_draws=10_000,
+    prompt_variants=10_000,
+    batch_size=1_000_000,
+    count=1_000_000,
+    jobs=256,
+)
+
+
+def _option_problem(name: str, raw: object, value: object) -> str | None:
+    "Why no command takes this value of an option."
+    texts = raw if isinstance(raw, list) else [raw]
+    if name not in _MAY_BE_EMPTY and any(isinstance(t, str) and not t.strip() for t in texts):
+        return "is empty."
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value} is not a finite number."
+    most = _LARGEST.get(name, 10**9)
+    if isinstance(value, int) and value > most:
+        return f"{value} is more than {most}."
+    return None
+
+# %% ../nbs/44_cli_base.ipynb #33ef0751
+class Command(TyperCommand):
+    "A command: `@app.command(cls=Command)`."
+
+    def parse_args(
+        self,
+        ctx,  # click's context of the call
+        args,  # words of the command line
+    ):
+        "Refuse what no command takes."
+        given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        rest = super().parse_args(ctx, args)
+        for param in self.params:
+            raw, value = given.get(param.name), ctx.params.get(param.name)
+            if problem := _option_problem(param.name, raw, value):
+                raise typer.BadParameter(problem, ctx, param)
+        return rest
+
+    def run(
+        self,
+        ctx,  # click's context of the call
+        began: float,  # of time.monotonic: what clocks count from
+    ):
+        "Run the command's function."
+        Clock.began = began
+        try:
+            return TyperCommand.invoke(self, ctx)
+        finally:
+            Clock.began = None
+
+    def invoke(
+        self,
+        ctx,  # click's context of the call
+    ):
+        "Run; clocks count from here."
+        return self.run(ctx, time.monotonic())
+
 # %% ../nbs/44_cli_base.ipynb #a9c77adc
 def quiet_libraries() -> None:
     "Silence the log lines and progress bars of transformers, diffusers and peft."
@@ -154,16 +303,19 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module=noisy)
 
 
-class ModelCommand(TyperCommand):
+class ModelCommand(Command):
     "A command that loads models: `@app.command(cls=ModelCommand)`."
 
     def invoke(
         self,
         ctx,  # click's context of the call
     ):
-        "Silence the libraries, then run."
+        "Load and silence the libraries, then run."
+        began = time.monotonic()
+        if "diffusers" not in sys.modules:
+            warn(f"{ctx.command_path}: loading torch and diffusers")
         quiet_libraries()
-        return super().invoke(ctx)
+        return self.run(ctx, began)
 
 # %% ../nbs/44_cli_base.ipynb #48d87bf5
 class Method(str, Enum):
@@ -214,19 +366,6 @@ def option_value(
     return value.value if isinstance(value, Enum) else value
 
 # %% ../nbs/44_cli_base.ipynb #6639fd9a
-def check_finite(
-    **options: float | None,  # values by the name of their option; None: left out
-) -> None:
-    "Raises `CpoError` for options that are infinite or not a number."
-    problems = [
-        f"--{name.replace('_', '-')} {value}: not a finite number"
-        for name, value in options.items()
-        if value is not None and not math.isfinite(value)
-    ]
-    if problems:
-        raise CpoError("options are not usable:", problems, "give ordinary numbers")
-
-
 def check_new_folder(
     path: Path,  # of --out
 ) -> Path:  # the same path
@@ -264,12 +403,47 @@ def parse_numbers(
         )
     return list(dict.fromkeys(map(int, parts)))
 
+# %% ../nbs/44_cli_base.ipynb #ab558564
+def given_options(
+    ctx: typer.Context,  # of a command
+) -> set[str]:  # names of parameters
+    "Which options stand on the command line."
+    sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
+    return {name for name, source in sources.items() if source.name == "COMMANDLINE"}
+
+
+def _unused(ctx, names: str) -> str:
+    "Those of these options that stand on the command line."
+    return ", ".join(option_name(name) for name in names.split() if name in given_options(ctx))
+
+
+def refuse_unused(
+    ctx: typer.Context,  # of a command
+    names: str,  # parameters without effect, with blanks between them
+    why: str,  # "with --data"
+) -> None:
+    "Raises `CpoError` when one of these options stands on the command line."
+    if options := _unused(ctx, names):
+        raise CpoError(f"{options}: without effect {why}", hint=f"leave out {options}")
+
+
+def note_unused(
+    ctx: typer.Context,  # of a command
+    names: str,  # parameters without effect, with blanks between them
+    why: str,  # "with --live"
+) -> None:
+    "Say on stderr which of these options stand on the command line."
+    if options := _unused(ctx, names):
+        warn(f"note: {options}: not used {why}")
+
 # %% ../nbs/44_cli_base.ipynb #8f575cf7
 class Clock:
-    "Prints lines of progress with the time since it was made."
+    "Prints lines of progress with the time since the running command began, else since now."
+
+    began: float | None = None  # when the running command began
 
     def __init__(self):
-        self.start = time.monotonic()
+        self.start = Clock.began or time.monotonic()
 
     def __call__(
         self,
@@ -279,14 +453,14 @@ class Clock:
         if not processes().main:
             return
         seconds = int(time.monotonic() - self.start)
-        typer.echo(f"[{seconds // 60:3d}:{seconds % 60:02d}] {text}")
+        echo(f"[{seconds // 60:3d}:{seconds % 60:02d}] {text}")
 
 
 def warn(
     text: str,  # one line
 ) -> None:
-    "Print a note on stderr."
-    typer.echo(text, err=True)
+    "Print a note on stderr, in the words of the command line."
+    echo(in_options(text), err=True)
 
 # %% ../nbs/44_cli_base.ipynb #55a9203a
 def make_job(
@@ -294,9 +468,11 @@ def make_job(
     no_cache: bool = False,  # as of `--no-cache`
     **options,  # other fields of `Job`, as typer passes them
 ):  # a `Job`
-    "The `Job` that a command's options describe."
+    "The `Job` that a command's options describe. Raises `CpoError` for both options of a cache."
     from cpo_nb.job import Job
 
+    if cache is not None and no_cache:
+        raise CpoError("--cache and --no-cache exclude each other", hint="give one of them")
     fields = {name: option_value(value) for name, value in options.items()}
     return Job(cache="" if no_cache else cache, **fields)
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -13,7 +14,7 @@ import typer
 # nothing heavy up here: `cpo --help` must not wait for torch
 from .core import CpoError, get_scale
 from .docments import document
-from .cli_base import Clock, ModelCommand, app, bank_app, parse_names
+from .cli_base import Clock, ModelCommand, app, bank_app, echo, parse_names
 from .cli_options import Compile, Rank, ScaleName
 
 # %% auto #0
@@ -27,11 +28,12 @@ class Part(str, Enum):
     waits = "waits"
     growth = "growth"
     preferences = "preferences"
+    whole = "whole"
     variants = "variants"
     roofline = "roofline"
 
 
-_BY_FAMILY = (Part.preferences, Part.roofline)  # parts that go family by family
+_BY_FAMILY = (Part.preferences, Part.whole, Part.roofline)  # parts that go family by family
 
 
 def check_part(
@@ -39,8 +41,12 @@ def check_part(
     families: list[str] | None,  # as of `--families`
     full: bool,  # denoisers of full size
     compile: bool,  # compiled blocks
+    script: Path | None = None,  # diffusers' Diffusion-DPO script
 ) -> None:
     "Raises `CpoError` for options that a part does not take."
+    if script is not None and part is not Part.whole:
+        hint = "leave --part out, or give --part whole"
+        raise CpoError(f"--part {part.value} runs no script", hint=hint)
     if part is Part.updates:
         return
     if families and part not in _BY_FAMILY:
@@ -48,8 +54,8 @@ def check_part(
         raise CpoError(f"--part {part.value} does not go by families", hint=hint)
     if full:
         raise CpoError(f"--part {part.value} uses small models", hint="leave --full out")
-    if compile and part not in _BY_FAMILY:
-        hint = "leave it out; variants measures both"
+    if compile and (part not in _BY_FAMILY or part is Part.whole):
+        hint = "leave it out; --part variants measures both"
         raise CpoError(f"--part {part.value} does not take --compile", hint=hint)
 
 # %% ../nbs/45b_cli_bench.ipynb #09adbdc1
@@ -59,18 +65,23 @@ def part_settings(
     rounds: int,  # timed steps
     rank: int,  # of the LoRA
     compile: bool,  # compiled blocks
+    script: Path | None = None,  # whole: diffusers' Diffusion-DPO script
+    epochs: int = 12,  # whole: of each run
 ) -> dict:
     "Keyword arguments of the function that measures a part."
     settings = dict(rounds=rounds)
     if families:
         settings["which"] = families
-    if part in _BY_FAMILY:
+    if part is Part.whole:
+        settings |= dict(rank=rank, script=script, epochs=epochs)
+    elif part in _BY_FAMILY:
         settings |= dict(rank=rank, compiled=compile)
     return settings
 
 
 def _measure_part(part: Part, settings: dict):
     "Measure a part."
+    from cpo_nb.bench_script import measure_whole
     from cpo_nb.bench_variants import measure_preferences, measure_variants
     from cpo_nb.roofline import measure_roofline
     from cpo_nb.scaling import measure_growth, measure_waits
@@ -79,10 +90,11 @@ def _measure_part(part: Part, settings: dict):
         waits=measure_waits,
         growth=measure_growth,
         preferences=measure_preferences,
+        whole=measure_whole,
         variants=measure_variants,
         roofline=measure_roofline,
     )
-    return measure[part.value](say=typer.echo, **settings)
+    return measure[part.value](say=echo, **settings)
 
 # %% ../nbs/45b_cli_bench.ipynb #e3ebcee7
 _Families = Annotated[
@@ -103,11 +115,20 @@ _Full = Annotated[
 _PART = (
     "updates: training steps of every method. waits: what is waited for besides. growth: costs "
     "against images, pairs, batch size, resolution, processes. preferences: CPO with a bank beside "
-    "DPO. variants: changes that were tried. roofline: work and bytes beside the machine's peaks."
+    "DPO. whole: CPU time of whole runs, with encoding and the bank, beside the public script. "
+    "variants: changes that were tried. roofline: work and bytes beside the machine's peaks."
 )
 _Part = Annotated[Part, typer.Option("--part", help=_PART)]
 _Rounds = Annotated[
     int, typer.Option("--rounds", min=1, help="Timed training steps of each method, interleaved.")
+]
+_SCRIPT = (
+    "train_diffusion_dpo.py or train_diffusion_dpo_sdxl.py of diffusers: run beside whole runs of "
+    "CPO, on the same small model and as many images."
+)
+_Script = Annotated[Optional[Path], typer.Option("--script", metavar="PATH", help=_SCRIPT)]
+_Epochs = Annotated[
+    int, typer.Option("--epochs", min=1, help="Epochs of the whole runs that are measured.")
 ]
 
 # %% ../nbs/45b_cli_bench.ipynb #83d49c4d
@@ -119,14 +140,17 @@ def bench_command(
     rounds: _Rounds = 5,
     rank: Rank = 16,
     compile: Compile = False,
+    script: _Script = None,
+    epochs: _Epochs = 12,
 ) -> None:
     """Measure time and memory of a training step of every method, beside plain fine-tuning.
 
     Results are stored in data/results (or CPO_RESULTS).
 
     \b
-    Example:
+    Examples:
       cpo bench --full
+      cpo bench --script train_diffusion_dpo.py
     """
     from cpo_nb.bench import bench_name, run_bench
     from cpo_nb.bench_models import SMALL
@@ -135,14 +159,17 @@ def bench_command(
     names = None
     if families is not None:
         names = list(parse_names(families, "--families", ("atelier", *SMALL)))
-    check_part(part, names, full, compile)
+    if script is not None and part is Part.updates:
+        part = Part.whole
+    check_part(part, names, full, compile, script)
     if part is Part.updates:
-        run_bench(names, full, say=typer.echo, steps=rounds, rank=rank, compiled=compile)
+        run_bench(names, full, say=echo, steps=rounds, rank=rank, compiled=compile)
         return
-    found = _measure_part(part, part_settings(part, names, rounds, rank, compile))
-    on_gpu = part in (*_BY_FAMILY, Part.variants)
+    settings = part_settings(part, names, rounds, rank, compile, script, epochs)
+    found = _measure_part(part, settings)
+    on_gpu = part in (Part.preferences, Part.roofline, Part.variants)
     path = write_scaling(bench_name(part.value, names, compile), {part.value: found}, on_gpu)
-    typer.echo(f"stored as {path.name}")
+    echo(f"stored as {path.name}")
 
 # %% ../nbs/45b_cli_bench.ipynb #a5aeb1a7
 @bank_app.command("study", cls=ModelCommand)

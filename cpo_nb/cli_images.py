@@ -33,9 +33,10 @@ from cpo_nb.cli_base import (
     ModelCommand,
     Precision,
     app,
-    check_finite,
     check_new_folder,
+    echo,
     load_adapters,
+    note_unused,
     open_backbone,
 )
 from cpo_nb.cli_options import (
@@ -47,11 +48,12 @@ from cpo_nb.cli_options import (
     Passes,
     Resolution,
     ScaleName,
+    by_family,
 )
 
 # %% auto #0
-__all__ = ['read_prompts', 'SampleRequest', 'image_name', 'write_images', 'run_sample', 'attribute_changes', 'changes_table',
-           'Prompt', 'judged_rows', 'short_name', 'judge_sentence', 'run_evaluate']
+__all__ = ['read_prompts', 'with_attributes', 'SampleRequest', 'image_name', 'write_images', 'run_sample', 'attribute_changes',
+           'changes_table', 'Prompt', 'judged_rows', 'short_name', 'judge_sentence', 'run_evaluate']
 
 # %% ../nbs/44c_cli_images.ipynb #a845cf62
 def read_prompts(
@@ -75,6 +77,21 @@ def read_prompts(
             hint='give --prompt "a painting of an oak", or --prompts FILE with one per line',
         )
     return [text for text in texts for _ in range(count)]
+
+# %% ../nbs/44c_cli_images.ipynb #92527ffc
+def with_attributes(
+    captions: list[str],  # plain captions
+    positive: list[str] | None,  # ids of pairs, as of `--positive`
+    negative: list[str] | None,  # ids of pairs, as of `--negative`
+    criteria: str,  # the tree of both, as of `--criteria`
+) -> list[str]:  # prompts
+    "Captions with the phrases of attributes. Raises `CpoError` for ids that the tree has not."
+    from cpo_nb.criteria import load_criteria
+    from cpo_nb.prompts import attribute_prompt
+
+    tree = load_criteria(criteria)
+    good, bad = positive or [], negative or []
+    return [attribute_prompt(caption, good, bad, tree) for caption in captions]
 
 # %% ../nbs/44c_cli_images.ipynb #514594cb
 @dataclass(frozen=True)
@@ -214,25 +231,33 @@ _SEED_HELP = (
 _FirstSeed = Annotated[int, typer.Option("--seed", min=0, help=_SEED_HELP)]
 
 # %% ../nbs/44c_cli_images.ipynb #209b6ac0
-_SamplerSteps = Annotated[
-    Optional[int], typer.Option("--steps", min=1, help="Sampler steps. [default: of the scale]")
-]
-_Guidance = Annotated[
-    Optional[float],
-    typer.Option(
-        "--guidance",
-        min=1,
-        help="Strength of classifier-free guidance; 1 turns it off. [default: of the scale]",
-    ),
-]
+_TINY = get_scale("tiny")
+_STEPS = "Sampler steps. " + by_family("sampler_steps", _TINY.sample_steps, "; FLUX.1-schnell 4")
+_SamplerSteps = Annotated[Optional[int], typer.Option("--steps", min=1, help=_STEPS)]
+_GUIDANCE = "Guidance strength; 1 turns it off. " + by_family(
+    "guidance", _TINY.guidance_scale, "; FLUX.1-schnell 1"
+)
+_Guidance = Annotated[Optional[float], typer.Option("--guidance", min=1, help=_GUIDANCE)]
 _Negative = Annotated[
     Optional[str],
     typer.Option("--negative-prompt", help="What to guide away from. [default: nothing]"),
 ]
-_AtOnce = Annotated[
-    Optional[int],
-    typer.Option("--batch-size", min=1, help="Images per forward pass. [default: of the scale]"),
+_POSITIVE = "Attribute to name in every prompt by its positive phrase; repeat for several."
+_PositiveIds = Annotated[
+    Optional[list[str]], typer.Option("--positive", metavar="ID", help=_POSITIVE)
 ]
+_NEGATIVE = "Attribute to name in every prompt by its negative phrase; repeat for several."
+_NegativeIds = Annotated[
+    Optional[list[str]], typer.Option("--negative", metavar="ID", help=_NEGATIVE)
+]
+_Tree = Annotated[
+    Optional[str],
+    typer.Option(
+        "--criteria", metavar="TREE", help="Tree of --positive and --negative. [default: painting]"
+    ),
+]
+_AT_ONCE = "Images per forward pass. " + by_family("sample_batch", _TINY.sample_batch)
+_AtOnce = Annotated[Optional[int], typer.Option("--batch-size", min=1, help=_AT_ONCE)]
 _Grid = Annotated[
     bool, typer.Option("--grid", help="Also write grid.png, all images in rows of eight.")
 ]
@@ -240,6 +265,7 @@ _Grid = Annotated[
 # %% ../nbs/44c_cli_images.ipynb #0eb557ca
 @app.command("sample", cls=ModelCommand)
 def run_sample(
+    ctx: typer.Context,
     out: _Out,
     prompt: _Prompts = None,
     prompts: _PromptFile = None,
@@ -250,6 +276,9 @@ def run_sample(
     steps: _SamplerSteps = None,
     guidance: _Guidance = None,
     negative_prompt: _Negative = None,
+    positive: _PositiveIds = None,
+    negative: _NegativeIds = None,
+    criteria: _Tree = None,
     batch_size: _AtOnce = None,
     grid: _Grid = False,
     overwrite: Overwrite = False,
@@ -265,10 +294,17 @@ def run_sample(
     Example:
       cpo sample --adapter runs/policy/adapter:0.8 --count 8 --grid --out samples \\
           --prompt "a painting of a pine in rose and green"
+      cpo sample --adapter runs/aux/adapter --prompt "a pine" --out named \\
+          --criteria tree.yaml --positive color/harmony
     """
-    sizes = get_scale(scale)
-    check_finite(guidance=guidance)
+    from cpo_nb.sizes import sample_sizes
+
+    get_scale(scale)  # a word that is no preset is refused before anything is loaded
     texts = read_prompts(prompt, prompts, count)
+    if positive or negative:
+        texts = with_attributes(texts, positive, negative, criteria or "painting")
+    else:
+        note_unused(ctx, "criteria", "without --positive or --negative")
     check_new_folder(out)
     if not overwrite and ((out / "prompts.jsonl").exists() or (out / image_name(0)).exists()):
         raise CpoError(
@@ -276,18 +312,19 @@ def run_sample(
         )
     backbone = open_backbone(base, device, dtype, precision, resolution)
     names, notes = load_adapters(backbone, adapter)
+    sizes = sample_sizes(backbone, base, scale)
     request = SampleRequest(
         prompts=texts,
         seeds=list(range(seed, seed + len(texts))),
         negative_prompt=negative_prompt,
-        steps=steps or sizes.sample_steps,
+        steps=steps or sizes.steps,
         guidance_scale=guidance or sizes.guidance_scale,
         precision=precision.value,
         notes=dict(base=base, adapters=notes),
     )
-    write_images(backbone, request, out, names, batch_size or sizes.sample_batch, grid)
+    write_images(backbone, request, out, names, batch_size or sizes.batch_size, grid)
     if processes().main:
-        typer.echo(f"{plural(len(texts), 'image')}: {out}")
+        echo(f"{plural(len(texts), 'image')}: {out}")
 
 # %% ../nbs/44c_cli_images.ipynb #903f75c1
 def _paired_rates(before, after) -> dict:
@@ -434,8 +471,23 @@ _Judge = Annotated[
 _JUDGED_PIXELS = 64  # the judge was trained on the atelier's images
 
 
-def _check_evaluation(adapter: list[str] | None, out: Path | None) -> None:
+def _only_atelier(base: str, why: str) -> CpoError:
+    "The error for a base whose images the judge cannot read."
+    return CpoError(
+        f"--base {base}: {why}, and the judge knows the atelier's images alone",
+        hint="for a base of your own compare images of `cpo sample`, with and without --adapter, "
+        "of the same prompts and --seed",
+    )
+
+
+def _check_evaluation(adapter: list[str] | None, base: str, out: Path | None) -> None:
     "Raises `CpoError` for what can be refused before anything is loaded."
+    from cpo_nb.backbone import check_pipeline
+
+    if base != "atelier":
+        made = check_pipeline(base).pipeline_class
+        if made != "StableDiffusionPipeline":
+            raise _only_atelier(base, f"is a {made}")
     if not adapter:
         raise CpoError("there is nothing to evaluate", hint="give --adapter FOLDER")
     if out is not None:
@@ -448,11 +500,7 @@ def _open_judged(base: str):
     "The pipeline to judge, on the CPU. Raises `CpoError` when the judge cannot read its images."
     backbone = open_backbone(base, "cpu", DType.float32, Precision.bf16)
     if backbone.resolution != _JUDGED_PIXELS:
-        raise CpoError(
-            f"--base {base}: makes images of {backbone.resolution} px, and the judge reads the "
-            f"atelier's, of {_JUDGED_PIXELS}",
-            hint="evaluate adapters of the atelier's base",
-        )
+        raise _only_atelier(base, f"makes images of {backbone.resolution} px")
     return backbone
 
 # %% ../nbs/44c_cli_images.ipynb #3bf92e23
@@ -466,11 +514,11 @@ def run_evaluate(
     judge: _Judge = None,
     scale: ScaleName = None,
 ) -> None:
-    """Judge an adapter on the atelier's captions, against the base.
+    """Judge an adapter of the atelier's base on the atelier's captions, against the base.
 
     Prints positive and negative attributes per image, distance and recall to the ideal set,
     how often subject and palette of the caption are kept, and the change of every attribute.
-    The judge knows the atelier's images only.
+    The judge knows the atelier's images only: for other bases compare images of `cpo sample`.
 
     \b
     Example:
@@ -482,16 +530,14 @@ def run_evaluate(
 
     sizes = get_scale(scale)
     sizes = replace(sizes, eval_images=images or sizes.eval_images)
-    _check_evaluation(adapter, out)
+    _check_evaluation(adapter, base, out)
     clock, loaded, backbone = Clock(), load_judge(judge), _open_judged(base)
     names, notes = load_adapters(backbone, adapter)
     clock(f"{sizes.eval_images} images of base and adapter, {sizes.sample_steps} steps each")
     label = " + ".join(map(short_name, notes))
     results, verdicts = judged_rows(backbone, loaded, names, prompt.value, sizes, label)
     changes, agreement = attribute_changes(*verdicts), judge_agreement(sizes, loaded)
-    typer.echo(
-        f"\n{results_table(results)}\n{judge_sentence(agreement)}\n\n{changes_table(changes)}"
-    )
+    echo(f"\n{results_table(results)}\n{judge_sentence(agreement)}\n\n{changes_table(changes)}")
     if out is not None:
         report = dict(
             base=base,
@@ -504,7 +550,7 @@ def run_evaluate(
             versions=library_versions(),
         )
         write_json(out, report)
-        typer.echo(f"\nnumbers: {out}")
+        echo(f"\nnumbers: {out}")
 
 # %% ../nbs/44c_cli_images.ipynb #fa83a5a1
 document(globals())

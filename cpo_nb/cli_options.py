@@ -5,19 +5,22 @@
 # %% ../nbs/44a_cli_options.ipynb #fae7c12a
 from __future__ import annotations
 
+import functools, inspect, math
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Callable, Optional
 
 import typer
 
+from .core import CpoError, get_scale
 from .docments import document
+from .records import FAMILIES, Starting
 from .cli_base import DType, Optimizer, Precision, Track, parse_names
 
 # %% auto #0
 __all__ = ['Data', 'Criteria', 'Base', 'Adapters', 'Skip', 'RunFolder', 'Steps', 'Batch', 'Every', 'Seed', 'ScaleName', 'Rank',
            'Alpha', 'SftTargets', 'AlignTargets', 'Device', 'Dtype', 'Passes', 'Resolution', 'Micro', 'Checkpointing',
            'Compile', 'OptimizerName', 'Cache', 'NoCache', 'Tracker', 'PreviewCount', 'Accept', 'Overwrite', 'Live',
-           'NDraws', 'BankFolder', 'Paired', 'parse_targets']
+           'NDraws', 'BankFolder', 'Paired', 'takes_rows', 'row_options', 'by_family', 'parse_targets']
 
 # %% ../nbs/44a_cli_options.ipynb #82811cc6
 _DATA = (
@@ -46,31 +49,111 @@ Skip = Annotated[
     bool, typer.Option("--skip-bad", help="Leave bad rows out, with a count, instead of stopping.")
 ]
 
+# %% ../nbs/44a_cli_options.ipynb #e15495de
+def _parse_megapixels(number: float) -> int:
+    "Pixels. Raises `CpoError` for what is no size."
+    if not 0 < number < math.inf:
+        hint = "give a positive number, such as 200"
+        raise CpoError(f"--max-megapixels {number:g}: not a size of images", hint=hint)
+    return max(1, round(number * 1e6))
+
+
+_Links = Annotated[
+    bool, typer.Option("--follow-links", help="Follow links to images outside the folder.")
+]
+_MEGAPIXELS = "Largest image that is decoded, in megapixels; more is taken for an image bomb."
+_MIN_SIDE = "Smallest width and height of an image, pixels; a smaller one is a bad row."
+_BACKGROUND = (
+    "Flatten transparent images on this colour, such as white or #808080. "
+    "[default: they are bad rows]"
+)
+_CROP = (
+    "Images that are not square: center cuts their middle square out, pad lays them whole on a "
+    "square of the background (white)."
+)
+_MaxPixels = Annotated[
+    float, typer.Option("--max-megapixels", callback=_parse_megapixels, help=_MEGAPIXELS)
+]
+_MinSide = Annotated[int, typer.Option("--min-side", min=1, help=_MIN_SIDE)]
+_Background = Annotated[
+    Optional[str], typer.Option("--background", metavar="COLOUR", help=_BACKGROUND)
+]
+_Crop = Annotated[str, typer.Option("--crop", metavar="center|pad", help=_CROP)]
+
+# %% ../nbs/44a_cli_options.ipynb #73abfbdb
+_ROW_OPTIONS = dict(  # name: type and default
+    skip_bad=(Skip, False),
+    follow_links=(_Links, False),
+    max_pixels=(_MaxPixels, 200.0),
+    min_side=(_MinSide, 8),
+    background=(_Background, None),
+    crop=(_Crop, "center"),
+)
+
+
+def takes_rows(
+    command: Callable,  # a command that reads annotated images
+) -> Callable:  # the same with more options, which it finds in its context
+    "Give a command the options that choose rows and images."
+    signature = inspect.signature(command, eval_str=True)
+    more = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, (kind, default) in _ROW_OPTIONS.items()
+    ]
+
+    @functools.wraps(command)
+    def call(**values):
+        return command(**{k: v for k, v in values.items() if k not in _ROW_OPTIONS})
+
+    parameters = [*signature.parameters.values(), *more]
+    call.__signature__ = signature.replace(parameters=parameters)
+    call.__annotations__ = {p.name: p.annotation for p in parameters}
+    return call
+
+
+def row_options(
+    ctx: typer.Context,  # of a command with `takes_rows`
+) -> dict[str, Any]:  # by the name of the field of `Job`
+    "The values of these options."
+    return {name: ctx.params[name] for name in _ROW_OPTIONS}
+
 # %% ../nbs/44a_cli_options.ipynb #8ada56b4
 _OUT = "Folder of the run. The same command on the same folder resumes it."
 RunFolder = Annotated[Path, typer.Option("--out", metavar="RUN", show_default=False, help=_OUT)]
-Steps = Annotated[
-    Optional[int],
-    typer.Option("--steps", min=1, help="Training steps. [default: of the scale]"),
-]
-Batch = Annotated[
-    Optional[int],
-    typer.Option("--batch-size", min=1, help="Samples per training step. [default: of the scale]"),
-]
-Every = Annotated[
-    Optional[int],
-    typer.Option(
-        "--checkpoint-every",
-        min=1,
-        help="Training steps between two checkpoints. [default: of the scale]",
-    ),
-]
+_TINY = get_scale("tiny")
+_PRESET = "with --scale, its preset's"
+_STEPS = (
+    f"Training steps. [default: as many as make {Starting.epochs} epochs of the images; on the "
+    f"atelier's base {_TINY.sft_steps} in stage 1 and {_TINY.align_steps} in stage 2; {_PRESET}]"
+)
+Steps = Annotated[Optional[int], typer.Option("--steps", min=1, help=_STEPS)]
+_BATCH = (
+    f"Samples per training step. [default: {Starting.batch_size}; on the atelier's base "
+    f"{_TINY.batch_size}; {_PRESET}]"
+)
+Batch = Annotated[Optional[int], typer.Option("--batch-size", min=1, help=_BATCH)]
+_EVERY = (
+    "Training steps between two checkpoints. [default: an eighth of the steps, 50 to 250; on the "
+    f"atelier's base {2 * _TINY.checkpoint_every} in stage 1 and {_TINY.checkpoint_every} in "
+    f"stage 2; {_PRESET}]"
+)
+Every = Annotated[Optional[int], typer.Option("--checkpoint-every", min=1, help=_EVERY)]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of weights, data order and noise.")]
 _SCALE = (
     "Preset of sizes: smoke (seconds, claims nothing), tiny (two CPU cores) or full (a GPU). "
-    "[default: CPO_SCALE, else tiny]"
+    "[default: CPO_SCALE, else tiny on the atelier's base, and sizes that fit any other base]"
 )
 ScaleName = Annotated[Optional[str], typer.Option("--scale", metavar="NAME", help=_SCALE)]
+
+# %% ../nbs/44a_cli_options.ipynb #a4b3631a
+def by_family(
+    name: str,  # field of `Starting`
+    atelier: float,  # its value on the atelier's base
+    more: str = "",  # what else is to be said
+) -> str:
+    "A default that differs between families, for a help text."
+    values = [f"{f.short_name} {getattr(f.start, name):g}" for f in FAMILIES.values()]
+    return f"[default: {', '.join(values)}; on the atelier's base {atelier:g}{more}; {_PRESET}]"
 
 # %% ../nbs/44a_cli_options.ipynb #c94dc43b
 def parse_targets(
@@ -81,7 +164,9 @@ def parse_targets(
         return None
     from cpo_nb.adapters import LORA_TARGETS
 
-    return parse_names(text, "--targets", tuple(LORA_TARGETS))
+    if text.strip() == "all":
+        return tuple(LORA_TARGETS)
+    return parse_names(text.replace("+", ","), "--targets", tuple(LORA_TARGETS))
 
 # %% ../nbs/44a_cli_options.ipynb #bcda9a1b
 Rank = Annotated[int, typer.Option("--rank", min=1, help="Rank of the LoRA.")]
@@ -89,25 +174,14 @@ Alpha = Annotated[
     Optional[float],
     typer.Option("--alpha", help="The LoRA is scaled by alpha / rank. [default: the rank]"),
 ]
-_TARGETS = "Layers that get a LoRA, a list of attention, feedforward and convolution."
-SftTargets = Annotated[
-    Optional[str],
-    typer.Option(
-        "--targets",
-        metavar="A,B,...",
-        callback=parse_targets,
-        help=f"{_TARGETS} [default: attention,feedforward]",
-    ),
-]
-AlignTargets = Annotated[
-    Optional[str],
-    typer.Option(
-        "--targets",
-        metavar="A,B,...",
-        callback=parse_targets,
-        help=f"{_TARGETS} [default: attention,feedforward,convolution]",
-    ),
-]
+_TARGETS = (
+    "Layers that get a LoRA, a list of attention, feedforward and convolution, or all. "
+    f"[default: {','.join(Starting.targets)}, as far as the base has them"
+)
+_LIST = dict(metavar="A,B,...", callback=parse_targets)
+_STAGE1_TARGETS = f"{_TARGETS}; stage 1 on the atelier's base: attention,feedforward]"
+SftTargets = Annotated[Optional[str], typer.Option("--targets", help=_STAGE1_TARGETS, **_LIST)]
+AlignTargets = Annotated[Optional[str], typer.Option("--targets", help=f"{_TARGETS}]", **_LIST)]
 
 # %% ../nbs/44a_cli_options.ipynb #a41fdd6a
 Device = Annotated[

@@ -11,11 +11,12 @@ from typing import Annotated, Optional
 import typer
 
 # nothing heavy up here: `cpo --help` must not wait for torch
-from .core import CpoError, Scale, atomic_path, get_scale, plural, readable_size, use_style
+from .core import CpoError, atomic_path, get_scale, plural, readable_size, use_style
 from .docments import document
 from cpo_nb.cli_base import (
     PLAIN,
     Clock,
+    Command,
     DType,
     Method,
     ModelCommand,
@@ -23,7 +24,9 @@ from cpo_nb.cli_base import (
     Precision,
     app,
     bank_app,
+    echo,
     make_job,
+    note_unused,
     warn,
 )
 from cpo_nb.cli_options import (
@@ -47,8 +50,10 @@ from cpo_nb.cli_options import (
     Rank,
     Resolution,
     ScaleName,
-    Skip,
+    SftTargets,
     Steps,
+    row_options,
+    takes_rows,
 )
 
 # %% auto #0
@@ -68,7 +73,7 @@ _Trees = Annotated[
 ]
 
 
-@criteria_app.command("check")
+@criteria_app.command("check", cls=Command)
 def criteria_check(trees: _Trees) -> None:
     """Check criteria trees; print how many pairs stand below each root and at each level.
 
@@ -88,7 +93,7 @@ def criteria_check(trees: _Trees) -> None:
             problems.append(str(error))
             continue
         size = f"{len(tree)} pairs in {len(tree.roots)} root dimensions, depth {tree.depth}"
-        typer.echo(f"{name}: valid, {size}\n\n{tree.summary()}\n")
+        echo(f"{name}: valid, {size}\n\n{tree.summary()}\n")
     if problems:
         raise CpoError("\ncpo: ".join(problems))
 
@@ -118,7 +123,7 @@ _PlotFile = Annotated[
 ]
 
 # %% ../nbs/44b_cli_prepare.ipynb #8164a702
-@criteria_app.command("plot")
+@criteria_app.command("plot", cls=Command)
 def criteria_plot(tree: _PlotTree, root: _PlotRoot = None, out: _PlotFile = None) -> None:
     """Plot a criteria tree.
 
@@ -144,7 +149,7 @@ def criteria_plot(tree: _PlotTree, root: _PlotRoot = None, out: _PlotFile = None
     with atomic_path(out) as path:
         figure.savefig(path, format=out.suffix[1:])
     plt.close(figure)
-    typer.echo(f"plotted: {out}")
+    echo(f"plotted: {out}")
 
 # %% ../nbs/44b_cli_prepare.ipynb #11958755
 _PlanMethod = Annotated[
@@ -154,14 +159,11 @@ _PlanData = Annotated[
     Optional[str],
     typer.Option("--data", metavar="SOURCE", help="Count the training images of this data."),
 ]
-_Images = Annotated[
-    Optional[int],
-    typer.Option(
-        "--images",
-        min=1,
-        help="Number of training images. [default: those of --data, else of the scale]",
-    ),
-]
+_IMAGES = (
+    "Number of training images. [default: those of --data, else the "
+    f"{get_scale('tiny').train_images * 4 // 5:,} of the atelier]"
+)
+_Images = Annotated[Optional[int], typer.Option("--images", min=1, help=_IMAGES)]
 _Variants = Annotated[
     int, typer.Option("--prompt-variants", min=1, help="sft: prompts sampled per image.")
 ]
@@ -192,8 +194,8 @@ def count_images(
     data: str | None,  # as of `--data`
     images: int | None,  # as of `--images`
     criteria: str,  # the tree that the data's ids belong to
-    skip_bad: bool,  # leave bad rows out
     default: int,  # of the scale
+    **how,  # as for `make_job`: skip_bad, crop, ...
 ) -> int:
     "The number of training images: as given, else counted in the data, else the default."
     if images is not None:
@@ -202,7 +204,7 @@ def count_images(
         return default
     from cpo_nb.criteria import load_criteria
 
-    splits = make_job(data=data, skip_bad=skip_bad).rows(load_criteria(criteria), typer.echo)
+    splits = make_job(data=data, **how).rows(load_criteria(criteria), echo)
     return default if splits is None else len(splits["train"])
 
 
@@ -242,22 +244,55 @@ def _bank_draws(method: str, live: bool, n_draws: int | None) -> int | None:
     return n_draws or BankConfig.n_draws
 
 # %% ../nbs/44b_cli_prepare.ipynb #9f2cbe5f
-def _default_steps(method: Method, scale: Scale) -> int:
-    "Training steps of the scale: of stage 1 for sft, else of stage 2."
-    return scale.sft_steps if method is Method.sft else scale.align_steps
+def _say_sizes(base, scale, method: Method, images: int, batch_size, steps, targets) -> dict:
+    "Steps, batch and layers of the run, as the commands that train take them; says the source."
+    from cpo_nb.sizes import planned_sizes
+
+    stage = "sft" if method is Method.sft else "align"
+    sizes, source = planned_sizes(base, scale, stage, images, batch_size, steps)
+    typer.echo(f"{sizes['steps']:,} steps of {sizes['batch_size']}: {source}")
+    return sizes | (dict(targets=targets) if targets else {})
 
 
 def _print_plan(plan) -> None:
     "Print a plan and, when it does not fit, what to change."
     from cpo_nb.plan import fit, fit_report
 
-    typer.echo(plan)
+    echo(plan)
     if plan.fits is False:
-        typer.echo(f"\n{fit_report(plan, fit(plan))}")
+        echo(f"\n{fit_report(plan, fit(plan))}")
+
+# %% ../nbs/44b_cli_prepare.ipynb #274fb568
+def _note_plan(ctx: typer.Context) -> None:
+    "Say which options of `cpo plan` have no effect beside the others."
+    from cpo_nb.align import METHODS
+
+    given, method = ctx.params, ctx.params["method"].value
+    if given["data"] is None:
+        note_unused(ctx, "criteria skip_bad", "without --data")
+    elif given["images"] is not None:
+        note_unused(ctx, "data criteria skip_bad", "with --images")
+    if not METHODS[method].needs_auxiliary:
+        note_unused(ctx, "live n_draws", f"by --method {method}")
+    elif given["live"]:
+        note_unused(ctx, "n_draws", "with --live")
+    if method != "sft":
+        note_unused(ctx, "prompt_variants", f"by --method {method}")
+
+
+class _PlanCommand(ModelCommand):
+    "`cpo plan`."
+
+    def run(self, ctx, began):
+        "Say what has no effect, then plan."
+        _note_plan(ctx)
+        super().run(ctx, began)
 
 # %% ../nbs/44b_cli_prepare.ipynb #b573239f
-@app.command("plan", cls=ModelCommand)
+@app.command("plan", cls=_PlanCommand)
+@takes_rows
 def run_plan(
+    ctx: typer.Context,
     base: Base = "atelier",
     method: _PlanMethod = Method.cpo,
     data: _PlanData = None,
@@ -272,8 +307,8 @@ def run_plan(
     steps: Steps = None,
     batch_size: Batch = None,
     rank: Rank = 32,
+    targets: SftTargets = None,
     criteria: Criteria = "painting",
-    skip_bad: Skip = False,
     scale: ScaleName = None,
     dtype: Dtype = DType.float32,
     precision: Passes = Precision.bf16,
@@ -289,17 +324,18 @@ def run_plan(
     Example:
       cpo plan --base PIPELINE --batch-size 8 --micro-batch 1 --gpu "RTX 4090"
     """
+    from cpo_nb.backbone import check_pipeline
     from cpo_nb.plan import plan_run
 
-    sizes = get_scale(scale)
+    check_pipeline(base)
     n_draws = _bank_draws(method.value, live, n_draws)
+    default = get_scale(scale).train_images * 4 // 5
+    images = count_images(data, images, criteria, default, **row_options(ctx))
     plan = plan_run(
         base,
         method=method.value,
         resolution=resolution,
-        batch_size=batch_size or sizes.batch_size,
-        steps=steps or _default_steps(method, sizes),
-        pictures=count_images(data, images, criteria, skip_bad, sizes.train_images),
+        pictures=images,
         prompts_per_picture=prompts_per_image(method.value, n_draws, prompt_variants),
         rank=rank,
         dtype=dtype.value,
@@ -313,6 +349,7 @@ def run_plan(
         sharded=sharded,
         device_name=_device_name(gpu, base, memory),
         memory_gib=memory,
+        **_say_sizes(base, scale, method, images, batch_size, steps, targets),
     )
     _print_plan(plan)
 
@@ -330,7 +367,9 @@ _AtOnce = Annotated[int, typer.Option("--batch-size", min=1, help="Images per fo
 
 # %% ../nbs/44b_cli_prepare.ipynb #7ddd32dc
 @bank_app.command("build", cls=ModelCommand)
+@takes_rows
 def bank_build(
+    ctx: typer.Context,
     data: Data,
     auxiliary: _Auxiliary,
     criteria: Criteria = "painting",
@@ -340,7 +379,6 @@ def bank_build(
     paired: Paired = False,
     batch_size: _AtOnce = 32,
     precision: Passes = Precision.bf16,
-    skip_bad: Skip = False,
     scale: ScaleName = None,
     device: Device = None,
     dtype: Dtype = DType.float32,
@@ -367,7 +405,6 @@ def bank_build(
         criteria=criteria,
         base=base,
         scale=get_scale(scale).name,
-        skip_bad=skip_bad,
         device=device,
         dtype=dtype,
         precision=precision,
@@ -376,6 +413,7 @@ def bank_build(
         no_cache=no_cache,
         held_out=0,
         compile=compile,
+        **row_options(ctx),
     )
     clock = Clock()
     config = BankConfig(n_draws or BankConfig.n_draws, folder=bank, batch_size=batch_size)
@@ -387,7 +425,7 @@ def bank_build(
 _Bank = Annotated[Path, typer.Argument(metavar="FOLDER", show_default=False, help="The bank.")]
 
 
-@bank_app.command("check")
+@bank_app.command("check", cls=Command)
 def bank_check(folder: _Bank) -> None:
     """Read every record of a bank.
 
@@ -401,8 +439,8 @@ def bank_check(folder: _Bank) -> None:
     line = f"{folder}: {plural(report['records'], 'prediction')}, {size}, valid"
     if report["damaged"]:
         line += f"; {plural(report['damaged'], 'damaged chunk')} removed"
-    typer.echo(line)
-    typer.echo(
+    echo(line)
+    echo(
         f"{facts['family']}, latents {tuple(facts['latents'])}, {facts['draws']} noise draws "
         f"per image with seed {facts['seed']}, passes in {facts['precision']}"
     )

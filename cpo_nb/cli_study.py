@@ -39,17 +39,19 @@ from cpo_nb.cli_base import (
     Clock,
     ModelCommand,
     app,
+    echo,
     parse_names,
     parse_numbers,
     quiet_libraries,
+    refuse_unused,
     warn,
 )
 from .cli_images import judge_sentence
 from .cli_options import ScaleName
 
 # %% auto #0
-__all__ = ['wanted_rows', 'cost_line', 'figure_notebooks', 'rebuild_figures', 'table_rows', 'run_results', 'compare_losses',
-           'begin_stage1', 'merged_results', 'reproduce_atelier', 'run_reproduce']
+__all__ = ['wanted_rows', 'cost_line', 'call_each', 'figure_notebooks', 'rebuild_figures', 'table_rows', 'run_results',
+           'compare_losses', 'begin_stage1', 'merged_results', 'reproduce_atelier', 'run_reproduce']
 
 # %% ../nbs/45_cli_study.ipynb #835e349c
 def _row_seeds(row, seeds: list[int], scale: Scale) -> list[int]:
@@ -126,20 +128,12 @@ def _environ(**values: str):
                 os.environ[name] = value
 
 # %% ../nbs/45_cli_study.ipynb #d2f824e2
-def _start_worker(threads: int) -> None:
-    "First thing that a worker process does."
-    import torch
-
-    torch.set_num_threads(threads)
-    quiet_libraries()
-
-
 def _in_processes(task: Callable, calls: list[tuple], jobs: int) -> None:
     "Call a task with each tuple of arguments in worker processes; the first error ends them all."
     threads = max(1, (os.cpu_count() or 1) // jobs)
     with (
-        _environ(TQDM_DISABLE="1", OMP_NUM_THREADS=str(threads)),
-        ProcessPoolExecutor(jobs, get_context("spawn"), _start_worker, (threads,)) as pool,
+        _environ(TQDM_DISABLE="1", OMP_NUM_THREADS=str(threads)),  # a new process reads them
+        ProcessPoolExecutor(jobs, get_context("spawn")) as pool,
     ):
         try:
             for future in as_completed([pool.submit(task, *call) for call in calls]):
@@ -149,7 +143,11 @@ def _in_processes(task: Callable, calls: list[tuple], jobs: int) -> None:
             raise
 
 
-def _call_each(task: Callable, calls: list[tuple], jobs: int) -> None:
+def call_each(
+    task: Callable,  # a function of a module
+    calls: list[tuple],  # its arguments, call by call
+    jobs: int,  # processes at most
+) -> None:
     "Call a task with each tuple of arguments, in as many processes as there are jobs."
     if jobs > 1 and len(calls) > 1:
         return _in_processes(task, calls, min(jobs, len(calls)))
@@ -161,6 +159,7 @@ def _search_one(method: str, scale: Scale, clock: Clock) -> None:
     "Choose learning rate and strength of one method."
     from cpo_nb.search import search
 
+    quiet_libraries()  # in a worker process nothing has done so
     clock(f"search: {method}")
     best = search(method, scale, _training_set(scale), clock)["best"]
     clock(f"    {method}, chosen: {', '.join(f'{k} {v:g}' for k, v in best.items())}")
@@ -171,13 +170,14 @@ def _search_all(scale: Scale, clock: Clock, jobs: int) -> None:
     from cpo_nb.search import SEARCHED
 
     _training_set(scale)  # made once, before several need it
-    _call_each(_search_one, [(method, scale, clock) for method in SEARCHED], jobs)
+    call_each(_search_one, [(method, scale, clock) for method in SEARCHED], jobs)
 
 # %% ../nbs/45_cli_study.ipynb #01948ea0
 def _compute_one(row, seed: int, scale: Scale, clock: Clock, which: str) -> None:
     "Compute one row and print its counts."
     from cpo_nb.study import run_row
 
+    quiet_libraries()  # in a worker process nothing has done so
     clock(f"{which}: {row.label}, seed {seed}")
     data = _training_set(scale) if row.align is not None else None
     result = run_row(row, scale, seed, data)
@@ -201,15 +201,15 @@ def _compute(missing: list[tuple], scale: Scale, clock: Clock, jobs: int) -> Non
         (row, seed, scale, clock, f"{i} of {len(missing)}")
         for i, (row, seed) in enumerate(missing, 1)
     ]
-    _call_each(_compute_one, calls, jobs)
+    call_each(_compute_one, calls, jobs)
 
 # %% ../nbs/45_cli_study.ipynb #cd72e6c6
-def _store_paintings(data: str, scale: Scale, seed: int, clock: Clock) -> None:
+def _store_paintings(data: str, tree: str, scale: Scale, seed: int, clock: Clock) -> None:
     "The table of real paintings, stored with its grids under data/results/paintings."
     from cpo_nb.paintings import reproduce_paintings
 
     run = runs_dir() / scale.name / f"paintings-seed{seed}"
-    reproduce_paintings(data, scale=scale, seed=seed, say=clock, run_dir=run)
+    reproduce_paintings(data, tree, scale, seed, say=clock, run_dir=run)
     folder = results_dir() / "paintings" / f"{scale.name}-seed{seed}"
     with atomic_path(folder) as draft:
         draft.mkdir(parents=True)
@@ -287,7 +287,7 @@ _Seeds = Annotated[
     ),
 ]
 _OWN_DATA = (
-    "Compute and store the table of your own images instead, as `cpo reproduce --data` does."
+    "Compute and store the table of your own paintings instead, as `cpo reproduce --data` does."
 )
 _OwnData = Annotated[Optional[str], typer.Option("--data", metavar="SOURCE", help=_OWN_DATA)]
 _SEARCH = "First choose learning rate and strength of every method, where that is not stored yet."
@@ -333,7 +333,7 @@ def _print_table(names: list[str] | None, scale: Scale, markdown: bool) -> None:
             f"{results_dir()}: no results at scale {scale.name}",
             hint="give the command without --stored to compute them, or another --scale",
         )
-    typer.echo(results_table(results, markdown))
+    echo(results_table(results, markdown))
 
 
 def _note_missing(missing: list[tuple], wanted: int) -> None:
@@ -343,11 +343,24 @@ def _note_missing(missing: list[tuple], wanted: int) -> None:
     warn(f"note: {len(missing)} of {wanted} results {settings}: {listed}")
 
 # %% ../nbs/45_cli_study.ipynb #da9acc25
+_OwnTree = Annotated[
+    Optional[str],
+    typer.Option(
+        "--criteria",
+        metavar="TREE",
+        help="With --data: tree of its annotations, with pairs of the tree painting. "
+        "[default: painting]",
+    ),
+]
+
+
 @app.command("results", cls=ModelCommand)
 def run_results(
+    ctx: typer.Context,
     rows: _Rows = None,
     seeds: _Seeds = None,
     data: _OwnData = None,
+    criteria: _OwnTree = None,
     search: _Search = False,
     stored: _Stored = False,
     figures: _Figures = False,
@@ -373,9 +386,11 @@ def run_results(
     if search and stored:
         raise CpoError("--search computes, --stored does not", hint="give one of them")
     if data is not None:
+        refuse_unused(ctx, "rows search stored figures markdown jobs", "with --data")
         for seed in numbers or sizes.seeds[:1]:
-            _store_paintings(data, sizes, seed, clock)
+            _store_paintings(data, criteria or "painting", sizes, seed, clock)
         return
+    refuse_unused(ctx, "criteria", "without --data")
     if search:
         _search_all(sizes, clock, jobs)
     wanted = wanted_rows(names, numbers or list(sizes.seeds), sizes)
@@ -471,7 +486,7 @@ def _print_beside(fresh: dict, committed: dict, scale: Scale) -> None:
     table = {f"{name} now": results for name, results in fresh.items()} | committed
     marks = {name: "committed" if name in committed else "computed now" for name in table}
     agreement = judge_agreement(scale, load_judge())
-    typer.echo(f"{results_table(table, marks=marks)}\n{judge_sentence(agreement)}\n")
+    echo(f"{results_table(table, marks=marks)}\n{judge_sentence(agreement)}\n")
 
 
 def _compare_counts(fresh: dict, committed: dict, seed: int) -> None:
@@ -483,7 +498,7 @@ def _compare_counts(fresh: dict, committed: dict, seed: int) -> None:
         if same:
             now, then = (summarise(rows)["n_neg"][0] for rows in (results, same))
             label = results[0]["label"]
-            typer.echo(f"{label}: #A_neg {now:.3f} now, {then:.3f} committed for the same seed")
+            echo(f"{label}: #A_neg {now:.3f} now, {then:.3f} committed for the same seed")
 
 # %% ../nbs/45_cli_study.ipynb #038de764
 def reproduce_atelier(
@@ -516,18 +531,10 @@ def reproduce_atelier(
 # %% ../nbs/45_cli_study.ipynb #010508f8
 _Seed2 = Annotated[int, typer.Option("--seed", min=0, help="Training seed of stage 2.")]
 _OWN_IMAGES = (
-    "Your own images instead of the atelier: a folder with a table of file_name and caption, or "
-    "style and period. Without labels, pixel measures annotate them."
+    "Your own paintings instead of the atelier: a folder with a table of file_name and caption, or "
+    "style and period. Pixel measures annotate them; annotations of the table are not used."
 )
 _OwnImages = Annotated[Optional[str], typer.Option("--data", metavar="SOURCE", help=_OWN_IMAGES)]
-_OwnTree = Annotated[
-    Optional[str],
-    typer.Option(
-        "--criteria",
-        metavar="TREE",
-        help="With --data: the tree of its annotations. [default: painting]",
-    ),
-]
 _FiguresToo = Annotated[
     bool,
     typer.Option(
@@ -539,6 +546,7 @@ _FiguresToo = Annotated[
 # %% ../nbs/45_cli_study.ipynb #23590e12
 @app.command("reproduce", cls=ModelCommand)
 def run_reproduce(
+    ctx: typer.Context,
     seed: _Seed2 = 0,
     data: _OwnImages = None,
     criteria: _OwnTree = None,
@@ -559,12 +567,11 @@ def run_reproduce(
     if data is not None:
         from cpo_nb.paintings import reproduce_paintings
 
+        refuse_unused(ctx, "figures", "with --data")
         tree = criteria or "painting"
         reproduce_paintings(data, criteria=tree, scale=sizes, seed=seed, say=Clock())
         return
-    if criteria is not None:
-        hint = "the atelier has its own annotations; give --data as well, or neither"
-        raise CpoError("--criteria without --data", hint=hint)
+    refuse_unused(ctx, "criteria", "without --data")
     if sizes.name == "full":
         hint = "give --scale tiny, or --data for real paintings"
         raise CpoError("the atelier is reproduced at scale smoke or tiny", hint=hint)

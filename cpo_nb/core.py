@@ -10,18 +10,37 @@ import os, platform, random, re, shutil, sys, time
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, Iterator
 
 import numpy as np
 
 from .docments import document
 
 # %% auto #0
-__all__ = ['CpoError', 'error_from', 'plural', 'Scale', 'get_scale', 'repo_root', 'data_dir', 'cache_dir', 'runs_dir',
-           'figures_dir', 'results_dir', 'seed_for', 'np_rng', 'torch_rng', 'machine_tag', 'atomic_path',
+__all__ = ['plain_text', 'CpoError', 'error_from', 'plural', 'Scale', 'get_scale', 'repo_root', 'data_dir', 'cache_dir',
+           'runs_dir', 'figures_dir', 'results_dir', 'seed_for', 'np_rng', 'torch_rng', 'machine_tag', 'atomic_path',
            'remove_leftovers', 'to_jsonable', 'write_json', 'read_json', 'sha256_file', 'sha256_json', 'readable_size',
            'readable_time', 'check_room', 'library_versions', 'cached', 'check', 'Processes', 'torch_distributed',
-           'processes', 'in_main', 'shared_out', 'keep_freed_memory', 'use_style', 'save_figure']
+           'processes', 'in_main', 'keep_freed_memory', 'use_style', 'save_figure']
+
+# %% ../nbs/00_core.ipynb #9f832442
+# escape sequences of terminals, control characters, marks that turn the direction of writing
+_INVISIBLE = re.compile(
+    r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
+)
+
+
+def plain_text(
+    text: str,  # may hold names from foreign files
+    most: int = 1000,  # characters of a line; a longer one loses its middle
+) -> str:  # what a terminal can print
+    "Text without control characters and escape sequences, in lines of a readable length."
+    text = _INVISIBLE.sub("", str(text)).encode("utf-8", "backslashreplace").decode()
+    lines = [
+        f"{line[: most // 2]}…{line[-most // 2 :]}" if len(line) > most else line
+        for line in text.split("\n")
+    ]
+    return "\n".join(lines)
 
 # %% ../nbs/00_core.ipynb #f1fab66e
 class CpoError(ValueError):
@@ -33,10 +52,11 @@ class CpoError(ValueError):
         problems: list[str] | None = None,  # every single problem, one per line
         hint: str = "",  # what to do about it
     ):
-        self.what, self.problems, self.hint = what, list(problems or []), hint
-        lines = [what] + [f"  - {p}" for p in self.problems]
+        self.what, self.hint = plain_text(what), plain_text(hint)
+        self.problems = [plain_text(p) for p in problems or []]
+        lines = [self.what] + [f"  - {p}" for p in self.problems]
         if hint:
-            lines.append(f"  Hint: {hint}")
+            lines.append(f"  Hint: {self.hint}")
         super().__init__("\n".join(lines))
 
 # %% ../nbs/00_core.ipynb #2f97a2da
@@ -324,14 +344,27 @@ def write_json(
 # %% ../nbs/00_core.ipynb #9cd145d7
 def read_json(
     path: str | Path,  # the file
+    kind: type | None = None,  # that its content must be, such as dict; default: any
 ) -> Any:  # its content
-    "Read a JSON file. Raises `CpoError` that names the file when it is missing or broken."
+    """Read a JSON file, whoever wrote it.
+
+    Raises `CpoError` that names the file when it is missing, no ordinary file, broken or of
+    another kind."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        if Path(path).exists() and not Path(path).is_file():  # a pipe would block for ever
+            raise OSError(0, "it is no ordinary file")
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CpoError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+    except OSError as e:
+        raise CpoError(f"{path}: cannot be read ({e.strerror})") from None
+    except RecursionError:
+        raise CpoError(f"{path}: is nested too deeply") from None
+    except ValueError as e:  # no JSON, no UTF-8, numbers of thousands of digits
         raise CpoError(f"{path}: not valid JSON ({e})") from None
+    if kind is not None and not isinstance(content, kind):
+        raise CpoError(f"{path}: holds no {dict(dict='object').get(kind.__name__, kind.__name__)}")
+    return content
 
 # %% ../nbs/00_core.ipynb #cf9ca27a
 def sha256_file(
@@ -520,35 +553,6 @@ def in_main(
             raise CpoError(f"process {group.rank} stops with the main process, which says why")
     if problem:
         raise problem
-
-# %% ../nbs/00_core.ipynb #201a4f65
-def _share(items: Sequence, rank: int, count: int) -> Sequence:
-    "The slice of `items` that is this rank's share of `count` nearly equal ones."
-    return items[len(items) * rank // count : len(items) * (rank + 1) // count]
-
-# %% ../nbs/00_core.ipynb #2409c057
-def shared_out(
-    items: Sequence,  # N things, sliceable
-    make: Callable[[Sequence], np.ndarray],  # from k of them to (k, ...), also for k = 0
-) -> np.ndarray:  # (N, ...), the same in every process
-    """`make(items)`, each process doing its share; all processes call this.
-
-    Raises what `make` raises; `CpoError` in the other processes."""
-    group = processes()
-    if group.count == 1:
-        return make(items)
-    mine, problem = None, None
-    try:
-        mine = make(_share(items, group.rank, group.count))
-    except CpoError as e:
-        problem = e  # raised after the others have got an answer
-    parts = [None] * group.count
-    torch_distributed().all_gather_object(parts, mine)
-    if problem:
-        raise problem
-    if any(p is None for p in parts):
-        raise CpoError(f"process {group.rank} stops with another one, which says why")
-    return np.concatenate(parts)
 
 # %% ../nbs/00_core.ipynb #581e909a
 _ALLOCATOR_VARIABLES = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")

@@ -11,18 +11,20 @@ from pathlib import Path
 from typing import Iterable
 
 import torch
-import torch.nn.functional as F
 from fastcore.basics import patch
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .core import CpoError, data_dir, read_json
 from .docments import document
-from .backbone import Backbone, family_of, quiet_libraries, read_pipeline_class
+from .integrity import check_folder, has_weights, quiet_libraries
+from .pipelines import pipeline_folder
+from .records import family_of
+from .backbone import Backbone, read_pipeline_class
 from .stable_diffusion import StableDiffusionBackbone, plain_attention
 from .batches import autocast
 from .align import METHODS
+from .gpu_autocast import GpuAutocast, gpu_rules
 
 # %% auto #0
 __all__ = ['build_part', 'bare_backbone', 'tensor_bytes', 'part_sizes', 'add_adapters', 'LiveMemory', 'StepCost', 'frozen_passes',
@@ -133,10 +135,12 @@ def bare_backbone(
     base = str(data_dir() / "atelier" / "pipeline" if str(base) == "atelier" else base)
     kind = read_pipeline_class(base)
     family, pipeline = family_of(kind, base), getattr(diffusers, kind)
+    folder = pipeline_folder(base, kind, weights=False)  # of the hub, only configs
+    check_folder(family, folder, Path(base).is_dir() and has_weights(folder))
+    base = str(folder)
     with quiet_libraries(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # warnings about old configs
-        local = Path(base).is_dir()
-        index = read_json(Path(base) / "model_index.json") if local else pipeline.load_config(base)
+        index = read_json(folder / "model_index.json")
         parts = _bare_parts(base, pipeline, index, family.denoiser_name, dtype)
         try:
             backbone = family(pipeline(**parts | family.load_options), resolution)
@@ -278,47 +282,6 @@ def peak(
             highest = max(highest, level)
     return highest
 
-# %% ../nbs/41_costs.ipynb #73b931cd
-_FLOAT32_NAMES = (
-    "softmax exp log pow rsqrt reciprocal sum cumsum prod __pow__ group_norm layer_norm rms_norm"
-).split()
-
-
-def _float32_functions() -> set:
-    "Functions that compute in float32 under a GPU's autocast."
-    functions = {F.group_norm, F.layer_norm, F.rms_norm, F.softmax, F.interpolate, F.mse_loss}
-    for owner in (torch, torch.Tensor):
-        for name in _FLOAT32_NAMES:
-            if hasattr(owner, name):
-                functions.add(getattr(owner, name))
-    return functions
-
-# %% ../nbs/41_costs.ipynb #7b5ac7c7
-_IN_FLOAT32 = _float32_functions()
-
-# %% ../nbs/41_costs.ipynb #03b63b7a
-def _to_float32(value):
-    half = (torch.bfloat16, torch.float16)
-    if isinstance(value, torch.Tensor) and value.dtype in half:
-        return value.float()
-    return value
-
-# %% ../nbs/41_costs.ipynb #afca3177
-class _GpuAutocast(TorchFunctionMode):
-    "What autocast does on a GPU and not on a CPU: some functions compute in float32."
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if func in _IN_FLOAT32:
-            args = tuple(_to_float32(a) for a in args)
-            kwargs = {k: _to_float32(v) for k, v in kwargs.items()}
-        return func(*args, **kwargs)
-
-
-def _gpu_rules(gpu: bool, precision: str):
-    "The mode above where it applies, else nothing."
-    return _GpuAutocast() if gpu and precision == "bf16" else contextlib.nullcontext()
-
 # %% ../nbs/41_costs.ipynb #34271e7f
 @dataclass(frozen=True)
 class StepCost:
@@ -329,7 +292,7 @@ class StepCost:
     frozen_peak: int  # bytes: peak of the frozen passes, which come first
     forward: int  # FLOPs of the policy's forward
     backward: int  # FLOPs of its backward, with the second forward of gradient checkpointing
-    frozen: int  # FLOPs of the frozen passes
+    frozen: int  # FLOPs of the frozen passes, of `n` rows, or of those that fill a bank
 
 # %% ../nbs/41_costs.ipynb #9a9a0591
 def frozen_passes(
@@ -346,7 +309,7 @@ def _checkpoint(gpu: bool):
     "How diffusers calls one block under gradient checkpointing."
 
     def contexts():
-        return contextlib.nullcontext(), _GpuAutocast() if gpu else contextlib.nullcontext()
+        return contextlib.nullcontext(), GpuAutocast() if gpu else contextlib.nullcontext()
 
     def call(module, *args):
         return torch.utils.checkpoint.checkpoint(
@@ -403,17 +366,21 @@ def step_cost(
     precision: str = "bf16",  # of the passes, or fp32
     gpu: bool = False,  # count as autocast computes on a GPU
     live: LiveMemory | None = None,  # records into it; default: a new one
+    bank: int | None = None,  # rows of the frozen passes that fill a target bank; None: no bank
 ) -> StepCost:  # bytes and FLOPs
     "Take one training step and count. The weights stay as they are."
     params, device = backbone.trainable_parameters("policy"), backbone.device
-    frozen = [(*_inputs(backbone, k), adapter) for k, adapter in frozen_passes(method, n)]
+    passes = frozen_passes(method, bank or n)
+    frozen = [(*_inputs(backbone, k), adapter) for k, adapter in passes]
     policy = _inputs(backbone, 2 * n if method == "dpo" else n)
     backbone.activate("policy")
 
     live, saved = live or LiveMemory(), {}
-    with live, _gpu_rules(gpu, precision):
+    with live, gpu_rules(gpu, precision):
         with torch.no_grad(), autocast(device, precision):
             targets = [backbone.predict(*x).float() for x in frozen]
+            if bank:  # a step reads as many records as it has rows
+                targets = [torch.empty_like(_inputs(backbone, n)[0]) for _ in range(3)]
         begin, frozen_flops = len(live.events), live.flops
 
         with _saved_bytes(backbone.denoiser, live, saved), autocast(device, precision):
@@ -463,6 +430,7 @@ def fake_step(
     checkpointing: bool = False,  # gradient checkpointing
     gpu: bool = True,  # count as autocast computes on a GPU
     live: LiveMemory | None = None,  # records into it; default: a new one
+    bank: int | None = None,  # rows of the frozen passes that fill a target bank; None: no bank
 ) -> StepCost:  # bytes and FLOPs
     "`step_cost` of a backbone without weights."
     if checkpointing:
@@ -473,7 +441,7 @@ def fake_step(
         plain_attention(backbone.denoiser)  # as the family does on a CPU
     with fake_mode():
         fake_tensors(backbone.denoiser)
-        return step_cost(backbone, method, n, precision, gpu, live)
+        return step_cost(backbone, method, n, precision, gpu, live, bank)
 
 # %% ../nbs/41_costs.ipynb #3fa6a690
 @dataclass(frozen=True)
@@ -539,7 +507,18 @@ def _adapter_sizes(bb: Backbone) -> dict[str, tuple[int, int]]:
 # %% ../nbs/41_costs.ipynb #6169524e
 @functools.lru_cache(maxsize=64)
 def _counts(
-    config_times, base, method, n, resolution, dtype, rank, targets, precision, checkpointing, gpu
+    config_times,
+    base,
+    method,
+    n,
+    resolution,
+    dtype,
+    rank,
+    targets,
+    precision,
+    checkpointing,
+    gpu,
+    bank,
 ) -> Counts:
     "`count_pipeline`; `config_times` is part of the cache's key alone."
     bb = bare_backbone(base, getattr(torch, dtype), resolution)
@@ -553,7 +532,7 @@ def _counts(
         denoiser=bb.denoiser_name,
         block=block,
         adapters=adapters,
-        step=fake_step(bb, method, n, precision, checkpointing, gpu),
+        step=fake_step(bb, method, n, precision, checkpointing, gpu, bank=bank),
         latent=math.prod(bb.latent_shape),
         embedding=tensor_bytes(bb.blank_conditioning(1).tensors.values()),
         encode=_encode_cost(bb),
@@ -578,10 +557,11 @@ def count_pipeline(
     precision: str = "bf16",  # of the passes, or fp32
     checkpointing: bool = False,  # gradient checkpointing
     gpu: bool = True,  # count as autocast computes on a GPU
+    bank: int | None = None,  # rows of the frozen passes that fill a target bank; None: no bank
 ) -> Counts:  # cached in memory as long as the pipeline's config files do not change
     "Build a pipeline from its configs and count everything. Raises `CpoError`."
     settings = (base, method, n, resolution, dtype, rank, targets, precision, checkpointing, gpu)
-    return _counts(_config_times(base), *settings)
+    return _counts(_config_times(base), *settings, bank)
 
 # %% ../nbs/41_costs.ipynb #d39a8138
 document(globals())

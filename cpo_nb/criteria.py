@@ -5,7 +5,7 @@
 # %% ../nbs/01a_criteria.ipynb #888016e8
 from __future__ import annotations
 
-import html
+import difflib, html, re, unicodedata
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -102,6 +102,10 @@ class CriteriaTree:
     def depth(self) -> int:
         "Level of the deepest pair; the file's top is level 0, a root dimension level 1."
         return max(p.level for p in self.pairs)
+
+    @cached_property
+    def _words(self) -> tuple[dict[str, tuple], dict[str, list[str]]]:
+        return _word_tables(self.pairs)
 
     @cached_property
     def _by_id(self) -> dict[str, Node | Pair]:
@@ -269,6 +273,47 @@ def _nearest_ids(key: str, ids: tuple[str, ...]) -> str:
     "Suggestions for an unknown id: ids spelt alike, then those that end in the same slug."
     slug = key.strip("/").rpartition("/")[2]
     return did_you_mean(key, ids, more=[i for i in ids if i.rpartition("/")[2] == slug])
+
+# %% ../nbs/01a_criteria.ipynb #962e3f7f
+def _folded(text: str) -> str:
+    "A word without case, and with one space for every run of separators."
+    return re.sub(r"[\s/_.\-]+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
+
+
+def _word_tables(pairs: tuple[Pair, ...]) -> tuple[dict[str, tuple], dict[str, list[str]]]:
+    "Side and pair of folded phrases, and the pairs of folded ids, slugs and names."
+    phrases, names = {}, {}
+    for p in pairs:
+        for side in ("positive", "negative"):
+            phrases[_folded(getattr(p, side))] = side, p.id
+        for word in {_folded(w) for w in (p.id, p.slug, p.name)}:
+            names.setdefault(word, []).append(p.id)
+    return phrases, names
+
+# %% ../nbs/01a_criteria.ipynb #cd9ece99
+@patch
+def id_hint(
+    self: CriteriaTree,
+    unknown: str,  # given as a pair's id, and none
+    near: bool = True,  # whether to look for words that are spelt alike
+) -> str:  # e.g. "; did you mean 'color/harmony'?", "" where nothing is near
+    "What was meant by an unknown id: a phrase, a group, a name, or a misspelling of one of them."
+    phrases, names = self._words
+    word = _folded(unknown)
+    if word in phrases:
+        side, key = phrases[word]
+        return f"; this is the {side} phrase of {key!r}: write that id"
+    if unknown in self:
+        first = self[unknown].pairs[0].id
+        return f"; this is a group of {plural(len(self[unknown].pairs), 'pair')}, e.g. {first!r}"
+    if word not in names and near:
+        found = difflib.get_close_matches(word, [*names, *phrases], 1, 0.7)
+        if found and found[0] in phrases:
+            side, key = phrases[found[0]]
+            return f"; did you mean {key!r} (its {side} phrase)?"
+        word = found[0] if found else word
+    ids = names.get(word, [])[:3]
+    return f"; did you mean {' or '.join(map(repr, ids))}?" if ids else ""
 
 # %% ../nbs/01a_criteria.ipynb #9a5f84de
 @patch

@@ -121,10 +121,11 @@ def _syntax_error(error: Exception, source: str) -> CriteriaError:
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        return CriteriaError(
-            f"{source}: not valid YAML{where}: {error.problem or error.context}",
-            hint="texts that contain ': ' or ' #' or begin with a special sign belong in quotes",
-        )
+        hint = "texts that contain ': ' or ' #' or begin with a special sign belong in quotes"
+        if "another document" in str(error.problem):
+            hint = "a file holds one tree: remove the line ---, or split the file there"
+        problem = error.problem or error.context
+        return CriteriaError(f"{source}: not valid YAML{where}: {problem}", hint=hint)
     if isinstance(error, yaml.YAMLError):  # e.g. a control character
         return CriteriaError(f"{source}: not valid YAML: {str(error).splitlines()[0]}")
     return CriteriaError(
@@ -177,6 +178,11 @@ def _check_slug(text: str) -> str:
 def _one_line(text: str) -> str:
     return " ".join(text.split())
 
+
+def _without_joiners(text: str) -> str:
+    "A text without the joiners that Persian, Indic scripts and emoji have between their letters."
+    return re.sub("(?<=[^\\x00-\\x7f])[\\u200c\\u200d](?=[^\\x00-\\x7f])", "", text)
+
 # %% ../nbs/01_criteria_file.ipynb #130082d8
 def _check_text(limit: int) -> Callable[[str], str]:
     "A validator of running text, which may not be empty, invisible or longer than `limit`."
@@ -185,7 +191,7 @@ def _check_text(limit: int) -> Callable[[str], str]:
         text = _one_line(text)
         if not text:
             raise ValueError("is empty")
-        if not text.isprintable():
+        if not _without_joiners(text).isprintable():
             raise ValueError(f"{shorten(text)} contains invisible characters")
         if len(text) > limit:
             raise ValueError(f"has {len(text)} characters, at most {limit} are allowed")
@@ -287,7 +293,7 @@ class _Walk:
 
     def phrase_problems(self, phrase: str, side: str, where: str) -> list[str]:
         "Note the phrase of one side (positive or negative) of a pair, and whether it is new."
-        key = unicodedata.normalize("NFKC", phrase).casefold()
+        key = unicodedata.normalize("NFKC", _without_joiners(phrase)).casefold()
         own = f"the {side} of {where}"
         first = self.phrases.setdefault(key, own)
         if first == own:

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .backbone import FAMILIES, Backbone, Family, imported, load_backbone
+from .backbone import Backbone, load_backbone
+from .records import FAMILIES, Family, imported
 from .core import CpoError, torch_rng
 from .docments import document
 

@@ -87,6 +87,7 @@ class FluxBackbone(FlowBackbone):
     "`FluxPipeline`: FLUX.1-dev and FLUX.1-schnell."
 
     pipeline_class = "FluxPipeline"
+    needed = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
     t5_length = 512  # tokens that prompts are padded to
     train_guidance = 3.5  # what the model reads unless `with_guidance` says otherwise
 

@@ -16,6 +16,7 @@ from skimage.color import lab2lch, rgb2lab
 
 from .core import CpoError
 from .docments import document
+from .images import ImageError, as_rgb, upright
 
 # %% auto #0
 __all__ = ['rasters', 'blur', 'window', 'flat', 'median_of', 'percentile_of', 'peak', 'Colours', 'View']
@@ -36,7 +37,11 @@ def _resized(
 def _as_rgb(x, where: str, problems: list[str]) -> np.ndarray | None:
     "One image as (H, W, 3) uint8; what is wrong with it is appended to `problems`."
     if isinstance(x, Image.Image):
-        x = np.asarray(x.convert("RGB"))
+        try:
+            x = as_rgb(upright(x))
+        except ImageError as e:
+            problems.append(f"{where}: {e}")
+            return None
     x = np.asarray(x)
     if x.dtype != np.uint8:
         problems.append(f"{where}: dtype {x.dtype}, not uint8 in 0..255")

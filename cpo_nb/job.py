@@ -5,7 +5,7 @@
 # %% ../nbs/40_job.ipynb #1cacec33
 from __future__ import annotations
 
-import os, sys, time
+import contextlib, os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable
@@ -14,27 +14,31 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from .core import CpoError, Scale, cache_dir, get_scale, processes, read_json
+from .core import CpoError, Scale, cache_dir, get_scale, processes
 from .docments import document
 from .criteria import CriteriaTree, load_criteria
+from .images import ImageRules, size_line
 from .dataset import load_paintings
-from .measures import MEASURES
-from .annotate import Annotator
+from .prompts import long_prompts
 from .pipelines import adapter_file
 from .backbone import Backbone, check_pipeline, load_backbone
 from .training import Execution, TrainResult
 from .tracking import Tracking
 from .batches import PRECISIONS, TrainingSet, cache_prompt_embeddings, training_set
-from .sft import SftConfig, sft
-from .bank import Bank, BankConfig
-from .align import METHODS, AlignConfig, align, preference_rows
+from .sft import SftConfig, check_labels, claim_sft, sft
+from .bank import Bank, BankConfig, fill_batch
+from .align import METHODS, AlignConfig, align, claim_align
+from .method_rows import preference_rows
 from .sampling import Previews, preview_prompts
-from .metrics import judge_images, load_judge
+from .gain import atelier_held_out, attribute_sheet, auxiliary_notes, best_note, report_gains
 from .shipped import adapter_folder, atelier_training_set, shipped_auxiliary
+from .sizes import SampleSizes, default_images, sample_sizes
+from .progress import LogLines, count_by_judge, method_settings, preview_judge
+from .progress import settings_table
 
 # %% auto #0
-__all__ = ['DTYPES', 'get_device', 'check_formats', 'check_new_folder', 'Job', 'resolved_settings', 'settings_table',
-           'preview_judge', 'run_stage1', 'load_expert', 'run_stage2', 'build_bank']
+__all__ = ['DTYPES', 'get_device', 'check_formats', 'check_new_folder', 'Job', 'resolved_settings', 'settle', 'run_stage1',
+           'load_expert', 'run_stage2', 'build_bank']
 
 # %% ../nbs/40_job.ipynb #54cc2870
 DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
@@ -108,6 +112,8 @@ def check_formats(
         elif known[name] is not None:
             problems.append(_format_problem(option, known[name], device))
 
+    if device.type == "cpu" and f"{dtype} {precision}" in ("bfloat16 fp16", "float16 bf16"):
+        problems.append(f"--dtype {dtype} and --precision {precision}: a CPU cannot mix the two")
     problems = [p for p in problems if p]
     if problems:
         hint = "float32 with --precision fp32 works everywhere"
@@ -132,8 +138,8 @@ def check_new_folder(
 
 # %% ../nbs/40_job.ipynb #e0a980e3
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    "Where things are, and how the machine is used."
+class Job(ImageRules):
+    "Where things are, which images are taken (`ImageRules`), and how the machine is used."
 
     # what is trained, on what
     data: str = "atelier"  # folder or parquet file of annotated images, or "atelier"
@@ -141,6 +147,7 @@ class Job:
     base: str = "atelier"  # pipeline: a folder, a hub id, or "atelier"
     resolution: int | None = None  # pixels per side; default: what the pipeline was made for
     skip_bad: bool = False  # leave out bad rows, and report how many
+    follow_links: bool = False  # follow links to images outside the folder
     held_out: int = 64  # rows of the validation split that select the best checkpoint; 0: none
 
     # how it computes
@@ -221,9 +228,10 @@ def rows(
     "Load the user's data. Raises `CpoError` when the training split is empty."
     if self.shipped:
         return None
-    splits = load_paintings(self.data, tree, on_error="skip" if self.skip_bad else "raise")
-    sizes = ", ".join(f"{len(split):,} {name}" for name, split in splits.items())
-    say(f"data: {splits.report}; {sizes}")
+    on_error = "skip" if self.skip_bad else "raise"
+    how = dict(on_error=on_error, follow_links=self.follow_links, **self.rules)
+    splits = load_paintings(self.data, tree, **how)
+    say(f"data: {splits.report}")
     if not len(splits["train"]):
         raise CpoError(
             f"{self.data}: no image falls into the training split",
@@ -232,41 +240,45 @@ def rows(
         )
     return splits
 
+# %% ../nbs/40_job.ipynb #5e57c3d1
+@patch
+def n_images(
+    self: Job,
+    splits,  # of `rows`
+) -> int:
+    "How many images there are to train on."
+    return default_images(self.sizes) if splits is None else len(splits["train"])
+
+
+@patch
+def sampling(
+    self: Job,
+    backbone: Backbone,  # of `Job.backbone`
+) -> SampleSizes:
+    "How previews are sampled: as the base's family is, or as the preset says."
+    return sample_sizes(backbone, self.base, self.scale)
+
 # %% ../nbs/40_job.ipynb #bcffa943
 @patch
 def sets(
     self: Job,
     backbone: Backbone,  # that encodes the images
     splits,  # of `rows`
+    say: Callable = print,  # receives a line when images are enlarged
 ) -> tuple[TrainingSet, TrainingSet | None]:  # rows to train on, rows held out
     "Encode the images of the splits, or generate the atelier's."
     if splits is None:
         return atelier_training_set(self.sizes, backbone), None
-
+    if enlarged := size_line(splits.report.images, backbone.resolution):
+        say(enlarged)
+    if long := long_prompts(splits["train"]["caption"], backbone.prompt_tokens):
+        say(long)
     train = training_set(splits["train"], backbone, folder=self.store)
     n_held = min(self.held_out, len(splits["validation"]))
     if not n_held:
         return train, None
     held = splits["validation"].select(range(n_held))
     return train, training_set(held, backbone, folder=self.store)
-
-# %% ../nbs/40_job.ipynb #6ddaed44
-def _method_settings(cfg: AlignConfig) -> dict[str, Any]:
-    "The fields of `cfg` that its method reads, beside the common ones."
-    names = list(METHODS[cfg.method].settings)
-    if "beta" in names and "weighting" not in names:
-        names.append("weighting")
-    if cfg.stabilize != "norm" and "gamma" in names:
-        names.remove("gamma")
-    if cfg.stabilize != "safeguard" and "mu" in names:
-        names.remove("mu")
-    return {name: getattr(cfg, name, "none") for name in names}
-
-# %% ../nbs/40_job.ipynb #5a22728d
-def _describe_bank(bank: BankConfig | None) -> str:
-    if bank is None:
-        return "live: frozen predictions computed in every step"
-    return f"{bank.n_draws} noise draws per image, seed {bank.seed}"
 
 # %% ../nbs/40_job.ipynb #d80928d0
 def _machine_settings(job: Job, seed: int) -> dict[str, Any]:
@@ -285,117 +297,31 @@ def _machine_settings(job: Job, seed: int) -> dict[str, Any]:
         seed=seed,
     )
 
-# %% ../nbs/40_job.ipynb #ff2c73f8
+# %% ../nbs/40_job.ipynb #02573f34
 def resolved_settings(
     job: Job,  # where things are
     cfg: SftConfig | AlignConfig,  # settings of stage 1 or of stage 2
     auxiliary: str | Path | None = None,  # stage 2: the adapter that was named
     bank: BankConfig | None = None,  # stage 2: the target bank; None: live
 ) -> dict[str, Any]:  # names of fields -> values, in the order of the report
-    "What a run uses: the common settings, and those that its method reads."
-    loop = cfg.train
-    training = dict(steps=loop.steps, batch_size=loop.batch_size, lr=loop.lr)
-    lora = dict(rank=cfg.rank, alpha=cfg.alpha or cfg.rank, targets=cfg.targets)
-    common = dict(caption_dropout=cfg.caption_dropout)
+    "What a run uses: the common settings, those that its method reads, and the machine's."
+    machine = _machine_settings(job, cfg.train.seed) | dict(precision=cfg.precision)
+    return method_settings(cfg, auxiliary, bank) | machine
 
-    if isinstance(cfg, SftConfig):
-        method = dict(stage=1, method="sft")
-        own = dict(attributes=cfg.attributes, prompt_variants=cfg.prompt_variants or "new ones")
-        targets = {}
-    else:
-        method = dict(stage=2, method=cfg.method)
-        own = _method_settings(cfg)
-        common |= dict(collapse=cfg.collapse)
-        targets = {}
-        if METHODS[cfg.method].needs_auxiliary:
-            targets = dict(auxiliary=auxiliary, bank=_describe_bank(bank))
-
-    machine = _machine_settings(job, loop.seed) | dict(precision=cfg.precision)
-    return method | training | own | lora | common | targets | machine
-
-# %% ../nbs/40_job.ipynb #be25ed2b
-def _setting_text(value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, (tuple, list)):
-        return ", ".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-# %% ../nbs/40_job.ipynb #a03196f5
-def settings_table(
-    settings: dict[str, Any],  # of `resolved_settings`
-    # setting -> where its value came from, such as "default", "--beta" or "search of scale tiny"
-    sources: dict[str, str] | None = None,
-) -> str:  # plain text, one setting per line
-    "A table of settings: name, value, and, where it is known, the source of the value."
-    sources = sources or {}
-    rows = [(name, _setting_text(v), sources.get(name, "")) for name, v in settings.items()]
-    head = ("setting", "value", "source" if sources else "")
-    rows = [head, *rows]
-    width_name = max(len(name) for name, _, _ in rows)
-    width_value = max(len(value) for _, value, _ in rows)
-    lines = [f"  {n:{width_name}}  {v:{width_value}}  {s}".rstrip() for n, v, s in rows]
-    return "\n".join(lines)
-
-# %% ../nbs/40_job.ipynb #02268194
-def _count_by_judge(images) -> list[tuple[int, int]]:
-    verdict = judge_images(load_judge(), images)
-    return list(zip(verdict.n_pos.tolist(), verdict.n_neg.tolist()))
-
-# %% ../nbs/40_job.ipynb #6f988166
-def preview_judge(
-    job: Job,  # whose data it is
-    tree: CriteriaTree,  # its pairs
-    splits,  # of `Job.rows`
-    most: int = 300,  # training images that thresholds are fitted on, at most
-) -> Callable | None:  # images -> (number of positive, number of negative attributes) of each
-    "What counts attributes under previews; None when no pair of the tree can be measured."
-    if job.shipped:
-        return _count_by_judge
-    pairs = [p.id for p in tree.pairs if p.id in MEASURES]
-    n = min(most, len(splits["train"]))
-    if not pairs or n < 8:
-        return None
-
-    images = [image.convert("RGB") for image in splits["train"].select(range(n))["image"]]
-    annotator = Annotator.fit(images, pairs)
-
-    def count(images):
-        signs = annotator.signs(list(images))
-        return [(int((row > 0).sum()), int((row < 0).sum())) for row in signs]
-
-    return count
-
-# %% ../nbs/40_job.ipynb #e5369ff2
-class _LogLines:
-    "Print a line every `every` seconds when there is no terminal for a progress bar."
-
-    def __init__(self, say: Callable, steps: int, batch_size: int, every: float = 30.0):
-        self.say, self.steps, self.batch_size, self.every = say, steps, batch_size, every
-        self.last = time.monotonic()
-        self.first = None  # (step, seconds) of the first row
-
-    def __call__(self, row: dict) -> None:
-        self.first = self.first or (row["step"], row["seconds"])
-        first_step, first_seconds = self.first
-        now = time.monotonic()
-        if now - self.last < self.every or sys.stderr.isatty() or row["step"] == first_step:
-            return
-
-        self.last = now
-        pace = (row["seconds"] - first_seconds) / (row["step"] - first_step)
-        left = (self.steps - row["step"]) * pace / 60
-        self.say(
-            f"step {row['step']:,} of {self.steps:,}: loss {row['loss']:.4g}, "
-            f"{self.batch_size / pace:.3g} samples/s, {left:.0f} min left"
-        )
+# %% ../nbs/40_job.ipynb #d4d0ab2a
+def settle(
+    cfg,  # settings; or a function: number of training images -> (settings, their sources)
+    sources: dict[str, str] | None,  # of settings that are no function
+    images: int,  # of the training split
+) -> tuple[Any, dict[str, str] | None]:  # settings, and the source of each
+    "Settings of a run whose number of images is known."
+    return cfg(images) if callable(cfg) else (cfg, sources)
 
 # %% ../nbs/40_job.ipynb #af0b8124
 def _previews(
     job: Job, backbone: Backbone, judge, captions: list[str], out: Path, adapter: str, track
 ) -> Previews:
+    how = job.sampling(backbone)
     return Previews(
         backbone,
         captions,
@@ -403,9 +329,9 @@ def _previews(
         out / "previews",
         judge,
         track,
-        steps=job.sizes.sample_steps,
-        guidance_scale=job.sizes.guidance_scale,
-        batch_size=min(4, job.sizes.sample_batch),
+        steps=how.steps,
+        guidance_scale=how.guidance_scale,
+        batch_size=min(4, how.batch_size),
         precision=job.precision,
     )
 
@@ -426,7 +352,7 @@ def _loop_options(
 ) -> tuple[dict, Tracking]:
     "Keyword arguments of `sft` and `align` beside their settings, and the tracker to close."
     track = Tracking(job.track, out)
-    lines = _LogLines(say, cfg.train.steps, cfg.train.batch_size)
+    lines = LogLines(say, cfg.train.steps, cfg.train.batch_size)
 
     def on_log(row):
         track.log(row)
@@ -436,7 +362,9 @@ def _loop_options(
     if job.previews:
         held = p.held.captions if p.held else []
         captions = preview_prompts(job.previews, held, p.data.captions)
-        judge = preview_judge(job, p.tree, p.splits) if processes().main else None
+        judge = None
+        if processes().main:
+            judge = count_by_judge if job.shipped else preview_judge(p.tree, p.splits)
         previews = _previews(job, p.backbone, judge, captions, out, adapter, track)
     options = dict(
         prompts_folder=job.store,
@@ -459,18 +387,55 @@ def _describe_place(backbone: Backbone) -> str:
     return text
 
 # %% ../nbs/40_job.ipynb #8c252bbc
-def _announce(name: str, cfg, p: _Prepared, settings: dict, sources: dict | None) -> str:
+def _announce(name: str, job: Job, cfg, p: _Prepared, settings: dict, sources: dict | None) -> str:
     "The first lines of a run: what it does, and its resolved settings."
     loop = cfg.train
+    if job.previews:
+        how = job.sampling(p.backbone)
+        previews = dict(preview_steps=how.steps, preview_guidance=how.guidance_scale)
+        settings = settings | previews
+        sources = sources and sources | dict.fromkeys(previews, how.source)
     return (
         f"{name}: {loop.steps:,} steps of {loop.batch_size} from {len(p.data):,} images, "
         f"on {_describe_place(p.backbone)}\n{settings_table(settings, sources)}"
     )
 
+# %% ../nbs/40_job.ipynb #b9469942
+def _claim_options(job: Job, splits) -> dict:
+    "What a stage claims its folder with, before images are encoded."
+    rows = None if splits is None else splits["train"]
+    scored = splits is not None and min(job.held_out, len(splits["validation"])) > 0
+    changes = dict(execution=job.execution, accept_changes=job.accept_changes)
+    return dict(rows=rows, scored=scored, **changes)
+
+
+def _say_best(out: Path, result: TrainResult, say: Callable) -> None:
+    if note := best_note(out, result):
+        say(note)
+
+
+def _report(job: Job, cfg: SftConfig, p: _Prepared, out: Path, result, say: Callable) -> None:
+    "Say how stage 1 went: the best checkpoint, the gain, and where a sheet of images is."
+    _say_best(out, result, say)
+    if result.stopped or not cfg.attributes:
+        return
+    held = p.held
+    if job.shipped:
+        held = atelier_held_out(p.backbone, min(64, job.sizes.eval_images))
+    size = min(cfg.train.batch_size, job.micro_batch or cfg.train.batch_size)
+    how = dict(batch_size=size, precision=cfg.precision)
+    report_gains(p.backbone, held, p.tree, out, result, say, **how)
+    if job.previews:
+        path = out / "previews" / f"attributes-{result.step:07d}.png"
+        if not path.exists():
+            how |= dict(steps=job.sizes.sample_steps, guidance_scale=job.sizes.guidance_scale)
+            attribute_sheet(p.backbone, held or p.data, p.tree, path, job.previews, **how)
+        say(f"nothing, positive and negative attributes named: {path}")
+
 # %% ../nbs/40_job.ipynb #5b7daec4
 def run_stage1(
     job: Job,  # where things are
-    cfg: SftConfig,  # settings of the training
+    cfg: SftConfig | Callable,  # settings of the training, see `settle`
     out: str | Path,  # folder of the run; resumed when it holds the same run
     say: Callable = print,  # receives progress lines
     sources: dict[str, str] | None = None,  # see `settings_table`
@@ -479,17 +444,22 @@ def run_stage1(
     tree = load_criteria(job.criteria)
     job.check()
     splits = job.rows(tree, say)
-    bb = job.backbone()
-    p = _Prepared(tree, splits, bb, *job.sets(bb, splits))
+    cfg, sources = settle(cfg, sources, job.n_images(splits))
+    if splits is not None and cfg.attributes:
+        note = check_labels(splits["train"]["positive"], splits["train"]["negative"])
+        if note:
+            say(note)
     if job.store is not None and cfg.prompt_variants is None:
         cfg = replace(cfg, prompt_variants=4)
-
-    say(_announce("stage 1", cfg, p, resolved_settings(job, cfg), sources))
-    options, track = _loop_options(job, cfg, p, Path(out), "auxiliary", say)
-    try:
-        return bb, sft(bb, p.data, tree, out, cfg, **options)
-    finally:
-        track.close()
+    bb = job.backbone()
+    with claim_sft(bb, tree, out, cfg, **_claim_options(job, splits)):
+        p = _Prepared(tree, splits, bb, *job.sets(bb, splits, say))
+        say(_announce("stage 1", job, cfg, p, resolved_settings(job, cfg), sources))
+        options, track = _loop_options(job, cfg, p, Path(out), "auxiliary", say)
+        with contextlib.closing(track):
+            result = sft(bb, p.data, tree, out, cfg, **options)
+        _report(job, cfg, p, Path(out), result, say)
+    return bb, result
 
 # %% ../nbs/40_job.ipynb #f18a81e1
 def load_expert(
@@ -505,22 +475,20 @@ def load_expert(
     if folder == shipped_auxiliary():
         return
 
-    path = folder / "adapter.json"
-    made = read_json(path) if path.is_file() else {}
-    if made.get("info", {}).get("tree") not in (None, tree.hash):
-        say(f"note: {folder} was trained on another criteria tree than {job.criteria}")
-    base = made.get("base_model")
-    if base not in (None, "", backbone.name):
-        say(f"note: {folder} was trained on the base {base}, not on {backbone.name}")
+    for note in auxiliary_notes(folder, tree, backbone.name):
+        say(note)
 
 # %% ../nbs/40_job.ipynb #90cf0e5d
-def _bank_settings(job: Job, bank: BankConfig | None) -> BankConfig | None:
-    "The bank's settings with the job's folder and micro-batch filled in."
+def _bank_settings(
+    job: Job, bank: BankConfig | None, batch_size: int | None = None
+) -> BankConfig | None:
+    "The bank's settings with the job's folder, and the rows at once of the job and the run."
     if bank is None:
         return None
     within = bank.within or (job.store and job.store / "banks")
-    batch_size = min(bank.batch_size, job.micro_batch or bank.batch_size)
-    return replace(bank, within=within, batch_size=batch_size)
+    share = -(-(batch_size or bank.batch_size) // processes().count)
+    rows = fill_batch(bank, share, job.micro_batch)
+    return replace(bank, within=within, batch_size=rows)
 
 # %% ../nbs/40_job.ipynb #e119c140
 def _check_auxiliary(method: str, auxiliary: str | Path | None) -> str | Path | None:
@@ -537,7 +505,7 @@ def _check_auxiliary(method: str, auxiliary: str | Path | None) -> str | Path | 
 # %% ../nbs/40_job.ipynb #367f8e9c
 def run_stage2(
     job: Job,  # where things are
-    cfg: AlignConfig,  # method and its settings
+    cfg: AlignConfig | Callable,  # method and its settings, see `settle`
     out: str | Path,  # folder of the run; resumed when it holds the same run
     auxiliary: str | Path | None = None,  # folder of the auxiliary, for methods that need it
     say: Callable = print,  # receives progress lines
@@ -546,23 +514,26 @@ def run_stage2(
     sources: dict[str, str] | None = None,  # see `settings_table`
 ) -> tuple[Backbone, TrainResult]:  # backbone with the adapter "policy"; the run
     "Align a policy by any method. It is saved as `out/adapter`. Raises `CpoError`."
-    auxiliary = _check_auxiliary(cfg.method, auxiliary)
+    method = settle(cfg, sources, 1)[0].method
+    auxiliary = _check_auxiliary(method, auxiliary)
     tree = load_criteria(job.criteria)
     job.check(auxiliary)
     splits = job.rows(tree, say)
+    cfg, sources = settle(cfg, sources, job.n_images(splits))
     bb = job.backbone()
     if auxiliary is not None:
         load_expert(job, bb, auxiliary, tree, warn)
-    p = _Prepared(tree, splits, bb, *job.sets(bb, splits))
-
-    settings = resolved_settings(job, cfg, auxiliary, bank)
-    say(_announce(f"stage 2: {cfg.method}", cfg, p, settings, sources))
-    options, track = _loop_options(job, cfg, p, Path(out), "policy", say)
-    bank = _bank_settings(job, bank)
-    try:
-        return bb, align(bb, p.data, tree, out, cfg, bank=bank, say=say, **options)
-    finally:
-        track.close()
+    claimed = claim_align(bb, tree, out, cfg, bank=bank, **_claim_options(job, splits))
+    with claimed:
+        p = _Prepared(tree, splits, bb, *job.sets(bb, splits, say))
+        settings = resolved_settings(job, cfg, auxiliary, bank)
+        say(_announce(f"stage 2: {cfg.method}", job, cfg, p, settings, sources))
+        options, track = _loop_options(job, cfg, p, Path(out), "policy", say)
+        bank = _bank_settings(job, bank, cfg.train.batch_size)
+        with contextlib.closing(track):
+            result = align(bb, p.data, tree, out, cfg, bank=bank, say=say, **options)
+        _say_best(Path(out), result, say)
+    return bb, result
 
 # %% ../nbs/40_job.ipynb #f1c91ddb
 def build_bank(
@@ -580,7 +551,7 @@ def build_bank(
     splits = job.rows(tree, say)
     bb = job.backbone()
     load_expert(job, bb, auxiliary, tree, warn)
-    data = job.sets(bb, splits)[0]
+    data = job.sets(bb, splits, say)[0]
     data = data[preference_rows(data)[0]]
 
     settings = _bank_settings(job, bank)

@@ -13,9 +13,10 @@ from scipy import ndimage
 from skimage.color import lab2lch
 
 from .atelier import PAIR_INDEX, PAIRS
-from .core import CpoError, shared_out
+from .core import CpoError
 from .docments import document
 from .image_view import View, blur, flat, median_of, peak, percentile_of, rasters, window
+from .shares import shared_out
 
 # %% auto #0
 __all__ = ['MEASURES', 'ROLES', 'position_by_saliency', 'position_by_ridge', 'height_by_cut', 'height_by_step',

@@ -12,6 +12,7 @@ from typing import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .atelier import PAIRS, PALETTES, SUBJECTS, sample_scenes
@@ -196,12 +197,18 @@ def save_judge(
 def load_judge(
     path: str | Path | None = None,  # a file of `save_judge`; default: the shipped judge
 ) -> AtelierJudge:  # frozen
-    "Load a judge. Raises `CpoError` when the file is missing."
+    "Load a judge. Raises `CpoError` when the file is missing, or holds something else."
     path = Path(path or data_dir() / "atelier" / "judge.safetensors")
     if not path.is_file():
         raise CpoError(f"{path}: no such judge", hint="`cpo atelier judge` trains it again")
     judge = AtelierJudge()
-    judge.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+    try:
+        judge.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+    except (SafetensorError, RuntimeError, OSError) as e:
+        kind = type(e).__name__
+        raise CpoError(
+            f"{path}: not a judge ({kind})", hint="give a file of `save_judge`"
+        ) from None
     return judge.eval().requires_grad_(False)
 
 # %% ../nbs/31_metrics.ipynb #6d82fb27

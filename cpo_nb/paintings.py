@@ -27,7 +27,6 @@ from cpo_nb.core import (
     processes,
     read_json,
     runs_dir,
-    shared_out,
     to_jsonable,
     write_json,
 )
@@ -39,13 +38,14 @@ from .metrics import bootstrap_interval, frechet_distance, recall
 from .prompts import attribute_prompt
 from .sampling import image_grid, sample
 from .sft import SftConfig, sft
+from .shares import shared_out
 from .shipped import auxiliary_config
 from .study import rows, text_table
 
 # %% auto #0
 __all__ = ['CATALOGUES', 'AGREE', 'MIN_TRUE_ASPECT', 'PAINTINGS', 'METHODS_SHOWN', 'SHOWN', 'describe', 'load_catalogue',
-           'PaintingAnnotator', 'agreement_of_measures', 'Labelled', 'label_catalogue', 'judged', 'paintings_table',
-           'reproduce_paintings']
+           'PaintingAnnotator', 'agreement_of_measures', 'Labelled', 'check_measured', 'label_catalogue', 'judged',
+           'paintings_table', 'reproduce_paintings']
 
 # %% ../nbs/36_paintings.ipynb #eb9b598b
 CATALOGUES = ("metadata.jsonl", "metadata.csv", "paintings.csv", "catalogue.csv")
@@ -231,6 +231,21 @@ class Labelled:
     share: dict[str, tuple[float, float]]
 
 # %% ../nbs/36_paintings.ipynb #0d6c9c69
+def check_measured(
+    tree: CriteriaTree,  # of the annotations
+) -> None:
+    "Raises `CpoError` for a tree without a pair that pixels can measure."
+    if any(pair.id in MEASURES for pair in tree.pairs):
+        return
+    raise CpoError(
+        f"{tree.id}: none of its {len(tree)} pairs can be measured on pixels, and this table is "
+        f"made of such pairs alone ({len(MEASURES)} of the tree painting); annotations of a table "
+        "are not used for it",
+        hint="`cpo sft` and `cpo align` use annotations; compare base and adapter by `cpo sample` "
+        "with the same prompts and seeds",
+    )
+
+
 def _agreeing_pairs(kappas: dict[str, float], tree: CriteriaTree, agree: float) -> list[str]:
     "Pairs of the tree on which labeller and judge agree. Raises `CpoError` when there is none."
     known = {pair.id for pair in tree.pairs}
@@ -239,8 +254,8 @@ def _agreeing_pairs(kappas: dict[str, float], tree: CriteriaTree, agree: float) 
         raise CpoError(
             "no pair of the tree is measured on these images: "
             f"labeller and judge agree on none (kappa >= {agree})",
-            [f"{pair}: {kappa:.2f}" for pair, kappa in kappas.items()],
-            "bring annotations, or more images",
+            [f"{pair}: {kappa:.2f}" for pair, kappa in kappas.items() if pair in known],
+            "bring more images",
         )
     return pairs
 
@@ -490,9 +505,13 @@ def reproduce_paintings(
     scale = scale or get_scale()
     run = Path(run_dir or runs_dir() / "reproduce" / scale.name / "paintings")
     workers = 2 if processes().count == 1 else "launched"
+    tree = load_criteria(criteria)
+    check_measured(tree)
     backbone, dataset = load_backbone(base), load_catalogue(data, criteria)
     say(f"{data}: {dataset.report}")
-    lab = label_catalogue(dataset, load_criteria(criteria), backbone, workers)
+    if any(map(len, dataset["train"]["positive"])) or any(map(len, dataset["train"]["negative"])):
+        say("note: annotations of the table are not used; pixel measures label the images")
+    lab = label_catalogue(dataset, tree, backbone, workers)
     say(
         f"pairs on which labeller and judge agree: {len(lab.tree.pairs)} of {len(lab.kappa)} "
         f"measured (kappa >= {AGREE} on {len(dataset['validation'])} validation images)"

@@ -16,8 +16,8 @@ from .core import CpoError, read_json
 from .docments import document
 
 # %% auto #0
-__all__ = ['read_index', 'class_on_hub', 'byte_tokenizer', 'tiny_clip', 'tiny_t5', 'tiny_vae', 'tiny_pipeline', 'weights_problem',
-           'component_problems', 'pipeline_problems', 'adapter_file']
+__all__ = ['read_index', 'class_on_hub', 'pipeline_folder', 'byte_tokenizer', 'tiny_clip', 'tiny_t5', 'tiny_vae', 'tiny_pipeline',
+           'weights_problem', 'weight_files', 'component_problems', 'pipeline_problems', 'adapter_file']
 
 # %% ../nbs/10_pipelines.ipynb #10pco001
 def read_index(
@@ -30,12 +30,9 @@ def read_index(
         "`pipeline.save_pretrained`"
     )
     try:
-        entries = read_json(index)
+        return read_json(index, dict)
     except CpoError as e:
         raise CpoError(str(e), hint=hint) from None
-    if not isinstance(entries, dict):
-        raise CpoError(f"{index}: holds no object with the pipeline's components", hint=hint)
-    return entries
 
 # %% ../nbs/10_pipelines.ipynb #10pco023
 # owner/name, where names have dots (FLUX.1-dev), or an old name without an owner
@@ -52,12 +49,42 @@ def class_on_hub(
         hint = "give a pipeline folder, a hub id such as owner/name, or 'atelier'"
         raise CpoError(f"{name}: no such folder", hint=hint)
     try:
-        return DiffusionPipeline.load_config(name).get("_class_name", "")
+        kind = DiffusionPipeline.load_config(name).get("_class_name", "")
+        return kind if isinstance(kind, str) else ""
     except Exception as e:
         kind = type(e).__name__
         raise CpoError(
             f"{name}: neither a folder here nor a pipeline that the hub gives ({kind})",
             hint="check the spelling and the network, or give a local folder",
+        ) from None
+
+# %% ../nbs/10_pipelines.ipynb #06fb405d
+_CONFIGS = ["*.json", "*.txt", "*.model"]  # configs and vocabularies
+
+
+def pipeline_folder(
+    name_or_path: str | Path,  # a pipeline folder, or a hub id
+    pipeline_class: str,  # its class in diffusers
+    weights: bool = True,  # download weights too; False: configs and vocabularies
+    **options,  # of the class's `download`: components that are left out, as None
+) -> Path:  # a folder on this machine
+    "The folder of a pipeline; one on the hub is downloaded into the hub's own cache."
+    import diffusers, huggingface_hub
+
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    try:
+        if weights:
+            cls = getattr(diffusers, pipeline_class)
+            return Path(cls.download(str(name_or_path), use_safetensors=True, **options))
+        patterns = _CONFIGS + [f"*/{p}" for p in _CONFIGS]
+        snapshot = huggingface_hub.snapshot_download(str(name_or_path), allow_patterns=patterns)
+        return Path(snapshot)
+    except Exception as e:  # the hub's client has a dozen kinds of its own
+        reason = " ".join(str(e).split())[:200]
+        raise CpoError(
+            f"{name_or_path}: cannot be downloaded ({type(e).__name__}: {reason})",
+            hint="check the network, your access to it, and that it has weights in safetensors",
         ) from None
 
 # %% ../nbs/10_pipelines.ipynb #7bc9ea14
@@ -186,7 +213,7 @@ def weights_problem(
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        return "is missing"
+        return "is no ordinary file" if path.exists() else "is missing"
     with open(path, "rb") as f:
         start = f.read(24)
     if start.startswith(b"version https://git-lfs"):
@@ -203,21 +230,27 @@ def _weight_map(
     index: Path,  # *.safetensors.index.json
 ) -> dict[str, str]:  # name of a tensor to its file; empty where the index is broken
     try:
-        return dict(read_json(index)["weight_map"])
-    except (CpoError, KeyError, TypeError, ValueError):
+        places = read_json(index, dict).get("weight_map")
+    except CpoError:
         return {}  # a broken JSON file is reported by `component_problems`
+    plain = isinstance(places, dict) and all(
+        isinstance(name, str) and Path(name).name == name for name in places.values()
+    )
+    return places if plain else {}
 
 # %% ../nbs/10_pipelines.ipynb #d7e8b4a4
-def _weight_files(folder: Path) -> list[str]:
-    "Names of the files that a component's weights should be in: the one file, or all of an index."
-    usual = ("diffusion_pytorch_model.safetensors", "model.safetensors")
-    whole = [n for n in usual if (folder / n).is_file()]
-    if whole:
-        return whole
-    parts = []
-    for index in folder.glob("*.safetensors.index.json"):
-        parts += sorted(set(_weight_map(index).values()))
-    return parts
+def weight_files(
+    folder: Path,  # of a network, e.g. pipeline/unet
+    stem: str,  # model (transformers) or diffusion_pytorch_model (diffusers)
+) -> tuple[
+    list[str], dict[str, str]
+]:  # names of files; of each tensor its file, without an index: {}
+    "The files that a library reads a component's weights from: the one file, or all of an index."
+    whole, index = f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+    places = _weight_map(index) if index.is_file() else {}
+    if (folder / whole).is_file() and (stem == "model" or not index.is_file()):
+        return [whole], {}
+    return sorted(set(places.values())), places
 
 # %% ../nbs/10_pipelines.ipynb #10pco013
 def _other_format(folder: Path) -> str:
@@ -240,7 +273,9 @@ def _other_format(folder: Path) -> str:
 
 # %% ../nbs/10_pipelines.ipynb #10pco014
 def _weight_problems(folder: Path) -> list[str]:
-    files = _weight_files(folder)
+    diffusers_model = "_class_name" in read_json(folder / "config.json", dict)
+    stem = "diffusion_pytorch_model" if diffusers_model else "model"
+    files, _ = weight_files(folder, stem)
     if not files:
         return [_other_format(folder)]
     problems = [(name, weights_problem(folder / name)) for name in files]
@@ -249,12 +284,17 @@ def _weight_problems(folder: Path) -> list[str]:
 # %% ../nbs/10_pipelines.ipynb #c2ab583f
 def _json_problems(folder: Path) -> list[str]:
     problems = []
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(folder.rglob("*")):
+        if path.suffix != ".json":
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                problems.append(f"{path.name} is no ordinary file")
+            continue
         try:
             read_json(path)
         except CpoError as e:
             message = str(e).removeprefix(f"{folder}/")
-            problems.append(message if path.stat().st_size else f"{path.name} is empty")
+            empty = path.is_file() and not path.stat().st_size
+            problems.append(f"{path.name} is empty" if empty else message)
     return problems
 
 # %% ../nbs/10_pipelines.ipynb #8d8ad702
@@ -266,7 +306,7 @@ def component_problems(
         return ["its folder is missing"]
     problems = _json_problems(folder)
     if (folder / "config.json").is_file():
-        return problems + _weight_problems(folder)
+        return problems or _weight_problems(folder)
     if folder.name in ("vae", "unet", "transformer") or folder.name.startswith("text_encoder"):
         return [*problems, "its config.json is missing"]
     if not problems and not any(folder.iterdir()):
@@ -292,9 +332,10 @@ def pipeline_problems(
 
 # %% ../nbs/10_pipelines.ipynb #10pco020
 def _lora_files(path: Path) -> list[Path]:
-    usual = path / "pytorch_lora_weights.safetensors"
-    if usual.is_file():
-        return [usual]
+    usual = "pytorch_lora_weights.safetensors"
+    for folder in (path, path / "adapter"):  # a run's folder has its adapter below it
+        if (folder / usual).is_file():
+            return [folder / usual]
     if path.is_dir():
         return sorted(path.glob("*.safetensors"))
     return [path] if path.is_file() and path.suffix == ".safetensors" else []
@@ -303,7 +344,7 @@ def _lora_files(path: Path) -> list[Path]:
 def adapter_file(
     path: str | Path,  # a safetensors file, or a folder with one
 ) -> Path:  # the file
-    """The safetensors file of a LoRA: the path itself, or the one in the folder.
+    """The safetensors file of a LoRA: the path itself, the one in the folder, or a run's adapter.
 
     Raises `CpoError` when there is none, when there are several, or when it is damaged.
     """

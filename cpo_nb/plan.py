@@ -5,7 +5,7 @@
 # %% ../nbs/41a_plan.ipynb #f27247d5
 from __future__ import annotations
 
-import math, re
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterator
@@ -14,40 +14,14 @@ from fastcore.basics import patch
 
 from .core import CpoError, readable_size, readable_time
 from .docments import document
+from .bank import BankConfig, fill_batch
 from .align import METHODS
 from .training import TrainConfig
-from .costs import Counts, StepCost, count_pipeline
+from .devices import CONTEXT, DEVICES, UTILISATION, known_device
+from .costs import Counts, StepCost, count_pipeline, frozen_passes
 
 # %% auto #0
-__all__ = ['DEVICES', 'UTILISATION', 'CONTEXT', 'known_device', 'Plan', 'plan_run', 'fit', 'fit_report', 'plot_memory']
-
-# %% ../nbs/41a_plan.ipynb #80b047bd
-DEVICES = {  # name -> (bf16 TFLOP/s, dense; memory in GiB)
-    "A100": (312, 79.2),
-    "A100 40GB": (312, 39.4),
-    "H100": (989, 79.1),
-    "H100 PCIe": (756, 79.1),
-    "H200": (989, 139.8),
-    "L40S": (362, 44.4),
-    "RTX 4090": (165, 23.6),
-    "RTX 3090": (71, 23.6),
-}
-UTILISATION = 0.4  # share of the peak speed that a run is assumed to reach
-CONTEXT = 2**30  # bytes that CUDA and its libraries take on a GPU, about
-
-# %% ../nbs/41a_plan.ipynb #8dbd7111
-def _words(name: str) -> set[str]:
-    return {*re.split(r"[^a-z0-9]+", name.lower())} - {""}
-
-
-def known_device(
-    name: str,  # as `torch.cuda.get_device_name()` says it, or shorter
-) -> str | None:  # key of DEVICES; None: not in the table
-    "The device of the table whose words are all in the name; the one with the most words wins."
-    if "laptop" in _words(name):
-        return None
-    matching = [device for device in DEVICES if _words(device) <= _words(name)]
-    return max(matching, key=lambda device: len(_words(device)), default=None)
+__all__ = ['Plan', 'plan_run', 'fit', 'fit_report', 'plot_memory']
 
 # %% ../nbs/41a_plan.ipynb #7d6ae809
 @dataclass(frozen=True)
@@ -65,6 +39,7 @@ class Plan:
     # one process
     micro_batch: int  # rows of one forward and backward pass
     passes: int  # such passes in a training step of one process
+    bank_rows: int | None  # images at once when a target bank is filled; None: there is none
     step: StepCost  # of one of them
     memory: dict[str, int]  # part -> bytes on the device
     encode_bytes: int  # bytes of the VAE's pass over one image, while images are encoded
@@ -73,6 +48,9 @@ class Plan:
     # FLOPs of one row: forward, backward, frozen, text; of a step of one process: update;
     # of what comes before training: encode, bank
     flops: dict[str, float]
+    # samples that go through the denoiser in the whole run, as inputs of its forward: by what
+    # for (policy, frozen, bank)
+    samples: dict[str, int]
     disk: dict[str, int]  # what is stored -> bytes
     memory_limit: int | None  # bytes that the device has
     seconds: float | None  # of all training steps
@@ -96,6 +74,14 @@ def _moment_bytes(settings: dict) -> int:
     return 2 if settings["optimizer"] == "adamw8bit" else 8
 
 # %% ../nbs/41a_plan.ipynb #62b06caf
+def _encoder_bytes(counts: Counts, s: dict) -> int:
+    "Bytes of the largest text encoder, where it is loaded again while a bank is filled."
+    if not (s["n_draws"] and s["cached"]):
+        return 0
+    encoders = [size for name, (_, size) in counts.parts.items() if name.startswith("text_encoder")]
+    return max(encoders, default=0)
+
+# %% ../nbs/41a_plan.ipynb #2ec8bdf6
 def _memory(counts: Counts, s: dict, gpu: bool) -> dict[str, int]:
     "Bytes of one process, by part."
     memory = {}
@@ -113,7 +99,7 @@ def _memory(counts: Counts, s: dict, gpu: bool) -> dict[str, int]:
     memory["its gradients"] = nbytes
     memory["its average (EMA)"] = nbytes
     memory["optimizer"] = parameters * _moment_bytes(s)
-    memory["passes"] = max(counts.step.peak, counts.step.frozen_peak)
+    memory["passes"] = max(counts.step.peak, counts.step.frozen_peak, _encoder_bytes(counts, s))
     if gpu:
         memory["CUDA itself (assumed)"] = CONTEXT
     return memory
@@ -126,6 +112,17 @@ def _bank_records(s: dict) -> int:
     return min(s["steps"] * s["batch_size"], s["pictures"] * s["n_draws"])
 
 # %% ../nbs/41a_plan.ipynb #391ce7d5
+def _samples(s: dict) -> dict[str, int]:
+    "Samples that go through the denoiser: in training steps, in frozen passes, in filling a bank."
+    rows = s["steps"] * s["batch_size"]
+    frozen = sum(n for n, _ in frozen_passes(s["method"], 1))
+    return dict(
+        policy=rows * (2 if s["method"] == "dpo" else 1),
+        frozen=0 if s["n_draws"] else rows * frozen,
+        bank=_bank_records(s) * frozen,
+    )
+
+# %% ../nbs/41a_plan.ipynb #928399cd
 def _disk(counts: Counts, s: dict) -> dict[str, int]:
     "Bytes, by what is stored."
     disk = {"latents": s["pictures"] * counts.latent * 2}
@@ -143,20 +140,22 @@ def _disk(counts: Counts, s: dict) -> dict[str, int]:
     return disk
 
 # %% ../nbs/41a_plan.ipynb #1baf63d1
-def _row_flops(counts: Counts, s: dict, n: int) -> dict[str, float]:
-    "FLOPs of one row of a micro-batch of `n`, when frozen predictions are computed live."
+def _row_flops(counts: Counts, s: dict, n: int, bank: int | None = None) -> dict[str, float]:
+    "FLOPs of one row of a micro-batch of `n`, frozen passes of its own or of a bank's included."
     text = 0.0 if s["cached"] else float(counts.text * s["prompts_per_picture"])
     return dict(
         forward=counts.step.forward / n,
         backward=counts.step.backward / n,
-        frozen=counts.step.frozen / n,
+        frozen=counts.step.frozen / (bank or n),
         text=text,
     )
 
 # %% ../nbs/41a_plan.ipynb #499e972f
-def _flops(counts: Counts, s: dict, n: int, share: int) -> dict[str, float]:
+def _flops(
+    counts: Counts, s: dict, n: int, share: int, bank: int | None = None
+) -> dict[str, float]:
     "FLOPs of a row, of a step of one process with `share` rows, and of what comes before."
-    row = _row_flops(counts, s, n)
+    row = _row_flops(counts, s, n, bank)
     bank = _bank_records(s) * (row["frozen"] + 2 * counts.text)
     if s["n_draws"]:
         row["frozen"] = 0.0
@@ -252,8 +251,9 @@ def _plan(s: dict) -> Plan:
 
     shape = ("base", "resolution", "dtype", "rank", "targets", "method", "precision")
     chosen = {name: s[name] for name in shape}
-    counts = count_pipeline(**chosen, n=n, checkpointing=s["checkpointing"], gpu=gpu)
-    flops = _flops(counts, s, n, share)
+    bank = fill_batch(BankConfig(), share, s["micro_batch"]) if s["n_draws"] else None
+    counts = count_pipeline(**chosen, n=n, checkpointing=s["checkpointing"], gpu=gpu, bank=bank)
+    flops = _flops(counts, s, n, share, bank)
 
     no_time = _why_no_time(s)
     speed = math.inf if no_time else DEVICES[known][0] * 1e12 * s["utilisation"]
@@ -269,10 +269,12 @@ def _plan(s: dict) -> Plan:
         adapter=counts.adapters["policy"][0],
         micro_batch=n,
         passes=-(-share // n),
+        bank_rows=bank,
         step=counts.step,
         memory=_memory(counts, s, gpu),
         encode_bytes=counts.encode[1],
         flops=flops,
+        samples=_samples(s),
         disk=_disk(counts, s),
         memory_limit=None if gib is None else int(gib * 2**30),
         seconds=None if no_time else s["steps"] * flops["update"] / speed,
@@ -384,14 +386,17 @@ def _parameter_lines(p: Plan) -> list[str]:
 # %% ../nbs/41a_plan.ipynb #572d9117
 def _passes_remark(p: Plan) -> str:
     "Which passes set the peak, and what the others take."
-    of = f"of {_rows_text(p.micro_batch)}"
+    train = f"forward and backward of {_rows_text(p.micro_batch)}"
+    frozen, when = f"the frozen passes of {_rows_text(p.micro_batch)}", "before"
+    if p.bank_rows:
+        frozen = f"filling the bank, {_rows_text(p.bank_rows)} at once,"
+    if p.memory["passes"] > max(p.step.peak, p.step.frozen_peak):
+        return f"a text encoder while the bank is filled; {train} take {readable_size(p.step.peak)}"
     if p.step.frozen_peak > p.step.peak:
-        other = readable_size(p.step.peak)
-        return f"the frozen passes {of}; forward and backward take {other}"
+        return f"{frozen.rstrip(',')}; {train} take {readable_size(p.step.peak)}"
     if p.step.frozen_peak:
-        other = readable_size(p.step.frozen_peak)
-        return f"forward and backward {of}; the frozen passes before take {other}"
-    return f"forward and backward {of}"
+        return f"{train}; {frozen} {when} take {readable_size(p.step.frozen_peak)}"
+    return train
 
 # %% ../nbs/41a_plan.ipynb #20032b26
 def _verdict(p: Plan) -> str:
@@ -440,7 +445,10 @@ def _work_rows(p: Plan) -> list[tuple[str, str, str]]:
         ("images and prompts, encoded once", _work(f["encode"]), encoding),
     ]
     if f["bank"]:
-        remark = "other runs on the same images and auxiliary find it filled"
+        remark = (
+            f"{p.samples['bank']:,} samples, {_rows_text(p.bank_rows)} at once; "
+            "other runs on the same images and auxiliary find it filled"
+        )
         rows.append(("filling the bank, once", _work(f["bank"]), remark))
     return rows
 

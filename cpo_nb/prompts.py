@@ -5,7 +5,7 @@
 # %% ../nbs/04_prompts.ipynb #1900b5ee
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Callable, Sequence
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from .docments import document
 from .criteria import CriteriaTree
 
 # %% auto #0
-__all__ = ['attribute_prompt']
+__all__ = ['attribute_prompt', 'long_prompts']
 
 # %% ../nbs/04_prompts.ipynb #33bf00c2
 def _join(caption: str, phrases: Sequence[str]) -> str:
@@ -92,6 +92,23 @@ def attribute_prompt(
     for i in sorted(sides, key=tree.index.__getitem__):
         phrases.append(getattr(tree.pairs[tree.index[i]], sides[i]))
     return _join(caption, _shuffled(phrases, dropout, rng))
+
+# %% ../nbs/04_prompts.ipynb #0491c6be
+def long_prompts(
+    prompts: Sequence[str],  # captions, or whole prompts
+    # lengths of prompts in tokens, each at least a window, e.g. `Backbone.prompt_tokens`
+    tokens: Callable[[list[str]], list[int]],
+) -> str:  # one line; "" where none is longer than a window
+    "How many prompts need more than one window of the text encoder."
+    (window,), lengths = tokens([""]), tokens(list(prompts))
+    long = sum(n > window for n in lengths)
+    if not long:
+        return ""
+    share = f"{long:,} of {plural(len(lengths), 'caption')}"
+    return (
+        f"captions: {share} ({long / len(lengths):.0%}) need more than one window of {window} "
+        f"tokens (longest: {max(lengths)}); they are encoded whole, where other programs cut them"
+    )
 
 # %% ../nbs/04_prompts.ipynb #47f49290
 document(globals())

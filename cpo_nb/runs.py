@@ -5,7 +5,7 @@
 # %% ../nbs/21_runs.ipynb #1d0cdf68
 from __future__ import annotations
 
-import contextlib, json
+import contextlib, copy, json, warnings
 from pathlib import Path
 
 import safetensors.torch
@@ -13,13 +13,15 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors import safe_open
 
-from .core import CpoError, atomic_path, read_json, remove_leftovers, to_jsonable, write_json
+from .core import CpoError, atomic_path, check_room, in_main, read_json, remove_leftovers
+from .core import to_jsonable, write_json
 from .docments import document
 
 # %% auto #0
 __all__ = ['read_metrics', 'trim_metrics', 'checkpoint_path', 'save_checkpoint', 'prune_checkpoints', 'last_checkpoint',
-           'steps_done', 'check_fit', 'load_checkpoint', 'averaged_weights', 'setting_differences', 'open_run',
-           'lock_run']
+           'steps_done', 'check_fit', 'load_checkpoint', 'checkpoint_room', 'averaged_weights', 'save_last_good',
+           'last_good', 'weights_before', 'setting_differences', 'holds_run', 'read_config', 'run_differences',
+           'check_settings', 'open_run', 'lock_run', 'claim_run']
 
 # %% ../nbs/21_runs.ipynb #16220891
 def read_metrics(
@@ -171,6 +173,21 @@ def load_checkpoint(
             opt.state[p] = _stored_state(f, k, p.device)
         return json.loads(f.metadata().get("extra", "{}"))
 
+# %% ../nbs/21_runs.ipynb #e696aada
+def checkpoint_room(
+    run_dir: str | Path,  # the run's folder
+    numbers: int,  # how many are trained
+    cfg,  # settings of the loop: steps, keep, ema
+    scored: bool = False,  # do held-out rows choose a best checkpoint, which stays too?
+) -> int:  # bytes
+    "Room that the checkpoints need which are yet to be written."
+    run_dir = Path(run_dir)
+    if steps_done(run_dir) >= cfg.steps:
+        return 0
+    size = 4 * (4 if cfg.ema else 3) * numbers  # float32
+    present = sum(p.stat().st_size for p in run_dir.glob("checkpoints/step-*.safetensors"))
+    return size * (cfg.keep + scored + 1) - present
+
 # %% ../nbs/21_runs.ipynb #abe5e713
 def averaged_weights(
     run_dir: str | Path,  # the run's folder
@@ -180,6 +197,43 @@ def averaged_weights(
     with safe_open(checkpoint_path(run_dir, step), "pt") as f:
         kind = "ema/" if any(k.startswith("ema/") for k in f.keys()) else "param/"
         return {k.removeprefix(kind): f.get_tensor(k) for k in f.keys() if k.startswith(kind)}
+
+# %% ../nbs/21_runs.ipynb #86702b6a
+def save_last_good(
+    run_dir: str | Path,  # the run's folder
+    step: int,  # steps that these weights have behind them
+    weights: dict[str, torch.Tensor],  # by parameter name
+) -> None:
+    "Write `last_good.safetensors`, atomically."
+    whole = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}
+    with atomic_path(Path(run_dir) / "last_good.safetensors") as tmp:
+        safetensors.torch.save_file(whole, tmp, metadata=dict(step=str(step)))
+
+
+def last_good(
+    run_dir: str | Path,  # the run's folder
+) -> tuple[int, dict[str, torch.Tensor]] | None:  # steps done, and weights by name; None: no file
+    "The last weights that were far from collapse."
+    path = Path(run_dir) / "last_good.safetensors"
+    if not path.exists():
+        return None
+    with safe_open(path, "pt") as f:
+        return int(f.metadata()["step"]), {k: f.get_tensor(k) for k in f.keys()}
+
+# %% ../nbs/21_runs.ipynb #65232b50
+def weights_before(
+    run_dir: str | Path,  # the run's folder
+    step: int,  # steps after which something went wrong
+) -> tuple[int, dict[str, torch.Tensor]] | None:  # steps done, and weights by name; None: none
+    "Weights of fewer steps: the last good ones, else the averaged ones of a checkpoint."
+    good = last_good(run_dir)
+    if good is not None and good[0] < step:
+        return good
+    for path in sorted(Path(run_dir).glob("checkpoints/step-*.safetensors"), reverse=True):
+        done = int(path.stem.removeprefix("step-"))
+        if done < step:
+            return done, averaged_weights(run_dir, done)
+    return None
 
 # %% ../nbs/21_runs.ipynb #34461e08
 def setting_differences(
@@ -197,6 +251,81 @@ def setting_differences(
             out.append(f"{at}{k}: there {a!r}, now {b!r}")
     return out
 
+# %% ../nbs/21_runs.ipynb #d394f338
+def holds_run(
+    run_dir: str | Path,  # a folder, which may be missing
+) -> bool:  # whether a checkpoint or an adapter is in it
+    "Whether there is a run to resume, or a finished one."
+    run_dir = Path(run_dir)
+    return last_checkpoint(run_dir) is not None or (run_dir / "adapter").is_dir()
+
+# %% ../nbs/21_runs.ipynb #4fad8594
+def read_config(
+    run_dir: str | Path,  # a folder, which may be missing
+) -> dict | None:  # None where there is no config.json
+    "What a run's config.json holds. Raises `CpoError` for one that no run wrote."
+    path = Path(run_dir) / "config.json"
+    if not path.exists():
+        return None
+    config = read_json(path)
+    if not isinstance(config, dict) or "train" not in config:
+        hint = "give a folder of its own to the run"
+        raise CpoError(f"{path}: is not the config.json of a run", hint=hint)
+    return config
+
+# %% ../nbs/21_runs.ipynb #f0487553
+def _known_to(stored: dict, config: dict) -> dict:
+    "The part of `stored` whose keys `config` has too."
+    both = stored.keys() & config.keys()
+    nested = {k: isinstance(stored[k], dict) and isinstance(config[k], dict) for k in both}
+    return {k: _known_to(stored[k], config[k]) if nested[k] else stored[k] for k in both}
+
+
+def run_differences(
+    stored: dict,  # of a run's config.json
+    config: dict,  # settings of today
+    partial: bool = False,  # leave out what `config` does not name
+) -> list[str]:  # one line per difference
+    "What differs between a run and today's settings, apart from notes."
+    stored, config = copy.deepcopy(stored), to_jsonable(config)
+    for settings in (stored, config):
+        settings.pop("notes", None)
+        settings.pop("changes", None)
+    if not stored.get("origin"):
+        config.pop("origin", None)
+    if partial:
+        stored = _known_to(stored, config)
+    there, now = stored.get("origin") or {}, config.get("origin") or {}
+    if there.get("rows") and there.get("rows") == now.get("rows"):
+        # the same images: another device may encode them to other last bits
+        stored, config = ({k: v for k, v in c.items() if k != "data"} for c in (stored, config))
+    if there.get("rows") is None or now.get("rows") is None:  # made in memory: `data` tells
+        there.pop("rows", None)
+        now.pop("rows", None)
+    lines = setting_differences(stored, config)
+    return [x.replace("origin.rows:", "data:").removeprefix("origin.") for x in lines]
+
+# %% ../nbs/21_runs.ipynb #be405fb1
+def check_settings(
+    run_dir: str | Path,  # the run's folder, which may be missing
+    config: dict,  # settings of today
+    accept_changes: bool = False,  # differences are no reason to refuse
+    partial: bool = False,  # leave out what `config` does not name
+) -> list[str]:  # the differences, where they are accepted
+    "Raises `CpoError` with one line per difference when a folder holds another run."
+    stored = read_config(run_dir)
+    if not holds_run(run_dir):
+        return []
+    if stored is None:
+        changes = ["config.json: is missing, so nobody knows what its checkpoints were made from"]
+    else:
+        changes = run_differences(stored, config, partial)
+    if changes and not accept_changes:
+        hint = "give another run folder, remove this one, or pass `accept_changes=True`"
+        what = f"{run_dir}: holds a run with other settings, models or data"
+        raise CpoError(what, changes, hint)
+    return changes
+
 # %% ../nbs/21_runs.ipynb #4333616d
 def open_run(
     run_dir: str | Path,  # the run's folder; made when it is missing
@@ -205,36 +334,51 @@ def open_run(
 ) -> Path:  # the folder
     "Make or check a run's folder. Raises `CpoError` with one line per setting that differs."
     run_dir, config = Path(run_dir), to_jsonable(config)
-    path = run_dir / "config.json"
+    changes = check_settings(run_dir, config, accept_changes)
     (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
     for folder in (run_dir, run_dir / "checkpoints", run_dir / "previews"):
         remove_leftovers(folder, alone=True)
-    if not path.exists():
-        write_json(path, config)
-        return run_dir
 
-    stored = read_json(path)
-    history = stored.pop("changes", [])
-    changes = setting_differences(stored, config)
-    if changes and not accept_changes:
-        raise CpoError(
-            f"{run_dir}: holds a run with other settings or other data",
-            changes,
-            "give another run folder, remove this one, or accept the changes (--accept-changes)",
+    stored = read_config(run_dir) or {}
+    history = stored.get("changes", []) if holds_run(run_dir) else []
+    if holds_run(run_dir) and stored and "origin" in config and not stored.get("origin"):
+        changes = [*changes, "origin: recorded from here on"]
+        warnings.warn(
+            f"{run_dir}: an earlier version began this run and did not record its base, adapters "
+            "and images; what they are now is recorded, and compared from here on",
+            stacklevel=2,
         )
     if changes:
         history = [*history, dict(after=steps_done(run_dir), what=changes)]
-        write_json(path, config | dict(changes=history))
+    config |= dict(changes=history) if history else {}
+    if config != stored:
+        write_json(run_dir / "config.json", config)
     return run_dir
 
 # %% ../nbs/21_runs.ipynb #41b7f373
+def _remove_traces(run_dir: Path) -> None:
+    "Remove what a run wrote that never came to a step, and the folder if nothing else is in it."
+    if holds_run(run_dir) or read_metrics(run_dir):
+        return
+    with contextlib.suppress(CpoError):
+        if read_config(run_dir) is not None:
+            (run_dir / "config.json").unlink()
+    for name in ("metrics.jsonl", ".lock"):
+        (run_dir / name).unlink(missing_ok=True)
+    for folder in (run_dir / "checkpoints", run_dir):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
 @contextlib.contextmanager
 def lock_run(
     run_dir: Path,  # the run's folder; made when it is missing
 ):
-    "Lock a run's folder for the length of a block. Raises `CpoError` when it is locked already."
+    """Lock a run's folder for the length of a block; the same thread may do so again inside.
+
+    Raises `CpoError` when it is locked already."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(str(run_dir / ".lock"))
+    lock = FileLock(str(run_dir.resolve() / ".lock"), is_singleton=True)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -245,7 +389,31 @@ def lock_run(
     try:
         yield
     finally:
+        if lock.lock_counter == 1:
+            _remove_traces(run_dir)
         lock.release()
+
+# %% ../nbs/21_runs.ipynb #b444d6bc
+@contextlib.contextmanager
+def claim_run(
+    run_dir: str | Path,  # the run's folder
+    config: dict,  # settings that are known by now
+    needed: float = 0,  # bytes that will be written
+    accept_changes: bool = False,  # resume although settings or data differ
+):
+    """Lock a run's folder for the length of a block; all processes call this.
+
+    Raises `CpoError` for a folder that is in use, holds another run, or has no room."""
+    run_dir = Path(run_dir)
+    with contextlib.ExitStack() as stack:
+
+        def claim():
+            stack.enter_context(lock_run(run_dir))
+            check_settings(run_dir, config, accept_changes, partial=True)
+            check_room(run_dir, needed, "the checkpoints of this run")
+
+        in_main(claim)
+        yield
 
 # %% ../nbs/21_runs.ipynb #0d380262
 document(globals())

@@ -488,15 +488,15 @@ def write_scaling(
 
 # %% ../nbs/43_scaling.ipynb #79caef67
 @lru_cache(maxsize=8)
-def _plans(name: str) -> dict:
-    "Plans of one image: cpo, sft, dpo."
+def _plans(name: str, changes: tuple = ()) -> dict:
+    "Plans of one image: cpo, sft, dpo; `changes` of the denoiser's config, as (name, value)."
     from cpo_nb.plan import plan_run
     from cpo_nb.full_size import write_configs
 
     one_image = dict(batch_size=1, steps=1, pictures=1, prompts_per_picture=1)
     options = dict(rank=16, dtype="bfloat16", checkpointing=True)
     with tempfile.TemporaryDirectory() as tmp:
-        folder = write_configs(name, tmp)
+        folder = write_configs(name, tmp, **dict(changes))
         methods = ("cpo", "sft", "dpo")
         return {m: plan_run(folder, method=m, **one_image, **options) for m in methods}
 
@@ -508,12 +508,13 @@ def estimate_full_size(
     n_draws: int = 8,  # K
     device: str = "H100",  # key of DEVICES
     utilisation: float = 0.4,  # share of its bf16 peak that is reached
+    **changes,  # of the denoiser's config, such as fewer layers for a test
     # seconds: bank, epoch, live, dpo; bytes: memory, live_memory, bank_bytes, stored_bytes
 ) -> dict:
     "Costs of a full-size model by count. Source: ours, the formulas above."
-    from cpo_nb.plan import DEVICES
+    from cpo_nb.devices import DEVICES
 
-    plans = _plans(name)
+    plans = _plans(name, tuple(changes.items()))
     cpo, sft, dpo = plans["cpo"], plans["sft"], plans["dpo"]
     rate = DEVICES[device][0] * 1e12 * utilisation * gpus
     step, frozen = sft.flops["update"], cpo.flops["frozen"]

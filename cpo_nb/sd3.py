@@ -86,6 +86,7 @@ class StableDiffusion3Backbone(FlowBackbone):
     """
 
     pipeline_class = "StableDiffusion3Pipeline"
+    needed = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
     text_encoder_names = ("text_encoder", "text_encoder_2")
     t5_length = 256  # tokens that prompts are padded to
 

@@ -80,8 +80,10 @@ class StableDiffusionXLBackbone(StableDiffusionBackbone):
     "`StableDiffusionXLPipeline`, ε or v. Raises `CpoError` for a refiner."
 
     pipeline_class = "StableDiffusionXLPipeline"
+    needed = ("text_encoder_2", "tokenizer_2")  # a refiner, which has no others, is named below
     text_encoder_names = ("text_encoder", "text_encoder_2")
     load_options = dict(add_watermarker=False)
+    reads_sizes = True
 
     def __init__(
         self,
@@ -101,14 +103,17 @@ def predict(
     self: StableDiffusionXLBackbone,
     noisy: torch.Tensor,  # x_t (B, C, H, W)
     timesteps: torch.Tensor,  # t (B,)
-    cond: Conditioning,  # prompt_embeds, pooled
+    # prompt_embeds, pooled; sizes (B, 4) where images are no squares of the right size: original
+    # height and width, top and left of the crop
+    cond: Conditioning,
     adapter: Adapter = None,  # None: the base alone
 ) -> torch.Tensor:  # ε or v, like `noisy`
     "The network's native prediction through an adapter."
     height, width = (n * self.pipe.vae_scale_factor for n in noisy.shape[-2:])
-    # original size, crop at (0, 0), target size
-    ids = [[height, width, 0, 0, height, width]]
-    ids = torch.tensor(ids, device=noisy.device, dtype=self.dtype).expand(len(noisy), -1)
+    sizes = cond.tensors.get("sizes", torch.tensor([[height, width, 0, 0]]))
+    target = torch.tensor([[height, width]]).expand(len(noisy), -1)
+    ids = torch.cat([sizes.cpu().expand(len(noisy), -1), target], 1)
+    ids = ids.to(device=noisy.device, dtype=self.dtype)
     return self.denoise(
         adapter,
         noisy.to(self.dtype),

@@ -5,9 +5,10 @@
 # %% ../nbs/23_sft.ipynb #6c0453e6
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Callable, Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -16,15 +17,18 @@ import torch.nn.functional as F
 from .adapters import Adapter, stacked
 from .backbone import Backbone
 from .batches import TrainingSet, at_averaged_weights, autocast, cache_prompt_embeddings
-from .batches import finish, held_out_score, noisy_batch, once_per_step
-from .core import CpoError, np_rng
+from .batches import data_origin, finish, held_out_score, noisy_batch, once_per_step
+from .collapse import CollapseWatch
+from .core import CpoError, np_rng, plural
 from .docments import document
 from .criteria import CriteriaTree
+from .origin import check_alpha, claim_training, naming_culprits, rows_hash, run_origin
 from .prompts import attribute_prompt
 from .training import Execution, TrainConfig, TrainResult, train
 
 # %% auto #0
-__all__ = ['sampled_prompt', 'SftConfig', 'prompt_variant', 'sft_prompts', 'every_sft_prompt', 'sft', 'attribute_gain']
+__all__ = ['sampled_prompt', 'SftConfig', 'prompt_variant', 'sft_prompts', 'every_sft_prompt', 'check_labels', 'claim_sft', 'sft',
+           'prompt_errors', 'attribute_gain']
 
 # %% ../nbs/23_sft.ipynb #161052a8
 def sampled_prompt(
@@ -53,6 +57,9 @@ class SftConfig:
     precision: str = "bf16"  # of forward passes: "bf16", "fp16" or "fp32"
     # prompts per image, so that all can be encoded beforehand; default: a new one at every step
     prompt_variants: int | None = None
+
+    def __post_init__(self):
+        check_alpha(self.alpha)
 
 # %% ../nbs/23_sft.ipynb #08a484ab
 def prompt_variant(
@@ -114,7 +121,7 @@ def every_sft_prompt(
 def _sft_step(
     backbone: Backbone, data: TrainingSet, tree: CriteriaTree, cfg: SftConfig, adapter: Adapter
 ) -> Callable:
-    "The step function of stage 1: (step, rows, part) -> (loss, nothing else to log)."
+    "The step function of stage 1: (step, rows, part) -> (loss, variance of the targets)."
 
     def draw(step, rows):
         batch = data[rows]
@@ -126,12 +133,12 @@ def _sft_step(
 
     def step_fn(step, rows, part):
         batch, noisy, prompts, tokens = inputs(step, rows, part)
-        cond = backbone.encode_prompts(prompts, tokens=tokens)
+        cond = noisy.told(backbone.encode_prompts(prompts, tokens=tokens))
         with autocast(backbone.device, cfg.precision):
             pred = backbone.predict(noisy.noisy, noisy.timesteps, cond, adapter)
         latents = batch.latents.float().to(backbone.device)
         target = backbone.target(latents, noisy.noise, noisy.timesteps)
-        return F.mse_loss(pred.float(), target), {}
+        return F.mse_loss(pred.float(), target), dict(variance=target.var(correction=0))
 
     return step_fn
 
@@ -141,11 +148,61 @@ def _held_out(backbone, validation: TrainingSet, tree, cfg: SftConfig, name, ada
     step_fn = _sft_step(backbone, validation, tree, cfg, adapter)
     return held_out_score(backbone, name, step_fn, len(validation), cfg.train.batch_size)
 
+# %% ../nbs/23_sft.ipynb #1a682214
+def check_labels(
+    positive: Sequence[Sequence[str]],  # ids of positive attributes, by row
+    negative: Sequence[Sequence[str]],  # ids of negative attributes, by row
+) -> str:  # a note about labels of one kind alone; "" where there are both
+    "Raises `CpoError` when no row has an attribute."
+    n, n_pos, n_neg = len(positive), sum(map(bool, positive)), sum(map(bool, negative))
+    if not n_pos and not n_neg:
+        raise CpoError(
+            f"none of the {plural(n, 'training image')} is annotated: "
+            "positive and negative are empty in every row",
+            hint="list the attributes that each image shows; stage 1 teaches nothing else",
+        )
+    if n_pos and n_neg:
+        return ""
+    has, lacks = ("positive", "negative") if n_pos else ("negative", "positive")
+    return (
+        f"note: no image has a {lacks} attribute, so the auxiliary learns the {has} ones alone: "
+        f"in stage 2 there is {'nothing to move away from' if n_pos else 'no target to move to'}"
+    )
+
 # %% ../nbs/23_sft.ipynb #aeea164c
-def _stored_settings(cfg: SftConfig, data: TrainingSet, tree: CriteriaTree, start: Adapter) -> dict:
-    "What the run's config.json holds besides the loop's settings."
+def _stored_settings(
+    backbone: Backbone, tree: CriteriaTree, cfg: SftConfig, start: Adapter, execution: Execution
+) -> dict:
+    "What the run's config.json holds besides the loop's settings and the data."
     settings = {k: v for k, v in asdict(cfg).items() if k != "train"}
-    return dict(stage="sft", tree=tree.hash, data=data.hash, start=start) | settings
+    known = dict(stage="sft", tree=tree.hash, start=start)
+    return settings | known | run_origin(backbone, execution, start=start)
+
+
+@contextlib.contextmanager
+def claim_sft(
+    backbone: Backbone,  # as `sft` takes it
+    tree: CriteriaTree,  # whose phrases the prompts use
+    run_dir: str | Path,  # the run's folder
+    cfg: SftConfig,  # settings
+    start: Adapter = None,  # frozen adapters that the new one is stacked on
+    rows: Any = None,  # annotated images that are yet to be encoded, as `rows_hash` takes them
+    *,
+    scored: bool = False,  # will there be held-out rows?
+    execution: Execution = Execution(),  # micro-batches and optimizer
+    accept_changes: bool = False,  # resume although settings or data differ
+):
+    """Lock a run's folder for a block, and refuse now what `sft` would refuse later.
+
+    Raises `CpoError` for a folder that is in use, holds another run or has no room, and for images
+    without annotations."""
+    settings = _stored_settings(backbone, tree, cfg, start, execution)
+    if rows is not None:
+        if cfg.attributes:
+            check_labels(rows["positive"], rows["negative"])
+        settings["origin"]["rows"] = rows_hash(rows)
+    with claim_training(backbone, run_dir, cfg, settings, scored, accept_changes):
+        yield
 
 # %% ../nbs/23_sft.ipynb #139d5a27
 def sft(
@@ -169,56 +226,72 @@ def sft(
 ) -> TrainResult:
     """Train the auxiliary adapter on structured prompts (stage 1: paper; attribute dropout: ours).
 
-    Afterwards the adapter holds the averaged weights, also saved as `run_dir/adapter`. Raises what
-    `train` raises, and `CpoError` when prompts cannot be encoded beforehand."""
-    backbone.add_adapter(name, cfg.rank, cfg.alpha, cfg.targets, seed=cfg.train.seed)
-    params, adapter = backbone.trainable_parameters(name), stacked(start, name)
-    cache_prompt_embeddings(backbone, lambda: every_sft_prompt(data, tree, cfg), prompts_folder)
-    score = _held_out(backbone, validation, tree, cfg, name, adapter) if validation else None
-    backbone.activate(adapter)
-    try:
-        result = train(
-            run_dir,
-            params,
-            _sft_step(backbone, data, tree, cfg, adapter),
-            len(data),
-            cfg.train,
-            _stored_settings(cfg, data, tree, start),
-            on_log=on_log,
-            desc=f"sft {name}",
-            execution=execution,
-            scale_loss=cfg.precision == "fp16",
-            score=score,
-            on_checkpoint=at_averaged_weights(backbone, name, on_checkpoint),
-            accept_changes=accept_changes,
-        )
-    finally:
-        backbone.activate(None)
-    finish(backbone, name, run_dir, result, cfg, data, tree, dict(stage="sft", start=start))
+    Afterwards the adapter holds the averaged weights, also saved as `run_dir/adapter`; those of a
+    run that diverged are the last good ones. Raises what `train` raises, and `CpoError` when no row
+    is annotated or prompts cannot be encoded beforehand."""
+    if cfg.attributes:
+        check_labels(data.positive, data.negative)
+    settings = _stored_settings(backbone, tree, cfg, start, execution) | dict(data=data.hash)
+    settings["origin"] |= data_origin(data, validation)
+    with claim_training(backbone, run_dir, cfg, settings, bool(validation), accept_changes):
+        backbone.add_adapter(name, cfg.rank, cfg.alpha, cfg.targets, seed=cfg.train.seed)
+        params, adapter = backbone.trainable_parameters(name), stacked(start, name)
+        cache_prompt_embeddings(backbone, lambda: every_sft_prompt(data, tree, cfg), prompts_folder)
+        score = _held_out(backbone, validation, tree, cfg, name, adapter) if validation else None
+        watch = CollapseWatch(run_dir, 0.5, cfg.train.steps, params)
+        loop = dict(watch=watch, on_resume=watch.restore, score=score, on_log=on_log)
+        loop |= dict(execution=execution, accept_changes=accept_changes, desc=f"sft {name}")
+        loop |= dict(scale_loss=cfg.precision == "fp16")
+        step_fn = _sft_step(backbone, data, tree, cfg, adapter)
+        call = at_averaged_weights(backbone, name, on_checkpoint)
+        backbone.activate(adapter)
+        try:
+            with naming_culprits(backbone):
+                result = train(
+                    run_dir,
+                    params,
+                    step_fn,
+                    len(data),
+                    cfg.train,
+                    settings,
+                    on_checkpoint=call,
+                    **loop,
+                )
+        finally:
+            backbone.activate(None)
+        finish(backbone, name, run_dir, result, cfg, data, tree, dict(stage="sft", start=start))
     return result
 
 # %% ../nbs/23_sft.ipynb #bb38dcf0
-def _prompt_errors(
-    backbone: Backbone,
-    batch: TrainingSet,
-    noisy,
-    prompts: Sequence[Sequence[str]],
-    adapter,
-    precision,
-) -> list[float]:
-    "Denoising error of one noisy batch under each list of prompts."
-    latents = batch.latents.float().to(backbone.device)
-    target = backbone.target(latents, noisy.noise, noisy.timesteps)
-    errors = []
-    for texts in prompts:
-        cond = backbone.encode_prompts(texts)
-        with autocast(backbone.device, precision):
-            pred = backbone.predict(noisy.noisy, noisy.timesteps, cond, adapter)
-        errors.append(float(F.mse_loss(pred.float(), target)))
+@torch.no_grad()
+def prompt_errors(
+    backbone: Backbone,  # with the adapter
+    data: TrainingSet,  # N annotated rows
+    prompts: Sequence[Sequence[str]],  # lists of N prompts
+    adapter: Adapter = "auxiliary",  # None: the base
+    n_draws: int = 4,  # noise draws (t, ε) per image
+    batch_size: int = 64,  # images at once
+    seed: int = 7,  # of the noise draws
+    precision: str = "bf16",  # of forward passes
+) -> np.ndarray:  # (lists, N), means over the noise draws
+    "Denoising error of each image under each list of prompts, on the same noise. Source: ours."
+    n, errors = len(data), np.zeros((len(prompts), len(data)))
+    for k in range(n_draws):
+        for i in range(0, n, batch_size):
+            part = slice(i, min(i + batch_size, n))
+            batch = data[np.arange(n)[part]]
+            noisy = noisy_batch(backbone, batch, seed, k * n + i, caption_dropout=0.0)
+            latents = batch.latents.float().to(backbone.device)
+            target = backbone.target(latents, noisy.noise, noisy.timesteps)
+            for texts, row in zip(prompts, errors):
+                cond = noisy.told(backbone.encode_prompts(texts[part]))
+                with autocast(backbone.device, precision):
+                    pred = backbone.predict(noisy.noisy, noisy.timesteps, cond, adapter)
+                error = (pred.float() - target).square().flatten(1).mean(1)
+                row[part] += error.cpu().numpy() / n_draws
     return errors
 
 # %% ../nbs/23_sft.ipynb #a9252650
-@torch.no_grad()
 def attribute_gain(
     backbone: Backbone,  # with the adapter
     data: TrainingSet,  # held-out annotated rows
@@ -230,18 +303,10 @@ def attribute_gain(
     precision: str = "bf16",  # of forward passes
 ) -> dict[str, float]:  # mean errors `caption` and `named`, and `gain`, the share removed by naming
     "Denoising error without and with the attributes, on the same noise. Source: ours."
-    n, totals = len(data), np.zeros(2)
-    for k in range(n_draws):
-        for i in range(0, n, batch_size):
-            batch = data[np.arange(i, min(i + batch_size, n))]
-            noisy = noisy_batch(backbone, batch, seed, k * n + i, caption_dropout=0.0)
-            rows = zip(batch.captions, batch.positive, batch.negative)
-            named = [attribute_prompt(*row, tree) for row in rows]
-            errors = _prompt_errors(
-                backbone, batch, noisy, (batch.captions, named), adapter, precision
-            )
-            totals += [e * len(batch) / n / n_draws for e in errors]
-    caption, named = map(float, totals)
+    rows = zip(data.captions, data.positive, data.negative)
+    prompts = (data.captions, [attribute_prompt(*row, tree) for row in rows])
+    how = (adapter, n_draws, batch_size, seed, precision)
+    caption, named = map(float, prompt_errors(backbone, data, prompts, *how).mean(1))
     return dict(caption=caption, named=named, gain=1 - named / caption)
 
 # %% ../nbs/23_sft.ipynb #5c0f6777

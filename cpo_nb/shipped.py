@@ -57,11 +57,14 @@ def shipped_auxiliary() -> Path:  # data/atelier/auxiliary
 def adapter_folder(
     name: str | Path,  # a folder, or "atelier" for the auxiliary that ships
 ) -> Path:  # the folder; whether it exists is not checked
-    "Folder of an adapter that a user named. A folder that is really called `atelier` comes first."
+    """Folder of an adapter that a user named, or the `adapter` of a run that a user named.
+
+    A folder that is really called `atelier` comes first."""
     path = Path(name)
     if str(name) == "atelier" and not path.exists():
         return shipped_auxiliary()
-    return path
+    inner = path / "adapter"
+    return inner if inner.is_dir() and not (path / "adapter.json").is_file() else path
 
 # %% ../nbs/35_shipped.ipynb #69e3d418
 @lru_cache(maxsize=64)

@@ -6,26 +6,26 @@
 from __future__ import annotations
 
 import contextlib, json, math, signal, time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import Callable
 
 import numpy as np
 import torch
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
-from .core import CpoError, check_room, in_main, keep_freed_memory, np_rng, processes
+from .core import CpoError, in_main, keep_freed_memory, np_rng, processes
 from .docments import document
 from .core import to_jsonable, torch_distributed
-from .runs import check_fit, last_checkpoint, load_checkpoint, lock_run, open_run
-from .runs import prune_checkpoints, save_checkpoint, steps_done, trim_metrics
+from .runs import check_fit, checkpoint_path, checkpoint_room, claim_run, last_checkpoint
+from .runs import last_good, load_checkpoint, open_run, prune_checkpoints, save_checkpoint
+from .runs import save_last_good, trim_metrics, weights_before
 
 # %% auto #0
-__all__ = ['OPTIMIZERS', 'TrainConfig', 'batch_indices', 'Execution', 'accumulate_gradients', 'exchange_gradients',
-           'optimizer_step', 'RunState', 'Interrupted', 'TrainResult', 'train', 'Ahead']
+__all__ = ['OPTIMIZERS', 'TrainConfig', 'batch_indices', 'Execution', 'accumulate_gradients', 'exchange_gradients', 'NotFinite',
+           'optimizer_step', 'RunState', 'Interrupted', 'TrainResult', 'train']
 
 # %% ../nbs/21a_training.ipynb #65c95d7b
 @dataclass(frozen=True)
@@ -222,6 +222,10 @@ def exchange_gradients(
     dist.all_reduce(numbers)
     return dict(zip(stats, numbers[1:].tolist())), bool(numbers[0])
 
+# %% ../nbs/21a_training.ipynb #46eb8e53
+class NotFinite(CpoError):
+    "A loss, a prediction or a gradient that is infinite or no number."
+
 # %% ../nbs/21a_training.ipynb #c558c9d9
 def optimizer_step(
     plist: list,  # trained parameters with their gradients
@@ -232,7 +236,7 @@ def optimizer_step(
     loss: float,  # of this step; only for the message
     scaler: torch.amp.GradScaler | None,  # the one that scaled the loss
 ) -> float:  # norm of the gradient before clipping
-    "Clip, step, average. Raises `CpoError` when the gradient is not finite."
+    "Clip, step, average. Raises `NotFinite` when the gradient is not."
     for group in opt.param_groups:
         group["lr"] = cfg.lr_at(step)
     if scaler:
@@ -251,11 +255,11 @@ def optimizer_step(
 
 # %% ../nbs/21a_training.ipynb #23e26ef4
 def _overflowed(scaler: torch.amp.GradScaler | None, step: int, loss: float) -> None:
-    "Halve the scale of the loss, where that can help. Raises `CpoError` where it cannot."
+    "Halve the scale of the loss, where that can help. Raises `NotFinite` where it cannot."
     if scaler is None or not math.isfinite(loss) or scaler.get_scale() < 1:
-        raise CpoError(
+        raise NotFinite(
             f"step {step + 1}: the gradient is not finite (loss {loss})",
-            hint="lower the learning rate or beta; the last checkpoint is intact",
+            hint="lower `lr=` or `beta=`; the last checkpoint is intact",
         )
     scaler.update(scaler.get_scale() / 2)
 
@@ -309,6 +313,7 @@ class _Run:
         if fp16:
             self.scaler = torch.amp.GradScaler(self.plist[0].device.type, init_scale=2.0**14)
         self.step, self.state = 0, RunState()
+        self.start = {k: p.detach().cpu().clone() for k, p in params.items()}
 
     def weights(self) -> dict[str, torch.Tensor]:
         "The result so far: averaged weights, or the trained ones when averaging is off."
@@ -322,6 +327,9 @@ def resume(self: _Run) -> None:
     if last:
         self.step, path = last
         self.state = RunState(**load_checkpoint(path, self.params, self.ema, self.opt))
+    best = self.state.best
+    if best and not checkpoint_path(self.dir, best["step"]).exists():
+        self.state.best = None  # it was pruned for a better one, which somebody removed since
     if self.scaler and self.state.scaler:
         self.scaler.load_state_dict(self.state.scaler)
     if processes().main:
@@ -336,9 +344,10 @@ def save(
     score: Callable | None,  # (weights) -> number, lower is better
     on_checkpoint: Callable | None,  # called with (step, weights)
 ) -> None:
-    "Score the weights, write a checkpoint, and call back."
+    "Score the weights, write a checkpoint, and call back. Raises `NotFinite` instead."
     if self.scaler:
         self.state.scaler = self.scaler.state_dict()
+    self._check_finite()
     if score:
         self._note_best(float(score(self.weights())))
     if processes().main:
@@ -350,47 +359,54 @@ def save(
 
 # %% ../nbs/21a_training.ipynb #b1222c05
 @patch
+def _check_finite(self: _Run) -> None:
+    if not all(torch.isfinite(p).all() for p in self.plist):
+        raise NotFinite(f"step {self.step}: the trained weights are not finite")
+
+
+@patch
 def _note_best(self: _Run, score: float) -> None:
+    if not math.isfinite(score):
+        raise NotFinite(f"step {self.step}: the held-out loss is not finite ({score})")
     if score < (self.state.best or dict(score=math.inf))["score"]:
         self.state.best = dict(step=self.step, score=score)
 
-# %% ../nbs/21a_training.ipynb #d2cd1572
-def _check_checkpoint_room(run_dir: Path, params: dict, cfg: TrainConfig, scored: bool) -> None:
-    "Raises `CpoError` when the disk cannot hold the checkpoints that are yet to be written."
-    if steps_done(run_dir) >= cfg.steps:
-        return
-    copies = 4 if cfg.ema else 3  # weights, two moments, and the average
-    size = copies * sum(p.numel() * p.element_size() for p in params.values())
-    at_once = cfg.keep + scored + 1  # those that stay, the best one, and the one being written
-    present = sum(p.stat().st_size for p in run_dir.glob("checkpoints/step-*.safetensors"))
-    check_room(run_dir, size * at_once - present, "the checkpoints of this run")
+# %% ../nbs/21a_training.ipynb #ea4d14c2
+@patch
+def fall_back(
+    self: _Run,
+    error: NotFinite,  # what happened
+) -> None:
+    "Stop the run at the last finite weights, and note why."
+    step, weights = weights_before(self.dir, self.step) or (0, self.start)
+    with torch.no_grad():
+        for k, p in self.params.items():
+            p.copy_(weights[k])
+            if self.ema:
+                self.ema[k].copy_(weights[k])
+    if processes().main:
+        save_last_good(self.dir, step, weights)
+    self.state.stopped = (
+        f"diverged after step {self.step}: {error.what}; lower the learning rate (it was "
+        f"{self.cfg.lr:g}) and start again in a new folder. These are the weights after step "
+        f"{step}, the last that were finite; the checkpoints before that are intact"
+    )
+    processes().wait()
 
 # %% ../nbs/21a_training.ipynb #de9393d0
-@contextlib.contextmanager
-def _claimed(
-    run_dir: Path, params: dict, cfg: TrainConfig, config: dict, accept_changes: bool, scored: bool
-):
-    "The folder, checked and locked for the length of a block; the same weights in all processes."
-    if not params:
-        raise CpoError(
-            f"{run_dir}: no parameter is set to be trained",
-            hint="add an adapter and make it trainable first",
-        )
-    with contextlib.ExitStack() as stack:
+def _open(run_dir: Path, params: dict, config: dict, accept_changes: bool) -> None:
+    "Write or compare the folder's settings; the same weights in all processes."
 
-        def claim():
-            _check_checkpoint_room(run_dir, params, cfg, scored)
-            stack.enter_context(lock_run(run_dir))
-            last = last_checkpoint(run_dir)
-            if accept_changes and last:
-                check_fit(last[1], params)  # before the folder's settings are replaced
-            open_run(run_dir, config, accept_changes)
+    def claim():
+        last = last_checkpoint(run_dir)
+        if accept_changes and last:
+            check_fit(last[1], params)  # before the folder's settings are replaced
+        open_run(run_dir, config, accept_changes)
 
-        in_main(claim)
-        if processes().count > 1:
-            for p in params.values():
-                torch_distributed().broadcast(p.data, 0)
-        yield
+    in_main(claim)
+    if processes().count > 1:
+        for p in params.values():
+            torch_distributed().broadcast(p.data, 0)
 
 # %% ../nbs/21a_training.ipynb #13f2ae9e
 class Interrupted(RuntimeError):
@@ -428,6 +444,15 @@ class TrainResult:
     ema: dict = field(default_factory=dict, repr=False)
     best: dict | None = None  # step and score of the best checkpoint, when `score` was given
 
+# %% ../nbs/21a_training.ipynb #7c9dc978
+@patch
+def outcome(self: _Run) -> TrainResult:
+    "The end of the run; a stopped one goes back to its last good weights, if there are any."
+    weights, good = self.weights(), last_good(self.dir)
+    if self.state.stopped and good is not None:
+        weights = {k: good[1][k].to(v.device) for k, v in weights.items()}
+    return TrainResult(self.step, self.state.seconds, self.state.stopped, weights, self.state.best)
+
 # %% ../nbs/21a_training.ipynb #091989d2
 def _progress_bar(run: _Run, desc: str) -> tqdm:
     "Progress of the run, in the main process; silent where there is no terminal."
@@ -455,6 +480,36 @@ def _prefetch(step_fn, step: int, shares: list, cfg: TrainConfig, n_rows: int) -
         rows = batch_indices(step, cfg.batch_size, n_rows, cfg.seed)
         ahead.begin(step, rows, [part for part, _ in shares])
 
+# %% ../nbs/21a_training.ipynb #d5d911a4
+def _agree(problem: NotFinite | None, device: torch.device, step: int) -> None:
+    "Raise in every process when one of them has a problem; else the others would wait for it."
+    if processes().count > 1:
+        found = torch.tensor([float(problem is not None)], device=device)
+        torch_distributed().all_reduce(found)
+        if found.item() and problem is None:
+            problem = NotFinite(f"step {step + 1}: the loss of another process is not finite")
+    if problem is not None:
+        raise problem
+
+
+def _take_step(run: _Run, step_fn, rows: np.ndarray, shares: list, request: _StopRequest):
+    "One training step: numbers to log, and whether any process was asked to stop."
+    problem, stats = None, {}
+    run.opt.zero_grad(set_to_none=True)
+    try:
+        stats = accumulate_gradients(step_fn, run.step, rows, shares, run.scaler)
+        if not math.isfinite(stats["loss"]):
+            problem = NotFinite(f"step {run.step + 1}: the loss is not finite ({stats['loss']})")
+    except NotFinite as error:
+        problem = error
+    _agree(problem, run.plist[0].device, run.step)
+    stats, asked = exchange_gradients(run.plist, stats, bool(request.signal_name))
+    stats["grad_norm"] = optimizer_step(
+        run.plist, run.opt, run.ema, run.cfg, run.step, stats["loss"], run.scaler
+    )
+    run.step += 1
+    return stats, asked
+
 # %% ../nbs/21a_training.ipynb #39d2a945
 def _loop(
     run: _Run, step_fn, n_rows: int, execution: Execution, watch, on_log, score, on_checkpoint, desc
@@ -468,15 +523,9 @@ def _loop(
             began = time.perf_counter()
             rows = batch_indices(run.step, cfg.batch_size, n_rows, cfg.seed)
             shares = execution.shares(len(rows), who.rank, who.count)
-            run.opt.zero_grad(set_to_none=True)
             _prefetch(step_fn, run.step + 1, shares, cfg, n_rows)
 
-            stats = accumulate_gradients(step_fn, run.step, rows, shares, run.scaler)
-            stats, asked = exchange_gradients(run.plist, stats, bool(request.signal_name))
-            stats["grad_norm"] = optimizer_step(
-                run.plist, run.opt, run.ema, cfg, run.step, stats["loss"], run.scaler
-            )
-            run.step += 1
+            stats, asked = _take_step(run, step_fn, rows, shares, request)
             seconds = time.perf_counter() - began
             state.seconds += seconds
 
@@ -515,58 +564,35 @@ def train(
 ) -> TrainResult:
     """Train to `cfg.steps`, resuming from the newest checkpoint in the folder.
 
-    Raises `Interrupted` after saving on SIGINT or SIGTERM, and `CpoError` before the first step
-    when the folder holds another run or the disk cannot hold the checkpoints."""
+    A run that was stopped gives back its last good weights, where there are some. Raises
+    `Interrupted` after saving on SIGINT or SIGTERM; `NotFinite` when the first step is; `CpoError`
+    before the first step when the folder holds another run or the disk cannot hold the
+    checkpoints."""
     run_dir = Path(run_dir)
+    if not params:
+        hint = "add an adapter and make it trainable first"
+        raise CpoError(f"{run_dir}: no parameter is set to be trained", hint=hint)
     settings = dict(train=asdict(cfg), n_rows=n_rows)
     if execution.optimizer != "adamw":
         settings["optimizer"] = execution.optimizer
     settings.update(config or {})
-    with _claimed(run_dir, params, cfg, settings, accept_changes, score is not None):
+    numbers = sum(p.numel() for p in params.values())
+    room = checkpoint_room(run_dir, numbers, cfg, score is not None)
+    with claim_run(run_dir, settings, room, accept_changes):
+        _open(run_dir, params, settings, accept_changes)
         keep_freed_memory()
         run = _Run(run_dir, params, cfg, execution, scale_loss)
         run.resume()
         if on_resume:
             on_resume(run.step)
-        _loop(run, step_fn, n_rows, execution, watch, on_log, score, on_checkpoint, desc)
-    state = run.state
-    return TrainResult(run.step, state.seconds, state.stopped, run.weights(), state.best)
-
-# %% ../nbs/21a_training.ipynb #4ea5fd20
-class Ahead:
-    """Makes the inputs of a training step in a thread while the step before it computes.
-
-    A step function carries one as its attribute `ahead`, and calls it for its inputs."""
-
-    def __init__(
-        self,
-        # (step, rows, part) -> inputs; calls no model, and gives the same in any thread
-        make: Callable,
-    ):
-        self.make, self.pool, self.pending = make, None, {}
-
-    def begin(
-        self,
-        step: int,  # counted from 0
-        rows: np.ndarray,  # rows of the whole step, (B,)
-        parts: Sequence[slice],  # passes of this process
-    ) -> None:
-        "Start on the inputs of a step."
-        if self.pool is None:
-            self.pool = ThreadPoolExecutor(1, "ahead")
-        for part in parts:
-            future = self.pool.submit(self.make, step, rows, part)
-            self.pending[step, part.start, part.stop] = future
-
-    def __call__(
-        self,
-        step: int,  # counted from 0
-        rows: np.ndarray,  # rows of the whole step, (B,)
-        part: slice,  # the pass
-    ):
-        "The inputs of a pass, made now unless they were begun before. Raises what `make` raises."
-        future = self.pending.pop((step, part.start, part.stop), None)
-        return future.result() if future else self.make(step, rows, part)
+        try:
+            _loop(run, step_fn, n_rows, execution, watch, on_log, score, on_checkpoint, desc)
+        except NotFinite as error:
+            if run.step == 0:
+                raise
+            run.fall_back(error)
+            run.save(None, on_checkpoint)
+    return run.outcome()
 
 # %% ../nbs/21a_training.ipynb #4843ac32
 document(globals())

@@ -1,0 +1,57 @@
+"Odd values of options end every command well: a known code, no traceback, no stray file."
+
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from hostile_options import CODES, filled, mutations, odd_places
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    "A tiny pipeline, a few images, and an adapter of both; paths that are no ordinary folder."
+    import cpo_nb.cli  # noqa: F401  all commands
+    from cpo_nb.atelier import sample_scenes
+    from cpo_nb.cli_base import run_command
+    from cpo_nb.dataset import save_paintings
+    from cpo_nb.painter import paint
+    from cpo_nb.pipelines import tiny_pipeline
+
+    work = tmp_path_factory.mktemp("hostile")
+    scenes = sample_scenes(12, 0)
+    names = ("image", "caption", "positive", "negative")
+    columns = map(Image.fromarray, paint(scenes)), scenes.captions(), *scenes.attributes()
+    save_paintings((dict(zip(names, row)) for row in zip(*columns)), work / "images")
+    tiny_pipeline(work / "pipe")
+    small = "--steps 1 --rank 2 --previews 0 --batch-size 2 --no-cache"
+    run_command(f"sft --data {work}/images --base {work}/pipe --out {work}/aux {small}")
+    (work / "odd").mkdir()
+    own = dict(base="pipe", data="images", adapter="aux/adapter", out="out")
+    paths = {name: str(work / path) for name, path in own.items()}
+    return odd_places(work / "odd") | paths | dict(tree="painting")
+
+
+def test_odd_options_end_well(places, tmp_path, monkeypatch):
+    from cpo_nb.cli import app
+
+    monkeypatch.setenv("CPO_RESULTS", str(tmp_path / "results"))
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    wrong = []
+    for line in mutations(seed=3, n=60):
+        words = filled(line, **places)
+        result = CliRunner().invoke(app, words, prog_name="cpo")
+        if result.exit_code not in CODES or not isinstance(result.exception, SystemExit | None):
+            wrong.append(f"{line.note}: {result.exit_code} {result.exception!r}")
+        if "\x1b" in result.output or max(map(len, result.output.split("\n"))) > 5000:
+            wrong.append(f"{line.note}: control characters, or a line without end")
+        # what was written here was named by a word, or is the default of `criteria plot`
+        known = {Path(word.rpartition("=")[2]).parts[:1] for word in words} | {("painting.png",)}
+        wrong += [f"{line.note}: wrote {n!r}" for n in os.listdir(here) if (n,) not in known]
+        for name in os.listdir(here):
+            os.rename(here / name, tmp_path / f"{len(os.listdir(tmp_path))}")
+    assert wrong == []
