@@ -70,7 +70,20 @@ PROMISES = {
             "test_promises.py::test_a_hub_id_is_read_from_the_hubs_own_cache",
             "test_never_lose_work.py::test_a_hub_that_is_out_of_reach",
         ],
-        "`cpo plan` says what a run needs, and what to change until it fits.": [
+        "Other tables are read where their meaning is certain": [
+            "layouts: test_eq(unordered(rows), ROWS)",
+            "layouts: assert message in str(error) and len(str(error).splitlines()) <= 3",
+        ],
+        "folders `train`, `validation`, `test` or a column `split` keep their splits": [
+            'splits: test_eq(user_splits(from_names("a.png", split="Test"))'
+        ],
+        "Steps, batch, rates, layers and sampling fit the base and the number of images": [
+            'sizes: test_eq((ours[0]["steps"], ours[1]), (53, "family sd, 8 epochs of 53 images"))',
+            "sizes: test_eq([(s.steps, s.guidance_scale) for s in found]",
+        ],
+        "`cpo plan` says what a run needs, the filling of its target bank included, and what to "
+        "change until it fits.": [
+            "plan: assert few.bank_seconds > 0",
             "plan: test_eq([plan.fits for _, plan in changes], [False] * 5 + [True])",
             "test_promises.py::test_commands_of_readme_with_images_of_ones_own",
         ],
@@ -85,6 +98,7 @@ PROMISES = {
             "test_never_lose_work.py::test_killed_at_random_moments",
         ],
         "a collapsing run stops and keeps the last good weights": [
+            "align: check(p, good[n])",
             "test_never_lose_work.py::test_a_collapsing_run_gives_back_its_last_good_weights",
         ],
         "Several GPUs: `accelerate launch --config_file configs/eight-gpus.yaml -m cpo_nb.cli "
@@ -170,8 +184,10 @@ PROMISES = {
         "`--collapse 0` on the command line, turns the early stop off": [
             'cli: test_eq([config[k] for k in ("guidance", "paired", "collapse")], [2.0, True, None'
         ],
-        "compared on resume, and a difference is refused and shown": [
-            "test_never_lose_work.py::test_accepted_changes"
+        "hashes of base, adapters, data and tree; compared on resume, and a difference is refused "
+        "and shown": [
+            "align: test_eq(found[name], [problem])",
+            "test_never_lose_work.py::test_accepted_changes",
         ],
         "the newest `keep` stay, and the best one by the held-out score": [
             "runs: save_checkpoint(run, step, params, ema, opt, keep=2"
