@@ -404,7 +404,7 @@ def test_a_collapsing_run_gives_back_its_last_good_weights(work, start):
     "On the command line: exit code 3, and an adapter from before the weights went astray."
     folder = work / "wild"
     folder.mkdir()
-    wild = "--live --stabilize none --collapse 0.02 --lr 0.1"
+    wild = "--live --stabilize none --collapse 0.05 --lr 0.01"
     line = align_command(work, folder, work / "sd", f"--method cpo {wild}").replace("--lr 1e-3", "")
     code, said = start("cli", *shlex.split(line.replace("--steps 4", "--steps 40")))
     assert code == 3, said[-2000:]
@@ -412,7 +412,7 @@ def test_a_collapsing_run_gives_back_its_last_good_weights(work, start):
     assert 3 < len(rows) < 40
     good = load_file(folder / "run" / "last_good.safetensors")
     with safe_open(folder / "run" / "last_good.safetensors", "pt") as f:
-        assert int(f.metadata()["step"]) < len(rows)
+        assert 0 < int(f.metadata()["step"]) < len(rows)
     bb = load_backbone(work / "sd", resolution=64)
     bb.load_adapter(folder / "run" / "adapter", "policy")
     given = bb.adapter_parameters("policy")
