@@ -17,7 +17,7 @@ STATUSES = [
     "6 - Mature",
     "7 - Inactive",
 ]
-PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
+PYTHONS = ["3.11", "3.12", "3.13"]  # those that the tests were run on
 LICENCES = {"apache2": "Apache-2.0"}
 
 parser = ConfigParser(delimiters=["="], interpolation=None)

@@ -6,9 +6,9 @@ A start then costs no imports. An order is one line of JSON on stdin: `what` (a 
 and the CPU time that it took.
 
 A fault is [action, pattern, n], for the n-th file whose path matches. "half" writes half of a
-safetensors file and is killed; "before" and "after" are killed at its rename; "full" finds no
-space left from then on; "line" is killed in the middle of the n-th line of metrics; "limit" may
-write no file above n bytes.
+safetensors file and is killed; "before" and "after" are killed at its rename, and there
+"interrupt" is what Ctrl-C sends; "full" finds no space left from then on; "line" is killed in the
+middle of the n-th line of metrics; "limit" may write no file above n bytes.
 """
 
 import builtins, json, os, re, signal, sys, traceback
@@ -101,11 +101,13 @@ def install(action: str, pattern: str, n: int) -> None:
         return real_save(tensors, filename, metadata)
 
     def replace(src, dst):
-        hit = action in ("before", "after") and due(dst)
+        hit = action in ("before", "after", "interrupt") and due(dst)
         if hit and action == "before":
             die()
         real_replace(src, dst)
-        if hit:
+        if hit and action == "interrupt":
+            os.kill(os.getpid(), signal.SIGINT)
+        elif hit:
             die()
 
     class Cut:  # a log whose n-th line is not finished

@@ -192,6 +192,26 @@ def test_a_run_is_worth_comparing(whole):
     assert len({whole(kind)[0][ADAPTER] for kind in KINDS}) == len(KINDS)
 
 
+def explained() -> dict[str, set[str]]:
+    "What docs/logged.md names in the first column of a section's first table, by heading."
+    text = (HERE.parent / "docs" / "logged.md").read_text(encoding="utf-8")
+    parts = [part.split("\n", 1) for part in text.split("\n## ")[1:]]
+    tables = {head: re.search(r"(?:^\|.*\n)+", rest, re.M) for head, rest in parts}
+    return {head: set(re.findall(r"^\| `([^`]+)`", t[0], re.M)) for head, t in tables.items() if t}
+
+
+def test_the_log_holds_the_columns_that_are_explained(whole):
+    "The same ones in each line; stage 2 begins where the reference is."
+    both, second = (explained()[f"Columns of {which}"] for which in ("every run", "stage 2"))
+    for row in whole("sft-fp32")[0]["rows"]:
+        assert row.keys() == both - {"seconds"}
+    rows = whole("cpo-fp32")[0]["rows"]
+    for row in rows:
+        assert row.keys() == (both | second) - {"seconds"}
+    assert [rows[0][k] for k in ("d_w", "d_l", "margin", "accuracy")] == [0] * 4
+    assert round(rows[0]["loss"], 3) == 0.693
+
+
 CHAINS = {  # what each start of a run is killed in the middle of, one after the other
     "sft-fp32": [
         ["half", r"latents-\w+/\.", 2],
@@ -370,9 +390,49 @@ def test_a_command_that_is_killed_goes_on(work, start, case):
     assert code == 0, said[-2000:]
     same(ended(often / "run"), ended(once / "run"))
     assert leftovers(often) == []
+    both, second = (explained()[f"Columns of {which}"] for which in ("every run", "stage 2"))
+    columns = both if case == "sd-sft" else both | second
+    assert read_metrics(often / "run")[-1].keys() == columns
+    names = {p.name + "/" * p.is_dir() for p in (often / "run").iterdir()} - {"checkpoints/"}
+    assert sorted(names - explained()["Files of a run's folder"]) == []
     if "previews" in COMMANDS[case]:
         images = [sorted(p.name for p in f.rglob("*.png")) for f in (once, often)]
         assert images[0] == images[1] and images[0]
+
+
+def test_a_collapsing_run_gives_back_its_last_good_weights(work, start):
+    "On the command line: exit code 3, and an adapter from before the weights went astray."
+    folder = work / "wild"
+    folder.mkdir()
+    wild = "--live --stabilize none --collapse 0.05 --lr 0.01"
+    line = align_command(work, folder, work / "sd", f"--method cpo {wild}").replace("--lr 1e-3", "")
+    code, said = start("cli", *shlex.split(line.replace("--steps 4", "--steps 40")))
+    assert code == 3, said[-2000:]
+    rows = read_metrics(folder / "run")
+    assert 3 < len(rows) < 40
+    good = load_file(folder / "run" / "last_good.safetensors")
+    with safe_open(folder / "run" / "last_good.safetensors", "pt") as f:
+        assert 0 < int(f.metadata()["step"]) < len(rows)
+    bb = load_backbone(work / "sd", resolution=64)
+    bb.load_adapter(folder / "run" / "adapter", "policy")
+    given = bb.adapter_parameters("policy")
+    assert given.keys() == good.keys()
+    assert all(torch.allclose(given[k], good[k], atol=1e-6) for k in good)
+
+
+def test_an_interrupted_command_goes_on(work, start, trained):
+    "Ctrl-C once: it saves and ends with exit code 130; the same command ends as if nothing was."
+    folder = work / "interrupted"
+    folder.mkdir()
+    words = shlex.split(command(work, folder))
+    code, said = start("cli", *words, fault=["interrupt", "step-0000002", 1])
+    assert code == 130, said[-2000:]
+    assert last_checkpoint(folder / "run")[0] < 4
+    code, said = start("cli", *words)
+    assert code == 0, said[-2000:]
+    found, want = ended(folder / "run"), ended(trained / "run")
+    kept = {k for k in want if not k.startswith("step-")} | {"step-0000004.safetensors"}
+    same({k: found[k] for k in kept}, {k: want[k] for k in kept})  # one checkpoint more was saved
 
 
 # ---- a full disk

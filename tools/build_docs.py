@@ -312,7 +312,7 @@ def problems(
     for path, page in read.items():
         name = path.relative_to(html).as_posix()
         found += [f"{name}: loads {t}" for t in page.loaded if _is_external(t)]
-        for target in page.links + page.loaded:
+        for target in dict.fromkeys(page.links + page.loaded):
             parts = urlsplit(target)
             if parts.scheme or parts.netloc:
                 continue
