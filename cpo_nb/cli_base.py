@@ -187,7 +187,7 @@ PLAIN = dict(
     context_settings=dict(help_option_names=["-h", "--help"]),
 )
 _EPILOG = (
-    "Exit codes: 0 done; 2 a mistake that the message explains; 3 stopped for collapse (align); "
+    "Exit codes: 0 done; 2 a mistake that the message explains; 3 stopped for collapse; "
     "130 interrupted, the same command resumes."
 )
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, epilog=_EPILOG, **PLAIN)

@@ -262,6 +262,12 @@ _Grid = Annotated[
     bool, typer.Option("--grid", help="Also write grid.png, all images in rows of eight.")
 ]
 
+# %% ../nbs/44c_cli_images.ipynb #c0ffee44
+def _check_no_images(out: Path) -> None:
+    if (out / "prompts.jsonl").exists() or (out / image_name(0)).exists():
+        hint = "give another folder, or --overwrite"
+        raise CpoError(f"--out {out}: there are images already", hint=hint)
+
 # %% ../nbs/44c_cli_images.ipynb #0eb557ca
 @app.command("sample", cls=ModelCommand)
 def run_sample(
@@ -294,8 +300,7 @@ def run_sample(
     Example:
       cpo sample --adapter runs/policy/adapter:0.8 --count 8 --grid --out samples \\
           --prompt "a painting of a pine in rose and green"
-      cpo sample --adapter runs/aux/adapter --prompt "a pine" --out named \\
-          --criteria tree.yaml --positive color/harmony
+      cpo sample --adapter runs/aux/adapter --prompt "a pine" --positive color/harmony --out named
     """
     from cpo_nb.sizes import sample_sizes
 
@@ -306,10 +311,8 @@ def run_sample(
     else:
         note_unused(ctx, "criteria", "without --positive or --negative")
     check_new_folder(out)
-    if not overwrite and ((out / "prompts.jsonl").exists() or (out / image_name(0)).exists()):
-        raise CpoError(
-            f"--out {out}: there are images already", hint="give another folder, or --overwrite"
-        )
+    if not overwrite:
+        _check_no_images(out)
     backbone = open_backbone(base, device, dtype, precision, resolution)
     names, notes = load_adapters(backbone, adapter)
     sizes = sample_sizes(backbone, base, scale)

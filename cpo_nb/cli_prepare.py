@@ -288,6 +288,12 @@ class _PlanCommand(ModelCommand):
         _note_plan(ctx)
         super().run(ctx, began)
 
+# %% ../nbs/44b_cli_prepare.ipynb #c0ffee4b
+def _planned_images(ctx: typer.Context, data, images, criteria: str, scale: str | None) -> int:
+    "Training images of a plan: without data, the share of the scale's that runs train on."
+    default = get_scale(scale).train_images * 4 // 5
+    return count_images(data, images, criteria, default, **row_options(ctx))
+
 # %% ../nbs/44b_cli_prepare.ipynb #b573239f
 @app.command("plan", cls=_PlanCommand)
 @takes_rows
@@ -329,26 +335,22 @@ def run_plan(
 
     check_pipeline(base)
     n_draws = _bank_draws(method.value, live, n_draws)
-    default = get_scale(scale).train_images * 4 // 5
-    images = count_images(data, images, criteria, default, **row_options(ctx))
+    images = _planned_images(ctx, data, images, criteria, scale)
+    numbers = dict(rank=rank, dtype=dtype.value, precision=precision.value, micro_batch=micro_batch)
+    how = dict(processes=processes, sharded=sharded, optimizer=optimizer.value)
     plan = plan_run(
         base,
         method=method.value,
         resolution=resolution,
         pictures=images,
         prompts_per_picture=prompts_per_image(method.value, n_draws, prompt_variants),
-        rank=rank,
-        dtype=dtype.value,
-        precision=precision.value,
-        micro_batch=micro_batch,
         checkpointing=checkpointing,
-        optimizer=optimizer.value,
         cached=not no_cache,
         n_draws=n_draws,
-        processes=processes,
-        sharded=sharded,
         device_name=_device_name(gpu, base, memory),
         memory_gib=memory,
+        **numbers,
+        **how,
         **_say_sizes(base, scale, method, images, batch_size, steps, targets),
     )
     _print_plan(plan)

@@ -591,8 +591,7 @@ def save_figure(
 ) -> Path:  # the PNG
     "Write `figures/name.png` without dates or software names inside."
     smoke = scale is not None and scale.name == "smoke"
-    folder = cache_dir() / "smoke-figures" if smoke else figures_dir()
-    path = folder / f"{name}.png"
+    path = (cache_dir() / "smoke-figures" if smoke else figures_dir()) / f"{name}.png"
     with atomic_path(path) as tmp:
         fig.savefig(tmp, format="png", dpi=150, metadata={"Software": None})
     return path

@@ -166,11 +166,13 @@ def test_sdxl_is_told_the_true_size_and_crop(sdxl, tmp_path):
     try:
         default = [size, size, 0, 0, size, size]
         data, seen = conditions([square, square])
-        assert data.sizes is None and seen == [[default] * 4, [default] * 2]
+        assert data.sizes is None and seen == [[default] * 2, [default] * 2]
         own = [*size_conditions(3 * size, 2 * size, size), size, size]
         assert own == [2 * size, 3 * size, 0, size // 4, size, size]
-        data, seen = conditions([square, wide], tmp_path / "store")  # z_w and z_l, then reference
-        assert seen == [[default, own] * 2, [default, own]]
+        data, seen = conditions(
+            [square, wide], tmp_path / "store"
+        )  # z_w alone: no negatives; then reference
+        assert seen == [[default, own], [default, own]]
     finally:
         hook.remove()
     alone = training_set(
