@@ -306,13 +306,20 @@ def cache_prompt_embeddings(
     backbone.distribute()
 
 # %% ../nbs/22_batches.ipynb #a6b86f9c
+def _passes(n: int, micro_batch: int | None) -> list[slice]:
+    "The parts that n rows are taken in."
+    size = micro_batch or n
+    return [slice(i, min(i + size, n)) for i in range(0, n, size)]
+
+
 def held_out_score(
     backbone: Backbone,  # with the adapter
     name: str,  # the adapter that is trained
     step_fn: Callable,  # step function of the held-out rows: (step, rows, part) -> (loss, stats)
     n_rows: int,  # held-out rows
-    batch_size: int,  # rows of a pass
+    batch_size: int,  # rows whose noise is drawn together
     n_draws: int = 2,  # fixed noise draws per row
+    micro_batch: int | None = None,  # rows of a forward pass; None: all of them
 ) -> Callable:  # (weights) -> score
     "Mean loss over held-out rows, each at `n_draws` fixed noises and timesteps."
 
@@ -323,7 +330,8 @@ def held_out_score(
                 for k, low in enumerate(range(0, n_rows, batch_size)):
                     rows = np.arange(low, min(low + batch_size, n_rows))
                     step = -1 - i * n_rows - k  # steps of training are not negative
-                    total += float(step_fn(step, rows, slice(None))[0]) * len(rows)
+                    for part in _passes(len(rows), micro_batch):
+                        total += float(step_fn(step, rows, part)[0]) * len(rows[part])
         return total / (n_rows * n_draws)
 
     return score
