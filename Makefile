@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-nbdev reproduce results lab notebooks readme export docs hooks lock clean
+.PHONY: help setup test reproduce results lab notebooks readme export docs hooks lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -38,9 +38,6 @@ setup: .venv/.package-stamp ## make .venv with the pinned environment and this p
 
 test: setup ## run every test, each notebook in a process of its own (JOBS=2, PYTEST="-k loss")
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST)
-
-test-nbdev: setup ## run `nbdev_test` at smoke scale: one process for many notebooks; CI runs it too
-	@CI=true $(BIN)/python -m pytest tests/test_nbdev.py
 
 reproduce: setup ## the main result, from data to table, on a CPU (SCALE=tiny)
 	$(BIN)/cpo reproduce --scale $(SCALE)

@@ -38,3 +38,8 @@ def one_launch():
     "Only one test at a time starts several processes: four on two cores wait for each other."
     with FileLock(Path(tempfile.gettempdir()) / "cpo-tests-launch.lock"):
         yield
+
+
+def pytest_collection_modifyitems(items):
+    "The longest tests begin first: at the end they would leave one core without work."
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/test_nbdev.py"))

@@ -7,9 +7,6 @@ import pytest
 from run_notebooks import ROOT
 
 
-@pytest.mark.skipif(
-    "CI" not in os.environ, reason="it takes minutes: `make test-nbdev`, or CI=true"
-)
 @pytest.mark.timeout(2400)
 def test_nbdev_test_passes(tmp_path):
     "At smoke scale; results are a copy, so that nothing is written into the checkout."

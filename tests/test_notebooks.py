@@ -4,7 +4,8 @@ import os, shutil, tempfile
 from pathlib import Path
 
 import nbformat, pytest
-from run_notebooks import ROOT, NotebookError, execute, notebooks, output_problems
+from run_notebooks import ROOT, NotebookError, environment, execute, notebooks, output_problems
+from warm_kernels import warm_kernels
 
 TIMEOUT = float(
     os.environ.get("CPO_TEST_TIMEOUT", 600)
@@ -24,8 +25,29 @@ def shown(cell) -> list:
     return [o.get("text") or o.data for o in cell.get("outputs", [])]
 
 
+@pytest.fixture(scope="module")
+def warm():
+    "A process that has torch and diffusers imported; each notebook runs in a fork of it."
+    with tempfile.TemporaryDirectory(prefix="cpo-") as folder:
+        env = environment(Path(folder), "smoke", OMP_NUM_THREADS=1)
+        with warm_kernels(Path(folder), env) as server:
+            yield server
+
+
+def test_kernels_are_processes_of_their_own(warm, tmp_path):
+    "Nothing of one notebook is seen by the next, and its process ends with it."
+    code = "import os, sys; sys.seen = getattr(sys, 'seen', 0) + 1; print(os.getpid(), sys.seen)"
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    nbformat.write(nb, tmp_path / "a.ipynb")
+    runs = [execute(tmp_path / "a.ipynb", "smoke", TIMEOUT, warm) for _ in range(2)]
+    (first, seen), (second, again) = (r.cells[0].outputs[0].text.split() for r in runs)
+    assert first != second and seen == again == "1"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(first), 0)
+
+
 @pytest.mark.parametrize("path", notebooks(), ids=lambda p: p.stem)
-def test_notebook_runs_alone(path):
+def test_notebook_runs_alone(path, warm):
     results = ROOT / "data" / "results"
     with tempfile.TemporaryDirectory(prefix="cpo-nb-") as tmp:
         tmp = Path(tmp)
@@ -38,6 +60,7 @@ def test_notebook_runs_alone(path):
                 path,
                 "smoke",
                 TIMEOUT,
+                warm,
                 OMP_NUM_THREADS=1,
                 CPO_CACHE=tmp / "cache",
                 CPO_RUNS=tmp / "runs",

@@ -18,6 +18,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbdev.clean import clean_nb
 
+import warm_kernels
+
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
 MAX_BYTES = 300 * 1024
@@ -47,20 +49,15 @@ def notebooks(names=()) -> list[Path]:
 class _Kernel(AsyncKernelManager):
     "A kernel of the running Python, over sockets in a folder instead of ports."
 
+    warm = None  # the socket of `warm_kernels`: the kernel is a fork that has the libraries
+
     @property
     def kernel_spec(self):
-        return KernelSpec(
-            argv=[
-                sys.executable,
-                "-m",
-                "ipykernel_launcher",
-                "-f",
-                "{connection_file}",
-                "--HistoryManager.enabled=False",
-            ],
-            display_name="python3",
-            language="python",
-        )
+        quiet = "--HistoryManager.enabled=False"
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", quiet]
+        if self.warm:
+            argv = warm_kernels.command(self.warm, "{connection_file}")
+        return KernelSpec(argv=argv, display_name="python3", language="python")
 
 
 def environment(
@@ -125,7 +122,7 @@ def offline(tmp: Path, pythonpath: str = "") -> dict[str, str]:
     )
 
 
-async def _run(nb, env: dict, timeout: float, tmp: Path) -> None:
+async def _run(nb, env: dict, timeout: float, tmp: Path, warm: Path | None) -> None:
     client = NotebookClient(
         nb,
         timeout=None,
@@ -141,6 +138,7 @@ async def _run(nb, env: dict, timeout: float, tmp: Path) -> None:
         connection_file=str(tmp / "runtime" / "kernel.json"),
     )
     km.ip = str(tmp / "runtime" / "k")
+    km.warm = warm
     client.owns_km = True
     try:
         await asyncio.wait_for(client.async_execute(env=env, cwd=str(NBS)), timeout)
@@ -158,6 +156,7 @@ def execute(
     path: Path,  # the notebook
     scale: str = "tiny",  # smoke, tiny or full
     timeout: float = 3600,  # seconds for the whole notebook
+    warm: Path | None = None,  # socket of `warm_kernels`, whose forks have the libraries imported
     **extra,  # further environment variables, e.g. CPO_CACHE
 ):  # the notebook with its outputs, tidied
     "Run a notebook in its own process. Raises `NotebookError` with the failing cell and traceback."
@@ -171,9 +170,8 @@ def execute(
     try:
         start, log = time.monotonic(), tmp / "network.log"
         try:
-            asyncio.run(
-                _run(nb, environment(tmp, scale, CPO_NETWORK_LOG=log, **extra), timeout, tmp)
-            )
+            env = environment(tmp, scale, CPO_NETWORK_LOG=log, **extra)
+            asyncio.run(_run(nb, env, timeout, tmp, warm))
         except (TimeoutError, CellExecutionError, CellTimeoutError, DeadKernelError) as e:
             # by the clock: nbclient takes a kernel that is stopped for being late for a dead one
             late = time.monotonic() - start >= timeout
