@@ -453,7 +453,7 @@ class Clock:
         if not processes().main:
             return
         seconds = int(time.monotonic() - self.start)
-        echo(f"[{seconds // 60:3d}:{seconds % 60:02d}] {text}")
+        echo(f"[{seconds // 60:3d}:{seconds % 60:02d}] {in_options(text)}")
 
 
 def warn(

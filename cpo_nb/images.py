@@ -510,7 +510,8 @@ class ImageReport:
         worst = f"{self.least['square']}, {w} x {h}, loses {100 * loss.max():.0f} %"
         return (
             f"crop: {self.cropped:,} of {len(self.sizes):,} images lose more than "
-            f"{100 * CROPPED:.0f} % to the middle square (most: {worst}); crop=pad keeps all of it"
+            f"{100 * CROPPED:.0f} % to the middle square (most: {worst}); "
+            "`crop='pad'` keeps all of it"
         )
 
 # %% ../nbs/03_images.ipynb #ec67493a

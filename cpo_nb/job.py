@@ -446,9 +446,7 @@ def run_stage1(
     splits = job.rows(tree, say)
     cfg, sources = settle(cfg, sources, job.n_images(splits))
     if splits is not None and cfg.attributes:
-        note = check_labels(splits["train"]["positive"], splits["train"]["negative"])
-        if note:
-            say(note)
+        check_labels(splits["train"]["positive"], splits["train"]["negative"])
     if job.store is not None and cfg.prompt_variants is None:
         cfg = replace(cfg, prompt_variants=4)
     bb = job.backbone()
