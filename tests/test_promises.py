@@ -70,11 +70,11 @@ PROMISES = {
             "test_promises.py::test_a_hub_id_is_read_from_the_hubs_own_cache",
             "test_never_lose_work.py::test_a_hub_that_is_out_of_reach",
         ],
-        "Other tables are read where their meaning is certain": [
+        "CSV, a column for each pair, exports of Label Studio": [
             "layouts: test_eq(unordered(rows), ROWS)",
             "layouts: assert message in str(error) and len(str(error).splitlines()) <= 3",
         ],
-        "folders `train`, `validation`, `test` or a column `split` keep their splits": [
+        "splits of your own are read too": [
             'splits: test_eq(user_splits(from_names("a.png", split="Test"))'
         ],
         "Steps, batch, rates, layers and sampling fit the base and the number of images": [
