@@ -236,9 +236,13 @@ def _studio_file(record: dict, root: Path) -> dict:
     if not isinstance(name, str) or not re.match(r"/?data/(upload|local-files)/", name):
         return record
     url = urlsplit(name)
-    served = parse_qs(url.query).get("d", [""])[0] or unquote(url.path)
-    last = served.replace("\\\\", "/").rpartition("/")[2]
-    tries = [served.lstrip("/"), last, re.sub(r"^[0-9a-f]{8}-", "", last)]
+    own = parse_qs(url.query).get("d", [""])[0]
+    served = (own or unquote(url.path)).replace("\\", "/").lstrip("/")
+    parts = served.split("/")
+    if ".." in parts or (not own and len(parts) != 4):  # not data/upload/PROJECT/NAME
+        return record
+    last = parts[-1]
+    tries = [served, last, re.sub(r"^[0-9a-f]{8}-", "", last)]
     there = [t for t in tries if file_inside(t, root)[0] is not None]
     return record | {column: (there or tries[-1:])[0]}
 
