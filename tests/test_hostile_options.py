@@ -10,6 +10,9 @@ from typer.testing import CliRunner
 from hostile_options import CODES, filled, mutations, odd_places
 
 
+MORE = int(os.environ.get("CPO_HOSTILE", 60))  # command lines
+
+
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
     "A tiny pipeline, a few images, and an adapter of both; paths that are no ordinary folder."
@@ -34,6 +37,7 @@ def places(tmp_path_factory):
     return odd_places(work / "odd") | paths | dict(tree="painting")
 
 
+@pytest.mark.timeout(60 + 30 * MORE)
 def test_odd_options_end_well(places, tmp_path, monkeypatch):
     from cpo_nb.cli import app
 
@@ -42,7 +46,7 @@ def test_odd_options_end_well(places, tmp_path, monkeypatch):
     here.mkdir()
     monkeypatch.chdir(here)
     wrong = []
-    for line in mutations(seed=3, n=60):
+    for line in mutations(seed=3, n=MORE):
         words = filled(line, **places)
         result = CliRunner().invoke(app, words, prog_name="cpo")
         if result.exit_code not in CODES or not isinstance(result.exception, SystemExit | None):
