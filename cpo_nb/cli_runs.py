@@ -31,7 +31,7 @@ def stopped_weights(
     with safe_open(path, "pt") as file:
         step = file.metadata()["step"]
     if int(step) == 0:
-        return "those that the run began with (no checkpoint was far from collapse)"
+        return "the weights that the run began with, which change nothing; lower `lr=`"
     return f"the weights after training step {step}, the last that were far from collapse"
 
 # %% ../nbs/44d_cli_runs.ipynb #7857e09d
