@@ -442,7 +442,7 @@ def align(
 
         watch = CollapseWatch(run_dir, cfg.collapse, cfg.train.steps, params)
         loop = dict(execution=execution, on_log=on_log, accept_changes=accept_changes)
-        loop |= dict(config=settings, score=_score(held_out, name, execution.micro_batch))
+        loop |= dict(config=settings, score=_score(held_out, name, execution))
         loop |= dict(on_checkpoint=at_averaged_weights(backbone, name, on_checkpoint))
         res = _train(inputs, run_dir, params, watch, **loop)
         about = dict(stage="align", reference=reference, method=cfg.method, **facts)
@@ -517,16 +517,14 @@ def _held_out_inputs(s: StepInputs, validation: TrainingSet | None) -> StepInput
     return held_out if held_out.n_samples else None
 
 
-def _score(
-    held_out: StepInputs | None, name: str, micro_batch: int | None = None
-) -> Callable | None:
+def _score(held_out: StepInputs | None, name: str, execution: Execution) -> Callable | None:
     "The method's own loss on held-out rows, as `train` takes it."
     if held_out is None:
         return None
     bb, cfg = held_out.backbone, held_out.cfg
     step_fn = METHODS[cfg.method].step(held_out)
-    sizes = dict(batch_size=cfg.train.batch_size, micro_batch=micro_batch)
-    return held_out_score(bb, name, step_fn, held_out.n_samples, **sizes)
+    sizes = (held_out.n_samples, cfg.train.batch_size)
+    return held_out_score(bb, name, step_fn, *sizes, execution=execution)
 
 # %% ../nbs/25_align.ipynb #7ed67af6
 def _with_bank(s: StepInputs, bank: BankConfig | None, execution: Execution) -> StepInputs:

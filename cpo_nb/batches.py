@@ -27,7 +27,7 @@ from .criteria import CriteriaTree
 from .origin import rows_hash
 from .prompts import attribute_prompt
 from .runs import averaged_weights, read_metrics
-from .training import TrainResult
+from .training import Execution, TrainResult
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'IN_MEMORY', 'TrainingSet', 'training_set', 'NoisyBatch', 'noisy_batch', 'once_per_step', 'autocast',
@@ -306,12 +306,6 @@ def cache_prompt_embeddings(
     backbone.distribute()
 
 # %% ../nbs/22_batches.ipynb #a6b86f9c
-def _passes(n: int, micro_batch: int | None) -> list[slice]:
-    "The parts that n rows are taken in."
-    size = micro_batch or n
-    return [slice(i, min(i + size, n)) for i in range(0, n, size)]
-
-
 def held_out_score(
     backbone: Backbone,  # with the adapter
     name: str,  # the adapter that is trained
@@ -319,7 +313,7 @@ def held_out_score(
     n_rows: int,  # held-out rows
     batch_size: int,  # rows whose noise is drawn together
     n_draws: int = 2,  # fixed noise draws per row
-    micro_batch: int | None = None,  # rows of a forward pass; None: all of them
+    execution: Execution = Execution(),  # whose micro-batches divide a batch
 ) -> Callable:  # (weights) -> score
     "Mean loss over held-out rows, each at `n_draws` fixed noises and timesteps."
 
@@ -330,8 +324,8 @@ def held_out_score(
                 for k, low in enumerate(range(0, n_rows, batch_size)):
                     rows = np.arange(low, min(low + batch_size, n_rows))
                     step = -1 - i * n_rows - k  # steps of training are not negative
-                    for part in _passes(len(rows), micro_batch):
-                        total += float(step_fn(step, rows, part)[0]) * len(rows[part])
+                    for part, share in execution.shares(len(rows)):
+                        total += float(step_fn(step, rows, part)[0]) * share * len(rows)
         return total / (n_rows * n_draws)
 
     return score

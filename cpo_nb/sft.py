@@ -144,12 +144,12 @@ def _sft_step(
 
 # %% ../nbs/23_sft.ipynb #da84e93b
 def _held_out(
-    backbone, validation: TrainingSet, tree, cfg: SftConfig, name, adapter, micro_batch
+    backbone, validation: TrainingSet, tree, cfg: SftConfig, name, adapter, execution
 ) -> Callable:
     "Score of averaged weights: the loss on held-out rows."
     step_fn = _sft_step(backbone, validation, tree, cfg, adapter)
-    sizes = dict(batch_size=cfg.train.batch_size, micro_batch=micro_batch)
-    return held_out_score(backbone, name, step_fn, len(validation), **sizes)
+    sizes = (len(validation), cfg.train.batch_size)
+    return held_out_score(backbone, name, step_fn, *sizes, execution=execution)
 
 # %% ../nbs/23_sft.ipynb #1a682214
 def check_labels(
@@ -240,7 +240,7 @@ def sft(
         backbone.add_adapter(name, cfg.rank, cfg.alpha, cfg.targets, seed=cfg.train.seed)
         params, adapter = backbone.trainable_parameters(name), stacked(start, name)
         cache_prompt_embeddings(backbone, lambda: every_sft_prompt(data, tree, cfg), prompts_folder)
-        how = (backbone, validation, tree, cfg, name, adapter, execution.micro_batch)
+        how = (backbone, validation, tree, cfg, name, adapter, execution)
         score = _held_out(*how) if validation else None
         watch = CollapseWatch(run_dir, 0.5, cfg.train.steps, params)
         loop = dict(watch=watch, on_resume=watch.restore, score=score, on_log=on_log)
