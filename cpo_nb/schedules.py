@@ -17,12 +17,28 @@ from .core import CpoError, plural, torch_rng
 from .docments import document
 
 # %% auto #0
-__all__ = ['take_steps', 'DiffusionBackbone', 'FlowBackbone']
+__all__ = ['ScheduledBackbone', 'take_steps', 'DiffusionBackbone', 'FlowBackbone']
+
+# %% ../nbs/12a_schedules.ipynb #e219355d
+class ScheduledBackbone(Backbone):
+    """A backbone that samples with its pipeline's scheduler, which is tried when it is opened.
+
+    Raises `CpoError` for a scheduler that cannot sample from it."""
+
+    usual_scheduler = ""  # that messages name
+
+    def __init__(
+        self,
+        pipe,  # a loaded pipeline
+        resolution: int | None = None,  # pixels on a side; default: what the model was made for
+    ):
+        super().__init__(pipe, resolution)
+        self.check_scheduler()
 
 # %% ../nbs/12a_schedules.ipynb #c4117958
 @patch
 def sampler(
-    self: Backbone,
+    self: ScheduledBackbone,
     steps: int,  # sampling steps
     device: str | torch.device | None = None,  # of its timesteps; default: the backbone's
 ):  # a scheduler
@@ -66,7 +82,7 @@ def take_steps(
 
 # %% ../nbs/12a_schedules.ipynb #2b87ef77
 @patch
-def check_scheduler(self: Backbone) -> None:
+def check_scheduler(self: ScheduledBackbone) -> None:
     "Try the pipeline's scheduler. Raises `CpoError` for one that this family cannot sample with."
     try:
         problem = self._scheduler_problem()
@@ -85,7 +101,7 @@ def check_scheduler(self: Backbone) -> None:
 # %% ../nbs/12a_schedules.ipynb #90566e38
 @patch
 @torch.no_grad()
-def _scheduler_problem(self: Backbone) -> str | None:
+def _scheduler_problem(self: ScheduledBackbone) -> str | None:
     "What is wrong with the pipeline's scheduler, in the words that follow its name."
     x0, noise = torch.randn(2, 2, 4, 8, 8, generator=torch_rng(0, "try")).unbind()
     x0 = 0.8 * x0.sign()  # inside of what schedulers clip
@@ -104,20 +120,12 @@ def _scheduler_problem(self: Backbone) -> str | None:
         return "draws noise that depends on the batch: a seed would not give the same image"
 
 # %% ../nbs/12a_schedules.ipynb #bfdd8bd7
-class DiffusionBackbone(Backbone):
+class DiffusionBackbone(ScheduledBackbone):
     """Backbones whose scheduler has `alphas_cumprod`: ε-, v- or x0-prediction.
 
     Raises `CpoError` for a scheduler that cannot sample from them."""
 
     usual_scheduler = "DDIMScheduler"  # that messages name
-
-    def __init__(
-        self,
-        pipe,  # a loaded pipeline
-        resolution: int | None = None,  # pixels on a side; default: what the model was made for
-    ):
-        super().__init__(pipe, resolution)
-        self.check_scheduler()
 
     @property
     def prediction_type(self) -> str:
@@ -206,10 +214,10 @@ def _true_prediction(
 def _scheduler_problem(self: DiffusionBackbone) -> str | None:
     if not hasattr(self.pipe.scheduler, "alphas_cumprod"):
         return "has no alphas_cumprod, by which training scales noise"
-    return Backbone._scheduler_problem(self)
+    return ScheduledBackbone._scheduler_problem(self)
 
 # %% ../nbs/12a_schedules.ipynb #e2a073a4
-class FlowBackbone(Backbone):
+class FlowBackbone(ScheduledBackbone):
     """Backbones trained by flow matching; the velocity ε − x0 is predicted.
 
     Timesteps are real numbers, t = 1000 σ. Source: SD 3 (arXiv 2403.03206), section 3.1.
@@ -220,14 +228,6 @@ class FlowBackbone(Backbone):
     denoiser_name = "transformer"
     not_adapted = "proj_out"  # the last layer; blocks have layers of that name too
     density = "logit_normal"  # of σ before the shift, or "uniform"
-
-    def __init__(
-        self,
-        pipe,  # a loaded pipeline
-        resolution: int | None = None,  # pixels on a side; default: what the model was made for
-    ):
-        super().__init__(pipe, resolution)
-        self.check_scheduler()
 
     def add_noise(
         self,
