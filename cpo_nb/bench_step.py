@@ -38,6 +38,11 @@ __all__ = ['PARTS', 'PART_COLORS', 'add_auxiliary', 'prepare_method', 'case_conf
            'in_turn', 'metered', 'step_parts']
 
 # %% ../nbs/42_bench_step.ipynb #6a3f0b18
+def _add_adapter(backbone: Backbone, name: str, rank: int, targets, seed: int) -> None:
+    options = {} if targets is None else dict(targets=targets)
+    backbone.add_adapter(name, rank, seed=seed, **options)
+
+
 def add_auxiliary(
     backbone: Backbone,  # without adapters
     rank: int,  # of the LoRA
@@ -45,8 +50,7 @@ def add_auxiliary(
     seed: int,  # of its weights
 ) -> None:
     "Add `auxiliary`, with weights that let it predict something of its own."
-    options = {} if targets is None else dict(targets=targets)
-    backbone.add_adapter("auxiliary", rank, seed=seed, **options)
+    _add_adapter(backbone, "auxiliary", rank, targets, seed)
     with torch.no_grad():
         for p in backbone.adapter_parameters("auxiliary").values():
             noise = torch.randn(p.shape, generator=torch_rng(seed, "auxiliary"))
@@ -61,8 +65,7 @@ def prepare_method(
 ) -> None:
     "Add `auxiliary` and `policy`, and make the auxiliary predict something of its own."
     add_auxiliary(backbone, rank, targets, seed)
-    options = {} if targets is None else dict(targets=targets)
-    backbone.add_adapter("policy", rank, seed=seed, **options)
+    _add_adapter(backbone, "policy", rank, targets, seed)
 
 # %% ../nbs/42_bench_step.ipynb #5df6605a
 def case_config(
