@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from tqdm.auto import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .atelier import PAIRS, PALETTES, SUBJECTS, sample_scenes, scene_caption
@@ -267,10 +268,10 @@ def build_unet(
         block_out_channels=channels,
         layers_per_block=1,
         cross_attention_dim=192,
-        attention_head_dim=8,
+        attention_head_dim=(2, 4, 4),  # diffusers' name for the number of heads
         norm_num_groups=16,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        down_block_types=("CrossAttnDownBlock2D",) * 3,
+        up_block_types=("CrossAttnUpBlock2D",) * 3,
     )
 
 # %% ../nbs/37_atelier_base.ipynb #f2d7e749
@@ -307,20 +308,43 @@ def assemble(
     )
 
 # %% ../nbs/37_atelier_base.ipynb #5e3f956e
-def _training_data(
-    pictures: int, seed: int, workers: int = 2
-) -> tuple[np.ndarray, np.ndarray, PatchAutoencoder]:
-    "Latents (N, 16, 16, 16) in half precision, caption numbers, and the autoencoder."
-    latents, captions, autoencoder = [], [], None
-    for start in range(0, pictures, 2048):
+def _paint_latents(folder: Path, pictures: int, seed: int, workers: int) -> None:
+    "Paint images, fit the autoencoder to the first 2,000, encode all, and keep the result."
+    autoencoder = fit_autoencoder(paint(sample_scenes(min(2000, pictures), seed), workers))
+    autoencoder.save_pretrained(folder / "vae")
+    captions, path = np.empty(pictures, np.int64), folder / "latents.npy"
+    latents = np.lib.format.open_memmap(path, "w+", np.float16, (pictures, 16, 16, 16))
+    for start in tqdm(range(0, pictures, 2048), desc="paint", unit="block", disable=None):
         scenes = sample_scenes(min(2048, pictures - start), seed, start=start)
-        images = paint(scenes, workers)
-        if autoencoder is None:
-            autoencoder = fit_autoencoder(images[:2000])
-        x = torch.tensor(images).permute(0, 3, 1, 2) / 127.5 - 1
-        latents.append(autoencoder.encode(x).latent_dist.mode().half().numpy())
-        captions.append(scenes.subject * len(PALETTES) + scenes.palette)
-    return np.concatenate(latents), np.concatenate(captions), autoencoder
+        block = slice(start, start + len(scenes))
+        x = torch.tensor(paint(scenes, workers)).permute(0, 3, 1, 2) / 127.5 - 1
+        latents[block] = autoencoder.encode(x).latent_dist.mode().half().numpy()
+        captions[block] = scenes.subject * len(PALETTES) + scenes.palette
+    latents.flush()
+    np.save(folder / "captions.npy", captions)
+
+
+def _training_data(
+    run_dir: Path, pictures: int, seed: int, workers: int = 2
+) -> tuple[np.ndarray, np.ndarray, PatchAutoencoder]:
+    "Latents (N, 16, 16, 16) in half precision, caption numbers, autoencoder; painted once a run."
+    folder = run_dir / f"images-{pictures}-{seed}"
+    if not folder.exists():
+        with atomic_path(folder) as draft:
+            draft.mkdir()
+            _paint_latents(draft, pictures, seed, workers)
+    latents = np.load(folder / "latents.npy", mmap_mode="r")
+    autoencoder = PatchAutoencoder.from_pretrained(folder / "vae").requires_grad_(False).eval()
+    return latents, np.load(folder / "captions.npy"), autoencoder
+
+
+def _run_tokenizer(run_dir: Path) -> CLIPTokenizer:
+    "The tokenizer of a run, built once: another call would number the tokens differently."
+    folder = run_dir / "tokenizer"
+    if not folder.exists():
+        with atomic_path(folder) as draft:
+            build_tokenizer(_tree_texts()).save_pretrained(draft)
+    return CLIPTokenizer.from_pretrained(folder)
 
 
 def _all_captions() -> list[str]:
@@ -350,11 +374,11 @@ def _base_config(steps: int, batch_size: int, tiny: bool, seed: int) -> TrainCon
     return TrainConfig(
         steps=steps,
         batch_size=batch_size,
-        lr=5e-4,
-        warmup=min(200, steps),
+        lr=7e-4,
+        warmup=min(500, steps),
         cooldown=max(1, steps // 4),
         weight_decay=0.01,
-        ema=0.999,
+        ema=0.9995,
         checkpoint_every=2 if tiny else 250,
         log_every=1 if tiny else 10,
         seed=seed,
@@ -388,18 +412,17 @@ class _BaseStep:
 # %% ../nbs/37_atelier_base.ipynb #bfbac4a0
 def train_base(
     run_dir: str | Path,  # folder of the run; a killed run goes on from its last checkpoint
-    steps: int = 10000,  # training steps
-    pictures: int = 30000,  # synthetic images to train on
-    batch_size: int = 32,  # images per step
+    steps: int = 50000,  # training steps
+    pictures: int = 300000,  # synthetic images to train on
+    batch_size: int = 64,  # images per step
     tiny: bool = False,  # a small UNet, for tests
     seed: int = 100,  # of images, weights and noise; no other part of the repository uses it
 ) -> tuple[StableDiffusionPipeline, TrainResult]:  # with averaged weights; the run
     "Paint, fit the autoencoder, train text encoder and UNet on captions alone. Resumable. (ours)"
-    latents, captions, autoencoder = _training_data(pictures, seed)
-    tokenizer = build_tokenizer(_tree_texts())
-    text_encoder, _ = pretrain_text_encoder(
-        Path(run_dir) / "text", tokenizer, steps=3 if tiny else 1500
-    )
+    run_dir = Path(run_dir)
+    latents, captions, autoencoder = _training_data(run_dir, pictures, seed)
+    tokenizer = _run_tokenizer(run_dir)
+    text_encoder, _ = pretrain_text_encoder(run_dir / "text", tokenizer, steps=3 if tiny else 4000)
     table = embed(tokenizer, text_encoder, _all_captions())
     torch.manual_seed(seed)
     unet = build_unet(tiny)
