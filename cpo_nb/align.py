@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib, math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -22,7 +22,7 @@ from .batches import at_averaged_weights, cache_prompt_embeddings, data_origin, 
 from .batches import frozen_predictions, held_out_score, preference_prompts
 from .cache import Damaged
 from .collapse import CollapseWatch
-from .core import CpoError
+from .core import CpoError, record_of
 from .docments import document
 from .criteria import CriteriaTree
 from .loss import LossOutput, cpo_loss, dpo_loss, guidance_distillation_loss, sft_loss
@@ -465,7 +465,7 @@ def _bank_facts(bank: BankConfig | None) -> dict:
 
 def _stored_settings(s: StepInputs, bank: BankConfig | None, execution: Execution) -> dict:
     "What the run's config.json holds besides the loop's settings and the data."
-    settings, frozen = asdict(s.cfg), dict(reference=s.reference)
+    settings, frozen = record_of(s.cfg), dict(reference=s.reference)
     del settings["train"]  # the loop records its own
     if METHODS[s.cfg.method].needs_auxiliary:
         frozen["auxiliary"] = s.auxiliary

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from cpo_nb.core import (
+    record_of,
     Scale,
     library_versions,
     read_json,
@@ -68,8 +69,8 @@ def _case_config(shared: AlignConfig, scale: Scale, seed: int, steps: int | None
 def _bank_key(shared: AlignConfig, scale: Scale) -> str:
     "Hash of all that a run's numbers depend on, its case aside."
     key = dict(
-        cfg=asdict(_case_config(shared, scale, 0, None)),
-        scale=asdict(scale),
+        cfg=record_of(_case_config(shared, scale, 0, None)),
+        scale=record_of(scale),
         ingredients=shipped_hashes(),
     )
     return sha256_json(to_jsonable(key))[:16]
@@ -114,7 +115,7 @@ def _store_runs(scale: Scale, shared: AlignConfig, runs: list[dict]) -> None:
         scale=scale.name,
         device="cpu",
         versions=library_versions(),
-        settings=asdict(shared),
+        settings=record_of(shared),
         runs=runs,
     )
     write_json(bank_path(scale), content)

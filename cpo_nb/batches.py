@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib, hashlib, shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
@@ -21,7 +21,7 @@ from .backbone import Backbone, Conditioning
 from .cards import card_facts
 from .cache import StoredLatents, StoredPrompts, encoding_batch, image_sizes
 from .cache import square_images, store_latents
-from .core import CpoError, processes, sha256_json, torch_rng
+from .core import CpoError, processes, record_of, sha256_json, torch_rng
 from .docments import document
 from .criteria import CriteriaTree
 from .origin import rows_hash
@@ -403,7 +403,7 @@ def _run_facts(
         criteria=f"{tree.id} ({len(tree)} pairs)",
         data=data.hash,
         pictures=len(data),
-        settings=asdict(cfg),
+        settings=record_of(cfg),
         best=res.best,
     )
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -21,6 +20,7 @@ from cpo_nb.core import (
     get_scale,
     plural,
     readable_time,
+    record_of,
     runs_dir,
 )
 from .docments import document
@@ -169,7 +169,7 @@ def train_atelier_auxiliary(
         command="cpo atelier auxiliary",
         scale=sizes.name,
         seed=seed,
-        settings=asdict(config),
+        settings=record_of(config),
         seconds=round(result.seconds),
         losses=[(row["step"], row["loss"]) for row in read_metrics(run)],
     )
@@ -204,7 +204,7 @@ def train_atelier_policy(
         command="cpo atelier policy",
         scale=sizes.name,
         seed=seed,
-        settings=asdict(config),
+        settings=record_of(config),
         seconds=round(result.seconds),
         stopped=result.stopped,
         ingredients=shipped_hashes(),

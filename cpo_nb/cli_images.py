@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Optional
@@ -16,6 +16,7 @@ import typer
 
 # nothing heavy up here: `cpo --help` must not wait for torch
 from cpo_nb.core import (
+    record_of,
     CpoError,
     Scale,
     atomic_path,
@@ -546,7 +547,7 @@ def run_evaluate(
             base=base,
             adapters=notes,
             prompt=prompt.value,
-            scale=asdict(sizes),
+            scale=record_of(sizes),
             results={name: rows[0] for name, rows in results.items()},
             changes=changes,
             judge_agreement=agreement,

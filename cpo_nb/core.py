@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import atexit, contextlib, ctypes, hashlib, importlib.metadata, importlib.util, inspect, json
 import os, platform, random, re, shutil, sys, time
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Callable, Iterator
@@ -19,9 +19,9 @@ from .docments import document
 # %% auto #0
 __all__ = ['plain_text', 'CpoError', 'error_from', 'plural', 'Scale', 'get_scale', 'repo_root', 'data_dir', 'cache_dir',
            'runs_dir', 'figures_dir', 'results_dir', 'seed_for', 'np_rng', 'torch_rng', 'machine_tag', 'atomic_path',
-           'remove_leftovers', 'to_jsonable', 'write_json', 'read_json', 'sha256_file', 'sha256_json', 'readable_size',
-           'readable_time', 'check_room', 'library_versions', 'cached', 'check', 'Processes', 'torch_distributed',
-           'processes', 'in_main', 'keep_freed_memory', 'use_style', 'save_figure']
+           'remove_leftovers', 'later', 'record_of', 'to_jsonable', 'write_json', 'read_json', 'sha256_file',
+           'sha256_json', 'readable_size', 'readable_time', 'check_room', 'library_versions', 'cached', 'check',
+           'Processes', 'torch_distributed', 'processes', 'in_main', 'keep_freed_memory', 'use_style', 'save_figure']
 
 # %% ../nbs/00_core.ipynb #9f832442
 # escape sequences of terminals, control characters, marks that turn the direction of writing
@@ -307,13 +307,35 @@ def remove_leftovers(
         else:
             leftover.unlink(missing_ok=True)
 
+# %% ../nbs/00_core.ipynb #5e7a1c02
+def later(
+    default: Any,  # the value that means "as before the field existed"
+) -> Any:  # what a dataclass takes as a field
+    "A field of settings that was added after results had been stored."
+    return field(default=default, metadata=dict(later=True))
+
+
+def record_of(
+    settings: Any,  # nested dataclasses, dicts and sequences
+) -> Any:  # the same with dicts in place of dataclasses
+    "Settings as they are recorded: without `later` fields that have their default."
+    if is_dataclass(settings) and not isinstance(settings, type):
+        named = [(f, getattr(settings, f.name)) for f in fields(settings)]
+        kept = [(f, v) for f, v in named if not (f.metadata.get("later") and v == f.default)]
+        return {f.name: record_of(v) for f, v in kept}
+    if isinstance(settings, dict):
+        return {k: record_of(v) for k, v in settings.items()}
+    if isinstance(settings, (list, tuple)):
+        return type(settings)(record_of(v) for v in settings)
+    return settings
+
 # %% ../nbs/00_core.ipynb #dec208d5
 def to_jsonable(
     obj: Any,  # nested dataclasses, dicts, sequences, sets, paths, arrays, tensors, scalars
 ) -> Any:  # the same, of dicts, lists, text, numbers, booleans and None alone
     "Turn `obj` into what JSON knows; NaN and infinities become None, sets become sorted lists."
     if is_dataclass(obj) and not isinstance(obj, type):
-        obj = asdict(obj)
+        obj = record_of(obj)
     if isinstance(obj, dict):
         return {str(k): to_jsonable(v) for k, v in obj.items()}
     if isinstance(obj, (set, frozenset)):

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib, hashlib, math, re
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -16,7 +15,7 @@ from .adapters import LORA_TARGETS, Adapter, adapter_list
 from .backbone import Backbone
 from .cache import fingerprint, image_key, row_hashes, text_key
 from .core import CpoError, cache_dir, library_versions, plural, processes, read_json
-from .core import sha256_file, sha256_json, to_jsonable, write_json
+from .core import record_of, sha256_file, sha256_json, to_jsonable, write_json
 from .docments import document
 from .runs import checkpoint_room, claim_run
 from .training import Execution, NotFinite
@@ -271,7 +270,7 @@ def claim_training(
     "Claim a run's folder for the length of a block, with room for its checkpoints (`claim_run`)."
     numbers = lora_numbers(backbone, cfg.rank, cfg.targets)
     room = checkpoint_room(run_dir, numbers, cfg.train, scored)
-    known = dict(bank=None, optimizer=None, train=asdict(cfg.train)) | settings
+    known = dict(bank=None, optimizer=None, train=record_of(cfg.train)) | settings
     with claim_run(run_dir, known, room, accept_changes):
         yield
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Sequence
 
@@ -452,7 +452,7 @@ def _described(
         device=device,
         versions=library_versions(),
         pictures={split: len(images) for split, images in dataset.items()},
-        stage1=to_jsonable(asdict(cfg)),
+        stage1=to_jsonable(cfg),
         pairs=[pair.id for pair in lab.tree.pairs],
         kappa={pair: None if np.isnan(k) else k for pair, k in lab.kappa.items()},
         share=lab.share,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import lru_cache, reduce
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from cpo_nb.core import (
+    record_of,
     CpoError,
     Scale,
     read_json,
@@ -179,9 +179,9 @@ def search_key(
     "Hash of all that a candidate's numbers depend on, its own settings aside."
     shared = AlignConfig(loop_config(scale, LEARNING_RATES[0], 0), **SEARCHED[method][0])
     key = dict(
-        cfg=asdict(shared),
+        cfg=record_of(shared),
         pictures=search_images(scale),
-        scale=asdict(scale),
+        scale=record_of(scale),
         ingredients=shipped_hashes(),
     )
     return sha256_json(to_jsonable(key))[:16]
@@ -280,7 +280,7 @@ def policy_run(
     bank: BankConfig | None = None,  # the target bank, if one is used
 ) -> Path:  # runs/SCALE/policies/METHOD-seedN-HASH
     "Folder of a policy's run."
-    key = dict(cfg=asdict(config), pictures=scale.train_images, ingredients=shipped_hashes())
+    key = dict(cfg=record_of(config), pictures=scale.train_images, ingredients=shipped_hashes())
     if bank:
         key["bank"] = [bank.n_draws, bank.seed]
     if n_rows < scale.train_images // 2:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
 
@@ -19,7 +19,7 @@ from .backbone import Backbone
 from .batches import TrainingSet, at_averaged_weights, autocast, cache_prompt_embeddings
 from .batches import data_origin, finish, held_out_score, noisy_batch, once_per_step
 from .collapse import CollapseWatch
-from .core import CpoError, np_rng, plural
+from .core import CpoError, np_rng, plural, record_of
 from .docments import document
 from .criteria import CriteriaTree
 from .origin import check_alpha, claim_training, naming_culprits, rows_hash, run_origin
@@ -177,7 +177,7 @@ def _stored_settings(
     backbone: Backbone, tree: CriteriaTree, cfg: SftConfig, start: Adapter, execution: Execution
 ) -> dict:
     "What the run's config.json holds besides the loop's settings and the data."
-    settings = {k: v for k, v in asdict(cfg).items() if k != "train"}
+    settings = {k: v for k, v in record_of(cfg).items() if k != "train"}
     known = dict(stage="sft", tree=tree.hash, start=start)
     return settings | known | run_origin(backbone, execution, start=start)
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cpo_nb.core import (
+    record_of,
     Scale,
     cached,
     data_dir,
@@ -232,7 +233,7 @@ def _sweep_key(scale: Scale) -> str:
     key = dict(
         parts={k: v for k, v in hashes.items() if k.startswith("pipeline")},
         steps=_sweep_steps(scale),
-        cfg=asdict(auxiliary_config(scale)),
+        cfg=record_of(auxiliary_config(scale)),
         pictures=scale.train_images,
     )
     return sha256_json(to_jsonable(key))[:8]

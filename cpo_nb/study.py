@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import subprocess, time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -311,7 +311,7 @@ def _result_path(row: Row, scale: Scale, seed: int) -> Path:
 
 def _row_config(row: Row, scale: Scale) -> dict:
     "What a stored result must agree with."
-    return to_jsonable(dict(row=asdict(row), scale=asdict(scale), ingredients=shipped_hashes()))
+    return to_jsonable(dict(row=row, scale=scale, ingredients=shipped_hashes()))
 
 
 def stored_result(

@@ -16,7 +16,7 @@ import torch
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
-from .core import CpoError, in_main, keep_freed_memory, np_rng, processes
+from .core import CpoError, in_main, keep_freed_memory, np_rng, processes, record_of
 from .docments import document
 from .core import to_jsonable, torch_distributed
 from .runs import check_fit, checkpoint_path, checkpoint_room, claim_run, last_checkpoint
@@ -572,7 +572,7 @@ def train(
     if not params:
         hint = "add an adapter and make it trainable first"
         raise CpoError(f"{run_dir}: no parameter is set to be trained", hint=hint)
-    settings = dict(train=asdict(cfg), n_rows=n_rows)
+    settings = dict(train=record_of(cfg), n_rows=n_rows)
     if execution.optimizer != "adamw":
         settings["optimizer"] = execution.optimizer
     settings.update(config or {})
