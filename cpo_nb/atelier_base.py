@@ -33,6 +33,7 @@ from .criteria import CriteriaTree, load_criteria
 from .painter import paint
 from .prompts import attribute_prompt
 from .stable_diffusion import plain_attention
+from .timing import steps_within, time_limit
 from .training import TrainConfig, TrainResult, train
 
 # %% auto #0
@@ -390,7 +391,7 @@ class _BaseStep:
 
     def __init__(self, unet, latents: np.ndarray, captions: np.ndarray, table, seed: int):
         self.unet, self.latents, self.captions = unet, latents, captions
-        self.table, self.seed = table, seed
+        self.table, self.seed, self.device = table, seed, unet.device
         self.alphas = build_scheduler().alphas_cumprod.float()
 
     def __call__(self, step: int, rows: np.ndarray, part) -> tuple[torch.Tensor, dict]:
@@ -405,9 +406,10 @@ class _BaseStep:
         a = self.alphas[t].view(-1, 1, 1, 1)
         noisy = a.sqrt() * x0 + (1 - a).sqrt() * noise
         target = a.sqrt() * noise - (1 - a).sqrt() * x0
-        with torch.autocast("cpu", torch.bfloat16):
-            pred = self.unet(noisy[part], t[part], cond[part]).sample
-        return F.mse_loss(pred.float(), target[part]), {}
+        noisy, t, cond, target = (v[part].to(self.device) for v in (noisy, t, cond, target))
+        with torch.autocast(self.device.type, torch.bfloat16):
+            pred = self.unet(noisy, t, cond).sample
+        return F.mse_loss(pred.float(), target), {}
 
 # %% ../nbs/37_atelier_base.ipynb #bfbac4a0
 def train_base(
@@ -417,24 +419,32 @@ def train_base(
     batch_size: int = 64,  # images per step
     tiny: bool = False,  # a small UNet, for tests
     seed: int = 100,  # of images, weights and noise; no other part of the repository uses it
+    seconds: float | None = None,  # training time that is to be had; `steps` is what fits into it
+    device: str = "cpu",  # where the UNet is trained
+    workers: int = 2,  # painting processes
 ) -> tuple[StableDiffusionPipeline, TrainResult]:  # with averaged weights; the run
     "Paint, fit the autoencoder, train text encoder and UNet on captions alone. Resumable. (ours)"
     run_dir = Path(run_dir)
-    latents, captions, autoencoder = _training_data(run_dir, pictures, seed)
+    latents, captions, autoencoder = _training_data(run_dir, pictures, seed, workers)
     tokenizer = _run_tokenizer(run_dir)
     text_encoder, _ = pretrain_text_encoder(run_dir / "text", tokenizer, steps=3 if tiny else 4000)
     table = embed(tokenizer, text_encoder, _all_captions())
     torch.manual_seed(seed)
-    unet = build_unet(tiny)
-    plain_attention(unet)
+    unet = build_unet(tiny).to(device)
+    if unet.device.type == "cpu":
+        plain_attention(unet)
     step_fn = _BaseStep(unet, latents, captions, table, seed)
-    params, config = dict(unet.named_parameters()), _base_config(steps, batch_size, tiny, seed)
+    params = dict(unet.named_parameters())
+    if seconds is not None:
+        steps = steps_within(run_dir, seconds, step_fn, params, pictures, batch_size)
+    config = _base_config(steps, batch_size, tiny, seed)
     described = dict(pictures=pictures, tiny=tiny)
-    result = train(run_dir, params, step_fn, len(latents), config, described, desc="base")
+    loop = dict(desc="base", watch=time_limit(seconds))
+    result = train(run_dir, params, step_fn, pictures, config, described, **loop)
     with torch.no_grad():
         for name, parameter in params.items():
             parameter.copy_(result.ema[name])
-    return assemble(unet.eval(), autoencoder, tokenizer, text_encoder), result
+    return assemble(unet.cpu().eval(), autoencoder, tokenizer, text_encoder), result
 
 # %% ../nbs/37_atelier_base.ipynb #a5dd06db
 def write_recipe(

@@ -5,7 +5,7 @@
 # %% ../nbs/45a_cli_atelier.ipynb #903d1450
 from __future__ import annotations
 
-import shutil
+import os, shutil
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -79,33 +79,77 @@ def _target(part: str, out: Path | None, scale: Scale, overwrite: bool) -> Path:
         raise CpoError(f"{path} is there already", hint=hint)
     return path
 
+
+def _told(settings: dict) -> str:
+    "Settings in one line; with a time, the steps are what fits into it."
+    shown = {k: v for k, v in settings.items() if v is not None}
+    if "seconds" in shown:
+        shown["steps"] = "as fit"
+    return ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in shown.items())
+
 # %% ../nbs/45a_cli_atelier.ipynb #e7df7a19
+_Painted = Annotated[
+    Optional[int],
+    typer.Option(
+        "--images", metavar="N", min=8, help="Images to paint and train on. [default: of the scale]"
+    ),
+]
+_Steps = Annotated[
+    Optional[int],
+    typer.Option("--steps", metavar="N", min=1, help="Training steps. [default: of the scale]"),
+]
+_Batch = Annotated[
+    int, typer.Option("--batch-size", metavar="N", min=1, help="Images per training step.")
+]
+_TrainedOn = Annotated[str, typer.Option("--device", metavar="NAME", help="cpu, cuda or mps.")]
+_Seconds = Annotated[
+    Optional[float],
+    typer.Option(
+        "--seconds",
+        metavar="S",
+        help="Training time; the steps are as many as fit into it.",
+    ),
+]
+
+
 @atelier_app.command("base", cls=ModelCommand)
 def train_atelier_base(
-    out: _PartFolder = None, overwrite: Overwrite = False, scale: ScaleName = None
+    images: _Painted = None,
+    steps: _Steps = None,
+    batch_size: _Batch = 64,
+    seconds: _Seconds = None,
+    device: _TrainedOn = "cpu",
+    out: _PartFolder = None,
+    overwrite: Overwrite = False,
+    scale: ScaleName = None,
 ) -> None:
     """Train the small Stable Diffusion pipeline again, from its images on.
 
-    Takes about 40 minutes on two CPU cores. The same command resumes.
+    Takes about seven hours on two CPU cores, minutes on a GPU. The same command resumes.
     """
     from cpo_nb.atelier_base import save_base, train_base
     from cpo_nb.runs import read_metrics
 
     sizes, clock = get_scale(scale), Clock()
     target = _target("pipeline", out, sizes, overwrite)
-    settings = {}
-    if sizes.name == "smoke":
-        settings = dict(steps=sizes.sft_steps, pictures=sizes.train_images, tiny=True)
-        settings["batch_size"] = sizes.batch_size
-    clock("base: images, autoencoder, UNet")
+    smoke = sizes.name == "smoke"
+    settings = dict(
+        steps=steps or (sizes.sft_steps if smoke else 50_000),
+        pictures=images or (sizes.train_images if smoke else 300_000),
+        batch_size=min(batch_size, sizes.batch_size) if smoke else batch_size,
+        seconds=seconds,
+        device=device,
+    )
+    clock(f"base: images, autoencoder, text encoder, UNet; {_told(settings)}")
     run = runs_dir() / sizes.name / "atelier-base"
-    pipe, result = train_base(run, **settings)
+    pipe, result = train_base(run, **settings, tiny=smoke, workers=os.cpu_count() or 1)
     log = read_metrics(run)
-    recipe = dict(
+    recipe = settings | dict(
         command="cpo atelier base",
         scale=sizes.name,
         steps=result.step,
         seconds=round(result.seconds),
+        stopped=result.stopped,
         curve={key: [row[key] for row in log] for key in ("step", "loss")},
     )
     save_base(pipe, target, recipe)
@@ -115,7 +159,14 @@ def train_atelier_base(
 # %% ../nbs/45a_cli_atelier.ipynb #32ee2120
 @atelier_app.command("judge", cls=ModelCommand)
 def train_atelier_judge(
-    out: _PartFolder = None, overwrite: Overwrite = False, scale: ScaleName = None
+    images: _Painted = None,
+    steps: _Steps = None,
+    batch_size: _Batch = 64,
+    seconds: _Seconds = None,
+    device: _TrainedOn = "cpu",
+    out: _PartFolder = None,
+    overwrite: Overwrite = False,
+    scale: ScaleName = None,
 ) -> None:
     """Train the judge again, on synthetic images made for it alone.
 
@@ -123,13 +174,24 @@ def train_atelier_judge(
     """
     from cpo_nb.atelier_base import write_recipe
     from cpo_nb.metrics import save_judge, train_judge
+    from cpo_nb.runs import read_metrics
 
     sizes, clock = get_scale(scale), Clock()
     target = _target("judge.safetensors", out, sizes, overwrite)
-    images, steps = sizes.judge_train_images, sizes.judge_steps
-    clock(f"judge: {images:,} images, {steps} training steps")
-    save_judge(train_judge(runs_dir() / sizes.name / "atelier-judge", images, steps), target)
-    recipe = dict(command="cpo atelier judge", scale=sizes.name, pictures=images, steps=steps)
+    settings = dict(
+        n_images=images or sizes.judge_train_images,
+        steps=steps or sizes.judge_steps,
+        batch_size=batch_size,
+        seconds=seconds,
+        device=device,
+    )
+    clock(f"judge: {_told(settings)}")
+    run = runs_dir() / sizes.name / "atelier-judge"
+    save_judge(train_judge(run, **settings, workers=os.cpu_count() or 1), target)
+    log = read_metrics(run)
+    settings |= dict(steps=log[-1]["step"], seconds=round(log[-1]["seconds"]))
+    recipe = dict(command="cpo atelier judge", scale=sizes.name, **settings)
+    recipe["curve"] = {key: [row[key] for row in log] for key in ("step", "loss", "accuracy")}
     write_recipe(target.parent, recipe, [target.name])
     clock(f"done: {target}")
 

@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .atelier import PAIRS, PALETTES, SUBJECTS, sample_scenes
+from .atelier import PAIRS, PALETTES, SUBJECTS, Scenes, sample_scenes
 from .core import CpoError, atomic_path, data_dir, np_rng, torch_rng
 from .docments import document
 from .painter import paint
+from .timing import steps_within, time_limit
 from .training import TrainConfig, train
 
 # %% auto #0
@@ -148,40 +149,53 @@ def _judge_config(steps: int, batch_size: int) -> TrainConfig:
     )
 
 # %% ../nbs/31_metrics.ipynb #6c1935e5
+class _JudgeStep:
+    "One training step: cross-entropy on settings, subject and palette."
+
+    def __init__(self, judge: AtelierJudge, scenes: Scenes, images: np.ndarray, device):
+        self.judge, self.device = judge, device
+        self.images = torch.from_numpy(images).permute(0, 3, 1, 2)
+        labels = (scenes.settings + 1, scenes.subject, scenes.palette)
+        self.labels = [torch.from_numpy(v.astype(np.int64)) for v in labels]
+
+    def __call__(self, step: int, rows: np.ndarray, part) -> tuple[torch.Tensor, dict]:
+        images = _augmented(self.images[rows].float(), torch_rng(JUDGE_SEED, "noise", step))
+        a, s, p = (v[rows[part]].to(self.device) for v in self.labels)
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16):
+            logits_a, logits_s, logits_p = self.judge.logits(images[part].to(self.device))
+        loss = (
+            F.cross_entropy(logits_a.float().flatten(0, 1), a.flatten())
+            + 0.2 * F.cross_entropy(logits_s.float(), s)
+            + 0.2 * F.cross_entropy(logits_p.float(), p)
+        )
+        return loss, dict(accuracy=(logits_a.argmax(-1) == a).float().mean())
+
+
 def train_judge(
     run_dir: str | Path,  # folder of the run; a killed run goes on from its last checkpoint
     n_images: int,  # synthetic images to train on
-    steps: int,  # training steps
+    steps: int,  # training steps; with `seconds` it is what fits into them
     batch_size: int = 64,  # images per step
     workers: int = 2,  # painting processes
-) -> AtelierJudge:  # with averaged weights, frozen
+    seconds: float | None = None,  # training time that is to be had
+    device: str = "cpu",  # where it is trained
+) -> AtelierJudge:  # with averaged weights, frozen, on the CPU
     "Train the judge on images of its own, by cross-entropy on settings, subject and palette."
-    sc = sample_scenes(n_images, JUDGE_SEED)
-    x = torch.from_numpy(paint(sc, workers)).permute(0, 3, 1, 2).contiguous()
-    labels = (sc.settings + 1, sc.subject, sc.palette)
-    a, s, p = (torch.from_numpy(v.astype(np.int64)) for v in labels)
+    scenes = sample_scenes(n_images, JUDGE_SEED)
     torch.manual_seed(JUDGE_SEED)
-    judge = AtelierJudge()
+    judge = AtelierJudge().to(device)
+    step_fn = _JudgeStep(judge, scenes, paint(scenes, workers), device)
+    params = dict(judge.named_parameters())
+    if seconds is not None:
+        steps = steps_within(run_dir, seconds, step_fn, params, n_images, batch_size)
 
-    def step_fn(step, rows, part):
-        images = _augmented(x[rows].float(), torch_rng(JUDGE_SEED, "noise", step))
-        images, rows = images[part], rows[part]
-        with torch.autocast("cpu", torch.bfloat16):
-            logits_a, logits_s, logits_p = judge.logits(images)
-        loss = (
-            F.cross_entropy(logits_a.float().flatten(0, 1), a[rows].flatten())
-            + 0.2 * F.cross_entropy(logits_s.float(), s[rows])
-            + 0.2 * F.cross_entropy(logits_p.float(), p[rows])
-        )
-        return loss, dict(accuracy=(logits_a.argmax(-1) == a[rows]).float().mean())
-
-    params, config = dict(judge.named_parameters()), _judge_config(steps, batch_size)
-    described = dict(pictures=n_images)  # the key of stored runs
-    result = train(run_dir, params, step_fn, n_images, config, described, desc="judge")
+    config, described = _judge_config(steps, batch_size), dict(pictures=n_images)
+    loop = dict(desc="judge", watch=time_limit(seconds))
+    result = train(run_dir, params, step_fn, n_images, config, described, **loop)
     with torch.no_grad():
         for name, parameter in params.items():
             parameter.copy_(result.ema[name])
-    return judge.eval().requires_grad_(False)
+    return judge.cpu().eval().requires_grad_(False)
 
 # %% ../nbs/31_metrics.ipynb #46c34a06
 def save_judge(
