@@ -29,7 +29,8 @@ from .cli_options import Overwrite, ScaleName, Seed
 
 # %% auto #0
 __all__ = ['atelier_app', 'atelier_check', 'train_atelier_base', 'train_atelier_judge', 'train_atelier_auxiliary',
-           'train_atelier_policy', 'sweep_atelier_auxiliary', 'synthetic_rows', 'write_atelier_dataset']
+           'train_atelier_policy', 'measure_atelier_parts', 'sweep_atelier_auxiliary', 'synthetic_rows',
+           'write_atelier_dataset']
 
 # %% ../nbs/45a_cli_atelier.ipynb #cd402170
 atelier_app = typer.Typer(
@@ -275,6 +276,28 @@ def train_atelier_policy(
     clock(f"done: {target}, {readable_time(result.seconds)} of training")
 
 # %% ../nbs/45a_cli_atelier.ipynb #9ae51bdd
+@atelier_app.command("parts", cls=ModelCommand)
+def measure_atelier_parts(scale: ScaleName = None) -> None:
+    """Ask whether base, judge and auxiliary paint and read what they should, pair by pair.
+
+    The answers go to data/results, and the notebook of the parts draws them.
+    """
+    from cpo_nb.backbone import load_backbone
+    from cpo_nb.metrics import load_judge
+    from cpo_nb.parts import measure_parts, parts_path, parts_verdict
+    from cpo_nb.shipped import shipped_auxiliary
+
+    sizes, clock = get_scale(scale), Clock()
+    clock(f"parts: base, judge, auxiliary; {sizes.eval_images} images")
+    backbone = load_backbone("atelier")
+    backbone.load_adapter(shipped_auxiliary(), "auxiliary")
+    n_named = 64 if sizes.name != "smoke" else 1
+    result = measure_parts(backbone, load_judge(), sizes, n_named)
+    for question, asked, found, met in parts_verdict(result):
+        echo(f"{question:32}{asked:>6}{found:>9}  {'met' if met else 'not met'}")
+    clock(f"done: {parts_path(sizes)}")
+
+
 @atelier_app.command("sweep", cls=ModelCommand)
 def sweep_atelier_auxiliary(scale: ScaleName = None) -> None:
     """Compare ranks, targets and learning rates of the auxiliary by short runs.
