@@ -22,11 +22,12 @@ from .batches import at_averaged_weights, cache_prompt_embeddings, data_origin, 
 from .batches import frozen_predictions, held_out_score, preference_prompts
 from .cache import Damaged
 from .collapse import CollapseWatch
-from .core import CpoError, record_of
+from .core import CpoError, later, record_of
 from .docments import document
 from .criteria import CriteriaTree
 from .loss import LossOutput, cpo_loss, dpo_loss, guidance_distillation_loss, sft_loss
 from .method_rows import rows_by_score, rows_in_pairs, rows_with_preference
+from .on_policy import OnPolicy
 from .origin import blaming, check_alpha, claim_training, naming_culprits, rows_hash
 from .origin import run_origin
 from .runs import last_checkpoint
@@ -65,6 +66,7 @@ class AlignConfig:
     # early-stop threshold: smoothed d_w relative to the targets' variance, > 0; None disables it
     collapse: float | None = 0.5
     precision: str = "bf16"  # of forward passes: bf16, fp16 or fp32
+    on_policy: OnPolicy = later(OnPolicy())  # spo, npo-spo: how the policy is sampled and scored
 
     def __post_init__(self):
         if problems := _config_problems(self):
@@ -238,8 +240,7 @@ def preference_step(
     def step_fn(step: int, rows: np.ndarray, part: slice) -> tuple[torch.Tensor, dict]:
         b = batches(step, rows, part)
         pred = policy_prediction(s, b.noisy, b.timesteps, b.cond)
-        models = dict(the_base=b.ref, the_auxiliary_model=b.z_w, the_auxiliary=b.z_l)
-        with blaming(pred, **models):
+        with blaming(pred, the_base=b.ref, the_auxiliary_model=b.z_w, the_auxiliary=b.z_l):
             out = loss(pred, b)
         return out.loss, batch_means(out.stats, b.mask_l) | dict(variance=b.z_w.var())
 
@@ -462,8 +463,7 @@ def _check_options(backbone: Backbone, cfg: AlignConfig, bank: BankConfig | None
     "Raise for what does not fit the method or the base, before anything is computed."
     method = METHODS[cfg.method]
     if bank is not None and (method.live_only or not method.needs_auxiliary):
-        what = "a target bank serves methods that train on the auxiliary model's z_w and z_l"
-        raise CpoError(f"{what}; {cfg.method} does not", hint="leave the bank out")
+        raise CpoError(f"{cfg.method} does not read a target bank", hint="leave the bank out")
     if "weighting" in method.settings:
         weight_function(backbone, cfg.weighting)
 
