@@ -22,11 +22,12 @@ from .batches import at_averaged_weights, cache_prompt_embeddings, data_origin, 
 from .batches import frozen_predictions, held_out_score, preference_prompts
 from .cache import Damaged
 from .collapse import CollapseWatch
-from .core import CpoError, record_of
+from .core import CpoError, later, record_of
 from .docments import document
 from .criteria import CriteriaTree
 from .loss import LossOutput, cpo_loss, dpo_loss, guidance_distillation_loss, sft_loss
 from .method_rows import rows_by_score, rows_in_pairs, rows_with_preference
+from .on_policy import OnPolicy
 from .origin import blaming, check_alpha, claim_training, naming_culprits, rows_hash
 from .origin import run_origin
 from .runs import last_checkpoint
@@ -35,8 +36,8 @@ from .weighting import WEIGHTINGS, weight_function
 
 # %% auto #0
 __all__ = ['METHODS', 'AlignConfig', 'Method', 'register', 'StepInputs', 'training_rows', 'PreferenceBatch', 'preference_batches',
-           'policy_prediction', 'preference_step', 'cpo_step', 'distill_step', 'dpo_step', 'sft_step',
-           'every_align_prompt', 'align', 'claim_align']
+           'policy_prediction', 'preference_step', 'cpo_step', 'distill_step', 'dpo_step', 'frozen_prediction',
+           'sft_step', 'every_align_prompt', 'align', 'claim_align']
 
 # %% ../nbs/25_align.ipynb #8887f254
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class AlignConfig:
     # early-stop threshold: smoothed d_w relative to the targets' variance, > 0; None disables it
     collapse: float | None = 0.5
     precision: str = "bf16"  # of forward passes: bf16, fp16 or fp32
+    on_policy: OnPolicy = later(OnPolicy())  # spo, npo-spo: how the policy is sampled and scored
 
     def __post_init__(self):
         if problems := _config_problems(self):
@@ -76,11 +78,7 @@ def _config_problems(cfg: AlignConfig) -> list[str]:
     "One line for each setting that is not usable."
     rules = (
         ("method", cfg.method in METHODS, f"choose one of {', '.join(METHODS)}"),
-        (
-            "stabilize",
-            cfg.stabilize in (None, "norm", "safeguard"),
-            "choose None, norm or safeguard",
-        ),
+        ("stabilize", cfg.stabilize in (None, "norm", "safeguard"), "choose None, norm, safeguard"),
         ("weighting", cfg.weighting in WEIGHTINGS, f"choose one of {', '.join(WEIGHTINGS)}"),
         ("beta", 0 < cfg.beta < math.inf, "must be positive"),
         ("gamma", 0 <= cfg.gamma < 1, "must be in [0, 1)"),
@@ -104,6 +102,9 @@ class Method:
     step: Callable  # StepInputs -> step function: (step, rows, part) -> (loss, numbers to log)
     settings: tuple[str, ...] = ()  # fields of AlignConfig that it reads beside the common ones
     needs_auxiliary: bool = False  # does it use the auxiliary model's predictions?
+    live_only: bool = False  # ... but not at z_w and z_l, which a target bank caches?
+    prompts: Callable | None = None  # (TrainingSet, tree, AlignConfig) -> what else it encodes
+    prepare: Callable | None = None  # StepInputs -> what is made once a run, from the training rows
 
 # %% ../nbs/25_align.ipynb #84fb5790
 METHODS: dict[str, Method] = {}  # by name
@@ -130,6 +131,7 @@ class StepInputs:
     pairs: np.ndarray | None = None  # rows of winner and loser (P, 2), for methods on pairs
     bank: Bank | None = None  # cached frozen predictions of `data`; None: computed live
     prefetch: bool | None = None  # read the bank ahead in a thread; None: on a GPU only
+    prepared: Any = None  # what the method's `prepare` made; held-out rows share it
 
     @property
     def n_samples(self) -> int:
@@ -238,8 +240,7 @@ def preference_step(
     def step_fn(step: int, rows: np.ndarray, part: slice) -> tuple[torch.Tensor, dict]:
         b = batches(step, rows, part)
         pred = policy_prediction(s, b.noisy, b.timesteps, b.cond)
-        models = dict(the_base=b.ref, the_auxiliary_model=b.z_w, the_auxiliary=b.z_l)
-        with blaming(pred, **models):
+        with blaming(pred, the_base=b.ref, the_auxiliary_model=b.z_w, the_auxiliary=b.z_l):
             out = loss(pred, b)
         return out.loss, batch_means(out.stats, b.mask_l) | dict(variance=b.z_w.var())
 
@@ -323,7 +324,7 @@ def dpo_step(
         cond = bb.encode_prompts(d.captions, tokens=tokens)
         cond = Conditioning.cat([d.told(cond), replace(d, sizes=l.sizes).told(cond)])
 
-        ref = _reference_prediction(s, noisy, t, cond)
+        ref = frozen_prediction(s, noisy, t, cond, s.reference)
         pred = policy_prediction(s, noisy, t, cond)
 
         pairs = (*pred.chunk(2), *ref.chunk(2), *target.chunk(2))
@@ -334,13 +335,17 @@ def dpo_step(
     return step_fn
 
 # %% ../nbs/25_align.ipynb #73f2f6be
-def _reference_prediction(
-    s: StepInputs, noisy: torch.Tensor, t: torch.Tensor, cond: Conditioning
-) -> torch.Tensor:
-    "The frozen start's prediction, float32, without a gradient."
+def frozen_prediction(
+    s: StepInputs,  # whose backbone predicts, in the precision of the settings
+    noisy: torch.Tensor,  # x_t, (B, C, h, w)
+    timesteps: torch.Tensor,  # t, (B,)
+    cond: Conditioning,  # nB encoded prompts: the first of all images, then the second, …
+    adapter: Adapter,  # the reference, or the auxiliary
+) -> torch.Tensor:  # float32, (nB, C, h, w)
+    "A frozen model's predictions for each image under n prompts, without a gradient."
     with s.backbone.frozen_mode(), autocast(s.backbone.device, s.cfg.precision):
-        ref = s.backbone.predict(noisy, t, cond, s.reference)
-    return ref.to(torch.float32, copy=True)
+        out = s.backbone.predict_prompts(noisy, timesteps, cond, adapter)
+    return out.to(torch.float32, copy=True)
 
 # %% ../nbs/25_align.ipynb #e6df1f22
 register(
@@ -388,10 +393,12 @@ def every_align_prompt(
     cfg: AlignConfig,  # method and caption dropout are read
     live: bool = True,  # are the frozen predictions computed in every step, not read from a bank?
 ) -> Iterator[str]:
-    "All prompts of a run: captions, and for a live auxiliary model the winner's and loser's."
+    "All prompts of a run: captions, for a live auxiliary the winner's and loser's, and others."
+    method = METHODS[cfg.method]
+    yield from method.prompts(data, tree, cfg) if method.prompts else ()
     for captions in (data.captions, [""] * len(data)) if cfg.caption_dropout else (data.captions,):
         yield from captions
-        if live and METHODS[cfg.method].needs_auxiliary:
+        if live and method.needs_auxiliary and not method.live_only:
             winner, loser, _ = preference_prompts(captions, data, tree, cfg.paired)
             yield from winner
             yield from loser
@@ -435,6 +442,8 @@ def align(
     with claim_training(backbone, run_dir, cfg, settings, bool(validation), accept_changes):
         backbone.add_adapter(name, cfg.rank, cfg.alpha, cfg.targets, seed=cfg.train.seed)
         params = backbone.trainable_parameters(name)
+        if prepare := METHODS[cfg.method].prepare:
+            inputs = replace(inputs, prepared=prepare(inputs))
         held_out = _held_out_inputs(inputs, validation)
         inputs = _with_bank(inputs, bank, execution)
         _encode_prompts(inputs, held_out, prompts_folder)
@@ -452,10 +461,10 @@ def align(
 # %% ../nbs/25_align.ipynb #95e60522
 def _check_options(backbone: Backbone, cfg: AlignConfig, bank: BankConfig | None) -> None:
     "Raise for what does not fit the method or the base, before anything is computed."
-    if bank is not None and not METHODS[cfg.method].needs_auxiliary:
-        what = "a target bank serves methods with an auxiliary model"
-        raise CpoError(f"{what}; {cfg.method} does not use one", hint="leave the bank out")
-    if "weighting" in METHODS[cfg.method].settings:
+    method = METHODS[cfg.method]
+    if bank is not None and (method.live_only or not method.needs_auxiliary):
+        raise CpoError(f"{cfg.method} does not read a target bank", hint="leave the bank out")
+    if "weighting" in method.settings:
         weight_function(backbone, cfg.weighting)
 
 # %% ../nbs/25_align.ipynb #edc52a27
