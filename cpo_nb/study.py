@@ -527,10 +527,8 @@ def _one_of(results: list[dict], key: str) -> str:
     "The value that all results share. Raises `CpoError` when they differ."
     values = sorted({str(r[key]) for r in results})
     if len(values) != 1:
-        raise CpoError(
-            f"one table cannot mix {key}s: {', '.join(values)}",
-            hint=f"give the results of one {key}",
-        )
+        what = f"one table cannot mix {key}s: {', '.join(values)}"
+        raise CpoError(what, hint=f"give the results of one {key}")
     return values[0]
 
 
