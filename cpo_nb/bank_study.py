@@ -31,7 +31,7 @@ from .align import AlignConfig
 from .metrics import AtelierJudge, count_attributes, judge_images, load_judge
 from .shipped import sample_prompts, shipped_hashes
 from .search import loop_config, search_images, train_policy
-from .study import rows
+from .study import check_searched, rows
 
 # %% auto #0
 __all__ = ['BANK_DRAWS', 'BANK_SEED', 'bank_path', 'bank_cases', 'study_bank']
@@ -137,7 +137,9 @@ def study_bank(
     log: Callable[[str], object] = print,  # called with one line for each run
 ) -> list[dict]:  # the runs, as stored
     "Train, sample and judge every case, and store each. Stored runs are not computed again."
-    shared = rows(scale)["cpo-norm"].align
+    row = rows(scale)["cpo-norm"]
+    check_searched(row, scale)
+    shared = row.align
     key = _bank_key(shared, scale)
     runs = _stored_runs(scale, key)
     scenes, judge = sample_scenes(search_images(scale), BANK_SEED), load_judge()

@@ -17,6 +17,7 @@ import typer
 # nothing heavy up here: `cpo --help` must not wait for torch
 # imported for their commands
 from . import cli_prepare, cli_images, cli_study, cli_atelier, cli_bench  # noqa: F401
+from . import cli_experiment  # noqa: F401
 from .core import Scale, get_scale
 from .docments import document
 from cpo_nb.cli_base import (
@@ -243,7 +244,7 @@ def tuned_settings(
     scale: Scale,  # sizes
 ) -> tuple[dict, str]:  # settings by name, and their source; none for other bases
     "What the search chose for the atelier's base."
-    from cpo_nb.search import chosen, searched
+    from cpo_nb.search import chosen, first_of_grid, searched
 
     if base != "atelier":
         return {}, "default"
@@ -253,7 +254,7 @@ def tuned_settings(
     if searched(key, tiny):
         source = f"search of scale tiny (none of scale {scale.name} is stored)"
         return chosen(key, tiny), source
-    return chosen(key, tiny), "first value of the search's grids (no search is stored)"
+    return first_of_grid(key), "first value of the search's grids (no search is stored)"
 
 # %% ../nbs/46_cli.ipynb #4a5d4760
 def stabilize_rule(

@@ -336,6 +336,14 @@ def _print_table(names: list[str] | None, scale: Scale, markdown: bool) -> None:
     echo(results_table(results, markdown))
 
 
+def _check_searched(missing: list[tuple], scale: Scale) -> None:
+    "Raises `CpoError` that names every search without which a row's settings are nobody's choice."
+    names = dict.fromkeys(row.unsearched for row, _ in missing if row.unsearched)
+    if names and scale.name != "smoke":
+        what = f"searches of scale {scale.name} are not stored: {', '.join(names)}"
+        raise CpoError(what, hint="give the command with --search, which runs them first")
+
+
 def _note_missing(missing: list[tuple], wanted: int) -> None:
     "Say on stderr which rows are not stored."
     listed = ", ".join(f"{row.name} (seed {seed})" for row, seed in missing)
@@ -353,7 +361,7 @@ _OwnTree = Annotated[
     ),
 ]
 
-
+# %% ../nbs/45_cli_study.ipynb #85aa897e
 @app.command("results", cls=ModelCommand)
 def run_results(
     ctx: typer.Context,
@@ -398,6 +406,7 @@ def run_results(
     if missing and stored:
         _note_missing(missing, len(wanted))
     elif missing:
+        _check_searched(missing, sizes)
         _compute(missing, sizes, clock, jobs)
     _print_table(names, sizes, markdown)
     if figures:
@@ -472,8 +481,10 @@ def _run_fresh(wanted: list[tuple], scale: Scale, data, clock: Clock) -> dict[st
         what = f"{row.label}"
         if row.align is not None:
             what = f"stage 2: {row.label}, {row.align.train.steps} training steps"
+            if row.unsearched:
+                what += f" (first of each grid: the search {row.unsearched} is not stored)"
         clock(f"{what}, {scale.eval_images} images, judge")
-        results[row.name] = [run_row(row, scale, seed, data)]
+        results[row.name] = [run_row(row, scale, seed, data, unsearched=True)]
     return results
 
 # %% ../nbs/45_cli_study.ipynb #09b34207

@@ -378,7 +378,8 @@ def _train_policies(
     for name in METHODS_SHOWN:
         row = rows(scale, seed)[name]
         adapter = "policy_" + name.replace("-", "_")
-        say(f"{row.label}: {row.align.train.steps} training steps")
+        note = f" (first of each grid: no search {row.unsearched})" if row.unsearched else ""
+        say(f"{row.label}: {row.align.train.steps} training steps{note}")
         result = align(
             backbone, lab.data, lab.tree, run / name, row.align, _AUXILIARY, PAINTINGS, adapter
         )

@@ -5,9 +5,10 @@
 # %% ../nbs/35a_search.ipynb #e91bfa78
 from __future__ import annotations
 
-import logging
+import dataclasses
 from collections.abc import Callable
-from functools import lru_cache, reduce
+from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -43,9 +44,9 @@ from cpo_nb.shipped import (
 )
 
 # %% auto #0
-__all__ = ['SEARCH_SEED', 'LEARNING_RATES', 'BEYOND', 'SEARCHED', 'first_of_grid', 'loop_config', 'search_path', 'search_images',
-           'search_key', 'search_rule', 'stored_search', 'searched', 'chosen', 'chosen_from', 'seconds_per_step',
-           'policy_run', 'train_policy', 'Candidates', 'search']
+__all__ = ['SEARCH_SEED', 'LEARNING_RATES', 'BEYOND', 'SEARCHED', 'Search', 'declared_search', 'first_of_grid', 'loop_config',
+           'search_path', 'search_images', 'search_key', 'search_rule', 'stored_search', 'searched', 'chosen',
+           'chosen_or_first', 'seconds_per_step', 'policy_run', 'train_policy', 'Candidates', 'search']
 
 # %% ../nbs/35a_search.ipynb #b8ec3875
 SEARCH_SEED = 402  # of the captions that candidates are judged on
@@ -64,11 +65,36 @@ SEARCHED = {
 }
 
 # %% ../nbs/35a_search.ipynb #59a16506
+@dataclass(frozen=True)
+class Search:
+    "What a search tries, and what its candidates share."
+
+    name: str  # of its file
+    settings: dict  # of `AlignConfig`, the same for all candidates
+    strengths: dict  # field of `AlignConfig` -> values to try, the usual one first
+    # what candidates depend on besides settings, sizes and shipped parts; empty: nothing
+    made_from: dict = dataclasses.field(default_factory=dict)
+    # AlignConfig -> (backbone, adapter to sample with, TrainResult); None: stage 2 on what ships
+    train: Callable | None = dataclasses.field(default=None, compare=False)
+
+
+def declared_search(
+    method: str | Search,  # a key of SEARCHED, or the search itself
+) -> Search:
+    "The search of a method. Raises `CpoError` for an unknown one."
+    if isinstance(method, Search):
+        return method
+    if method not in SEARCHED:
+        hint = f"choose one of {', '.join(SEARCHED)}"
+        raise CpoError(f"method {method!r} was not searched", hint=hint)
+    return Search(method, *SEARCHED[method])
+
+
 def first_of_grid(
-    method: str,  # a key of SEARCHED
+    method: str | Search,  # a key of SEARCHED, or the search itself
 ) -> dict:  # lr and the strengths
     "Settings that a search begins with: the first learning rate, and the first of each strength."
-    strengths = SEARCHED[method][1]
+    strengths = declared_search(method).strengths
     return dict(lr=LEARNING_RATES[0]) | {k: values[0] for k, values in strengths.items()}
 
 # %% ../nbs/35a_search.ipynb #fb3625ab
@@ -159,11 +185,11 @@ def _descend(try_one: Callable[[dict], dict], fields: dict) -> dict:
 
 # %% ../nbs/35a_search.ipynb #be67e0b5
 def search_path(
-    method: str,  # a key of SEARCHED
+    method: str | Search,  # a key of SEARCHED, or the search itself
     scale: Scale,  # whose results
 ) -> Path:  # data/results/search/SCALE/METHOD.json
     "Where a search is stored."
-    return results_dir() / "search" / scale.name / f"{method}.json"
+    return results_dir() / "search" / scale.name / f"{declared_search(method).name}.json"
 
 
 def search_images(
@@ -174,26 +200,29 @@ def search_images(
 
 # %% ../nbs/35a_search.ipynb #bc994c6a
 def search_key(
-    method: str,  # a key of SEARCHED
+    method: str | Search,  # a key of SEARCHED, or the search itself
     scale: Scale,  # sizes
 ) -> str:  # 16 hexadecimal digits
     "Hash of all that a candidate's numbers depend on, its own settings aside."
-    shared = AlignConfig(loop_config(scale, LEARNING_RATES[0], 0), **SEARCHED[method][0])
+    wanted = declared_search(method)
+    shared = AlignConfig(loop_config(scale, LEARNING_RATES[0], 0), **wanted.settings)
     key = dict(
         cfg=record_of(shared),
         pictures=search_images(scale),
         scale=record_of(scale),
         ingredients=shipped_hashes(),
     )
+    if wanted.made_from:
+        key["made_from"] = wanted.made_from
     return sha256_json(to_jsonable(key))[:16]
 
 # %% ../nbs/35a_search.ipynb #710f51fc
 def search_rule(
-    method: str,  # a key of SEARCHED
+    method: str | Search,  # a key of SEARCHED, or the search itself
 ) -> str:  # 16 hexadecimal digits
     "Hash of which candidates there are."
     rule = dict(
-        fields=SEARCHED[method][1],
+        fields=declared_search(method).strengths,
         rates=LEARNING_RATES,
         beyond=sorted(BEYOND.items()),
         halved=True,
@@ -202,7 +231,7 @@ def search_rule(
 
 # %% ../nbs/35a_search.ipynb #fea1f970
 def stored_search(
-    method: str,  # a key of SEARCHED
+    method: str | Search,  # a key of SEARCHED, or the search itself
     scale: Scale,  # whose results
 ) -> dict:  # empty when nothing of today's key is stored
     "What a search has stored: `candidates`, `base`, and `best` (None while it is unfinished)."
@@ -212,58 +241,45 @@ def stored_search(
 
 
 def searched(
-    method: str,  # a key of SEARCHED
+    method: str | Search,  # a key of SEARCHED, or the search itself
     scale: Scale,  # whose results
 ) -> bool:  # False too while it is unfinished
     "Whether a finished search of today's grids, sizes, base, auxiliary and judge is stored."
     stored = stored_search(method, scale)
     return bool(stored.get("best")) and stored.get("rule") == search_rule(method)
 
-# %% ../nbs/35a_search.ipynb #83d33d98
-def _check_method(method: str) -> None:
-    if method not in SEARCHED:
-        raise CpoError(
-            f"method {method!r} was not searched", hint=f"choose one of {', '.join(SEARCHED)}"
-        )
-
-
-@lru_cache
-def _log_no_search(method: str, scale_name: str) -> None:
-    "Logged once for each method and scale."
-    logging.getLogger("cpo_nb.search").info(
-        "%s: no finished search of scale %s is stored, so the first of each grid is used",
-        method,
-        scale_name,
-    )
-
 # %% ../nbs/35a_search.ipynb #ff24b19d
 def chosen(
-    method: str,  # a key of SEARCHED
+    method: str | Search,  # a key of SEARCHED, or the search itself
     scale: Scale,  # whose search
 ) -> dict:  # lr and the strengths
     """Learning rate and strengths of a method: those that its search found at this scale.
 
-    Without a finished search they are the first of each grid, which nobody compared; a line of the
-    logger `cpo_nb.search` says so once (level INFO), and `chosen_from` says it to a program.
-    Raises `CpoError` for an unknown method."""
-    _check_method(method)
-    if searched(method, scale):
-        return stored_search(method, scale)["best"]
-    _log_no_search(method, scale.name)
-    return first_of_grid(method)
+    Raises `CpoError` when no finished search is stored, and for an unknown method."""
+    if not searched(method, scale):
+        name = declared_search(method).name
+        raise CpoError(
+            f"{name}: no finished search of scale {scale.name} is stored for today's base, "
+            "auxiliary and judge",
+            hint="`cpo results --search` or `cpo experiment GRID --search` runs it",
+        )
+    return stored_search(method, scale)["best"]
 
 # %% ../nbs/35a_search.ipynb #fbceaf50
-def chosen_from(
-    method: str,  # a key of SEARCHED
+def chosen_or_first(
+    method: str | Search,  # a key of SEARCHED, or the search itself
     scale: Scale,  # whose search
-) -> str:  # "search of scale NAME" or "first of the grid"
-    "Where the settings of `chosen` come from. Raises `CpoError` for an unknown method."
-    _check_method(method)
-    return f"search of scale {scale.name}" if searched(method, scale) else "first of the grid"
+) -> tuple[
+    dict, str | None
+]:  # lr and the strengths; the search that is missing, None: it is stored
+    "What the search chose; where it is not stored, the first of each grid and the search's name."
+    if searched(method, scale):
+        return chosen(method, scale), None
+    return first_of_grid(method), declared_search(method).name
 
 # %% ../nbs/35a_search.ipynb #0a343afb
 def seconds_per_step(
-    method: str,  # a key of SEARCHED
+    method: str | Search,  # a key of SEARCHED, or the search itself
     scale: Scale,  # whose search
 ) -> float | None:  # None without a finished search
     "Seconds of one training step: the median of the candidates that ran to their end."
@@ -279,6 +295,7 @@ def policy_run(
     scale: Scale,  # sizes
     n_rows: int,  # rows of the training set
     bank: BankConfig | None = None,  # the target bank, if one is used
+    made_from: dict | None = None,  # other adapters and rows that it depends on
 ) -> Path:  # runs/SCALE/policies/METHOD-seedN-HASH
     "Folder of a policy's run."
     key = dict(cfg=record_of(config), pictures=scale.train_images, ingredients=shipped_hashes())
@@ -286,6 +303,8 @@ def policy_run(
         key["bank"] = [bank.n_draws, bank.seed]
     if n_rows < scale.train_images // 2:
         key["rows"] = n_rows  # a part of the training set
+    if made_from:
+        key["made_from"] = made_from
     digits = sha256_json(to_jsonable(key))[:12]
     method = f"{config.method}-{config.stabilize}" if config.stabilize else config.method
     return runs_dir() / scale.name / "policies" / f"{method}-seed{config.train.seed}-{digits}"
@@ -331,15 +350,16 @@ class Candidates:
 
     def __init__(
         self,
-        method: str,  # a key of SEARCHED
+        method: str | Search,  # a key of SEARCHED, or the search itself
         scale: Scale,  # sizes
         data: TrainingSet,  # the training set
         log: Callable[[str], object],  # called with one line for each candidate
     ):
-        self.method, self.scale, self.data, self.log = method, scale, data, log
+        self.search = declared_search(method)
+        self.scale, self.data, self.log = scale, data, log
         self.scenes = sample_scenes(search_images(scale), SEARCH_SEED)
-        self.judge, self.key = load_judge(), search_key(method, scale)
-        stored = stored_search(method, scale)
+        self.judge, self.key = load_judge(), search_key(self.search, scale)
+        stored = stored_search(self.search, scale)
         self.base = stored.get("base")
         self.tried = {sha256_json(c["settings"]): c for c in stored.get("candidates", [])}
 
@@ -354,7 +374,7 @@ class Candidates:
             self._check_key()
             self.tried[name] = candidate
             self.store(None)
-            self.log(_candidate_line(self.method, candidate))
+            self.log(_candidate_line(self.search.name, candidate))
         return self.tried[name]
 
 # %% ../nbs/35a_search.ipynb #52083a6d
@@ -366,8 +386,8 @@ def store(
     "Write all candidates so far."
     content = dict(
         key=self.key,
-        rule=search_rule(self.method),
-        method=self.method,
+        rule=search_rule(self.search),
+        method=self.search.name,
         scale=self.scale.name,
         steps=self.scale.align_steps,
         pictures=len(self.scenes),
@@ -376,7 +396,7 @@ def store(
         candidates=list(self.tried.values()),
         best=best,
     )
-    write_json(search_path(self.method, self.scale), content)
+    write_json(search_path(self.search, self.scale), content)
     return content
 
 # %% ../nbs/35a_search.ipynb #e52b287c
@@ -395,27 +415,33 @@ def _judged(self: Candidates, backbone: Backbone, adapter: Adapter) -> dict:
 
 # %% ../nbs/35a_search.ipynb #e8d25648
 @patch
+def _train_plain(self: Candidates, config: AlignConfig) -> tuple[Backbone, Adapter, TrainResult]:
+    "Stage 2 on what ships."
+    backbone = load_backbone("atelier")
+    return backbone, "policy", train_policy(backbone, config, self.scale, self.data)[0]
+
+
+@patch
 def _train(self: Candidates, settings: dict) -> dict:
     "Train and judge one candidate. Raises `CpoError` for every error but a loss that diverges."
-    backbone = load_backbone("atelier")
-    self.base = self.base or self._judged(backbone, None)
+    self.base = self.base or self._judged(load_backbone("atelier"), None)
     strengths = {k: v for k, v in settings.items() if k != "lr"}
     loop = loop_config(self.scale, settings["lr"], 0)
-    config = AlignConfig(loop, **SEARCHED[self.method][0], **strengths)
+    config = AlignConfig(loop, **self.search.settings, **strengths)
     try:
-        result, _ = train_policy(backbone, config, self.scale, self.data)
+        backbone, adapter, result = (self.search.train or self._train_plain)(config)
     except CpoError as error:
         if "finite" not in str(error):
             raise
         return _completed(dict(settings=settings) | _diverged(error), self.base)
     run = dict(settings=settings, stopped=result.stopped, seconds=round(result.seconds, 1))
-    return _completed(run | self._judged(backbone, "policy"), self.base)
+    return _completed(run | self._judged(backbone, adapter), self.base)
 
 # %% ../nbs/35a_search.ipynb #a0baa10e
 @patch
 def _check_key(self: Candidates) -> None:
     "Raises `CpoError` when a shipped file changed while a candidate was trained."
-    if search_key(self.method, self.scale) != self.key:
+    if search_key(self.search, self.scale) != self.key:
         raise CpoError(
             "base, auxiliary or judge changed while the search ran",
             hint="give the same command again",
@@ -433,7 +459,7 @@ def _candidate_line(method: str, candidate: dict) -> str:
 
 # %% ../nbs/35a_search.ipynb #b33e0837
 def search(
-    method: str,  # a key of SEARCHED
+    method: str | Search,  # a key of SEARCHED, or the search itself
     scale: Scale,  # sizes
     data: TrainingSet,  # the training set; see `atelier_training_set`
     log: Callable[[str], object] = print,  # called with one line for each candidate
@@ -442,7 +468,7 @@ def search(
     if searched(method, scale):
         return stored_search(method, scale)
     candidates = Candidates(method, scale, data, log)
-    best = _descend(candidates, SEARCHED[method][1])
+    best = _descend(candidates, declared_search(method).strengths)
     return candidates.store(best["settings"])
 
 # %% ../nbs/35a_search.ipynb #a8c40cf6

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from cpo_nb.core import (
     CpoError,
     Scale,
+    later,
     library_versions,
     read_json,
     repo_root,
@@ -52,10 +53,11 @@ from cpo_nb.shipped import (
     shipped_auxiliary,
     shipped_hashes,
 )
-from .search import SEARCHED, chosen, loop_config, seconds_per_step, train_policy
+from .search import SEARCHED, chosen_or_first, loop_config, seconds_per_step, train_policy
 
 # %% auto #0
-__all__ = ['CLOCKED', 'GAMMAS', 'SCALES', 'Row', 'rows', 'eval_prompts', 'row_images', 'pixel_rates', 'stored_result', 'run_row',
+__all__ = ['CLOCKED', 'GAMMAS', 'SCALES', 'Row', 'snapshot_steps', 'rows', 'eval_prompts', 'row_images', 'pixel_rates',
+           'judge_snapshots', 'stored_result', 'checkout_commit', 'logged_curves', 'check_searched', 'run_row',
            'load_results', 'provenance', 'summarise', 'text_table', 'results_table']
 
 # %% ../nbs/35b_study.ipynb #b4ad5ca7
@@ -74,21 +76,25 @@ class Row:
     table: bool = True  # belongs to the result table; other rows are a figure's or a second table's
     seeds: tuple[int, ...] | None = None  # training seeds; None: the scale's
     clock: str | None = None  # the row that this one repeats with another number of training steps
+    # the search that should have chosen its settings and is not stored; None: they are as chosen
+    unsearched: str | None = later(None)
 
 # %% ../nbs/35b_study.ipynb #6543078c
 def _align(
     search: str, scale: Scale, seed: int, every: int | None = None, **changes
 ) -> AlignConfig:
     "Settings that a search chose, with changes; `every` keeps a checkpoint so often for snapshots."
-    settings = dict(chosen(search, scale))
+    settings = dict(chosen_or_first(search, scale)[0])
     train = loop_config(scale, settings.pop("lr"), seed)
     if every:
         train = replace(train, checkpoint_every=every, keep=1000)
     return AlignConfig(train, **(SEARCHED[search][0] | settings | changes))
 
 
-def _snapshot_steps(scale: Scale) -> tuple[int, tuple[int, ...]]:
-    "Steps between two checkpoints, and the steps that are judged."
+def snapshot_steps(
+    scale: Scale,  # sizes
+) -> tuple[int, tuple[int, ...]]:
+    "Steps between two checkpoints, and the steps at which a run is judged on the way."
     every = max(1, scale.align_steps // 15)
     steps = [every * k for k in (1, 2, 3, 5, 7, 10, 15)]
     return every, tuple(s for s in steps if s <= scale.align_steps)
@@ -115,7 +121,7 @@ def _untrained_rows() -> list[Row]:
 # %% ../nbs/35b_study.ipynb #5662f896
 def _trained_rows(scale: Scale, seed: int) -> list[Row]:
     "Rows with stage 2, in the order of the table."
-    every, steps = _snapshot_steps(scale)
+    every, steps = snapshot_steps(scale)
 
     def a(search, **changes):
         return _align(search, scale, seed, **changes)
@@ -135,13 +141,24 @@ def _trained_rows(scale: Scale, seed: int) -> list[Row]:
 
 # %% ../nbs/35b_study.ipynb #30047b0d
 CLOCKED = ("sft-top", "dpo", "dpo-safeguard", "distill", "cpo-plain")  # rows with a second row
-_SEARCH_OF = {"sft-top": "sft"}  # the search behind a row, where their names differ
+# the search behind a row, where their names differ
+_SEARCH_OF = {"sft-top": "sft", "sft-all": "sft", "cpo-paired": "cpo-norm"}
+_SEARCH_OF |= {"cpo-plain-fast": "cpo-norm", "frontier-norm": "cpo-norm"}
+_SEARCH_OF |= {"frontier-distill": "distill"}
+
+
+def _search_of(row: Row) -> str:
+    "The search that chooses a row's settings."
+    name = row.clock or row.name
+    if name.startswith("frontier-"):
+        name = name.rsplit("-", 1)[0]
+    return _SEARCH_OF.get(name, name)
 
 
 def _clocked(row: Row, scale: Scale) -> Row | None:
     """The row with as many training steps as fit into the time of stabilised CPO; None when they
     are the same within 10 %, or no search has timed them."""
-    own = seconds_per_step(_SEARCH_OF.get(row.name, row.name), scale)
+    own = seconds_per_step(_search_of(row), scale)
     cpo = seconds_per_step("cpo-norm", scale)
     if not own or not cpo:
         return None
@@ -173,7 +190,7 @@ def _frontier_rows(scale: Scale, seed: int) -> list[Row]:
     ):
         kind = search.removeprefix("cpo-")
         for v in values:
-            if v != chosen(search, scale)[field]:
+            if v != chosen_or_first(search, scale)[0][field]:
                 config = _align(search, scale, seed, **{field: v})
                 name = f"frontier-{kind}-{v:g}"
                 out.append(Row(name, f"{label} {v:g}", config, table=False, seeds=(0,)))
@@ -182,9 +199,9 @@ def _frontier_rows(scale: Scale, seed: int) -> list[Row]:
 # %% ../nbs/35b_study.ipynb #e53c31c9
 def _fast_row(scale: Scale, seed: int) -> Row:
     "Plain CPO at the learning rate of the stabilised form, never stopped for collapse."
-    every, steps = _snapshot_steps(scale)
+    every, steps = snapshot_steps(scale)
     config = _align("cpo-plain", scale, seed, every=every, collapse=None)
-    train = replace(config.train, lr=chosen("cpo-norm", scale)["lr"])
+    train = replace(config.train, lr=chosen_or_first("cpo-norm", scale)[0]["lr"])
     return Row(
         "cpo-plain-fast",
         "CPO, plain, at the stabilised form's rate",
@@ -195,6 +212,13 @@ def _fast_row(scale: Scale, seed: int) -> Row:
     )
 
 # %% ../nbs/35b_study.ipynb #e0856d55
+def _marked(row: Row, scale: Scale) -> Row:
+    "The row; where it is trained and its search is not stored, it says so."
+    if row.align is None:
+        return row
+    return replace(row, unsearched=chosen_or_first(_search_of(row), scale)[1])
+
+
 def rows(
     scale: Scale,  # sizes
     seed: int = 0,  # training seed of stage 2
@@ -202,19 +226,20 @@ def rows(
     """All rows of one training seed: the result table's, and (`table=False`) those of the same
     wall-clock time and those that only a figure shows.
 
-    A row whose search is not stored takes the first of each grid; `cpo_nb.search.chosen_from` says
-    which rows do."""
+    A row whose search is not stored has the first of each grid, and names that search in
+    `unsearched`: `run_row` refuses it above `smoke` scale."""
     table = _untrained_rows() + _trained_rows(scale, seed)
     clocked = [_clocked(row, scale) for row in table if row.name in CLOCKED]
     others = [_fast_row(scale, seed), *_frontier_rows(scale, seed)]
     every = table + [row for row in clocked if row] + others
-    return {row.name: row for row in every}
+    return {row.name: _marked(row, scale) for row in every}
 
 # %% ../nbs/35b_study.ipynb #46ded576
 def eval_prompts(
     scale: Scale,  # `eval_images` says how many
     tree: CriteriaTree,  # whose phrases the attribute prompts use
     prompt: str,  # "caption", "positives" or "guided"; see `Row`
+    seed: int = EVAL_SEED,  # of the captions
 ) -> tuple[  # prompts; negative prompts or None; subjects (N,); palettes (N,)
     list[str], list[str] | None, np.ndarray, np.ndarray
 ]:
@@ -225,7 +250,7 @@ def eval_prompts(
         raise CpoError(
             f"prompt kind {prompt!r} is unknown", hint="choose caption, positives or guided"
         )
-    scenes = sample_scenes(scale.eval_images, EVAL_SEED)
+    scenes = sample_scenes(scale.eval_images, seed)
     captions, every = scenes.captions(), [p.id for p in tree.pairs]
     prompts, negative_prompts = captions, None
     if prompt != "caption":
@@ -241,9 +266,10 @@ def row_images(
     scale: Scale,  # sizes
     tree: CriteriaTree,  # whose phrases the attribute prompts use
     adapter: Adapter,  # adapter to sample with, or None
+    seed: int = EVAL_SEED,  # of the captions
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # (N, H, W, 3) uint8; (N,); (N,)
     "Images of a row, and the subject and palette that their captions name."
-    prompts, negative_prompts, subject, palette = eval_prompts(scale, tree, row.prompt)
+    prompts, negative_prompts, subject, palette = eval_prompts(scale, tree, row.prompt, seed)
     images = sample_prompts(backbone, prompts, scale, adapter, negative_prompts)
     return images, subject, palette
 
@@ -280,21 +306,24 @@ def _save_strip(images: np.ndarray, path: Path) -> str:
     return path.relative_to(results_dir()).as_posix()
 
 # %% ../nbs/35b_study.ipynb #6c184ca0
-def _snapshots(
+def judge_snapshots(
     backbone: Backbone,  # with the adapter "policy"
     row: Row,  # its `snapshots` are taken
     scale: Scale,  # sizes
     judge: AtelierJudge,  # judges the images
     run: Path,  # folder of the run, with its checkpoints
     last: int,  # training steps that the run did
-    path: Path | None,  # the row's result; strips of images go beside it. None: no strips
-) -> list[dict]:
+    # the row's result; strips of images go beside it. None: no strips
+    path: Path | None = None,
+    adapter: Adapter = "policy",  # what is sampled: the policy, on its start where it has one
+    seed: int = EVAL_SEED,  # of the captions
+) -> list[dict]:  # step, n_pos, n_neg, subject_kept, palette_kept and distance of each
     "Judge samples of the averaged policy at the row's steps, from the run's checkpoints."
     small = replace(scale, eval_images=max(8, scale.eval_images // 4))
     out, tree = [], atelier_tree()
     for step in (s for s in row.snapshots if s <= last):
         _load_averaged(backbone, run, step)
-        images, subject, palette = row_images(backbone, row, small, tree, "policy")
+        images, subject, palette = row_images(backbone, row, small, tree, adapter, seed)
         verdict = judge_images(judge, images)
         distance = frechet_distance(verdict.features, ideal_features(scale, judge))
         shot = dict(step=step, **count_attributes(verdict, subject, palette), distance=distance)
@@ -327,7 +356,7 @@ def stored_result(
     return stored if stored.get("config") == _row_config(row, scale) else None
 
 # %% ../nbs/35b_study.ipynb #c5eb5928
-def _commit() -> str | None:
+def checkout_commit() -> str | None:
     "The checkout's commit, or None."
     command = ["git", "-C", str(repo_root()), "rev-parse", "--short", "HEAD"]
     try:
@@ -340,7 +369,9 @@ def _commit() -> str | None:
 _CURVES = ("step", "loss", "d_w", "d_l", "margin", "accuracy", "lam", "cosine", "variance")
 
 
-def _curves(run: Path) -> dict[str, list]:
+def logged_curves(
+    run: Path,  # folder of a run
+) -> dict[str, list]:  # by name, one value for each logged step
     "The logged curves of a run that its last line holds."
     lines = read_metrics(run)
     return {k: [line.get(k) for line in lines] for k in _CURVES if lines and k in lines[-1]}
@@ -355,27 +386,45 @@ def _compute_row(row: Row, scale: Scale, seed: int, data: TrainingSet | None) ->
     if row.align is not None:
         trained, run = train_policy(backbone, row.align, scale, data)
         adapter, seconds, stopped = "policy", trained.seconds, trained.stopped
-        curves = _curves(run)
+        curves = logged_curves(run)
     images, subject, palette = row_images(backbone, row, scale, tree, adapter)
     verdict = judge_images(judge, images)
     numbers = evaluate(verdict, subject, palette, ideal_features(scale, judge))
     numbers |= pixel_rates(images)
     if row.snapshots:
         strips = _result_path(row, scale, seed) if seed == scale.seeds[0] else None
-        numbers["snapshots"] = _snapshots(backbone, row, scale, judge, run, trained.step, strips)
+        shots = judge_snapshots(backbone, row, scale, judge, run, trained.step, strips)
+        numbers["snapshots"] = shots
     return dict(seconds=round(seconds, 1), stopped=stopped, curves=curves, **numbers)
 
 # %% ../nbs/35b_study.ipynb #cf2c0943
+def check_searched(
+    row: Row,  # which
+    scale: Scale,  # sizes; at smoke, which claims nothing, every row passes
+) -> None:
+    "Raises `CpoError` when the search that should have chosen a row's settings is not stored."
+    if row.unsearched and scale.name != "smoke":
+        raise CpoError(
+            f"row {row.name}: the search {row.unsearched} of scale {scale.name} is not stored, "
+            "so nobody has chosen its settings",
+            hint="run the search first (`cpo results --search`)",
+        )
+
+
 def run_row(
     row: Row,  # which
     scale: Scale,  # sizes
     seed: int = 0,  # training seed of stage 2
     data: TrainingSet | None = None,  # the training set, where it is loaded already
     force: bool = False,  # compute again even if a result is stored
+    unsearched: bool = False,  # compute the row although its search is not stored
 ) -> dict:  # the result, as stored
     """Train, sample and judge one row, and store its numbers below `data/results/rows/`.
 
-    A stored result of the same settings and shipped files is returned as it is."""
+    A stored result of the same settings and shipped files is returned as it is. Raises what
+    `check_searched` raises, unless `unsearched`."""
+    if not unsearched:
+        check_searched(row, scale)
     stored = stored_result(row, scale, seed)
     if stored and not force:
         return stored
@@ -386,7 +435,7 @@ def run_row(
         label=row.label,
         seed=seed,
         scale=scale.name,
-        commit=_commit(),
+        commit=checkout_commit(),
         time=int(time.time()),
         device="cpu",
         versions=library_versions(),
@@ -478,10 +527,8 @@ def _one_of(results: list[dict], key: str) -> str:
     "The value that all results share. Raises `CpoError` when they differ."
     values = sorted({str(r[key]) for r in results})
     if len(values) != 1:
-        raise CpoError(
-            f"one table cannot mix {key}s: {', '.join(values)}",
-            hint=f"give the results of one {key}",
-        )
+        what = f"one table cannot mix {key}s: {', '.join(values)}"
+        raise CpoError(what, hint=f"give the results of one {key}")
     return values[0]
 
 
@@ -517,7 +564,14 @@ def _table_notes(results: list[dict], summaries: list[dict]) -> list[str]:
         "Brackets: 95 % bootstrap over seeds and, within them, images. "
         "Subject, palette: share of images with what the caption names."
     )
-    return [note, *(f"{s['label']}: {why}" for s in summaries for why in s["stopped"])]
+    notes = [f"{s['label']}: {why}" for s in summaries for why in s["stopped"]]
+    configs = [(r["label"], (r.get("config") or {}).get("row") or {}) for r in results]
+    first = dict.fromkeys(label for label, row in configs if row.get("unsearched"))
+    return [
+        note,
+        *notes,
+        *(f"{label}: settings not searched (first of each grid)" for label in first),
+    ]
 
 # %% ../nbs/35b_study.ipynb #e7725f2b
 def results_table(
