@@ -11,7 +11,6 @@ import math
 import shutil
 import weakref
 from collections import Counter
-from functools import lru_cache
 from pathlib import Path
 from typing import Sequence
 
@@ -19,9 +18,9 @@ import torch
 from fastcore.basics import patch
 
 from .core import CpoError, atomic_path, plural, processes, read_json, seed_for
-from .core import sha256_file
 from .core import to_jsonable
 from .docments import document
+from .hashes import file_hash
 from .cards import model_card
 from .integrity import check_lora, quiet_libraries, readable_error
 from .pipelines import adapter_file
@@ -388,15 +387,8 @@ def _base_weights(self: AdapterMixin) -> dict:
     files = sorted((folder / self.denoiser_name).glob("*.safetensors"))
     if not files or self.name == "atelier":
         return {}
-    stat = files[0].stat()
-    digest = _hash_of(files[0].resolve(), stat.st_size, stat.st_mtime_ns)
-    return dict(file=f"{self.denoiser_name}/{files[0].name}", sha256=digest)
-
-
-@lru_cache(maxsize=8)
-def _hash_of(path: Path, size: int, changed: int) -> str:
-    "SHA-256 of a file, once as long as its size and time of change stay."
-    return sha256_file(path)
+    file = files[0]
+    return dict(file=f"{self.denoiser_name}/{file.name}", sha256=file_hash(file.resolve()))
 
 # %% ../nbs/11_adapters.ipynb #cd1e56c1
 @patch

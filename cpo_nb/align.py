@@ -469,7 +469,10 @@ def _check_options(backbone: Backbone, cfg: AlignConfig, bank: BankConfig | None
 
 # %% ../nbs/25_align.ipynb #edc52a27
 def _bank_facts(bank: BankConfig | None) -> dict:
-    return {} if bank is None else dict(bank=dict(n_draws=bank.n_draws, seed=bank.seed))
+    if bank is None:
+        return {}
+    own = {} if bank.precision is None else dict(precision=bank.precision)
+    return dict(bank=dict(n_draws=bank.n_draws, seed=bank.seed) | own)
 
 
 def _stored_settings(s: StepInputs, bank: BankConfig | None, execution: Execution) -> dict:

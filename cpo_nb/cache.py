@@ -23,6 +23,7 @@ from .adapters import Adapter, adapter_list, lora_layers
 from .backbone import Backbone, Conditioning
 from .core import CpoError, atomic_path, check_room, processes, remove_leftovers, sha256_json
 from .docments import document
+from .hashes import file_hash
 from .images import ImageRules, as_rgb, size_conditions, upright, upright_size
 
 # %% auto #0
@@ -348,15 +349,20 @@ def _short_hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
 
 # %% ../nbs/19_cache.ipynb #4e83d5bf
-def encoded_files(
-    rows,  # a `datasets.Dataset` with `image`
-) -> Iterator[bytes]:
-    "The bytes of every image as it is stored."
+def _stored_cells(rows) -> Iterator[dict]:
+    "Every image as a Dataset stores it: its `bytes`, or the `path` of its file."
     from datasets import Image
 
     raw = rows.select_columns(["image"]).cast_column("image", Image(decode=False))
     for row in raw:
-        cell = row["image"]
+        yield row["image"]
+
+
+def encoded_files(
+    rows,  # a `datasets.Dataset` with `image`
+) -> Iterator[bytes]:
+    "The bytes of every image as it is stored."
+    for cell in _stored_cells(rows):
         yield cell["bytes"] or Path(cell["path"]).read_bytes()
 
 
@@ -370,13 +376,16 @@ def row_hashes(
 ) -> list[str]:  # 32 hex digits each
     """SHA-256 of every image's encoded bytes (of a Dataset), or of its pixels (of a dict).
 
-    A background, or padding, changes the hash."""
+    A background, or padding, changes the hash. An unchanged file is read once."""
     if isinstance(rows, dict):
         return [_short_hash(np.asarray(image).tobytes()) for image in rows["image"]]
     rules = _rules(rows)
     how = (rules.background, rules.crop)
     tail = b"" if how == (None, "center") else repr(how).encode()
-    return [_short_hash(data + tail) for data in encoded_files(rows)]
+    return [
+        _short_hash(cell["bytes"] + tail) if cell["bytes"] else file_hash(cell["path"], tail)[:32]
+        for cell in _stored_cells(rows)
+    ]
 
 # %% ../nbs/19_cache.ipynb #36317c0d
 def encoding_batch(

@@ -59,7 +59,7 @@ def _base_text(note: dict) -> str:
         text += f", a local folder; `{weights['file']}` has SHA-256 `{weights['sha256']}`"
     return text
 
-
+# %% ../nbs/10b_cards.ipynb #db82b9f4
 def _load_code(note: dict) -> tuple[str, str]:
     "Imports beyond diffusers, and the expression for the base, of the card's code."
     if note.get("base_model") == "atelier":

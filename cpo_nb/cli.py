@@ -42,6 +42,7 @@ from cpo_nb.cli_options import (
     AlignTargets,
     Alpha,
     BankFolder,
+    BankPrecision,
     Base,
     Batch,
     Cache,
@@ -360,16 +361,18 @@ def bank_config(
     live: bool,  # as of `--live`
     n_draws: int | None,  # as of `--n-draws`
     folder: Path | None,  # as of `--bank`
+    precision: Precision | None = None,  # as of `--bank-precision`
 ):  # a `BankConfig`; None for methods without an auxiliary, and for the live path
     "The target bank that a run reads."
     from cpo_nb.methods import METHODS
     from cpo_nb.bank import BankConfig
 
     if METHODS[method].needs_auxiliary and not live:
-        return BankConfig(n_draws or BankConfig.n_draws, folder=folder)
-    if n_draws or folder:
+        passes = precision and precision.value
+        return BankConfig(n_draws or BankConfig.n_draws, folder=folder, precision=passes)
+    if n_draws or folder or precision:
         reason = "with --live" if live else f"by --method {method}"
-        warn(f"note: --n-draws and --bank are not used {reason}")
+        warn(f"note: --n-draws, --bank and --bank-precision are not used {reason}")
     return None
 
 # %% ../nbs/46_cli.ipynb #a0dc1f1b
@@ -496,6 +499,7 @@ def run_align(
     live: Live = False,
     n_draws: NDraws = None,
     bank: BankFolder = None,
+    bank_precision: BankPrecision = None,
     collapse: _Collapse = 0.5,
     rank: Rank = 32,
     alpha: Alpha = None,
@@ -527,7 +531,7 @@ def run_align(
       cpo align --data images --criteria tree.yaml --base PIPELINE \\
           --auxiliary runs/aux/adapter --out runs/policy
     """
-    target_bank = bank_config(method.value, live, n_draws, bank)
+    target_bank = bank_config(method.value, live, n_draws, bank, bank_precision)
     _run_align(ctx, get_scale(scale), out, auxiliary, target_bank, no_cache)
 
 # %% ../nbs/46_cli.ipynb #eaa9da18

@@ -20,7 +20,7 @@ from .cli_base import DType, Optimizer, Precision, Track, parse_names
 __all__ = ['Data', 'Criteria', 'Base', 'Adapters', 'Skip', 'RunFolder', 'Steps', 'Batch', 'Every', 'Seed', 'ScaleName', 'Rank',
            'Alpha', 'SftTargets', 'AlignTargets', 'Device', 'Dtype', 'Passes', 'Resolution', 'Micro', 'Checkpointing',
            'Compile', 'OptimizerName', 'Cache', 'NoCache', 'Tracker', 'PreviewCount', 'Accept', 'Overwrite', 'Live',
-           'NDraws', 'BankFolder', 'Paired', 'takes_rows', 'row_options', 'by_family', 'parse_targets']
+           'NDraws', 'BankPrecision', 'BankFolder', 'Paired', 'takes_rows', 'row_options', 'by_family', 'parse_targets']
 
 # %% ../nbs/44a_cli_options.ipynb #82811cc6
 _DATA = (
@@ -258,6 +258,13 @@ Live = Annotated[bool, typer.Option("--live", help=_LIVE)]
 NDraws = Annotated[
     Optional[int],
     typer.Option("--n-draws", min=1, help="Noise draws that a bank caches per image. [default: 8]"),
+]
+_BANK_PRECISION = (
+    "cpo, distill: number format of the passes that fill a bank, and of its records. "
+    "[default: that of --precision]"
+)
+BankPrecision = Annotated[
+    Optional[Precision], typer.Option("--bank-precision", help=_BANK_PRECISION)
 ]
 _BANK = (
     "The target bank; one that was built for something else is refused. "

@@ -31,6 +31,7 @@ from cpo_nb.cli_base import (
 )
 from cpo_nb.cli_options import (
     BankFolder,
+    BankPrecision,
     Base,
     Batch,
     Cache,
@@ -273,9 +274,9 @@ def _note_plan(ctx: typer.Context) -> None:
     elif given["images"] is not None:
         note_unused(ctx, "data criteria skip_bad", "with --images")
     if not METHODS[method].needs_auxiliary:
-        note_unused(ctx, "live n_draws", f"by --method {method}")
+        note_unused(ctx, "live n_draws bank_precision", f"by --method {method}")
     elif given["live"]:
-        note_unused(ctx, "n_draws", "with --live")
+        note_unused(ctx, "n_draws bank_precision", "with --live")
     if method != "sft":
         note_unused(ctx, "prompt_variants", f"by --method {method}")
 
@@ -310,6 +311,7 @@ def run_plan(
     prompt_variants: _Variants = 4,
     live: Live = False,
     n_draws: NDraws = None,
+    bank_precision: BankPrecision = None,
     steps: Steps = None,
     batch_size: Batch = None,
     rank: Rank = 32,
@@ -347,6 +349,7 @@ def run_plan(
         checkpointing=checkpointing,
         cached=not no_cache,
         n_draws=n_draws,
+        bank_precision=bank_precision and bank_precision.value,
         device_name=_device_name(gpu, base, memory),
         memory_gib=memory,
         **numbers,
@@ -378,6 +381,7 @@ def bank_build(
     base: Base = "atelier",
     n_draws: NDraws = None,
     bank: BankFolder = None,
+    bank_precision: BankPrecision = None,
     paired: Paired = False,
     batch_size: _AtOnce = 32,
     precision: Passes = Precision.bf16,
@@ -418,7 +422,9 @@ def bank_build(
         **row_options(ctx),
     )
     clock = Clock()
-    config = BankConfig(n_draws or BankConfig.n_draws, folder=bank, batch_size=batch_size)
+    passes = bank_precision and bank_precision.value
+    own = dict(folder=bank, batch_size=batch_size, precision=passes)
+    config = BankConfig(n_draws or BankConfig.n_draws, **own)
     built = build_bank(job, auxiliary, config, paired, say=clock, warn=warn)
     size = readable_size(built.store.bytes)
     clock(f"bank: {plural(len(built.store), 'prediction')}, {size}: {built.folder}")

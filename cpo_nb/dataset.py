@@ -5,9 +5,9 @@
 # %% ../nbs/03e_dataset.ipynb #11187823
 from __future__ import annotations
 
-import json, logging, os, posixpath, unicodedata
+import hashlib, json, logging, os, posixpath, unicodedata
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -21,7 +21,7 @@ from .core import atomic_path, plural, to_jsonable
 from .docments import document
 from .criteria import CriteriaTree, load_criteria
 from .images import MAX_BYTES, MAX_PIXELS, MIN_SIDE, ImageError, ImageReport, ImageRules
-from .images import as_rgb, image_problem, image_report, image_suffix, upright
+from .images import as_rgb, image_problem, image_report, image_suffix, rgb_image, upright
 from .layouts import Layout, find_layout
 from .splits import BASE_COLUMNS, splits_of_files, splits_of_parquet, type_problems
 from .splits import user_splits
@@ -84,6 +84,31 @@ def _bad_rows_error(
         hint = 'correct the rows, or pass `on_error="skip"` to leave them out'
     return DatasetError(what, problems, hint)
 
+# %% ../nbs/03e_dataset.ipynb #9815a90f
+def _bytes_of(rows: list[GoodRow], tables: Source) -> Iterator[tuple[GoodRow, bytes]]:
+    "Rows with the bytes of their images; those embedded in parquet are read from there again."
+    embedded = {row.index: row for row in rows if not row.file}
+    yield from ((row, row.file.read_bytes()) for row in rows if row.file)
+    for index, (_, raw) in enumerate(tables.rows() if embedded else ()):
+        if index in embedded:
+            cell = raw.record[tables.image_column]
+            yield embedded[index], cell["bytes"] if isinstance(cell, dict) else cell
+
+
+def _with_copies(rows: list[GoodRow], tables: Source, rules: ImageRules) -> list[GoodRow]:
+    "The rows, those with the pixels of another file marked as its copy."
+    alike: dict[tuple, list[GoodRow]] = {}
+    for row in rows:
+        if row.facts:
+            alike.setdefault((row.facts.width, row.facts.height, row.facts.sample), []).append(row)
+    several = [same for same in alike.values() if len({row.digest for row in same}) > 1]
+    first, copies = {}, {}
+    for row, data in _bytes_of([row for same in several for row in same], tables):
+        image = rgb_image(data, rules)
+        pixels = hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
+        copies[row.index] = first.setdefault(pixels, row.digest)
+    return [replace(row, copy_of=copies.get(row.index, b"")) for row in rows] if copies else rows
+
 # %% ../nbs/03e_dataset.ipynb #a5e47e6b
 def _opposite(a: GoodRow, b: GoodRow) -> list[str]:
     "Pairs of which two rows say the opposite."
@@ -96,7 +121,7 @@ def _contradictions(rows: list[GoodRow]) -> list[tuple[GoodRow, RowProblem]]:
     "Rows with the image of another row and an opposite label, each with the first such row."
     copies: dict[bytes, list[GoodRow]] = {}
     for row in rows:
-        copies.setdefault(row.digest, []).append(row)
+        copies.setdefault(row.content, []).append(row)
     found = []
     for same in copies.values():
         for row in same if len(same) > 1 else ():
@@ -106,7 +131,8 @@ def _contradictions(rows: list[GoodRow]) -> list[tuple[GoodRow, RowProblem]]:
                 name = f"{other.table} row {other.number}" + (
                     f" ({other.name})" if other.name else ""
                 )
-                what = f"the same image as {name}, with opposite labels: {', '.join(ids[:5])}"
+                what = "image" if row.digest == other.digest else "pixels"
+                what = f"the same {what} as {name}, with opposite labels: {', '.join(ids[:5])}"
                 found.append((row, RowProblem(row.table, row.number, row.name, what)))
     return found
 
@@ -148,10 +174,13 @@ def _label_notes(rows: int, labelled: int, positive: int, negative: int) -> list
     if not labelled:
         return ["no row has an attribute: stage 1 has nothing to learn, stage 2 nothing to prefer"]
     notes = []
-    if not negative:
-        notes.append("no row has a negative attribute: nothing is there to move away from")
-    if not positive:
-        notes.append("no row has a positive attribute: nothing is there to move towards")
+    for has, lacks, n, lost in (
+        ("positive", "negative", negative, "nothing to move away from"),
+        ("negative", "positive", positive, "nothing to move towards"),
+    ):
+        if not n:
+            learns = f"stage 1 learns the {has} ones alone, stage 2 has {lost}"
+            notes.append(f"no row has a {lacks} attribute: {learns}")
     if labelled < rows:
         notes.append(f"{rows - labelled:,} of {rows:,} rows have no attribute: no preference")
     return notes
@@ -163,8 +192,8 @@ def _split_notes(rows: list[GoodRow], given: dict[int, str], way: str) -> list[s
         return []
     splits: dict[bytes, set[str]] = {}
     for row in rows:
-        splits.setdefault(row.digest, set()).add(given[row.index])
-    both = [r.name for r in rows if len(splits[r.digest]) > 1]
+        splits.setdefault(row.content, set()).add(given[row.index])
+    both = [r.name for r in rows if len(splits[r.content]) > 1]
     leak = f"{plural(len(both), 'row')} of images in more than one split: {_few(both)}"
     return [f"splits are those of {way}"] + ([leak] if both else [])
 
@@ -174,6 +203,7 @@ def _checked_rows(
 ) -> tuple[list[GoodRow], list[RowProblem], int]:
     "Good rows, all problems, number of rows; parquet has one type per column by nature."
     good, problems, total = scan_rows(tables, checker, layout)
+    good = _with_copies(good, tables, checker.rules)
     for problems_of in (_contradictions,) if tables.embedded else (type_problems, _contradictions):
         found = problems_of(good)
         wrong = {row.index for row, _ in found}
@@ -196,7 +226,11 @@ def _report(
     notes += facts["images"].lines()
     if unlisted := facts["unlisted"]:
         notes.append(f"{plural(len(unlisted), 'image')} without a row: {_few(unlisted)}")
-    repeated = len(good) - len({row.digest for row in good})
+    if copies := [row.name for row in good if row.content != row.digest]:
+        notes.append(
+            f"{plural(len(copies), 'row')} with the pixels of another file: {_few(copies)}"
+        )
+    repeated = len(good) - len({row.content for row in good})
     found = tuple(problems)
     return LoadReport(
         name, total, len(good), repeated, found, notes=tuple(notes), **counts, **facts

@@ -5,7 +5,7 @@
 # %% ../nbs/03_images.ipynb #466bc3f1
 from __future__ import annotations
 
-import contextlib, logging, re, threading, warnings
+import contextlib, hashlib, logging, re, threading, warnings
 from collections import Counter
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -347,6 +347,7 @@ class ImageFacts(NamedTuple):
     turned: bool = False  # by its EXIF
     profile: str = ""  # "converted" to sRGB; "broken"; "missing" for CMYK; "" for none or sRGB
     alpha: str = ""  # "flattened" on the background; "dropped" where nearly opaque; "" for none
+    sample: bytes = b""  # hash of 1,024 pixels as RGB: the same for copies in any format
 
 
 def _facts(im: Image.Image, turned: bool, alpha: Image.Image | None, rules: ImageRules):
@@ -423,7 +424,9 @@ def check_image(
         alpha = _split_alpha(grey)[1]
         if problem := _alpha_problem(alpha, rules):
             raise ImageError(problem)
-        return _facts(im, turned, alpha, rules)
+        some = as_rgb(grey.resize((32, 32), Image.Resampling.NEAREST), rules)
+        sample = hashlib.blake2b(some.tobytes(), digest_size=8).digest()
+        return _facts(im, turned, alpha, rules)._replace(sample=sample)
 
 
 def image_problem(

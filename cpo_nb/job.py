@@ -25,7 +25,7 @@ from .backbone import Backbone, check_pipeline, load_backbone
 from .training import Execution, TrainResult
 from .tracking import Tracking
 from .batches import PRECISIONS, TrainingSet, cache_prompt_embeddings, training_set
-from .sft import SftConfig, check_labels, claim_sft, sft
+from .sft import SftConfig, claim_sft, sft
 from .bank import Bank, BankConfig, fill_batch
 from .align import AlignConfig, align, claim_align
 from .methods import METHODS
@@ -101,12 +101,13 @@ def check_formats(
     device: torch.device,  # where the model will compute
     dtype: str = "float32",  # key of DTYPES: format of the frozen weights
     precision: str = "bf16",  # key of PRECISIONS: format of the forward passes
+    passes: str = "--precision",  # the option that names it, for the message
 ) -> None:
     "Raises `CpoError` when the device cannot compute in these number formats."
     problems = []
     for option, name, known in (
         ("--dtype", dtype, DTYPES),
-        ("--precision", precision, PRECISIONS),
+        (passes, precision, PRECISIONS),
     ):
         if name not in known:
             problems.append(f"{option} {name} is unknown: choose one of {', '.join(known)}")
@@ -114,7 +115,7 @@ def check_formats(
             problems.append(_format_problem(option, known[name], device))
 
     if device.type == "cpu" and f"{dtype} {precision}" in ("bfloat16 fp16", "float16 bf16"):
-        problems.append(f"--dtype {dtype} and --precision {precision}: a CPU cannot mix the two")
+        problems.append(f"--dtype {dtype} and {passes} {precision}: a CPU cannot mix the two")
     problems = [p for p in problems if p]
     if problems:
         hint = "float32 with --precision fp32 works everywhere"
@@ -196,10 +197,13 @@ class Job(ImageRules):
 def check(
     self: Job,
     auxiliary: str | Path | None = None,  # folder of an adapter that the run needs
+    bank: BankConfig | None = None,  # the target bank that the run reads
 ) -> None:
     "Find the mistakes that show before data or weights are read. Raises `CpoError`."
     self.execution  # validates itself
     check_formats(get_device(self.device), self.dtype, self.precision)
+    if bank is not None and bank.precision:
+        check_formats(get_device(self.device), self.dtype, bank.precision, "--bank-precision")
     check_pipeline(self.base)
     if auxiliary is not None:
         adapter_file(adapter_folder(auxiliary))
@@ -446,8 +450,6 @@ def run_stage1(
     job.check()
     splits = job.rows(tree, say)
     cfg, sources = settle(cfg, sources, job.n_images(splits))
-    if splits is not None and cfg.attributes:
-        check_labels(splits["train"]["positive"], splits["train"]["negative"])
     if job.store is not None and cfg.prompt_variants is None:
         cfg = replace(cfg, prompt_variants=4)
     bb = job.backbone()
@@ -516,7 +518,7 @@ def run_stage2(
     method = settle(cfg, sources, 1)[0].method
     auxiliary = _check_auxiliary(method, auxiliary)
     tree = load_criteria(job.criteria)
-    job.check(auxiliary)
+    job.check(auxiliary, bank)
     splits = job.rows(tree, say)
     cfg, sources = settle(cfg, sources, job.n_images(splits))
     bb = job.backbone()
@@ -546,7 +548,7 @@ def build_bank(
 ) -> Bank:  # filled
     "Compute the frozen predictions for every noise draw of every training image. Resumes."
     tree = load_criteria(job.criteria)
-    job.check(auxiliary)
+    job.check(auxiliary, bank)
     splits = job.rows(tree, say)
     bb = job.backbone()
     load_expert(job, bb, auxiliary, tree, warn)

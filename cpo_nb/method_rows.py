@@ -12,6 +12,7 @@ import numpy as np
 from .batches import TrainingSet
 from .core import CpoError, plural
 from .pairs import preference_pairs, top_quartile
+from .sft import check_labels
 from .docments import document
 
 # %% auto #0
@@ -26,23 +27,14 @@ def preference_rows(
     return np.flatnonzero(keep), int((~keep).sum())
 
 # %% ../nbs/24b_method_rows.ipynb #81dec66c
-def _not_annotated(n: int) -> CpoError:
-    "The error of a method that needs attributes where there are none."
-    return CpoError(
-        f"none of the {plural(n, 'training image')} is annotated: "
-        "positive and negative are empty in every row",
-        hint="list the attributes that each image shows",
-    )
-
-
 def rows_with_preference(
     data: TrainingSet,  # annotated rows
     cfg: Any,  # not read
 ) -> tuple[TrainingSet, None, dict]:  # rows, no pairs, and how many rows were left out
     "Every row that shows at least one attribute. Raises `CpoError` when there is none."
     rows, without = preference_rows(data)
-    if len(data) and not len(rows):
-        raise _not_annotated(without)
+    if len(data):
+        check_labels(data.positive, data.negative)
     return data[rows], None, dict(rows_without_preference=without)
 
 # %% ../nbs/24b_method_rows.ipynb #5054049c

@@ -14,37 +14,16 @@ import torch
 from .adapters import LORA_TARGETS, Adapter, adapter_list
 from .backbone import Backbone
 from .cache import fingerprint, image_key, row_hashes, text_key
-from .core import CpoError, cache_dir, library_versions, plural, processes, read_json
-from .core import record_of, sha256_file, sha256_json, to_jsonable, write_json
+from .core import CpoError, library_versions, plural, processes
+from .core import record_of, sha256_json, to_jsonable
 from .docments import document
+from .hashes import file_hash
 from .runs import checkpoint_room, claim_run
 from .training import Execution, NotFinite
 
 # %% auto #0
-__all__ = ['LARGE', 'SCHEDULE_SETTINGS', 'file_hash', 'component_hash', 'base_origin', 'adapter_hash', 'rows_hash',
-           'machine_notes', 'not_finite_parts', 'naming_culprits', 'blaming', 'lora_numbers', 'check_alpha',
-           'run_origin', 'claim_training']
-
-# %% ../nbs/21c_origin.ipynb #7cd2e150
-LARGE = 2**24  # bytes above which the hash of a file is remembered
-
-
-def file_hash(
-    path: str | Path,  # the file
-) -> str:  # 64 hex digits
-    "SHA-256 of a file's bytes; that of a large one is remembered in the cache."
-    path = Path(path).resolve()
-    stat = path.stat()
-    if stat.st_size < LARGE:
-        return sha256_file(path)
-    key = sha256_json([str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns])
-    note = cache_dir() / "hashes" / f"{key[:32]}.json"
-    if note.is_file():
-        with contextlib.suppress(CpoError, KeyError, TypeError):
-            return read_json(note)["sha256"]
-    digest = sha256_file(path)
-    write_json(note, dict(file=path.name, sha256=digest))
-    return digest
+__all__ = ['SCHEDULE_SETTINGS', 'component_hash', 'base_origin', 'adapter_hash', 'rows_hash', 'machine_notes', 'not_finite_parts',
+           'naming_culprits', 'blaming', 'lora_numbers', 'check_alpha', 'run_origin', 'claim_training']
 
 # %% ../nbs/21c_origin.ipynb #386728a8
 def _hash_tensors(tensors: dict[str, torch.Tensor], start: str = "") -> str:

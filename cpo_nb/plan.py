@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -130,7 +130,7 @@ def _disk(counts: Counts, s: dict) -> dict[str, int]:
         prompts = s["pictures"] * s["prompts_per_picture"]
         disk["prompt embeddings"] = prompts * counts.embedding
     if s["n_draws"]:
-        number = 2 if s["precision"] == "bf16" else 4
+        number = 2 if (s["bank_precision"] or s["precision"]) == "bf16" else 4
         record = 3 * counts.latent * number
         disk[f"bank, {s['n_draws']} noise draws per image"] = _bank_records(s) * record
     parameters = counts.adapters["policy"][0]
@@ -186,6 +186,7 @@ _CHOICES = dict(
     method=METHODS,
     dtype=("float32", "bfloat16", "float16"),
     precision=("bf16", "fp32"),
+    bank_precision=("bf16", "fp32", None),
     optimizer=("adamw", "adamw8bit"),
 )
 
@@ -220,24 +221,21 @@ def _check_settings(s: dict) -> None:
     problems = _number_problems(s)
     for name, known in _CHOICES.items():
         if s[name] not in known:
-            problems.append(f"{name}={s[name]!r}: choose one of {', '.join(known)}")
+            problems.append(f"{name}={s[name]!r}: choose one of {', '.join(map(str, known))}")
 
     method = METHODS.get(s["method"])
     if s["n_draws"] is not None and method and not method.needs_auxiliary:
-        problems.append(
-            f"n_draws={s['n_draws']!r}: {method.name} does not use an auxiliary model, "
-            "so it reads no bank"
-        )
+        unused = f"{method.name} does not use an auxiliary model, so it reads no bank"
+        problems.append(f"n_draws={s['n_draws']!r}: {unused}")
     if s["sharded"] and s["processes"] == 1:
         problems.append("sharded=True: a single process has no others to share with")
 
     device = s["device_name"]
     named_gpu = device is not None and device.lower() != "cpu"
     if named_gpu and not known_device(device) and s["memory_gib"] is None:
-        problems.append(
-            f"device_name={device!r}: not in the table ({', '.join(DEVICES)}); "
-            "give memory_gib to plan for it, without time"
-        )
+        known = f"not in the table ({', '.join(DEVICES)})"
+        advice = "give memory_gib to plan for it, without time"
+        problems.append(f"device_name={device!r}: {known}; {advice}")
     if problems:
         raise CpoError("these settings cannot be planned:", problems, "correct these settings")
 
@@ -252,7 +250,12 @@ def _plan(s: dict) -> Plan:
     shape = ("base", "resolution", "dtype", "rank", "targets", "method", "precision")
     chosen = {name: s[name] for name in shape}
     bank = fill_batch(BankConfig(), share, s["micro_batch"]) if s["n_draws"] else None
-    counts = count_pipeline(**chosen, n=n, checkpointing=s["checkpointing"], gpu=gpu, bank=bank)
+    chosen |= dict(n=n, checkpointing=s["checkpointing"], gpu=gpu, bank=bank)
+    counts = count_pipeline(**chosen)
+    if bank and s["bank_precision"] not in (None, s["precision"]):
+        fill = count_pipeline(**chosen | dict(precision=s["bank_precision"])).step
+        step = replace(counts.step, frozen_peak=fill.frozen_peak, frozen=fill.frozen)
+        counts = replace(counts, step=step)
     flops = _flops(counts, s, n, share, bank)
 
     no_time = _why_no_time(s)
@@ -304,6 +307,7 @@ def plan_run(
     optimizer: str = "adamw",  # or "adamw8bit"
     cached: bool = True,  # latents and embeddings are cached, VAE and text encoders offloaded
     n_draws: int | None = None,  # noise draws per image of a target bank; None: live
+    bank_precision: str | None = None,  # of the passes that fill it; default: `precision`
     processes: int = 1,  # that share a batch, each on a device of its own
     sharded: bool = False,  # FSDP: they share the denoiser's weights too
     device_name: str | None = None,  # see DEVICES, or "cpu"; default: some GPU
@@ -317,7 +321,8 @@ def plan_run(
         batch_size=batch_size, steps=steps, pictures=pictures,
         prompts_per_picture=prompts_per_picture, rank=rank, targets=tuple(targets),
         dtype=dtype, precision=precision, micro_batch=micro_batch, checkpointing=checkpointing,
-        optimizer=optimizer, cached=cached, n_draws=n_draws, processes=processes, sharded=sharded,
+        optimizer=optimizer, cached=cached, n_draws=n_draws, bank_precision=bank_precision,
+        processes=processes, sharded=sharded,
         device_name=device_name, memory_gib=memory_gib, keep=keep, utilisation=utilisation,
     )  # fmt: skip
     if prompts_per_picture is None and method in METHODS:
@@ -508,11 +513,9 @@ def fit(
     plan: Plan,  # one that does not fit
     # (what is changed, plan after it): in order, each on top of the former
 ) -> list[tuple[str, Plan]]:
-    """Changes until the run fits; empty when it fits as it is.
+    """Changes until the run fits; when nothing suffices the last entry says so.
 
-    When nothing suffices the last entry says so. Raises `CpoError` when the memory of the
-    device is not known.
-    """
+    Raises `CpoError` when the memory of the device is not known."""
     if plan.fits is None:
         raise CpoError(
             "it is not known whether the run fits: the memory of the device is not known",
@@ -555,10 +558,7 @@ def fit_report(
 _GROUPS = {  # what is plotted -> colour, parts of Plan.memory
     "frozen networks": ("#8d99ae", ()),
     "adapters": ("#6a8d3a", ("auxiliary adapter", "policy adapter")),
-    "gradients, optimizer, EMA": (
-        "#e9b44c",
-        ("its gradients", "its average (EMA)", "optimizer"),
-    ),
+    "gradients, optimizer, EMA": ("#e9b44c", ("its gradients", "its average (EMA)", "optimizer")),
     "passes": ("#1b6ca8", ("passes",)),
     "CUDA": ("#333333", ("CUDA itself (assumed)",)),
 }

@@ -39,7 +39,8 @@ def _method_settings(cfg: AlignConfig) -> dict[str, Any]:
 def _describe_bank(bank: BankConfig | None) -> str:
     if bank is None:
         return "live: frozen predictions computed in every step"
-    return f"{bank.n_draws} noise draws per image, seed {bank.seed}"
+    passes = f", passes in {bank.precision}" if bank.precision else ""
+    return f"{bank.n_draws} noise draws per image, seed {bank.seed}{passes}"
 
 # %% ../nbs/39a_progress.ipynb #ff2c73f8
 def method_settings(

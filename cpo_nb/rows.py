@@ -170,6 +170,12 @@ class GoodRow:
     file: Path | None  # the image's file, None where its bytes are embedded
     digest: bytes  # SHA-256 of the image's bytes
     facts: ImageFacts | None = None  # the image's size, and what will be done to it
+    copy_of: bytes = b""  # digest of an earlier file with the same pixels; b"" for none
+
+    @property
+    def content(self) -> bytes:
+        "The same for two rows that show the same pixels."
+        return self.copy_of or self.digest
 
 # %% ../nbs/03b_rows.ipynb #52a5472e
 def _image_name(record: dict | None, column: str) -> str:

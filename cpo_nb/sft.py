@@ -155,22 +155,14 @@ def _held_out(
 def check_labels(
     positive: Sequence[Sequence[str]],  # ids of positive attributes, by row
     negative: Sequence[Sequence[str]],  # ids of negative attributes, by row
-) -> str:  # a note about labels of one kind alone; "" where there are both
+) -> None:
     "Raises `CpoError` when no row has an attribute."
-    n, n_pos, n_neg = len(positive), sum(map(bool, positive)), sum(map(bool, negative))
-    if not n_pos and not n_neg:
+    if not any(map(bool, positive)) and not any(map(bool, negative)):
         raise CpoError(
-            f"none of the {plural(n, 'training image')} is annotated: "
+            f"none of the {plural(len(positive), 'training image')} is annotated: "
             "positive and negative are empty in every row",
-            hint="list the attributes that each image shows; stage 1 teaches nothing else",
+            hint="list the attributes that each image shows; the training learns nothing else",
         )
-    if n_pos and n_neg:
-        return ""
-    has, lacks = ("positive", "negative") if n_pos else ("negative", "positive")
-    return (
-        f"note: no image has a {lacks} attribute, so the auxiliary learns the {has} ones alone: "
-        f"in stage 2 there is {'nothing to move away from' if n_pos else 'no target to move to'}"
-    )
 
 # %% ../nbs/23_sft.ipynb #aeea164c
 def _stored_settings(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +21,12 @@ from cpo_nb.core import (
     read_json,
     results_dir,
     runs_dir,
-    sha256_file,
     sha256_json,
     to_jsonable,
     write_json,
 )
 from .docments import document
+from .hashes import file_hash
 from .criteria import CriteriaTree, load_criteria
 from .atelier import PAIRS, ideal, sample_scenes
 from .painter import atelier_dataset, paint
@@ -68,12 +67,6 @@ def adapter_folder(
     return inner if inner.is_dir() and not (path / "adapter.json").is_file() else path
 
 # %% ../nbs/35_shipped.ipynb #69e3d418
-@lru_cache(maxsize=64)
-def _file_hash(path: Path, size: int, changed: int) -> str:
-    "Sixteen digits of the hash of a file; computed again only when size or time of change differ."
-    return sha256_file(path)[:16]
-
-
 def _shipped_files(part: str) -> list[Path]:
     "Weights of a part: of all files below a folder, or of the one file of that name."
     folder = data_dir() / "atelier"
@@ -87,8 +80,7 @@ def shipped_hashes() -> dict[str, str]:  # path below data/atelier -> 16 hexadec
     for part in ("pipeline", "auxiliary", "judge.safetensors"):
         for path in _shipped_files(part):
             name = path.relative_to(data_dir() / "atelier").as_posix()
-            status = path.stat()
-            hashes[name] = _file_hash(path, status.st_size, status.st_mtime_ns)
+            hashes[name] = file_hash(path)[:16]
     return hashes
 
 # %% ../nbs/35_shipped.ipynb #20367e34

@@ -11,6 +11,7 @@ from hostile_options import CODES, filled, mutations, odd_places
 
 
 MORE = int(os.environ.get("CPO_HOSTILE", 60))  # command lines
+SEED = int(os.environ.get("CPO_HOSTILE_SEED", 3))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_odd_options_end_well(places, tmp_path, monkeypatch):
     here.mkdir()
     monkeypatch.chdir(here)
     wrong = []
-    for line in mutations(seed=3, n=MORE):
+    for line in mutations(SEED, n=MORE):
         words = filled(line, **places)
         result = CliRunner().invoke(app, words, prog_name="cpo")
         if result.exit_code not in CODES or not isinstance(result.exception, SystemExit | None):
