@@ -204,6 +204,16 @@ _LIST += (
         source="arXiv 2104.08718; jmhessel/clipscore",
     ),
     Scorer(
+        "clip-b32",
+        "CLIP cosine x 100 (ViT-B/32)",
+        "cosine",
+        ("clip-vit-base-patch32",),
+        Preprocess(centre="floor"),
+        factor=100.0,
+        floor=True,
+        source="the form of torchmetrics' clip_score",
+    ),
+    Scorer(
         "clip-l14",
         "CLIP cosine x 100 (ViT-L/14)",
         "cosine",
