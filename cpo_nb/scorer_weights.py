@@ -43,12 +43,13 @@ class Part:
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _TOKENS = (("vocab.json",), ("merges.txt",))
-_CLIP = (_WEIGHTS, ("config.json",), *_TOKENS)
+_MODEL = (_WEIGHTS, ("config.json",))
+_CLIP = (*_MODEL, *_TOKENS)
 
 # %% ../nbs/33a_scorer_weights.ipynb #07910fa5
 _GITHUB = "https://github.com/"
 _ALL = (
-    Part("pickscore-v1", "yuvalkirstain/PickScore_v1", _CLIP, 3.9e9),
+    Part("pickscore-v1", "yuvalkirstain/PickScore_v1", _MODEL, 3.9e9),
     Part("hps-v2.0", "xswu/HPSv2", (("HPS_v2_compressed.pt",),), 2.0e9),
     Part("hps-v2.1", "xswu/HPSv2", (("HPS_v2.1_compressed.pt",),), 2.0e9),
     Part("clip-vit-h-14-laion2b", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", _TOKENS, 1.4e6),

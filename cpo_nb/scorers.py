@@ -144,7 +144,7 @@ _LIST = (
         "pickscore",
         "PickScore",
         "cosine",
-        ("pickscore-v1",),
+        ("pickscore-v1", _VOCABULARY),
         Preprocess(centre="floor"),
         factor=None,
         source="arXiv 2305.01569; yuvalkirstain/PickScore",
