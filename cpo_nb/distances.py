@@ -19,8 +19,9 @@ from .scorer_weights import Part, find_part, load_clip, missing_part, read_weigh
 from .scorers import Preprocess, rgb_bytes, unit_image_features
 
 # %% auto #0
-__all__ = ['DINO', 'CLIP_336', 'DINO_BASE', 'EXTRACTORS', 'MEASURES', 'kid', 'cmmd', 'density_coverage', 'diversity', 'Distance',
-           'subset_interval', 'Extractor', 'square_336', 'pixel_features', 'load_extractor', 'name_of', 'distances']
+__all__ = ['DINO', 'CLIP_336', 'DINO_BASE', 'INCEPTION', 'EXTRACTORS', 'MEASURES', 'kid', 'cmmd', 'density_coverage', 'diversity',
+           'Distance', 'subset_interval', 'Extractor', 'square_336', 'pixel_features', 'load_extractor', 'name_of',
+           'distances']
 
 # %% ../nbs/33b_distances.ipynb #2e8a2024
 def _cubic(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -172,8 +173,10 @@ def _batched(model: Callable, prepare: Callable, batch_size: int = 16) -> Callab
     def features(images):
         parts = []
         for start in range(0, len(images), batch_size):
-            chunk = images[start : start + batch_size]
-            parts.append(model(torch.stack([prepare(image) for image in chunk])).cpu().numpy())
+            ready = [prepare(image) for image in images[start : start + batch_size]]
+            alike = len({x.shape for x in ready}) == 1
+            groups = [torch.stack(ready)] if alike else [x[None] for x in ready]
+            parts += [model(x).cpu().numpy() for x in groups]
         return np.concatenate(parts)
 
     return features
@@ -206,6 +209,15 @@ def _dinov2(download: bool) -> Extractor:
     return Extractor("DINOv2 base", _batched(lambda x: model(x).pooler_output, DINO), digest)
 
 # %% ../nbs/33b_distances.ipynb #42270dc9
+INCEPTION = Part(
+    "inception-v3-compat",
+    "https://github.com/toshas/torch-fidelity/releases",
+    (("weights-inception-2015-12-05-6726825d.pth",),),
+    9.5e7,
+    sha256="6726825d",  # by the name of the file
+)
+
+
 def _inception(download: bool) -> Extractor:
     "FID's Inception, 2,048 features, by torch-fidelity."
     try:
@@ -213,21 +225,15 @@ def _inception(download: bool) -> Extractor:
     except ImportError:
         what = "extractor inception: torch-fidelity is not installed"
         raise CpoError(what, hint="pip install 'cpo_nb[fidelity]'") from None
-    part = Part(
-        "inception-v3-compat",
-        "https://github.com/toshas/torch-fidelity/releases",
-        (("weights-inception-2015-12-05-6726825d.pth",),),
-        9.1e7,
-    )
-    path = next(iter(_needed(part, download).values()))
+    path = next(iter(_needed(INCEPTION, download).values()))
+    _, digest = read_weights(path, INCEPTION)  # first: torch-fidelity reads pickles in full
     model = FeatureExtractorInceptionV3(
         "inception", ["2048"], feature_extractor_weights_path=str(path)
     )
 
-    def prepare(image):
+    def prepare(image):  # bytes: it resizes and normalises by itself, as TensorFlow did
         return torch.from_numpy(np.array(rgb_bytes(image))).permute(2, 0, 1)
 
-    _, digest = read_weights(path, part)
     return Extractor("Inception v3", _batched(lambda x: model(x)[0], prepare), digest)
 
 # %% ../nbs/33b_distances.ipynb #566415de
