@@ -33,6 +33,7 @@ from .method_rows import preference_rows
 from .sampling import Previews, preview_prompts
 from .gain import atelier_held_out, attribute_sheet, auxiliary_notes, best_note, report_gains
 from .shipped import adapter_folder, atelier_training_set, shipped_auxiliary
+from .untargeted import untargeted_line
 from .sizes import SampleSizes, default_images, sample_sizes
 from .progress import LogLines, count_by_judge, method_settings, preview_judge
 from .progress import settings_table
@@ -338,6 +339,7 @@ def _previews(
         guidance_scale=how.guidance_scale,
         batch_size=min(4, how.batch_size),
         precision=job.precision,
+        note=untargeted_line,
     )
 
 # %% ../nbs/40_job.ipynb #565050ba

@@ -240,12 +240,15 @@ class Previews:
         judge: Callable | None = None,
         track=None,  # a `Tracking` that gets the image as well
         seed: int = 0,  # of the first image; the others follow
+        # images of base and adapter -> one more line of the title; default: none
+        note: Callable | None = None,
         **settings,  # of `sample`: steps, guidance_scale, batch_size, precision
     ):
         self.backbone, self.prompts, self.adapter = backbone, list(prompts), adapter
         self.folder, self.judge, self.track = Path(folder), judge, track
         self.seeds = range(seed, seed + len(self.prompts))
         self.settings, self.base = settings, None  # the base's images and their counts
+        self.note = note or (lambda base, trained: "")
 
     def _sampled(self, adapter: Adapter) -> tuple[np.ndarray, list | None]:
         "Images, and what the judge counts in them (in the main process alone)."
@@ -262,14 +265,17 @@ class Previews:
         trained = self._sampled(self.adapter)
         if not processes().main:
             return
-        grid = _beside(self.base, trained, self.prompts, step)
+        note = self.note(self.base[0], trained[0])
+        grid = _beside(self.base, trained, self.prompts, step, note)
         with atomic_path(self.folder / f"update-{step:07d}.png") as tmp:
             Image.fromarray(grid).save(tmp, format="PNG")
         if self.track:
             self.track.image(step, "preview", grid)
 
 # %% ../nbs/30_sampling.ipynb #d76987d8
-def _beside(base: tuple, trained: tuple, prompts: list[str], step: int) -> np.ndarray:
+def _beside(
+    base: tuple, trained: tuple, prompts: list[str], step: int, note: str = ""
+) -> np.ndarray:
     "The sheet of a step: each of the base's images with the trained one at its right."
     (left, before), (right, after) = base, trained
     gap = np.full((*left.shape[:2], max(1, left.shape[2] // 64), 3), 255, np.uint8)
@@ -282,6 +288,7 @@ def _beside(base: tuple, trained: tuple, prompts: list[str], step: int) -> np.nd
         title += (
             f"\nattributes per image: {p0:.1f} → {p1:.1f} positive, {n0:.1f} → {n1:.1f} negative"
         )
+    title += f"\n{note}" if note else ""
     return labelled_grid(pairs, labels, columns=2, side=320, title=title, gap=24)
 
 # %% ../nbs/30_sampling.ipynb #73637e96
