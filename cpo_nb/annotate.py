@@ -22,13 +22,13 @@ from .measures import MEASURES, ROLES, measure
 from .painter import paint
 
 # %% auto #0
-__all__ = ['ANNOTATORS', 'FLOOR', 'Annotation', 'AnnotatorProtocol', 'annotation_problems', 'annotate_images', 'AnnotatorRecord',
+__all__ = ['ANNOTATORS', 'FLOOR', 'Labels', 'AnnotatorProtocol', 'annotation_problems', 'annotate_images', 'AnnotatorRecord',
            'cohen_kappa', 'agreement', 'Ridge', 'Annotator', 'image_hashes', 'tested', 'atelier_images',
            'atelier_annotator']
 
 # %% ../nbs/06b_annotate.ipynb #eb582918
 @dataclass(frozen=True)
-class Annotation:
+class Labels:
     "What an annotator says about N images and P pairs."
 
     values: np.ndarray  # +1 positive, -1 negative, 0 neither or not looked at; (N, P), int8
@@ -58,13 +58,13 @@ class AnnotatorProtocol(Protocol):
         self,
         images: Sequence,  # N images: uint8 arrays (H, W, 3) or PIL images
         captions: Sequence[str] | None,  # their captions; pixel measures do not read them
-    ) -> Annotation:  # of shape (N, len(pairs))
+    ) -> Labels:  # of shape (N, len(pairs))
         "Say which attributes the images show."
         ...
 
 # %% ../nbs/06b_annotate.ipynb #4e3d9f79
 def annotation_problems(
-    annotation: Annotation,  # what an annotator gave
+    annotation: Labels,  # what an annotator gave
     shape: tuple[int, int],  # number of images, number of pairs
 ) -> list[str]:  # empty when it keeps the Protocol
     "What is wrong with an annotation."
@@ -87,7 +87,7 @@ def annotate_images(
     annotator: AnnotatorProtocol,  # who annotates
     images: Sequence,  # N images
     captions: Sequence[str] | None = None,  # their captions
-) -> Annotation:  # of shape (N, len(annotator.pairs))
+) -> Labels:  # of shape (N, len(annotator.pairs))
     "Run an annotator and check what it gives. Raises `CpoError` when it breaks the Protocol."
     if not isinstance(annotator, AnnotatorProtocol):
         raise CpoError(
@@ -306,11 +306,11 @@ def annotate(
     captions: Sequence[str] | None = None,  # not read
     workers: int | str = 1,  # as for `measure`
     only_measured: bool = False,  # do not look at pairs that did not pass the test
-) -> Annotation:  # of shape (N, len(pairs))
+) -> Labels:  # of shape (N, len(pairs))
     "Labels of all pairs; with `only_measured`, pairs that failed count as not looked at."
     signs = self.signs(images, workers)
     use = np.array(self.measured) if only_measured else np.ones(len(self.pairs), bool)
-    return Annotation(signs * use.astype(np.int8), np.broadcast_to(use, signs.shape).copy())
+    return Labels(signs * use.astype(np.int8), np.broadcast_to(use, signs.shape).copy())
 
 # %% ../nbs/06b_annotate.ipynb #6f68806a
 def image_hashes(

@@ -21,7 +21,7 @@ from .rows import completed, read_limited
 from .tables import Source
 
 # %% auto #0
-__all__ = ['Layout', 'ids_of_text', 'find_layout']
+__all__ = ['Layout', 'ids_of_text', 'caption_beside', 'find_layout']
 
 # %% ../nbs/03d_layouts.ipynb #822c07c3
 @dataclass
@@ -270,7 +270,11 @@ def _use_studio(layout: Layout, columns: Counter, source: Source) -> None:
 _MAX_CAPTION = 1 << 16  # bytes
 
 
-def _caption_file(record: dict, root: Path, follow_links: bool) -> dict:
+def caption_beside(
+    record: dict,  # a row with file_name
+    root: Path,  # the dataset's folder, resolved
+    follow_links: bool = False,  # whether links may lead out of the folder
+) -> dict:  # the row with its caption
     "Read the caption beside an image. Raises `DatasetError` where there is none, or several lines."
     name = record.get("file_name")
     if not isinstance(name, str) or not name.strip():
@@ -296,7 +300,7 @@ def _use_caption_files(
     "Read captions from .txt files, where one of the first rows has one."
     if "caption" in columns or "file_name" not in columns:
         return
-    read = partial(_caption_file, root=source.root, follow_links=follow_links)
+    read = partial(caption_beside, root=source.root, follow_links=follow_links)
     tried = Layout([*layout.steps, read])
     for _, raw in itertools.islice(source.rows(), 20):
         if "caption" in (completed(raw, tried).record or {}):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from .adapters import LORA_TARGETS, Adapter
 from .align import align
-from .annotate import Annotation, Annotator, cohen_kappa
+from .annotate import Annotator, Labels, cohen_kappa
 from .backbone import Backbone, load_backbone
 from .batches import TrainingSet, training_set
 from cpo_nb.core import (
@@ -187,13 +187,13 @@ def annotate(
     # which images have their true aspect, (N,); default: all
     true_aspect: np.ndarray | None = None,
     workers: int | str = 1,  # as for `measure`
-) -> Annotation:  # of shape (N, P)
+) -> Labels:  # of shape (N, P)
     "Labels of all pairs."
     signs = np.concatenate([part.signs(images, workers) for part in self.parts], 1)
     looked = np.ones(signs.shape, bool)
     if true_aspect is not None:
         looked[:, [_needs_aspect(pair) for pair in self.pairs]] = true_aspect[:, None]
-    return Annotation(np.where(looked, signs, 0).astype(np.int8), looked)
+    return Labels(np.where(looked, signs, 0).astype(np.int8), looked)
 
 # %% ../nbs/36_paintings.ipynb #5f33060f
 def agreement_of_measures(
@@ -294,7 +294,7 @@ def label_catalogue(
 
     signs = labeller.signs(_images(train), _true_aspect(train), workers)
     signs = signs[:, _columns(labeller, pairs)]
-    positive, negative = Annotation(signs, signs != 0).attributes(pairs)
+    positive, negative = Labels(signs, signs != 0).attributes(pairs)
     data = replace(training_set(train, backbone), positive=positive, negative=negative)
     shares = zip((signs > 0).mean(0).tolist(), (signs < 0).mean(0).tolist())
 
