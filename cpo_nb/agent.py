@@ -26,11 +26,12 @@ from .checks import show_value
 from .core import CpoError, plural, sha256_json
 from .criteria import CriteriaTree, Pair
 from .docments import document
+from .images import ImageRules, rgb_image
 
 # %% auto #0
 __all__ = ['VALUES', 'INSTRUCTION', 'RANDOM', 'short_keys', 'Question', 'questions', 'Token', 'Answer', 'object_in', 'Reply',
            'read_answer', 'word_confidence', 'AnswerCache', 'Call', 'BackEnd', 'is_random_name', 'ExpertAgent',
-           'labels_of']
+           'LazyImages', 'labels_of']
 
 # %% ../nbs/08_agent.ipynb #4777b2bc
 def short_keys(
@@ -485,6 +486,30 @@ def replies(
             todo = {k: place for k, place in todo.items() if not self._is_final(last[k])}
     finally:
         self.cache.close()
+
+# %% ../nbs/08_agent.ipynb #a1d9b581
+class LazyImages(Sequence):
+    "Images of a folder, each read when it is asked for. Raises `CpoError` that names a bad file."
+
+    def __init__(
+        self,
+        folder: str | Path,  # that the names are relative to
+        names: Sequence[str],  # files
+        rules: ImageRules = ImageRules(),  # limits and background
+    ):
+        self.folder, self.names, self.rules = Path(folder), list(names), rules
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, i: int) -> Image.Image:
+        path = self.folder / self.names[i]
+        try:
+            return rgb_image(path.read_bytes(), self.rules)
+        except OSError as error:
+            raise CpoError(f"{path}: cannot be read ({error.strerror})") from None
+        except CpoError as error:
+            raise CpoError(f"{path}: {error}") from None
 
 # %% ../nbs/08_agent.ipynb #b65371ae
 def labels_of(
