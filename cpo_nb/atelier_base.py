@@ -37,8 +37,9 @@ from .timing import steps_within, time_limit
 from .training import TrainConfig, TrainResult, train
 
 # %% auto #0
-__all__ = ['fit_autoencoder', 'build_tokenizer', 'build_text_encoder', 'pretrain_text_encoder', 'build_unet', 'build_scheduler',
-           'assemble', 'embed', 'train_base', 'write_recipe', 'CheckedRecipes', 'check_recipes', 'save_base']
+__all__ = ['CHANNELS', 'TINY_CHANNELS', 'fit_autoencoder', 'build_tokenizer', 'build_text_encoder', 'pretrain_text_encoder',
+           'build_unet', 'build_scheduler', 'assemble', 'embed', 'train_base', 'write_recipe', 'CheckedRecipes',
+           'check_recipes', 'save_base']
 
 # %% ../nbs/37_atelier_base.ipynb #67257260
 def _patches(images: np.ndarray, p: int) -> np.ndarray:
@@ -257,11 +258,14 @@ def pretrain_text_encoder(
     return encoder.requires_grad_(False).eval(), float(hits.sum() / labels.sum())
 
 # %% ../nbs/37_atelier_base.ipynb #6b627e49
+CHANNELS, TINY_CHANNELS = (64, 96, 128), (16, 32, 32)  # at 16×16, 8×8 and 4×4; for tests
+
+
 def build_unet(
-    tiny: bool = False,  # a small one with the same interface, for tests
+    channels: tuple[int, ...] = CHANNELS,  # at 16×16, 8×8 and 4×4
 ) -> UNet2DConditionModel:  # random weights
-    "The atelier's UNet."
-    channels = (16, 32, 32) if tiny else (64, 96, 128)
+    "The atelier's UNet; its numbers of attention heads are powers of two."
+    heads = tuple(2 ** int(max(0, np.log2(c / 24))) for c in channels)
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=16,
@@ -269,7 +273,7 @@ def build_unet(
         block_out_channels=channels,
         layers_per_block=1,
         cross_attention_dim=192,
-        attention_head_dim=(2, 4, 4),  # diffusers' name for the number of heads
+        attention_head_dim=heads,  # diffusers calls the number so
         norm_num_groups=16,
         down_block_types=("CrossAttnDownBlock2D",) * 3,
         up_block_types=("CrossAttnUpBlock2D",) * 3,
@@ -417,7 +421,8 @@ def train_base(
     steps: int = 50000,  # training steps
     pictures: int = 300000,  # synthetic images to train on
     batch_size: int = 64,  # images per step
-    tiny: bool = False,  # a small UNet, for tests
+    channels: tuple[int, ...] = CHANNELS,  # of the UNet
+    tiny: bool = False,  # few steps for the text encoder, for tests
     seed: int = 100,  # of images, weights and noise; no other part of the repository uses it
     seconds: float | None = None,  # training time that is to be had; `steps` is what fits into it
     device: str = "cpu",  # where the UNet is trained
@@ -430,7 +435,7 @@ def train_base(
     text_encoder, _ = pretrain_text_encoder(run_dir / "text", tokenizer, steps=3 if tiny else 4000)
     table = embed(tokenizer, text_encoder, _all_captions())
     torch.manual_seed(seed)
-    unet = build_unet(tiny).to(device)
+    unet = build_unet(channels).to(device)
     if unet.device.type == "cpu":
         plain_attention(unet)
     step_fn = _BaseStep(unet, latents, captions, table, seed)
@@ -438,7 +443,7 @@ def train_base(
     if seconds is not None:
         steps = steps_within(run_dir, seconds, step_fn, params, pictures, batch_size)
     config = _base_config(steps, batch_size, tiny, seed)
-    described = dict(pictures=pictures, tiny=tiny)
+    described = dict(pictures=pictures, tiny=tiny, channels=channels)
     loop = dict(desc="base", watch=time_limit(seconds))
     result = train(run_dir, params, step_fn, pictures, config, described, **loop)
     with torch.no_grad():

@@ -89,6 +89,16 @@ def _told(settings: dict) -> str:
     return ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in shown.items())
 
 # %% ../nbs/45a_cli_atelier.ipynb #e7df7a19
+def _parse_channels(value: str | None) -> tuple[int, ...] | None:
+    "Three numbers that group norm and attention can divide."
+    if value is None:
+        return None
+    parts = [p.strip() for p in value.split(",")]
+    if len(parts) != 3 or not all(p.isdigit() and int(p) and int(p) % 16 == 0 for p in parts):
+        raise typer.BadParameter("give three multiples of 16, such as 64,96,128")
+    return tuple(map(int, parts))
+
+
 _Painted = Annotated[
     Optional[int],
     typer.Option(
@@ -101,6 +111,15 @@ _Steps = Annotated[
 ]
 _Batch = Annotated[
     int, typer.Option("--batch-size", metavar="N", min=1, help="Images per training step.")
+]
+_Channels = Annotated[
+    Optional[str],
+    typer.Option(
+        "--channels",
+        metavar="A,B,C",
+        callback=_parse_channels,
+        help="Channels of the UNet at 16x16, 8x8 and 4x4. [default: of the scale]",
+    ),
 ]
 _TrainedOn = Annotated[str, typer.Option("--device", metavar="NAME", help="cpu, cuda or mps.")]
 _Seconds = Annotated[
@@ -118,6 +137,7 @@ def train_atelier_base(
     images: _Painted = None,
     steps: _Steps = None,
     batch_size: _Batch = 64,
+    channels: _Channels = None,
     seconds: _Seconds = None,
     device: _TrainedOn = "cpu",
     out: _PartFolder = None,
@@ -128,7 +148,7 @@ def train_atelier_base(
 
     Takes about seven hours on two CPU cores, minutes on a GPU. The same command resumes.
     """
-    from cpo_nb.atelier_base import save_base, train_base
+    from cpo_nb.atelier_base import CHANNELS, TINY_CHANNELS, save_base, train_base
     from cpo_nb.runs import read_metrics
 
     sizes, clock = get_scale(scale), Clock()
@@ -138,6 +158,7 @@ def train_atelier_base(
         steps=steps or (sizes.sft_steps if smoke else 50_000),
         pictures=images or (sizes.train_images if smoke else 300_000),
         batch_size=min(batch_size, sizes.batch_size) if smoke else batch_size,
+        channels=channels or (TINY_CHANNELS if smoke else CHANNELS),
         seconds=seconds,
         device=device,
     )
