@@ -36,7 +36,8 @@ def _hash(path: str, facts: tuple[int, ...], tail: bytes) -> str:
         with contextlib.suppress(CpoError, KeyError, TypeError):
             return read_json(note)["sha256"]
     digest = _read(path, tail)
-    write_json(note, dict(file=Path(path).name, sha256=digest))
+    with contextlib.suppress(CpoError, OSError):  # a cache that cannot be written to
+        write_json(note, dict(file=Path(path).name, sha256=digest))
     return digest
 
 # %% ../nbs/00d_hashes.ipynb #b57ba331
