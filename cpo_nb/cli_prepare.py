@@ -58,8 +58,8 @@ from cpo_nb.cli_options import (
 )
 
 # %% auto #0
-__all__ = ['criteria_app', 'criteria_check', 'criteria_plot', 'count_images', 'prompts_per_image', 'run_plan', 'bank_build',
-           'bank_check']
+__all__ = ['criteria_app', 'criteria_check', 'criteria_plot', 'count_images', 'prompts_per_image', 'hub_note', 'run_plan',
+           'bank_build', 'bank_check']
 
 # %% ../nbs/44b_cli_prepare.ipynb #0d80df9a
 criteria_app = typer.Typer(help="Check and plot criteria trees.", **PLAIN)
@@ -263,6 +263,16 @@ def _print_plan(plan) -> None:
     if plan.fits is False:
         echo(f"\n{fit_report(plan, fit(plan))}")
 
+# %% ../nbs/44b_cli_prepare.ipynb #ce0a58d1
+def hub_note(
+    base: str,  # "atelier", a pipeline folder, or a hub id
+) -> str:  # one line; "" for what is here
+    "What `cpo plan` did not look at."
+    if base == "atelier" or Path(base).is_dir():
+        return ""
+    what = "configs alone are read; weights are checked when a run loads them"
+    return f"note: {base} is on the hub: {what}"
+
 # %% ../nbs/44b_cli_prepare.ipynb #274fb568
 def _note_plan(ctx: typer.Context) -> None:
     "Say which options of `cpo plan` have no effect beside the others."
@@ -336,6 +346,8 @@ def run_plan(
     from cpo_nb.plan import plan_run
 
     check_pipeline(base)
+    if note := hub_note(base):
+        echo(note)
     n_draws = _bank_draws(method.value, live, n_draws)
     images = _planned_images(ctx, data, images, criteria, scale)
     numbers = dict(rank=rank, dtype=dtype.value, precision=precision.value, micro_batch=micro_batch)
