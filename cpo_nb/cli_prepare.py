@@ -58,8 +58,8 @@ from cpo_nb.cli_options import (
 )
 
 # %% auto #0
-__all__ = ['criteria_app', 'criteria_check', 'criteria_plot', 'count_images', 'prompts_per_image', 'run_plan', 'bank_build',
-           'bank_check']
+__all__ = ['criteria_app', 'criteria_check', 'criteria_plot', 'count_images', 'prompts_per_image', 'hub_note', 'run_plan',
+           'bank_build', 'bank_check']
 
 # %% ../nbs/44b_cli_prepare.ipynb #0d80df9a
 criteria_app = typer.Typer(help="Check and plot criteria trees.", **PLAIN)
@@ -244,6 +244,16 @@ def _bank_draws(method: str, live: bool, n_draws: int | None) -> int | None:
         return None
     return n_draws or BankConfig.n_draws
 
+# %% ../nbs/44b_cli_prepare.ipynb #ce0a58d1
+def hub_note(
+    base: str,  # "atelier", a pipeline folder, or a hub id
+) -> str:  # one line; "" for what is here
+    "What `cpo plan` did not look at."
+    if base == "atelier" or Path(base).is_dir():
+        return ""
+    what = "configs alone are read; weights are checked when a run loads them"
+    return f"note: {base} is on the hub: {what}"
+
 # %% ../nbs/44b_cli_prepare.ipynb #9f2cbe5f
 def _say_sizes(base, scale, method: Method, images: int, batch_size, steps, targets) -> dict:
     "Steps, batch and layers of the run, as the commands that train take them; says the source."
@@ -251,6 +261,8 @@ def _say_sizes(base, scale, method: Method, images: int, batch_size, steps, targ
 
     stage = "sft" if method is Method.sft else "align"
     sizes, source = planned_sizes(base, scale, stage, images, batch_size, steps)
+    if note := hub_note(base):
+        echo(note)
     typer.echo(f"{sizes['steps']:,} steps of {sizes['batch_size']}: {source}")
     return sizes | (dict(targets=targets) if targets else {})
 
@@ -340,15 +352,13 @@ def run_plan(
     images = _planned_images(ctx, data, images, criteria, scale)
     numbers = dict(rank=rank, dtype=dtype.value, precision=precision.value, micro_batch=micro_batch)
     how = dict(processes=processes, sharded=sharded, optimizer=optimizer.value)
+    how |= dict(checkpointing=checkpointing, cached=not no_cache, n_draws=n_draws)
     plan = plan_run(
         base,
         method=method.value,
         resolution=resolution,
         pictures=images,
         prompts_per_picture=prompts_per_image(method.value, n_draws, prompt_variants),
-        checkpointing=checkpointing,
-        cached=not no_cache,
-        n_draws=n_draws,
         bank_precision=bank_precision and bank_precision.value,
         device_name=_device_name(gpu, base, memory),
         memory_gib=memory,

@@ -26,11 +26,8 @@ def _read(path: str, tail: bytes) -> str:
     return digest.hexdigest()
 
 
-@lru_cache(maxsize=2**17)
-def _hash(path: str, facts: tuple[int, ...], tail: bytes) -> str:
-    "SHA-256 of a file and a tail; `facts` (number, size, times) change with the file."
-    if facts[1] < LARGE:
-        return _read(path, tail)
+def _remembered(path: str, facts: tuple[int, ...], tail: bytes) -> str:
+    "The hash from the cache; else it is computed and noted there. Raises `OSError`."
     note = cache_dir() / "hashes" / f"{sha256_json([path, *facts, tail.hex()])[:32]}.json"
     if note.is_file():
         with contextlib.suppress(CpoError, KeyError, TypeError):
@@ -38,6 +35,15 @@ def _hash(path: str, facts: tuple[int, ...], tail: bytes) -> str:
     digest = _read(path, tail)
     write_json(note, dict(file=Path(path).name, sha256=digest))
     return digest
+
+
+@lru_cache(maxsize=2**17)
+def _hash(path: str, facts: tuple[int, ...], tail: bytes) -> str:
+    "SHA-256 of a file and a tail; `facts` (number, size, times) change with the file."
+    if facts[1] >= LARGE:
+        with contextlib.suppress(CpoError, OSError):  # a cache that cannot be written to
+            return _remembered(path, facts, tail)
+    return _read(path, tail)
 
 # %% ../nbs/00d_hashes.ipynb #b57ba331
 def file_hash(

@@ -515,7 +515,8 @@ def unusable_tensors(
     found = []
     for name, t in tensors.items():
         if t.is_floating_point() and t.numel() and t.device.type != "meta":
-            low, high = (number.item() for number in torch.aminmax(t.detach()))
+            t = t.detach() if t.itemsize > 1 else t.detach().float()  # formats of 8 bits
+            low, high = (number.item() for number in torch.aminmax(t))
             if not (low >= -LARGEST and high <= LARGEST):
                 found.append(name)
     return found
@@ -569,7 +570,7 @@ def lora_problems(
         if names:
             more = f", as {plural(len(names) - 1, 'other')}" if len(names) > 1 else ""
             problems.append(f"{names[0]} {what}{more}")
-    some = {pairs[k][0] for k in pairs if tensors[k].bool().any()}
+    some = {pairs[k][0] for k in pairs if tensors[k].float().any()}
     if not problems and some != {"A", "B"}:
         problems.append("it changes nothing: all of its matrices A or B are zero")
     return problems

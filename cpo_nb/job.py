@@ -39,8 +39,8 @@ from .progress import LogLines, count_by_judge, method_settings, preview_judge
 from .progress import settings_table
 
 # %% auto #0
-__all__ = ['DTYPES', 'get_device', 'check_formats', 'check_new_folder', 'Job', 'resolved_settings', 'settle', 'run_stage1',
-           'load_expert', 'run_stage2', 'build_bank']
+__all__ = ['DTYPES', 'get_device', 'check_formats', 'check_new_folder', 'check_run_folder', 'Job', 'resolved_settings', 'settle',
+           'run_stage1', 'load_expert', 'run_stage2', 'build_bank']
 
 # %% ../nbs/40_job.ipynb #54cc2870
 DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
@@ -138,6 +138,24 @@ def check_new_folder(
             hint="give another folder, or change its permissions",
         )
     return path
+
+
+_OTHERS = {  # a file of a folder that a run would spoil -> what the folder is
+    "model_index.json": "a pipeline",
+    "adapter.json": "an adapter",
+    "metadata.jsonl": "a dataset",
+    "metadata.csv": "a dataset",
+}
+
+
+def check_run_folder(
+    path: str | Path,  # of a run
+) -> None:
+    "Raises `CpoError` for a folder that holds a pipeline, an adapter or a dataset."
+    for name, what in _OTHERS.items():
+        if (Path(path) / name).exists():
+            hint = "give a folder of its own, such as runs/aux"
+            raise CpoError(f"--out {path}: is {what}, which a run would write into", hint=hint)
 
 # %% ../nbs/40_job.ipynb #e0a980e3
 @dataclass(frozen=True, kw_only=True)
@@ -448,6 +466,7 @@ def run_stage1(
     sources: dict[str, str] | None = None,  # see `settings_table`
 ) -> tuple[Backbone, TrainResult]:  # backbone with the adapter "auxiliary"; the run
     "Train the auxiliary: the base learns the tree's vocabulary. It is saved as `out/adapter`."
+    check_run_folder(out)
     tree = load_criteria(job.criteria)
     job.check()
     splits = job.rows(tree, say)
@@ -517,6 +536,7 @@ def run_stage2(
     sources: dict[str, str] | None = None,  # see `settings_table`
 ) -> tuple[Backbone, TrainResult]:  # backbone with the adapter "policy"; the run
     "Align a policy by any method. It is saved as `out/adapter`. Raises `CpoError`."
+    check_run_folder(out)
     method = settle(cfg, sources, 1)[0].method
     auxiliary = _check_auxiliary(method, auxiliary)
     tree = load_criteria(job.criteria)

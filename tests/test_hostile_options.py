@@ -1,6 +1,6 @@
 "Odd values of options end every command well: a known code, no traceback, no stray file."
 
-import os
+import json, os, shutil
 from pathlib import Path
 
 import pytest
@@ -60,3 +60,44 @@ def test_odd_options_end_well(places, tmp_path, monkeypatch):
         for name in os.listdir(here):
             os.rename(here / name, tmp_path / f"{len(os.listdir(tmp_path))}")
     assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "one, other, lost",
+    [
+        ("positive", "negative", "move away from"),
+        ("negative", "positive", "move towards"),
+    ],
+)
+def test_labels_of_one_kind_are_noted_once(places, tmp_path, one, other, lost):
+    from cpo_nb.cli import app
+
+    images = Path(places["data"])
+    rows = [json.loads(line) for line in (images / "metadata.jsonl").read_text().splitlines()]
+    labelled = [row | {one: row["positive"] or row["negative"], other: []} for row in rows]
+    shutil.copytree(images, tmp_path / "images")
+    (tmp_path / "images" / "metadata.jsonl").write_text("\n".join(map(json.dumps, labelled)))
+    small = "--steps 1 --rank 2 --previews 0 --batch-size 2 --no-cache"
+    line = f"sft --data {tmp_path}/images --base {places['base']} --out {tmp_path}/aux {small}"
+    output = CliRunner().invoke(app, line.split(), prog_name="cpo").output
+    note = f"no row has a {other} attribute: stage 1 learns the {one} ones alone, stage 2 has"
+    assert output.count(note) == output.count(f"has a {other} attribute") == 1, output
+    assert f"nothing to {lost}" in output
+
+
+def test_an_adapter_in_8_bits_is_read(places, tmp_path):
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+    from cpo_nb.cli import app
+
+    adapter = shutil.copytree(places["adapter"], tmp_path / "eight")
+    file = adapter / "pytorch_lora_weights.safetensors"
+    with safe_open(file, "pt") as opened:
+        facts = opened.metadata()
+    eight = {name: torch.full_like(x, 0.25) for name, x in load_file(file).items()}
+    eight = {name: x.to(torch.float8_e4m3fn) for name, x in eight.items()}
+    save_file(eight, file, metadata=facts)
+    line = f"sample --base {places['base']} --adapter {adapter} --prompt x --steps 1"
+    result = CliRunner().invoke(app, [*line.split(), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
