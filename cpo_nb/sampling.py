@@ -22,11 +22,18 @@ from .fonts import fitted_lines, text_fonts, write_lines
 from .schedules import take_steps
 
 # %% auto #0
-__all__ = ['sample', 'image_grid', 'labelled_grid', 'preview_prompts', 'Previews']
+__all__ = ['guided_prediction', 'initial_noise', 'sample', 'image_grid', 'labelled_grid', 'preview_prompts', 'Previews']
 
 # %% ../nbs/30_sampling.ipynb #64cf3526
-def _sample_batch(backbone, prompts, seeds, steps, g, adapter, negative, precision) -> torch.Tensor:
-    "Latents (B, C, h, w) of prompts that are padded alike."
+def guided_prediction(
+    backbone: Backbone,  # what predicts
+    prompts: Sequence[str],  # B, padded alike
+    g: float,  # guidance strength; 1 turns it off
+    adapter: Adapter = None,  # None, a name, or several with weights
+    negative: Sequence[str] | None = None,  # B, in place of the empty prompt
+    precision: str = "bf16",  # of forward passes
+) -> Callable:  # (x_t (B, C, h, w), t) -> prediction, like x_t, float32
+    "The prediction under prompts with classifier-free guidance, for `take_steps`."
     n = len(prompts)
     embedded = backbone.embeds_guidance and negative is None  # the model reads g as a number
     guided = g > 1 and not embedded
@@ -40,10 +47,19 @@ def _sample_batch(backbone, prompts, seeds, steps, g, adapter, negative, precisi
             f = backbone.predict_prompts(x, t.expand(n), cond, adapter).float()
         return f[n:] + g * (f[:n] - f[n:]) if guided else f
 
-    return take_steps(backbone.sampler(steps), _initial_noise(backbone, seeds), seeds, predict)
+    return predict
+
+# %% ../nbs/30_sampling.ipynb #5852c64e
+def _sample_batch(backbone, prompts, seeds, steps, g, adapter, negative, precision) -> torch.Tensor:
+    "Latents (B, C, h, w) of prompts that are padded alike."
+    predict = guided_prediction(backbone, prompts, g, adapter, negative, precision)
+    return take_steps(backbone.sampler(steps), initial_noise(backbone, seeds), seeds, predict)
 
 # %% ../nbs/30_sampling.ipynb #cc193192
-def _initial_noise(backbone: Backbone, seeds: Sequence[int]) -> torch.Tensor:
+def initial_noise(
+    backbone: Backbone,  # gives the shape
+    seeds: Sequence[int],  # one per image
+) -> torch.Tensor:  # (B, C, h, w)
     "Standard normal latents (B, C, h, w), each from a generator of its own."
     noise = [
         torch.randn(backbone.latent_shape, generator=torch_rng(int(seed), "sample"))
