@@ -107,7 +107,7 @@ def run_dial(
           --prompt "a painting of a pine in rose and green" --out dial.png
     """
     from PIL import Image
-    from cpo_nb.dial import dial_grid
+    from cpo_nb.dial import ADAPTER, dial_grid
     from cpo_nb.shipped import adapter_folder
     from cpo_nb.sizes import sample_sizes
 
@@ -116,7 +116,8 @@ def run_dial(
     check_new_folder(out.parent)
     backbone = open_backbone(base, device, dtype, precision, resolution)
     names, _ = load_adapters(backbone, adapter)
-    backbone.load_adapter(adapter_folder(auxiliary), "auxiliary")
+    if set(rows) - {ADAPTER}:
+        backbone.load_adapter(adapter_folder(auxiliary), "auxiliary")
     sizes = sample_sizes(backbone, base, scale)
     settings = dict(steps=steps or sizes.steps, precision=precision.value)
     settings |= dict(guidance_scale=guidance or sizes.guidance_scale, judged=base == "atelier")
