@@ -54,7 +54,7 @@ from cpo_nb.cli_options import (
 
 # %% auto #0
 __all__ = ['read_prompts', 'with_attributes', 'SampleRequest', 'image_name', 'write_images', 'run_sample', 'attribute_changes',
-           'changes_table', 'Prompt', 'judged_rows', 'short_name', 'judge_sentence', 'run_evaluate']
+           'untargeted_table', 'changes_table', 'Prompt', 'judged_rows', 'short_name', 'judge_sentence', 'run_evaluate']
 
 # %% ../nbs/44c_cli_images.ipynb #a845cf62
 def read_prompts(
@@ -373,6 +373,17 @@ def _change_cells(rates: dict) -> list[str]:
     ]
 
 
+def untargeted_table(
+    changes: list[dict],  # `Drift`s, as JSON holds them
+) -> str:
+    "What changed that nobody aimed at, as a table; * where the interval leaves zero out."
+    from cpo_nb.study import text_table
+    from cpo_nb.untargeted import Drift, untargeted_rows
+
+    head = ["not aimed at", "base", "adapter", "change"]
+    return text_table(head, untargeted_rows([Drift(**change) for change in changes]))
+
+
 def changes_table(
     changes: list[dict],  # of `attribute_changes`
 ) -> str:
@@ -407,19 +418,22 @@ def judged_rows(
     from cpo_nb.metrics import evaluate, judge_images
     from cpo_nb.shipped import atelier_tree, ideal_features
     from cpo_nb.study import Row, row_images
+    from cpo_nb.untargeted import untargeted_changes
 
     ideal, tree = ideal_features(scale, judge), atelier_tree()
     common = dict(seed=0, scale=scale.name, device="cpu", seconds=0.0, stopped=None)
-    results, verdicts = {}, []
+    results, verdicts, made = {}, [], []
     for name, row, active in (
         ("base", Row("base", "base"), None),
         ("adapter", Row("adapter", label, prompt=prompt), adapter),
     ):
         images, subject, palette = row_images(backbone, row, scale, tree, active)
         judged = judge_images(judge, images)
+        made.append(images)
         numbers = evaluate(judged, subject, palette, ideal)
         verdicts.append(judged)
         results[name] = [to_jsonable(dict(row=name, label=row.label, **common, **numbers))]
+    results["adapter"][0]["untargeted"] = to_jsonable(untargeted_changes(*made))
     return results, verdicts
 
 # %% ../nbs/44c_cli_images.ipynb #a96f299c
@@ -521,7 +535,8 @@ def run_evaluate(
     """Judge an adapter of the atelier's base on the atelier's captions, against the base.
 
     Prints positive and negative attributes per image, distance and recall to the ideal set,
-    how often subject and palette of the caption are kept, and the change of every attribute.
+    how often subject and palette of the caption are kept, the change of every attribute, and what
+    changed that nobody aimed at (* where the interval leaves zero out).
     The judge knows the atelier's images only: for other bases compare images of `cpo sample`.
 
     \b
@@ -542,6 +557,7 @@ def run_evaluate(
     results, verdicts = judged_rows(backbone, loaded, names, prompt.value, sizes, label)
     changes, agreement = attribute_changes(*verdicts), judge_agreement(sizes, loaded)
     echo(f"\n{results_table(results)}\n{judge_sentence(agreement)}\n\n{changes_table(changes)}")
+    echo(f"\n{untargeted_table(results['adapter'][0]['untargeted'])}")
     if out is not None:
         report = dict(
             base=base,

@@ -303,6 +303,17 @@ MEASURES = {
 }
 
 
+_SHARES = ("precision", "recall", "coverage")  # in [0, 1]
+_POSITIVE = ("FID", "density", "diversity", "CMMD")
+
+
+def _bounded(name: str, interval: tuple[float, float, float]) -> tuple[float, ...]:
+    "An interval within the range of its statistic."
+    lowest = 0.0 if name in _SHARES + _POSITIVE else -np.inf
+    highest = 1.0 if name in _SHARES else np.inf
+    return tuple(float(np.clip(v, lowest, highest)) for v in interval)
+
+
 def name_of(
     measure: str,  # a key of MEASURES, or "CMMD"
     extractor: str,  # whose features
@@ -331,7 +342,7 @@ def distances(
         raise CpoError(f"distances: {len(a)} and {len(b)} images", hint=hint)
     found = []
     for name, measure in measures.items():
-        interval = subset_interval(measure, a, b, rounds)
+        interval = _bounded(name, subset_interval(measure, a, b, rounds))
         found.append(
             Distance(name_of(name, extractor.name), extractor.name, *interval, (len(a), len(b)))
         )

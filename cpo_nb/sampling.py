@@ -23,16 +23,24 @@ from .fonts import fitted_lines, text_fonts, write_lines
 from .schedules import take_steps
 
 # %% auto #0
-__all__ = ['sample', 'image_grid', 'labelled_grid', 'preview_prompts', 'Previews']
+__all__ = ['guided_prediction', 'initial_noise', 'sample', 'image_grid', 'labelled_grid', 'preview_prompts', 'Previews']
 
 # %% ../nbs/30_sampling.ipynb #64cf3526
-def _sample_batch(
-    backbone, prompts, seeds, steps, g, adapters, negative, precision
-) -> torch.Tensor:
-    "Latents (B, C, h, w) of prompts that are padded alike; `adapters` as of `_predictor`."
-    n, two = len(prompts), adapters[1] is not None
+def guided_prediction(
+    backbone: Backbone,  # what predicts
+    prompts: Sequence[str],  # B, padded alike
+    g: float,  # guidance strength; 1 turns it off
+    adapter: Adapter = None,  # None, a name, or several with weights
+    negative: Sequence[str] | None = None,  # B, in place of the empty prompt
+    precision: str = "bf16",  # of forward passes
+    # of the empty or negative prompts alone; None: `adapter`; []: the base
+    negative_adapter: Adapter = None,
+) -> Callable:  # (x_t (B, C, h, w), t) -> prediction, like x_t, float32
+    "The prediction under prompts with classifier-free guidance, for `take_steps`."
+    n, two = len(prompts), negative_adapter is not None
     embedded = backbone.embeds_guidance and negative is None and not two  # reads g as a number
-    others = (negative or [""] * n) if g > 1 and not embedded else []
+    others = list(negative or [""] * n) if g > 1 and not embedded else []
+    adapters = (adapter, negative_adapter)
     f = _predictor(backbone, list(prompts), others, adapters, g if embedded else None)
 
     def predict(x, t):
@@ -40,7 +48,16 @@ def _sample_batch(
             out = f(x, t.expand(n)).float()
         return out[n:] + g * (out[:n] - out[n:]) if others else out
 
-    return take_steps(backbone.sampler(steps), _initial_noise(backbone, seeds), seeds, predict)
+    return predict
+
+# %% ../nbs/30_sampling.ipynb #5852c64e
+def _sample_batch(
+    backbone, prompts, seeds, steps, g, adapters, negative, precision
+) -> torch.Tensor:
+    "Latents (B, C, h, w) of prompts that are padded alike; `adapters` as of `_predictor`."
+    how = (g, adapters[0], negative, precision, adapters[1])
+    predict = guided_prediction(backbone, prompts, *how)
+    return take_steps(backbone.sampler(steps), initial_noise(backbone, seeds), seeds, predict)
 
 # %% ../nbs/30_sampling.ipynb #d614d7bf
 def _predictor(
@@ -65,7 +82,10 @@ def _predictor(
     return lambda x, t: torch.cat([backbone.predict(x, t, *branch) for branch in branches])
 
 # %% ../nbs/30_sampling.ipynb #cc193192
-def _initial_noise(backbone: Backbone, seeds: Sequence[int]) -> torch.Tensor:
+def initial_noise(
+    backbone: Backbone,  # gives the shape
+    seeds: Sequence[int],  # one per image
+) -> torch.Tensor:  # (B, C, h, w)
     "Standard normal latents (B, C, h, w), each from a generator of its own."
     noise = [
         torch.randn(backbone.latent_shape, generator=torch_rng(int(seed), "sample"))

@@ -107,12 +107,14 @@ def panel(
     images: Sequence[np.ndarray],  # N, uint8, (H, W, 3)
 ) -> dict[str, np.ndarray]:  # statistic -> (N,)
     "All statistics of each image. Raises `CpoError` for fewer than two images, or no uint8 RGB."
+    from scipy.spatial.distance import cdist
+
     if len(images) < 2:
         raise CpoError(f"panel: {len(images)} images", hint="give at least two")
     features = pixel_features(images)
     values = {name: np.array([f(np.asarray(i)) for i in images]) for name, f in STATISTICS.items()}
-    apart = np.sqrt(((features[:, None] - features) ** 2).sum(-1))
-    return values | {"diversity": apart.sum(1) / (len(images) - 1)}
+    apart = cdist(features, features).sum(1)
+    return values | {"diversity": apart / (len(images) - 1)}
 
 # %% ../nbs/33c_untargeted.ipynb #037f9988
 @dataclass(frozen=True)
