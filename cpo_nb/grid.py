@@ -319,7 +319,7 @@ def shipped_grids() -> dict[str, Path]:  # name -> file
     "The grids below `data/grids`."
     return {p.stem: p for p in sorted((data_dir() / "grids").glob("*.yaml"))}
 
-
+# %% ../nbs/35c_grid.ipynb #e8800e03
 def _without(content: Any, path: tuple) -> Any:
     "A copy of nested mappings without what stands at a path."
     if not path or not isinstance(content, dict) or path[0] not in content:
