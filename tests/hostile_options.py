@@ -28,6 +28,7 @@ RIGHT = {
     "evaluate": "--adapter {adapter} --base {base} --images 4 --scale smoke",
     "results": "--stored --rows base --scale smoke",
     "reproduce": "--data {data} --criteria {tree} --scale smoke",
+    "experiment": "smoke --dry-run --scale smoke",
     "atelier check": "{out}",
     "atelier dataset": "--out {out}/images --images 2",
 }
@@ -125,6 +126,8 @@ def mutations(
                 break
         if name == "results" and "--stored" not in words:
             words = ["--stored", *words]  # without it every row is computed
+        if name == "experiment" and "--dry-run" not in words:
+            words = ["--dry-run", *words]  # without it the whole grid runs
         if name == "reproduce" and "--data" not in words:
             words = ["--data", "{data}", *words]  # without it the whole study runs
         yield Line((*name.split(), *words), f"{name}: {'; '.join(notes)}")

@@ -400,6 +400,30 @@ def test_a_command_that_is_killed_goes_on(work, start, case):
         assert images[0] == images[1] and images[0]
 
 
+def results_of(folder: Path) -> dict[str, dict]:
+    "Result files of a grid by name, without what differs from start to start."
+    files = sorted((folder / "results/ledger/smoke").glob("*.json"))
+    timed = ("time", "wall", "seconds", "parts_seconds", "commit")
+    return {p.name: {k: v for k, v in read_json(p).items() if k not in timed} for p in files}
+
+
+def test_an_experiment_that_is_killed_goes_on(work, start):
+    "Killed in its training, after that of its start, and before its result is in place."
+    line = "experiment smoke --scale smoke --only sft-dpo-beta50"
+    folders = {name: work / f"grid-{name}" for name in ("once", "often")}
+    envs = {n: dict(CPO_RESULTS=f"{f}/results", CPO_RUNS=f"{f}/runs") for n, f in folders.items()}
+    code, said = start("cli", *line.split(), **envs["once"])
+    assert code == 0, said[-2000:]
+    for fault in (["half", r"dpo-.*step-0000003", 1], ["before", r"sft-dpo.*\.json", 1]):
+        code, said = start("cli", *line.split(), fault=fault, **envs["often"])
+        assert code == -signal.SIGKILL, f"{fault}: it was not killed: {said[-2000:]}"
+    code, said = start("cli", *line.split(), **envs["often"])
+    assert code == 0, said[-2000:]
+    once, often = (results_of(f) for f in folders.values())
+    assert len(once) == 1 and once == often
+    assert leftovers(folders["often"]) == []
+
+
 def test_a_collapsing_run_gives_back_its_last_good_weights(work, start):
     "On the command line: exit code 3, and an adapter from before the weights went astray."
     folder = work / "wild"
