@@ -17,7 +17,7 @@ from .adapters import Adapter, stacked
 from .ahead import Ahead
 from .backbone import Backbone, Conditioning
 from .bank import Bank, BankConfig, fill_batch, noise_draw_indices, planned_noise_draws
-from .batches import TrainingSet, autocast, batch_means, noisy_batch, once_per_step
+from .batches import TrainingSet, batch_means, noisy_batch, once_per_step
 from .batches import at_averaged_weights, cache_prompt_embeddings, data_origin, finish
 from .batches import frozen_predictions, held_out_score, preference_prompts
 from .cache import Damaged

@@ -67,6 +67,7 @@ from cpo_nb.cli_options import (
     SftTargets,
     Steps,
     Tracker,
+    takes_options,
     takes_rows,
 )
 
@@ -481,6 +482,11 @@ _EmaReference = Annotated[
     Optional[bool],
     typer.Option("--ema-reference/--no-ema-reference", show_default=False, help=_EMA_REFERENCE),
 ]
+_OF_METHODS = dict(  # options that one method reads: name, type and default
+    positive_share=(_PositiveShare, None),
+    margin_weight=(_MarginWeight, None),
+    ema_reference=(_EmaReference, None),
+)
 
 # %% ../nbs/46_cli.ipynb #b0f10109
 def _run_align(
@@ -509,6 +515,7 @@ def _run_align(
 
 # %% ../nbs/46_cli.ipynb #8d01fca5
 @app.command("align", cls=ModelCommand)
+@partial(takes_options, options=_OF_METHODS)
 @takes_rows
 def run_align(
     ctx: typer.Context,
@@ -527,9 +534,6 @@ def run_align(
     paired: Paired = False,
     rows: _Rows = None,
     min_gap: _MinGap = None,
-    positive_share: _PositiveShare = None,
-    margin_weight: _MarginWeight = None,
-    ema_reference: _EmaReference = None,
     steps: Steps = None,
     batch_size: Batch = None,
     lr: _AlignLr = None,
