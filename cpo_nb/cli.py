@@ -69,13 +69,14 @@ from cpo_nb.cli_options import (
     SftTargets,
     Steps,
     Tracker,
+    takes_options,
     takes_rows,
 )
 
 # %% auto #0
-__all__ = ['Settings', 'options_of', 'sft_config', 'run_sft', 'search_key', 'tuned_settings', 'stabilize_rule', 'reads_setting',
-           'split_options', 'align_config', 'bank_config', 'Stabilize', 'Weighting', 'Rows', 'run_align',
-           'command_table', 'main']
+__all__ = ['Settings', 'options_of', 'sft_config', 'run_sft', 'search_key', 'tuned_settings', 'own_settings', 'stabilize_rule',
+           'reads_setting', 'split_options', 'align_config', 'bank_config', 'Stabilize', 'Weighting', 'Rows',
+           'run_align', 'command_table', 'main']
 
 # %% ../nbs/46_cli.ipynb #47e33067
 @dataclass
@@ -257,6 +258,24 @@ def tuned_settings(
         return chosen(key, tiny), source
     return first_of_grid(key), "first value of the search's grids (no search is stored)"
 
+# %% ../nbs/46_cli.ipynb #dca60d81
+def own_settings(
+    method: str,  # one of METHODS
+    stabilize: str | None,  # the rule in use
+    base: str,  # as of `--base`
+    scale: Scale,  # sizes
+) -> dict[str, dict]:  # source -> settings by name; what comes later wins
+    "What a method starts from, besides what all share."
+    from cpo_nb.methods import METHODS
+    from cpo_nb.search import SEARCHED
+
+    defaults = {f"default of {method}": METHODS[method].defaults}
+    if search_key(method, stabilize) in SEARCHED:
+        tuned, source = tuned_settings(method, stabilize, base, scale)
+        return defaults | {source: tuned}
+    tuned, source = tuned_settings("dpo", None, base, scale)
+    return defaults | {f"{source} for dpo": {k: v for k, v in tuned.items() if k == "lr"}}
+
 # %% ../nbs/46_cli.ipynb #4a5d4760
 def stabilize_rule(
     method: str,  # one of METHODS
@@ -339,8 +358,8 @@ def align_config(
         batch_size=scale.batch_size,
         checkpoint_every=scale.checkpoint_every,
     )
-    tuned, source = tuned_settings(method, stabilize, base, scale)
-    settings.set(source, **tuned)
+    for source, values in own_settings(method, stabilize, base, scale).items():
+        settings.set(source, **values)
     for source, values in (start or {}).items():
         settings.set(source, **values)
     settings.set_options(given, **used)
@@ -410,12 +429,16 @@ _Auxiliary = Annotated[
 _METHOD = (
     "cpo: Complex Preference Optimization; distill: regression on the auxiliary model's guided "
     "prediction; dpo: Diffusion-DPO on pairs of images with one caption; sft: fine-tuning on the "
-    "best images."
+    "best images; on the same pairs ipo: IPO, hinge: hinge loss, mapo: MaPO without a reference, "
+    "dspo: DSPO, linear-dpo: Linear-DPO; kto: Diffusion-KTO on single images."
 )
 _Method = Annotated[Method, typer.Option("--method", help=_METHOD)]
 _STABILIZE = "cpo, dpo: rule that bounds the losing gradient. [default: norm for cpo, none for dpo]"
 _Stabilize = Annotated[Optional[Stabilize], typer.Option("--stabilize", help=_STABILIZE)]
-_BETA = f"cpo, dpo: inverse temperature on per-sample mean errors. [default: 200; {_SEARCHED}]"
+_BETA = (
+    "Inverse temperature on per-sample mean errors (kto 1000, linear-dpo 100, dspo 0.001). "
+    f"[default: 200; {_SEARCHED}]"
+)
 _Beta = Annotated[Optional[float], typer.Option("--beta", help=_BETA)]
 
 # %% ../nbs/46_cli.ipynb #b363ed39
@@ -429,7 +452,7 @@ _MU = (
     "[default: 0.5]"
 )
 _Mu = Annotated[Optional[float], typer.Option("--mu", help=_MU)]
-_WEIGHTING = "cpo, dpo: weight w(t) of noise levels. [default: none]"
+_WEIGHTING = "cpo, dpo, ipo, hinge, dspo, linear-dpo: weight w(t) of noise levels. [default: none]"
 _Weighting = Annotated[Optional[Weighting], typer.Option("--weighting", help=_WEIGHTING)]
 _GUIDANCE = (
     f"distill: guidance strength s in z_w + s (z_w - z_l), at least 0. [default: 1.5; {_SEARCHED}]"
@@ -440,13 +463,30 @@ _Guidance = Annotated[Optional[float], typer.Option("--guidance", help=_GUIDANCE
 _ROWS = "sft: the top quartile by positives minus negatives, or all rows. [default: top]"
 _Rows = Annotated[Optional[Rows], typer.Option("--rows", help=_ROWS)]
 _MIN_GAP = (
-    "dpo: smallest difference of scores, positives minus negatives, within a pair. [default: 2]"
+    "Methods on pairs: smallest difference of scores, positives minus negatives, within a pair. "
+    "[default: 2]"
 )
 _MinGap = Annotated[Optional[int], typer.Option("--min-gap", min=1, help=_MIN_GAP)]
 _LR_HELP = f"Learning rate of AdamW. [default: {_LR['align']:g}; {_SEARCHED}]"
 _AlignLr = Annotated[Optional[float], typer.Option("--lr", help=_LR_HELP)]
 _COLLAPSE = "Early-stop threshold: relative growth of the winning-target error; 0 disables."
 _Collapse = Annotated[float, typer.Option("--collapse", min=0, help=_COLLAPSE)]
+
+# %% ../nbs/46_cli.ipynb #bb5b50f1
+_SHARE = "kto: weight of images above the median score, in [0, 1]. [default: 0.8]"
+_PositiveShare = Annotated[Optional[float], typer.Option("--positive-share", help=_SHARE)]
+_MARGIN_WEIGHT = "mapo: weight of the term that pushes winner and loser apart. [default: 0.1]"
+_MarginWeight = Annotated[Optional[float], typer.Option("--margin-weight", help=_MARGIN_WEIGHT)]
+_EMA_REFERENCE = "linear-dpo: the reference follows the averaged weights. [default: it does]"
+_EmaReference = Annotated[
+    Optional[bool],
+    typer.Option("--ema-reference/--no-ema-reference", show_default=False, help=_EMA_REFERENCE),
+]
+_OF_METHODS = dict(  # options that one method reads: name, type and default
+    positive_share=(_PositiveShare, None),
+    margin_weight=(_MarginWeight, None),
+    ema_reference=(_EmaReference, None),
+)
 
 # %% ../nbs/46_cli.ipynb #b0f10109
 def _run_align(
@@ -475,6 +515,7 @@ def _run_align(
 
 # %% ../nbs/46_cli.ipynb #8d01fca5
 @app.command("align", cls=ModelCommand)
+@partial(takes_options, options=_OF_METHODS)
 @takes_rows
 def run_align(
     ctx: typer.Context,
