@@ -242,8 +242,8 @@ _Trust = Annotated[Optional[Path], typer.Option("--trust", metavar="FILE", help=
 _ROWS = "Table with file_name, captions and other columns. [default: the folder's metadata]"
 _Rows = Annotated[Optional[Path], typer.Option("--table", metavar="FILE", help=_ROWS)]
 _CAPTIONS = (
-    "Captions: table (the column caption, else .txt files beside the images, else an error), names "
-    "(where there is none, the file's name), or the name of another column of the table."
+    "Where captions come from, in this order: table (its column caption, else .txt files beside "
+    "the images), names (of the files), or another column, such as title,names."
 )
 _Captions = Annotated[str, typer.Option("--captions", metavar="HOW", help=_CAPTIONS)]
 _OVER = "Replace labels in metadata.jsonl that no merge wrote."
