@@ -21,8 +21,8 @@ from .annotate import Labels
 from .checks import DatasetError, RowProblem, kind_of_value, show_value
 from .core import CpoError, plural, sha256_file
 from .criteria import CriteriaTree
-from .dataset import unlisted_images
 from .docments import document
+from .tables import IMAGE_SUFFIXES
 
 # %% auto #0
 __all__ = ['WORDS', 'log', 'FILE', 'RANDOM', 'Annotation', 'utc_now', 'microseconds', 'time_text', 'record_problems',
@@ -464,15 +464,25 @@ def of_tree(
     return replace(found, unknown=int((pair < 0).sum()))
 
 # %% ../nbs/07_annotations.ipynb #084687c8
+def _image_names(root: Path) -> list[str]:
+    "Images in a folder and below it, by path; hidden files and folders are passed over."
+    found = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        images = (n for n in names if n.casefold().endswith(IMAGE_SUFFIXES) and n[0] != ".")
+        found += [Path(folder, name).relative_to(root).as_posix() for name in images]
+    return sorted(found)
+
+
 def image_files(
     folder: str | Path,  # a folder of images, and of folders of images
 ) -> dict[str, str]:  # relative path -> SHA-256 of its bytes, by path
     "The images of a folder with their hashes. Raises `CpoError` where there is none."
     root = Path(folder)
-    names = unlisted_images(root, ()) if root.is_dir() else ()
+    names = _image_names(root) if root.is_dir() else []
     if not names:
         raise CpoError(f"{folder}: no images", hint="give the folder that holds the images")
-    return {Path(name).as_posix(): sha256_file(root / name) for name in names}
+    return {name: sha256_file(root / name) for name in names}
 
 # %% ../nbs/07_annotations.ipynb #3d55ec07
 @patch
