@@ -124,7 +124,7 @@ def findings(
     if low:
         lines.append(
             f"{plural(len(low), 'pair')} with α surely below {_LOW}: annotators do not "
-            "agree on them. Mend their definitions, or leave them out."
+            "agree on them. Sharpen their definitions, or leave them out."
         )
     if found.never_looked:
         lines.append(f"{len(found.never_looked):,} of {plural(n, 'pair')} that nobody looked at.")
@@ -297,10 +297,10 @@ def _next_section(rows: list[LookNext], names: dict[str, str], folder: Path) -> 
     for row in rows:
         name = names.get(row.image, row.image[:12])
         source = thumbnail(folder / name) if row.image in names else ""
-        picture = f'<img src="{source}" alt="">' if source else ""
+        shown = f'<img src="{source}" alt="">' if source else ""
         ids = "".join(f"<li>{html.escape(i.rpartition('/')[2])}</li>" for i in row.pairs)
         cards.append(
-            f"<figure>{picture}<figcaption>{html.escape(name)}<ul>{ids}</ul></figcaption></figure>"
+            f"<figure>{shown}<figcaption>{html.escape(name)}<ul>{ids}</ul></figcaption></figure>"
         )
     return '<div class="cards">' + "".join(cards) + "</div>"
 
@@ -458,7 +458,7 @@ def card_section(
         lines.append(f"| {name} | {numbers} | {share_text(row.ac1)} | {share_text(row.noise)} |")
     return "\n".join([*lines, "", *(f"- {line}" for line in findings(found, vanished))])
 
-
+# %% ../nbs/07c_annotation_report.ipynb #8a8ddccf
 def write_card(
     path: str | Path,  # README.md of the dataset
     found: Health,  # the numbers

@@ -250,7 +250,7 @@ _Captions = Annotated[str, typer.Option("--captions", metavar="HOW", help=_CAPTI
 _OVER = "Replace labels in metadata.jsonl that no merge wrote."
 _Over = Annotated[bool, typer.Option("--overwrite", help=_OVER)]
 
-
+# %% ../nbs/44e_cli_annotate.ipynb #dc05e542
 @annotate_app.command("merge", cls=Command)
 def annotate_merge(
     images: Images,
