@@ -328,12 +328,14 @@ def annotate_report(
     from cpo_nb.criteria import load_criteria
     from cpo_nb.merge import folder_annotations
 
+    out, title = out or images / "report.html", title or images.resolve().name
+    if out.suffix not in (".html", ".htm"):
+        raise CpoError(f"--out {out}: not the name of a page", hint="end the name in .html")
     tree, files = load_criteria(criteria), image_files(images)
     there = folder_annotations(images, tree, renames(rename), on_error(skip_bad), files)
     if not len(there.table):
         raise CpoError(f"{images}: no annotation to report on", hint="annotate its images")
     found = health(there.table, tree, len(there.names), read_annotations(images, history=True))
-    out, title = out or images / "report.html", title or images.resolve().name
     notes = []
     if there.random:
         notes.append(f"{plural(there.random, 'annotation')} by random weights left out.")
@@ -363,13 +365,12 @@ def criteria_draft(
     Example:
       cpo criteria draft critiques.txt --out tree.yaml
     """
+    from cpo_nb.annotations import read_text
     from cpo_nb.draft import draft_criteria
 
-    try:
-        text = critiques.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise CpoError(f"{critiques}: not a text file in UTF-8", hint="save it as UTF-8") from None
-    out = out or Path(f"{critiques.stem}.yaml")
+    text, out = read_text(critiques), out or Path(f"{critiques.stem}.yaml")
+    if out.suffix not in (".yaml", ".yml"):
+        raise CpoError(f"--out {out}: not the name of a tree", hint="end the name in .yaml")
     if out.exists():
         raise CpoError(f"--out {out} is there already", hint="give another name")
     tree = draft_criteria(text, critiques.stem, roots, pairs)
