@@ -236,6 +236,7 @@ def test_imports_are_required(path):
     distribution = dict(PIL="pillow", yaml="pyyaml", skimage="scikit-image", sklearn="scikit-learn")
     distribution["huggingface_hub"] = "huggingface-hub"
     distribution["torch_fidelity"] = "torch-fidelity"
+    distribution["crowdkit"] = "crowd-kit"
 
     def names(key):
         return {re.match(r"[A-Za-z0-9_-]+", r)[0].lower() for r in CFG.get(key, "").split()}
