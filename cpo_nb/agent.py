@@ -5,7 +5,7 @@
 # %% ../nbs/08_agent.ipynb #bbb118fe
 from __future__ import annotations
 
-import json, math, os, re
+import json, math, os, re, threading
 from bisect import bisect_right
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
@@ -69,6 +69,11 @@ class Question:
     pairs: tuple[str, ...]  # full ids, in the order of the tree
     keys: tuple[str, ...]  # their names in prompt and answer
     text: str  # the prompt that follows the image
+
+    @property
+    def most_tokens(self) -> int:
+        "Length that an answer may have: enough even where every byte is a token."
+        return 64 + sum(len(key) + 20 for key in self.keys)
 
     @property
     def schema(self) -> dict:
@@ -266,6 +271,7 @@ class AnswerCache:
         self.replies: dict[str, Reply] = {}
         self.unreadable = 0  # lines that hold no reply; they are asked again
         self._file = self._lock = None
+        self._turn, self._is_closed = threading.RLock(), False  # answers come in several threads
         if self.path and self.path.exists():
             self._read()
 
@@ -282,7 +288,7 @@ class AnswerCache:
     def _open(self) -> None:
         "Lock the file, cut off a half line, and open it. Raises `CpoError` when another has it."
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
+        self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), thread_local=False)
         try:
             self._lock.acquire(timeout=1)
         except Timeout:
@@ -299,22 +305,28 @@ class AnswerCache:
         **about,  # for people who read the file
     ) -> None:
         "Keep a reply; it is on the disk when this returns."
-        self.replies[key] = reply
-        if self.path is None:
-            return
-        if self._file is None:
-            self._open()
         record = dict(key=key, time=utc_now(), **about, reply=asdict(reply))
-        self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+        with self._turn:
+            self.replies[key] = reply
+            if self.path is None:
+                return
+            if self._file is None:
+                self._open()
+            self._file.write(line)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            if self._is_closed:  # an answer that was under way when the run ended
+                self.close()
 
     def close(self) -> None:
         "Let others write."
-        if self._file is not None:
-            self._file.close()
-            self._lock.release()
-            self._file = self._lock = None
+        with self._turn:
+            self._is_closed = True
+            if self._file is not None:
+                self._file.close()
+                self._lock.release()
+                self._file = self._lock = None
 
 # %% ../nbs/08_agent.ipynb #a745657c
 class Call(NamedTuple):
@@ -336,7 +348,9 @@ class BackEnd(Protocol):
     def answers(
         self,
         calls: Iterable[Call],  # read as they can be worked on
-    ) -> Iterator[tuple[Call, Answer]]:  # in any order
+        # takes each answer as soon as it is there, in whatever thread
+        keep: Callable[[Call, Answer], Any],
+    ) -> Iterator[tuple[Call, Any]]:  # in any order, with what `keep` returned
         "Answer calls."
         ...
 
@@ -448,14 +462,18 @@ def _round(
         note = last[key].problem if key in last else ""
         return Call(i, q, lambda: _as_image(images[i]), note)
 
-    names = {place: key for key, place in ((k, (i, q.root)) for k, (i, q) in keys.items())}
-    for given, answer in self.back_end.answers(map(call, keys)):
-        key = names[given.image, given.question.root]
-        reply = _together(last.get(key), read_answer(answer, given.question))
+    places = {(i, q.root): key for key, (i, q) in keys.items()}
+
+    def keep(call: Call, answer: Answer) -> tuple[str, Reply]:
+        key = places[call.image, call.question.root]
+        reply = _together(last.get(key), read_answer(answer, call.question))
         if reply.status != "unanswered":
-            about = dict(image=hashes[given.image], root=given.question.root, annotator=self.name)
+            about = dict(image=hashes[call.image], root=call.question.root, annotator=self.name)
             self.cache.add(key, reply, **about)
-        yield key, reply
+        return key, reply
+
+    for _, kept in self.back_end.answers(map(call, keys), keep):
+        yield kept
 
 # %% ../nbs/08_agent.ipynb #7c38fb74
 @patch

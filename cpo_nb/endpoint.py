@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64, email.utils, io, os, queue, random, re, threading, time
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Iterable, Iterator
+from typing import Any, Callable, Iterable, Iterator
 
 import httpx2
 from fastcore.basics import patch
@@ -88,15 +88,10 @@ def messages(
     return [dict(role="system", content=INSTRUCTION), dict(role="user", content=parts)]
 
 # %% ../nbs/08_endpoint.ipynb #65caa226
-def _longest(question: Question) -> int:
-    "Tokens that an answer may take: twice what its characters need."
-    return 64 + sum(len(key) + 20 for key in question.keys)
-
-
 def _forms(question: Question) -> dict[str, list[dict]]:
     "Optional fields of a request by topic, the best form first."
     schema = dict(name="attributes", strict=True, schema=question.schema)
-    most = _longest(question)
+    most = question.most_tokens
     return dict(
         chat_template_kwargs=[dict(chat_template_kwargs=dict(enable_thinking=False)), {}],
         logprobs=[dict(logprobs=True, top_logprobs=n) for n in (20, 5)] + [{}],
@@ -123,6 +118,7 @@ _TOPICS = dict(  # what a refusal says about a field
 class Forms:
     "Which form of every optional field a server takes."
 
+    # position of the form in use, by topic
     level: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_TOPICS, 0))
     dropped: list[str] = field(default_factory=list)  # for people
 
@@ -416,33 +412,36 @@ def _probe(self: Endpoint, call: Call) -> Answer:
 
 # %% ../nbs/08_endpoint.ipynb #697afafb
 @patch
-def _worker(self: Endpoint, todo: queue.Queue, done: queue.Queue) -> None:
+def _worker(self: Endpoint, todo: queue.Queue, done: queue.Queue, keep: Callable) -> None:
     "Ask until there is nothing left."
     while (call := todo.get()) is not None:
         try:
-            done.put((call, self._ask(call)))
+            answer = self._ask(call)
+            done.put((call, (answer, keep(call, answer))))
         except BaseException as error:
             done.put((call, error))
 
 
 @patch
-def _taken(self: Endpoint, call: Call, result: Any) -> tuple[Call, Answer]:
+def _taken(self: Endpoint, call: Call, result: Any) -> tuple[Call, Any]:
     "A result of a worker. Raises what it raised, and `CpoError` when the endpoint is gone."
     if isinstance(result, BaseException):
         raise result
-    self._failures = self._failures + 1 if result.finish == "unanswered" else 0
+    answer, kept = result
+    self._failures = self._failures + 1 if answer.finish == "unanswered" else 0
     if self._failures >= max(2, self.in_flight):
         what = f"{shown(self.endpoint)}: {self._failures} questions in a row without an answer"
         hint = "the same command goes on where this one ended"
-        raise CpoError(f"{what}; the last: {result.problem}", hint=hint)
-    return call, result
+        raise CpoError(f"{what}; the last: {answer.problem}", hint=hint)
+    return call, kept
 
 # %% ../nbs/08_endpoint.ipynb #fe3bc151
 @patch
 def answers(
     self: Endpoint,
     calls: Iterable[Call],  # read as there is room for them
-) -> Iterator[tuple[Call, Answer]]:  # in the order in which they come
+    keep: Callable[[Call, Answer], Any],  # takes each answer as soon as it is there
+) -> Iterator[tuple[Call, Any]]:  # with what `keep` returned, in the order in which they come
     "Answer calls. Raises `CpoError` when the endpoint does not work or stops working."
     calls = iter(calls)
     first = next(calls, None)
@@ -450,10 +449,10 @@ def answers(
         return
     self._stop.clear()
     self._urls.clear()
-    yield first, self._probe(first)
+    yield first, keep(first, self._probe(first))
     todo, done, flying = queue.Queue(), queue.Queue(), 0
     for _ in range(self.in_flight):
-        threading.Thread(target=self._worker, args=(todo, done), daemon=True).start()
+        threading.Thread(target=self._worker, args=(todo, done, keep), daemon=True).start()
     try:
         for call in calls:
             todo.put(call)
