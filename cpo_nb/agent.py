@@ -143,7 +143,7 @@ def object_in(
     "The one JSON object of an answer. Raises `ValueError` that says what is there instead."
     body = re.sub(r"(?s)^.*</think>", "", text)
     first, last = body.find("{"), body.rfind("}")
-    if first < 0:
+    if not 0 <= first < last:
         raise ValueError(f"no JSON object in {show_value(body[:80])}")
     try:
         return json.loads(body[first : last + 1], object_pairs_hook=_once)
@@ -395,7 +395,10 @@ class ExpertAgent:
     @property
     def name(self) -> str:
         "Its name in annotations."
-        return f"{RANDOM if self.back_end.is_random else 'agent:'}{self.back_end.model}"
+        model = self.back_end.model
+        if model.startswith(("/", ".", "~")):  # a path of some machine is nobody's name
+            model = model.rstrip("/").rpartition("/")[2]
+        return f"{RANDOM if self.back_end.is_random else 'agent:'}{model}"
 
     @cached_property
     def _asked(self) -> dict[str, str]:
