@@ -98,17 +98,18 @@ def _weights(images: int, n: int, seed: int) -> np.ndarray:
 
 def _pair_sums(votes: Votes, boot: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     "Sums over the units of each pair, (P, 10), and those of resamples, (P, boot, 10)."
-    pairs, terms = len(votes.table.pairs), unit_sums(votes.counts)
+    pairs, columns = len(votes.table.pairs), 4 + 2 * votes.counts.shape[1]
     order = np.argsort(votes.pair, kind="stable")
     starts = np.searchsorted(votes.pair[order], np.arange(pairs + 1))
     images, image = np.unique(votes.image, return_inverse=True)
     weights = _weights(len(images), boot, seed)
-    sums, again = np.zeros((pairs, terms.shape[1])), np.zeros((pairs, boot, terms.shape[1]))
+    sums, again = np.zeros((pairs, columns)), np.zeros((pairs, boot, columns))
     for p in range(pairs):
         rows = order[starts[p] : starts[p + 1]]
-        sums[p] = terms[rows].sum(0)
+        terms = unit_sums(votes.counts[rows])
+        sums[p] = terms.sum(0)
         if sums[p, 2]:  # some unit has two annotators
-            again[p] = weights[:, image[rows]] @ terms[rows].astype(np.float32)
+            again[p] = weights[:, image[rows]] @ terms.astype(np.float32)
     return sums, again
 
 # %% ../nbs/07b_agreement.ipynb #444ffabf

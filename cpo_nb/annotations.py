@@ -25,9 +25,9 @@ from .dataset import unlisted_images
 from .docments import document
 
 # %% auto #0
-__all__ = ['WORDS', 'log', 'FILE', 'Annotation', 'utc_now', 'microseconds', 'time_text', 'record_problems', 'annotations_file',
-           'whole_end', 'append_annotations', 'AnnotationTable', 'read_annotations', 'read_renames', 'image_files',
-           'annotations_of']
+__all__ = ['WORDS', 'log', 'FILE', 'RANDOM', 'Annotation', 'utc_now', 'microseconds', 'time_text', 'record_problems',
+           'annotations_file', 'whole_end', 'append_annotations', 'AnnotationTable', 'read_annotations', 'read_renames',
+           'image_files', 'annotations_of']
 
 # %% ../nbs/07_annotations.ipynb #130a7f93
 _HASH = re.compile("[0-9a-f]{64}")
@@ -485,6 +485,18 @@ def known_images(
     there = np.array([h in known for h in self.images], bool)
     vanished = int((~there[np.unique(self.image)]).sum()) if len(self) else 0
     return self.select(there[self.image] if len(self) else slice(0)), vanished
+
+# %% ../nbs/07_annotations.ipynb #45333767
+RANDOM = "random:"  # what names of annotators with random weights begin with
+
+
+@patch
+def without_random(self: AnnotationTable) -> tuple[AnnotationTable, int]:
+    "The annotations of annotators that are not random, and how many others there are."
+    random = np.array([name.startswith(RANDOM) for name in self.annotators], bool)
+    keep = ~random[self.annotator] if len(self) else slice(0)
+    kept = self.select(keep)
+    return kept, len(self) - len(kept)
 
 # %% ../nbs/07_annotations.ipynb #f3972aad
 def annotations_of(

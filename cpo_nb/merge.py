@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterable, Sequence
@@ -25,7 +24,7 @@ from .tables import Source, find_source
 # %% auto #0
 __all__ = ['TRUST_FORMAT', 'RULES', 'TABLES', 'RECORD', 'QUEUE', 'Votes', 'count_votes', 'read_trust', 'write_trust', 'trusted',
            'majority', 'named_first', 'dawid_skene', 'verdicts', 'caption_of_name', 'described_images', 'MergeReport',
-           'write_rows', 'merge_table', 'merge_annotations']
+           'write_rows', 'FolderAnnotations', 'folder_annotations', 'merge_annotations']
 
 # %% ../nbs/07a_merge.ipynb #10631589
 @dataclass(frozen=True)
@@ -273,8 +272,8 @@ class MergeReport:
     vanished: int  # images with annotations that are not in the folder
     unknown: int  # annotations of pairs that the tree has not, left out
     revised: int  # annotations that a later one has replaced
+    random: int  # annotations by models with random weights, left out
     rule: str  # how the verdicts were reached
-    notes: tuple[str, ...] = ()  # one line each
 
     def __str__(self) -> str:
         who = ", ".join(f"{name} {n:,}" for name, n in self.annotators.items())
@@ -288,12 +287,13 @@ class MergeReport:
             distrusted="annotation not trusted",
             unknown="annotation of unknown pairs",
             revised="annotation replaced later",
+            random="annotation by a model with random weights left out",
         )
         for name, words in counted.items():
             if n := getattr(self, name):
                 head, _, rest = words.partition(" ")
                 lines.append(f"{plural(n, head)} {rest}".rstrip())
-        return "\n".join([*lines, *self.notes])
+        return "\n".join(lines)
 
 # %% ../nbs/07a_merge.ipynb #12167358
 def _labels_of(votes: Votes, verdict: np.ndarray) -> dict[str, tuple[list[str], list[str]]]:
@@ -332,6 +332,10 @@ def write_rows(
 def _refuse_foreign_labels(out: Path, overwrite: bool) -> None:
     "Raises `CpoError` when metadata.jsonl has labels that no merge wrote."
     path = out / "metadata.jsonl"
+    for name in TABLES[1:]:
+        if (out / name).is_file():
+            hint = f"rename it, such as to list{Path(name).suffix}, and give that as `table=FILE`"
+            raise CpoError(f"{out / name}: a second table beside metadata.jsonl", hint=hint)
     if overwrite or not path.is_file():
         return
     record = out / RECORD
@@ -344,17 +348,50 @@ def _refuse_foreign_labels(out: Path, overwrite: bool) -> None:
         raise CpoError(f"{path} has labels that no merge wrote", hint=hint)
 
 # %% ../nbs/07a_merge.ipynb #827236f8
-def merge_table(
+@dataclass(frozen=True)
+class FolderAnnotations:
+    "The annotations of a folder that count."
+
+    table: AnnotationTable  # of the tree, of images that are there, not by random models
+    names: dict[str, str]  # hash of an image -> its file
+    vanished: int  # images with annotations that are not in the folder
+    random: int  # annotations by models with random weights
+
+
+def folder_annotations(
     folder: str | Path,  # the folder of the images
     tree: CriteriaTree,  # whose pairs count
     rename: dict[str, str] | None = None,  # old id -> new id
     on_error: str = "raise",  # pairs that the tree has not: "raise", or "skip" them with a count
     files: dict[str, str] | None = None,  # as `image_files` gives; default: looked up
-) -> tuple[AnnotationTable, dict[str, str], int]:  # annotations, hash -> file, vanished images
+) -> FolderAnnotations:  # what counts, and what does not
     "The annotations of the images that are there. Raises `DatasetError`."
-    names = {digest: name for name, digest in reversed((files or image_files(folder)).items())}
-    table, vanished = read_annotations(folder).known_images(names)
-    return table.of_tree(tree, rename, on_error), names, vanished
+    files = files or image_files(folder)
+    names = {files[name]: name for name in reversed(files)}
+    table, random = read_annotations(folder).without_random()
+    table, vanished = table.known_images(names)
+    return FolderAnnotations(table.of_tree(tree, rename, on_error), names, vanished, random)
+
+# %% ../nbs/07a_merge.ipynb #1bff9214
+def _report(
+    there: FolderAnnotations, counted: AnnotationTable, rows: list, cells: int, ties: int, rule: str
+) -> MergeReport:
+    "The counts of a merge."
+    numbers = np.bincount(counted.annotator, minlength=len(counted.annotators)).tolist()
+    return MergeReport(
+        annotations=len(counted),
+        distrusted=len(there.table) - len(counted),
+        annotators={name: n for name, n in zip(counted.annotators, numbers) if n},
+        images=len(rows),
+        unlabelled=sum(not (row["positive"] or row["negative"]) for row in rows),
+        cells=cells - ties,
+        ties=ties,
+        vanished=there.vanished,
+        unknown=there.table.unknown,
+        revised=there.table.revised,
+        random=there.random,
+        rule=rule,
+    )
 
 # %% ../nbs/07a_merge.ipynb #0cd7bd57
 def merge_annotations(
@@ -374,32 +411,19 @@ def merge_annotations(
     Raises `CpoError` or `DatasetError`, and then nothing has changed."""
     root, tree = Path(folder), load_criteria(criteria)
     files = image_files(root)
-    found, names, vanished = merge_table(root, tree, rename, on_error, files)
-    counted = found.select(trusted(found, trust)) if trust else found
+    there = folder_annotations(root, tree, rename, on_error, files)
+    counted = there.table.select(trusted(there.table, trust)) if trust else there.table
     if not len(counted):
-        raise CpoError(f"{folder}: no annotation is left to merge", hint="look at the trust file")
-    rows = described_images(root, files, table, captions)
+        raise CpoError(f"{folder}: no annotation is left to merge", hint="annotate its images")
     _refuse_foreign_labels(root, overwrite)
+    rows = described_images(root, files, table, captions)
     votes = count_votes(counted)
     verdict = verdicts(votes, rule, first)
-    labels, ties = _labels_of(votes, verdict), np.flatnonzero(verdict == _NONE)
-    rows = _labelled(rows, files, labels)
-    who = Counter(dict(zip(counted.annotators, np.bincount(counted.annotator).tolist())))
-    report = MergeReport(
-        len(counted),
-        len(found) - len(counted),
-        {k: n for k, n in who.items() if n},
-        len(rows),
-        sum(not (r["positive"] or r["negative"]) for r in rows),
-        len(votes) - len(ties),
-        len(ties),
-        vanished,
-        found.unknown,
-        found.revised,
-        f"{rule} ({', '.join(first)})" if first else rule,
-    )
+    ties = np.flatnonzero(verdict == _NONE)
+    rows = _labelled(rows, files, _labels_of(votes, verdict))
+    report = _report(there, counted, rows, len(votes), len(ties), " ".join([rule, *first]))
     write_rows(root / "metadata.jsonl", rows)
-    write_rows(root / QUEUE, _queue_rows(votes, ties, names))
+    write_rows(root / QUEUE, _queue_rows(votes, ties, there.names))
     digest = sha256_file(root / "metadata.jsonl")
     write_json(root / RECORD, dict(report=report, trust=trust, tree=tree.hash, metadata=digest))
     return report
