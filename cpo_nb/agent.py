@@ -21,7 +21,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from .annotate import ANNOTATORS, AnnotatorRecord, Labels, image_hashes
-from .annotations import WORDS, utc_now, whole_end
+from .annotations import RANDOM, WORDS, utc_now, whole_end
 from .checks import show_value
 from .core import CpoError, plural, sha256_json
 from .criteria import CriteriaTree, Pair
@@ -29,9 +29,9 @@ from .docments import document
 from .images import ImageRules, rgb_image
 
 # %% auto #0
-__all__ = ['VALUES', 'INSTRUCTION', 'RANDOM', 'short_keys', 'Question', 'questions', 'Token', 'Answer', 'object_in', 'Reply',
-           'read_answer', 'word_confidence', 'AnswerCache', 'Call', 'BackEnd', 'is_random_name', 'ExpertAgent',
-           'LazyImages', 'labels_of']
+__all__ = ['VALUES', 'INSTRUCTION', 'short_keys', 'Question', 'questions', 'Token', 'Answer', 'object_in', 'Reply', 'read_answer',
+           'word_confidence', 'AnswerCache', 'Call', 'BackEnd', 'is_random_name', 'ExpertAgent', 'LazyImages',
+           'labels_of']
 
 # %% ../nbs/08_agent.ipynb #4777b2bc
 def short_keys(
@@ -355,9 +355,6 @@ class BackEnd(Protocol):
         ...
 
 # %% ../nbs/08_agent.ipynb #c4e3d1fc
-RANDOM = "random:"  # how the name of an annotator with random weights begins
-
-
 def is_random_name(
     annotator: str,  # name of an annotator
 ) -> bool:
