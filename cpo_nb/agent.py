@@ -273,6 +273,8 @@ class AnswerCache:
         self._file = self._lock = None
         self._turn, self._is_closed = threading.RLock(), False  # answers come in several threads
         if self.path and self.path.exists():
+            if not self.path.is_file():
+                raise CpoError(f"{self.path}: no ordinary file", hint="give another name")
             self._read()
 
     def _read(self) -> None:

@@ -13,21 +13,14 @@ import typer
 # nothing heavy up here: `cpo --help` must not wait for torch
 from .core import CpoError, cache_dir, sha256_json, write_json
 from .docments import document
-from .cli_base import PLAIN, Command, app, echo, parse_names, warn
+from .cli_annotate import Images, Rename, annotate_app, renames
+from .cli_base import Command, echo, parse_names, warn
 from .cli_options import Criteria, Device
 
 # %% auto #0
-__all__ = ['annotate_app', 'parse_prices', 'answers_file', 'annotate_agent', 'only_agent', 'annotate_calibrate']
-
-# %% ../nbs/44f_cli_agent.ipynb #f51f894f
-annotate_app = typer.Typer(help="Annotate images, and look after annotations.", **PLAIN)
-app.add_typer(annotate_app, name="annotate")
+__all__ = ['parse_prices', 'answers_file', 'annotate_agent', 'only_agent', 'annotate_calibrate']
 
 # %% ../nbs/44f_cli_agent.ipynb #970f5fad
-_IMAGES = "Folder of images; annotations.jsonl is written there."
-_Images = Annotated[
-    Path, typer.Option("--images", metavar="FOLDER", show_default=False, help=_IMAGES)
-]
 _ENDPOINT = (
     "OpenAI-compatible endpoint, such as http://localhost:8000/v1 (vLLM, SGLang, Ollama, vendors). "
     "Its key, where it needs one, is read from the environment."
@@ -67,6 +60,8 @@ _PRICES = "Price of a million tokens of prompt and of answer, for the estimate."
 _Prices = Annotated[Optional[str], typer.Option("--prices", metavar="IN,OUT", help=_PRICES)]
 _ANSWERS = "File of all answers; what stands there is not asked again. [default: in .cache/agent]"
 _Answers = Annotated[Optional[Path], typer.Option("--answers", metavar="FILE", help=_ANSWERS)]
+_SKIP = "Leave images out that cannot be read, with a count, instead of stopping."
+_SkipBad = Annotated[bool, typer.Option("--skip-bad", help=_SKIP)]
 _AGAIN = "Ask once more what earlier runs got no usable answer to."
 _Again = Annotated[bool, typer.Option("--again", help=_AGAIN)]
 _RANDOM = (
@@ -144,7 +139,7 @@ def _say_outcome(agent, outcome, written: int, images: Path) -> None:
 # %% ../nbs/44f_cli_agent.ipynb #c7166927
 @annotate_app.command("agent", cls=Command)
 def annotate_agent(
-    images: _Images,
+    images: Images,
     criteria: Criteria = "painting",
     endpoint: _Endpoint = None,
     model: _Model = None,
@@ -155,6 +150,7 @@ def annotate_agent(
     prices: _Prices = None,
     answers: _Answers = None,
     again: _Again = False,
+    skip_bad: _SkipBad = False,
     in_flight: _InFlight = 32,
     timeout: _Timeout = 120.0,
     retries: _Retries = 6,
@@ -179,10 +175,12 @@ def annotate_agent(
     more = dict(side=side, is_random=random_weights, device=device)
     back_end = _back_end(endpoint, model, local, **ways, **more)
     agent = _expert(back_end, criteria, roots, answers, again)
-    found = folder_images(images, limit)
+    found, bad = folder_images(images, limit, on_error="skip" if skip_bad else "raise")
     echo(str(estimate_calls(agent, list(found), side, in_flight, parse_prices(prices))))
+    for problem in bad:
+        warn(f"left out: {problem}")
     if not dry_run:
-        _say_outcome(agent, *annotate_folder(agent, images, limit), images)
+        _say_outcome(agent, *annotate_folder(agent, images, found), images)
 
 # %% ../nbs/44f_cli_agent.ipynb #df800efc
 _Annotator = Annotated[
@@ -221,11 +219,12 @@ def only_agent(
 
 @annotate_app.command("calibrate", cls=Command)
 def annotate_calibrate(
-    images: _Images,
+    images: Images,
     criteria: Criteria = "painting",
     annotator: _Annotator = None,
     people: _People = None,
     agreement: _Agreement = 0.8,
+    rename: Rename = None,
     out: _Trust = None,
     table: _Table = None,
 ) -> None:
@@ -242,7 +241,7 @@ def annotate_calibrate(
     from cpo_nb.calibration import calibrate, calibration_lines, save_trust
     from cpo_nb.criteria import load_criteria
 
-    found = read_annotations(images).of_tree(load_criteria(criteria))
+    found = read_annotations(images).of_tree(load_criteria(criteria), renames(rename))
     names = None if people is None else [part.strip() for part in people.split(",")]
     result = calibrate(found, annotator or only_agent(found.annotators), names, agreement)
     echo("\n".join(calibration_lines(result)))
