@@ -69,6 +69,7 @@ class Question:
     pairs: tuple[str, ...]  # full ids, in the order of the tree
     keys: tuple[str, ...]  # their names in prompt and answer
     text: str  # the prompt that follows the image
+    instruction: str = INSTRUCTION  # what comes before the image
 
     @property
     def most_tokens(self) -> int:
@@ -183,6 +184,7 @@ class Reply:
     tokens_out: int = 0  # of all attempts
     seconds: float = 0.0  # of the last attempt
     attempt: int = 1  # how often it was asked
+    text: str = ""  # what it wrote, where a text was asked for
 
     @property
     def is_good(self) -> bool:
@@ -403,7 +405,7 @@ class ExpertAgent:
     def _asked(self) -> dict[str, str]:
         "What an answer depends on besides the image, as a hash by root."
         model = [self.back_end.model, self.back_end.identity]
-        texts = {q.root: [INSTRUCTION, q.text, q.schema, model] for q in self.questions}
+        texts = {q.root: [q.instruction, q.text, q.schema, model] for q in self.questions}
         return {root: sha256_json(text) for root, text in texts.items()}
 
     def key(

@@ -18,7 +18,7 @@ from .cli_base import Command, echo, parse_names, warn
 from .cli_options import Criteria, Device
 
 # %% auto #0
-__all__ = ['parse_prices', 'answers_file', 'annotate_agent', 'only_agent', 'annotate_calibrate']
+__all__ = ['parse_prices', 'answers_file', 'annotate_agent', 'annotate_caption', 'only_agent', 'annotate_calibrate']
 
 # %% ../nbs/44f_cli_agent.ipynb #970f5fad
 _ENDPOINT = (
@@ -182,6 +182,47 @@ def annotate_agent(
     if not dry_run:
         _say_outcome(agent, *annotate_folder(agent, images, found), images)
 
+# %% ../nbs/44f_cli_agent.ipynb #9bdf4151
+@annotate_app.command("caption", cls=Command)
+def annotate_caption(
+    images: Images,
+    endpoint: _Endpoint = None,
+    model: _Model = None,
+    local: _Local = None,
+    limit: _Limit = None,
+    answers: _Answers = None,
+    skip_bad: _SkipBad = False,
+    in_flight: _InFlight = 32,
+    timeout: _Timeout = 120.0,
+    retries: _Retries = 6,
+    side: _Side = 1024,
+    key_from: _Key = "CPO_API_KEY",
+    device: Device = None,
+) -> None:
+    """Let a vision-language model describe the images that have no NAME.txt beside them.
+
+    Every caption becomes such a file, which `cpo annotate merge` reads. The same command goes on
+    where an earlier one was stopped.
+
+    \b
+    Example:
+      cpo annotate caption --images images --endpoint http://localhost:8000/v1 --model NAME
+    """
+    from cpo_nb.agent import AnswerCache
+    from cpo_nb.agent_run import folder_images
+    from cpo_nb.captions import caption_images
+
+    ways = dict(in_flight=in_flight, timeout=timeout, retries=retries, variable=key_from)
+    more = dict(side=side, is_random=False, device=device)
+    back_end = _back_end(endpoint, model, local, **ways, **more)
+    found, bad = folder_images(images, limit, on_error="skip" if skip_bad else "raise")
+    for problem in bad:
+        warn(f"left out: {problem}")
+    cache = AnswerCache(answers or answers_file(back_end.model))
+    outcome = caption_images(back_end, images, found, cache)
+    said = dict(complete="written", kept="there before")
+    echo(", ".join(f"{n:,} {said.get(status, status)}" for status, n in outcome.items()))
+
 # %% ../nbs/44f_cli_agent.ipynb #df800efc
 _Annotator = Annotated[
     Optional[str],
@@ -207,7 +248,8 @@ def only_agent(
     annotators: tuple[str, ...],  # names
 ) -> str:  # the one that is an agent
     "The agent among annotators. Raises `CpoError` unless there is exactly one."
-    agents = [name for name in annotators if name.startswith(("agent:", "random:"))]
+    groups = ([a for a in annotators if a.startswith(kind)] for kind in ("agent:", "random:"))
+    agents = next(filter(None, groups), [])
     if len(agents) != 1:
         what = "several agents" if agents else "no agent"
         known = ", ".join(agents or annotators) or "nobody"

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 
-from .agent import INSTRUCTION, Answer, Call, Question, Token
+from .agent import Answer, Call, Question, Token
 from .core import CpoError, plain_text
 from .docments import document
 
@@ -85,7 +85,10 @@ def messages(
     if call.note:
         text += f"\nAn earlier answer was not usable ({call.note}). Give the JSON object alone."
     parts = [dict(type="image_url", image_url=dict(url=image)), dict(type="text", text=text)]
-    return [dict(role="system", content=INSTRUCTION), dict(role="user", content=parts)]
+    return [
+        dict(role="system", content=call.question.instruction),
+        dict(role="user", content=parts),
+    ]
 
 # %% ../nbs/08_endpoint.ipynb #65caa226
 def _forms(question: Question) -> dict[str, list[dict]]:

@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterable, Iterator
 import torch
 from fastcore.basics import patch
 
-from .agent import INSTRUCTION, Answer, Call, Question, Token
+from .agent import Answer, Call, Question, Token
 from .core import CpoError
 from .docments import document
 
@@ -197,7 +197,7 @@ def _conversation(question: Question, note: str) -> list[dict]:
     text = question.text + (f"\nAn earlier answer was not usable ({note})." if note else "")
     said = dict(type="text", text=text)
     return [
-        dict(role="system", content=[dict(type="text", text=INSTRUCTION)]),
+        dict(role="system", content=[dict(type="text", text=question.instruction)]),
         dict(role="user", content=[dict(type="image"), said]),
     ]
 

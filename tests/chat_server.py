@@ -67,6 +67,8 @@ class Handler(BaseHTTPRequestHandler):
         words = {
             k: WORDS[int(hashlib.sha256((image + k).encode()).hexdigest(), 16) % 3] for k in keys
         }
+        if keys == ["caption"]:
+            words = dict(caption=f"Image {image[:6]}.")
         time.sleep(3600 if MODE == "hang" else SECONDS)
         way = BAD[number % len(BAD)] if MODE == "bad" and count == 1 else "good"
         text = json.dumps(words)

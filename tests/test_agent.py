@@ -123,6 +123,20 @@ def test_the_key_is_nowhere(serve, images, monkeypatch):
     assert len(texts) == 2
 
 
+def test_captions_are_asked_for_once(serve, images):
+    url, log = serve()
+    (images / "00.txt").write_text("By hand.")
+    line = words(images, url)
+    line[1] = "caption"
+    line[4:6] = []  # --criteria
+    runner = CliRunner()
+    assert "1 there before, 23 written" in runner.invoke(app, line, prog_name="cpo").output
+    assert "24 there before" in runner.invoke(app, line, prog_name="cpo").output
+    assert len(log.read_text().splitlines()) == 23
+    assert (images / "00.txt").read_text() == "By hand."
+    assert len({p.read_text() for p in images.glob("*.txt")}) == 24
+
+
 def test_help_needs_no_torch():
     code = (
         "import sys; from typer.testing import CliRunner; from cpo_nb.cli_agent import app\n"
