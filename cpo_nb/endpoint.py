@@ -244,9 +244,9 @@ def retry_wait(
 class _Failed(Exception):
     "An attempt without an answer."
 
-    def __init__(self, problem: str, after: str | None = None, refused: bool = False):
+    def __init__(self, problem: str, after: str | None = None, kind: str = "passing"):
         super().__init__(problem)
-        self.after, self.refused = after, refused  # when to come back; whether it is of no use
+        self.after, self.kind = after, kind  # when to come back; "refused", or "no server"
 
 
 _HINTS = {
@@ -320,6 +320,8 @@ def _post(self: Endpoint, body: dict) -> tuple[int, dict, bytes]:
             return response.status_code, dict(response.headers), bytes(data)
     except httpx2.TimeoutException as error:
         raise _Failed(f"no response in {self.timeout:g} s ({type(error).__name__})") from None
+    except httpx2.ConnectError as error:
+        raise _Failed(self._safe(f"{type(error).__name__}: {error}"), kind="no server") from None
     except httpx2.HTTPError as error:
         raise _Failed(self._safe(f"{type(error).__name__}: {error}")) from None
 
@@ -341,7 +343,7 @@ def _checked(self: Endpoint, status: int, headers: dict, data: bytes) -> Answer:
         )
         goal = f", points to {shown(headers['location'])}" if "location" in headers else ""
         raise CpoError(f"{shown(self.endpoint)}: status {status}{goal}: {text}", hint=hint)
-    raise _Failed(f"status {status}: {text}", refused=True)
+    raise _Failed(f"status {status}: {text}", kind="refused")
 
 
 @patch
@@ -376,7 +378,7 @@ def _image_url(self: Endpoint, call: Call) -> str:
 
 
 @patch
-def _ask(self: Endpoint, call: Call) -> Answer:
+def _ask(self: Endpoint, call: Call, is_first: bool = False) -> Answer:
     "The answer to a call, after as many attempts as it needs. Raises `CpoError`."
     image, problem = self._image_url(call), "stopped"
     for attempt in range(self.retries + 1):
@@ -389,7 +391,9 @@ def _ask(self: Endpoint, call: Call) -> Answer:
             return replace(answer, seconds=time.monotonic() - began)
         except _Failed as failure:
             problem = str(failure)
-            if failure.refused:
+            if is_first and failure.kind == "no server":
+                break
+            if failure.kind == "refused":
                 return Answer("", finish="refusal", problem=problem)
             if attempt < self.retries:
                 self._wait(attempt, failure.after)
@@ -400,7 +404,7 @@ def _ask(self: Endpoint, call: Call) -> Answer:
 def _probe(self: Endpoint, call: Call) -> Answer:
     "The answer to the first call. Raises `CpoError` when the endpoint does not work."
     while True:
-        answer = self._ask(call)
+        answer = self._ask(call, is_first=True)
         if answer.finish == "refusal" and re.match(r"status 4(00|15|22)", answer.problem):
             is_filter = re.search("content_filter|content management|safety", answer.problem)
             if not is_filter and self.forms.lower(answer.problem, call.question):

@@ -139,7 +139,7 @@ def test_captions_are_asked_for_once(serve, images):
 
 def test_help_needs_no_torch():
     code = (
-        "import sys; from typer.testing import CliRunner; from cpo_nb.cli_agent import app\n"
+        "import sys; from typer.testing import CliRunner; from cpo_nb.cli import app\n"
         "print(CliRunner().invoke(app, ['annotate', 'agent', '--help']).output[:6])\n"
         "print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
     )
