@@ -5,7 +5,7 @@
 # %% ../nbs/08_agent.ipynb #bbb118fe
 from __future__ import annotations
 
-import json, math, os, re, threading
+import json, math, os, re, sys, threading
 from bisect import bisect_right
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
@@ -262,6 +262,13 @@ def word_confidence(
     return sure
 
 # %% ../nbs/08_agent.ipynb #7ed73937
+def _stored(record: dict) -> Reply:
+    "A reply of the file; thousands share their ids."
+    named = ("values", "confidence")
+    shared = {name: {sys.intern(k): v for k, v in record[name].items()} for name in named}
+    return Reply(**record | shared)
+
+
 class AnswerCache:
     "Replies by key, in a file of lines that survives a kill at any byte."
 
@@ -281,13 +288,15 @@ class AnswerCache:
 
     def _read(self) -> None:
         "Take what the whole lines hold."
-        end = whole_end(self.path)
-        for line in self.path.read_bytes()[:end].splitlines():
-            try:
-                record = json.loads(line)
-                self.replies[record["key"]] = Reply(**record["reply"])
-            except (ValueError, TypeError, KeyError):
-                self.unreadable += 1
+        left = whole_end(self.path)
+        with open(self.path, "rb") as f:
+            while left > 0 and (line := f.readline()):
+                left -= len(line)
+                try:
+                    record = json.loads(line)
+                    self.replies[record["key"]] = _stored(record["reply"])
+                except (ValueError, TypeError, KeyError, AttributeError):
+                    self.unreadable += 1
 
     def _open(self) -> None:
         "Lock the file, cut off a half line, and open it. Raises `CpoError` when another has it."
@@ -496,9 +505,7 @@ def replies(
                 places.setdefault(key, []).append((i, q))
             else:
                 yield i, q, self.cache.replies[key]
-    last: dict[str, Reply] = {}
-    if not self.again:
-        last = {k: self.cache.replies[k] for k in todo if k in self.cache.replies}
+    last = {k: self.cache.replies[k] for k in todo if k in self.cache.replies}
     try:
         while todo:
             for key, reply in self._round(todo, images, hashes, dict(last)):
