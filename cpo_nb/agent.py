@@ -286,31 +286,6 @@ class AnswerCache:
                 raise CpoError(f"{self.path}: no ordinary file", hint="give another name")
             self._read()
 
-    def _read(self) -> None:
-        "Take what the whole lines hold."
-        left = whole_end(self.path)
-        with open(self.path, "rb") as f:
-            while left > 0 and (line := f.readline()):
-                left -= len(line)
-                try:
-                    record = json.loads(line)
-                    self.replies[record["key"]] = _stored(record["reply"])
-                except (ValueError, TypeError, KeyError, AttributeError):
-                    self.unreadable += 1
-
-    def _open(self) -> None:
-        "Lock the file, cut off a half line, and open it. Raises `CpoError` when another has it."
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), thread_local=False)
-        try:
-            self._lock.acquire(timeout=1)
-        except Timeout:
-            hint = "wait until it has ended, or give another file"
-            raise CpoError(f"{self.path}: another program adds to it", hint=hint) from None
-        if self.path.exists():
-            os.truncate(self.path, whole_end(self.path))
-        self._file = open(self.path, "ab")
-
     def add(
         self,
         key: str,  # of `ExpertAgent.key`
@@ -340,6 +315,35 @@ class AnswerCache:
                 self._file.close()
                 self._lock.release()
                 self._file = self._lock = None
+
+# %% ../nbs/08_agent.ipynb #8e087404
+@patch
+def _read(self: AnswerCache) -> None:
+    "Take what the whole lines hold."
+    left = whole_end(self.path)
+    with open(self.path, "rb") as f:
+        while left > 0 and (line := f.readline()):
+            left -= len(line)
+            try:
+                record = json.loads(line)
+                self.replies[record["key"]] = _stored(record["reply"])
+            except (ValueError, TypeError, KeyError, AttributeError):
+                self.unreadable += 1
+
+
+@patch
+def _open(self: AnswerCache) -> None:
+    "Lock the file, cut off a half line, and open it. Raises `CpoError` when another has it."
+    self.path.parent.mkdir(parents=True, exist_ok=True)
+    self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), thread_local=False)
+    try:
+        self._lock.acquire(timeout=1)
+    except Timeout:
+        hint = "wait until it has ended, or give another file"
+        raise CpoError(f"{self.path}: another program adds to it", hint=hint) from None
+    if self.path.exists():
+        os.truncate(self.path, whole_end(self.path))
+    self._file = open(self.path, "ab")
 
 # %% ../nbs/08_agent.ipynb #a745657c
 class Call(NamedTuple):
