@@ -28,7 +28,9 @@ def share_text(
     digits: int = 2,  # after the point
 ) -> str:  # e.g. "0.73", a dash where it is not defined
     "A number of the page."
-    return f"{value:.{digits}f}".replace("-", "−") if np.isfinite(value) else "–"
+    if not np.isfinite(value):
+        return "–"
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")  # + 0.0: no minus zero
 
 
 def _interval_text(value: float, low: float, high: float) -> str:
@@ -122,7 +124,7 @@ def findings(
     if low:
         lines.append(
             f"{plural(len(low), 'pair')} with α surely below {_LOW}: annotators do not "
-            "agree on them. Mend their definitions, or leave them out."
+            "agree on them. Sharpen their definitions, or leave them out."
         )
     if found.never_looked:
         lines.append(f"{len(found.never_looked):,} of {plural(n, 'pair')} that nobody looked at.")
@@ -149,7 +151,7 @@ def _tiles(found: Health) -> str:
     tiles = [
         (f"{found.images:,}", "images"),
         (f"{len(found.annotators)}", "annotators"),
-        (f"{found.cells:,}", "pairs of images looked at"),
+        (f"{found.cells:,}", "images × pairs looked at"),
         (f"{found.paired:,}", "of these by two or more"),
         (share_text(whole.alpha), "Krippendorff’s α"),
         (share_text(whole.ac1), "Gwet’s AC1"),
@@ -179,16 +181,16 @@ def _pair_row(p: PairHealth, tree: CriteriaTree) -> list[str]:
     "A row of the table of pairs."
     pair = tree[p.id]
     sides = f"+ {html.escape(pair.positive)}<br>− {html.escape(pair.negative)}"
-    slug = html.escape(p.id.partition("/")[2])
+    slug = html.escape(p.id.partition("/")[2]).replace("/", "/<wbr>")
     name = f"<details><summary>{slug}</summary><small>{sides}</small></details>"
     bar = _stacked_bar(p.positive, p.negative, p.absent)
     alpha = _interval_text(p.alpha, p.alpha_low, p.alpha_high)
     mark = ' <b class="low">low</b>' if p.units and p.alpha_high < _LOW else ""
-    numbers = [f"{p.looked:,}", bar, f"{p.units:,}", alpha + mark]
+    numbers = [alpha + mark, bar, f"{p.looked:,}", f"{p.units:,}"]
     return [name, *numbers, share_text(p.ac1), share_text(p.noise), share_text(p.opposed, 3)]
 
 
-_PAIR_HEAD = ("pair", "images", "+ / absent / −", "units", "α", "AC1", "noise", "opposed")
+_PAIR_HEAD = ("pair", "α", "+ / absent / −", "images", "units", "AC1", "noise", "opposed")
 
 
 def _pair_section(found: Health, tree: CriteriaTree) -> str:
@@ -242,7 +244,7 @@ def _annotator_section(found: Health) -> str:
         ]
         for r in found.raters
     ]
-    head = ("two annotators", "pairs of images", "agree", "κ", "κ, median pair")
+    head = ("two annotators", "images × pairs", "agree", "κ", "κ, median pair")
     text += "<h3>Every two annotators</h3>" + html_table(head, rows)
     return text + '<div class="confs">' + "".join(map(_confusion, found.raters[:6])) + "</div>"
 
@@ -295,10 +297,10 @@ def _next_section(rows: list[LookNext], names: dict[str, str], folder: Path) -> 
     for row in rows:
         name = names.get(row.image, row.image[:12])
         source = thumbnail(folder / name) if row.image in names else ""
-        picture = f'<img src="{source}" alt="">' if source else ""
+        shown = f'<img src="{source}" alt="">' if source else ""
         ids = "".join(f"<li>{html.escape(i.rpartition('/')[2])}</li>" for i in row.pairs)
         cards.append(
-            f"<figure>{picture}<figcaption>{html.escape(name)}<ul>{ids}</ul></figcaption></figure>"
+            f"<figure>{shown}<figcaption>{html.escape(name)}<ul>{ids}</ul></figcaption></figure>"
         )
     return '<div class="cards">' + "".join(cards) + "</div>"
 
@@ -343,6 +345,7 @@ i.agr{background:#2a5d84}
 .confs,.drifts,.cards{display:grid;gap:.8rem;
  grid-template-columns:repeat(auto-fill,minmax(15rem,1fr))}
 figure{margin:0}figcaption{font-size:.85rem;overflow-wrap:anywhere}
+.confs{margin-top:.8rem}
 .conf td,.conf th{text-align:center;min-width:0}
 .conf th:first-child{min-width:0}
 .spark{display:block;width:100%;height:5rem;background:#fff;border:1px solid #e2e5e9;
@@ -455,7 +458,7 @@ def card_section(
         lines.append(f"| {name} | {numbers} | {share_text(row.ac1)} | {share_text(row.noise)} |")
     return "\n".join([*lines, "", *(f"- {line}" for line in findings(found, vanished))])
 
-
+# %% ../nbs/07c_annotation_report.ipynb #8a8ddccf
 def write_card(
     path: str | Path,  # README.md of the dataset
     found: Health,  # the numbers

@@ -21,13 +21,13 @@ from .annotate import Labels
 from .checks import DatasetError, RowProblem, kind_of_value, show_value
 from .core import CpoError, plural, sha256_file
 from .criteria import CriteriaTree
-from .dataset import unlisted_images
 from .docments import document
+from .tables import IMAGE_SUFFIXES
 
 # %% auto #0
 __all__ = ['WORDS', 'log', 'FILE', 'RANDOM', 'Annotation', 'utc_now', 'microseconds', 'time_text', 'record_problems',
-           'annotations_file', 'whole_end', 'append_annotations', 'AnnotationTable', 'read_annotations', 'read_renames',
-           'image_files', 'annotations_of']
+           'annotations_file', 'whole_end', 'append_annotations', 'AnnotationTable', 'read_annotations', 'read_text',
+           'read_renames', 'image_files', 'annotations_of']
 
 # %% ../nbs/07_annotations.ipynb #130a7f93
 _HASH = re.compile("[0-9a-f]{64}")
@@ -409,14 +409,26 @@ def read_annotations(
     return table if history else table.latest()
 
 # %% ../nbs/07_annotations.ipynb #a764a129
+def read_text(
+    path: str | Path,  # an ordinary file
+) -> str:  # its content
+    "A text file of a user. Raises `CpoError` for what is none, or is not UTF-8."
+    try:
+        if Path(path).exists() and not Path(path).is_file():  # a pipe would block for ever
+            raise CpoError(f"{path}: not an ordinary file")
+        return Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as e:
+        if isinstance(e, CpoError):
+            raise
+        reason = getattr(e, "strerror", None) or "not UTF-8 text"
+        raise CpoError(f"{path}: cannot be read ({reason})") from None
+
+
 def read_renames(
     path: str | Path,  # a text file of lines old=new; # begins a comment
 ) -> dict[str, str]:  # old id -> new id
     "A mapping of ids. Raises `CpoError` with every line that is none."
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as e:
-        raise CpoError(f"{path}: cannot be read ({type(e).__name__})") from None
+    lines = read_text(path).splitlines()
     names, problems = {}, []
     for number, line in enumerate(lines, 1):
         text = line.split("#")[0].strip()
@@ -464,15 +476,25 @@ def of_tree(
     return replace(found, unknown=int((pair < 0).sum()))
 
 # %% ../nbs/07_annotations.ipynb #084687c8
+def _image_names(root: Path) -> list[str]:
+    "Images in a folder and below it, by path; hidden files and folders are passed over."
+    found = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        images = (n for n in names if n.casefold().endswith(IMAGE_SUFFIXES) and n[0] != ".")
+        found += [Path(folder, name).relative_to(root).as_posix() for name in images]
+    return sorted(found)
+
+
 def image_files(
     folder: str | Path,  # a folder of images, and of folders of images
 ) -> dict[str, str]:  # relative path -> SHA-256 of its bytes, by path
     "The images of a folder with their hashes. Raises `CpoError` where there is none."
     root = Path(folder)
-    names = unlisted_images(root, ()) if root.is_dir() else ()
+    names = _image_names(root) if root.is_dir() else []
     if not names:
         raise CpoError(f"{folder}: no images", hint="give the folder that holds the images")
-    return {Path(name).as_posix(): sha256_file(root / name) for name in names}
+    return {name: sha256_file(root / name) for name in names}
 
 # %% ../nbs/07_annotations.ipynb #3d55ec07
 @patch

@@ -16,10 +16,11 @@ from .core import CpoError, atomic_path, plural, to_jsonable, write_json
 from .docments import document
 from .cli_base import PLAIN, Clock, Command, app, echo, refuse_unused
 from .cli_options import Criteria
+from .cli_prepare import criteria_app
 
 # %% auto #0
 __all__ = ['annotate_app', 'Images', 'Rename', 'on_error', 'renames', 'Formula', 'annotate_measure', 'Kind', 'annotate_import',
-           'Rule', 'annotate_merge', 'annotate_report']
+           'Rule', 'annotate_merge', 'annotate_report', 'criteria_draft']
 
 # %% ../nbs/44e_cli_annotate.ipynb #4fb30549
 annotate_app = typer.Typer(
@@ -242,14 +243,14 @@ _Trust = Annotated[Optional[Path], typer.Option("--trust", metavar="FILE", help=
 _ROWS = "Table with file_name, captions and other columns. [default: the folder's metadata]"
 _Rows = Annotated[Optional[Path], typer.Option("--table", metavar="FILE", help=_ROWS)]
 _CAPTIONS = (
-    "Captions: table (the column caption, else .txt files beside the images, else an error), names "
-    "(where there is none, the file's name), or the name of another column of the table."
+    "Where captions come from, in this order: table (its column caption, else .txt files beside "
+    "the images), names (of the files), or another column, such as title,names."
 )
 _Captions = Annotated[str, typer.Option("--captions", metavar="HOW", help=_CAPTIONS)]
 _OVER = "Replace labels in metadata.jsonl that no merge wrote."
 _Over = Annotated[bool, typer.Option("--overwrite", help=_OVER)]
 
-
+# %% ../nbs/44e_cli_annotate.ipynb #dc05e542
 @annotate_app.command("merge", cls=Command)
 def annotate_merge(
     images: Images,
@@ -327,12 +328,14 @@ def annotate_report(
     from cpo_nb.criteria import load_criteria
     from cpo_nb.merge import folder_annotations
 
+    out, title = out or images / "report.html", title or images.resolve().name
+    if out.suffix not in (".html", ".htm"):
+        raise CpoError(f"--out {out}: not the name of a page", hint="end the name in .html")
     tree, files = load_criteria(criteria), image_files(images)
     there = folder_annotations(images, tree, renames(rename), on_error(skip_bad), files)
     if not len(there.table):
         raise CpoError(f"{images}: no annotation to report on", hint="annotate its images")
     found = health(there.table, tree, len(there.names), read_annotations(images, history=True))
-    out, title = out or images / "report.html", title or images.resolve().name
     notes = []
     if there.random:
         notes.append(f"{plural(there.random, 'annotation')} by random weights left out.")
@@ -342,6 +345,37 @@ def annotate_report(
     if not no_card:
         write_card(images / "README.md", found, tree, title, there.vanished)
     echo("\n".join([f"report: {out}", *findings(found, there.vanished), *notes]))
+
+# %% ../nbs/44e_cli_annotate.ipynb #d3705b19
+_CRITIQUES = "Text of critiques in UTF-8: lines with + praise, with - blame, others do not say."
+_Critiques = Annotated[Path, typer.Argument(metavar="FILE", show_default=False, help=_CRITIQUES)]
+_DRAFT = "Tree to write. [default: the file's name with .yaml, here]"
+_Draft = Annotated[Optional[Path], typer.Option("--out", metavar="FILE", help=_DRAFT)]
+_Roots = Annotated[int, typer.Option("--roots", min=1, help="Root dimensions at most.")]
+_Pairs = Annotated[int, typer.Option("--pairs", min=1, help="Pairs at most.")]
+
+
+@criteria_app.command("draft", cls=Command)
+def criteria_draft(
+    critiques: _Critiques, out: _Draft = None, roots: _Roots = 7, pairs: _Pairs = 60
+) -> None:
+    """Draft a criteria tree from critiques, by clustering their words. Edit it by hand.
+
+    \b
+    Example:
+      cpo criteria draft critiques.txt --out tree.yaml
+    """
+    from cpo_nb.annotations import read_text
+    from cpo_nb.draft import draft_criteria
+
+    text, out = read_text(critiques), out or Path(f"{critiques.stem}.yaml")
+    if out.suffix not in (".yaml", ".yml"):
+        raise CpoError(f"--out {out}: not the name of a tree", hint="end the name in .yaml")
+    if out.exists():
+        raise CpoError(f"--out {out} is there already", hint="give another name")
+    tree = draft_criteria(text, critiques.stem, roots, pairs)
+    tree.save(out)
+    echo(f"{tree.outline()}\ndraft: {out}; edit it, then: cpo criteria check {out}")
 
 # %% ../nbs/44e_cli_annotate.ipynb #123e73f8
 document(globals())

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from .annotations import Annotation, image_files, utc_now
+from .annotations import Annotation, image_files, read_text, utc_now
 from .checks import DatasetError, RowProblem, file_inside, label_problems, show_value
 from .core import CpoError, plural, sha256_file
 from .criteria import CriteriaTree, parse_criteria
@@ -77,8 +77,10 @@ def read_score_map(
 ) -> dict:  # the same, checked, with defaults
     "A mapping of score columns to pairs. Raises `CpoError` with everything that is wrong."
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        content = yaml.safe_load(read_text(path))
+    except (yaml.YAMLError, RecursionError, ValueError) as e:
+        if isinstance(e, CpoError):
+            raise
         raise CpoError(f"{path}: cannot be read as YAML ({type(e).__name__})") from None
     columns = content.get("columns") if isinstance(content, dict) else None
     if not isinstance(columns, dict) or not columns:

@@ -5,7 +5,7 @@
 # %% ../nbs/07a_merge.ipynb #bc98d939
 from __future__ import annotations
 
-import json
+import contextlib, json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterable, Sequence
@@ -212,29 +212,33 @@ def caption_of_name(
     return " ".join(Path(name).stem.replace("_", " ").replace("-", " ").split())
 
 # %% ../nbs/07a_merge.ipynb #10ae714c
-def _captioned(row: dict, root: Path, captions: str) -> dict:
-    "A row with a caption. Raises `DatasetError` where there is none."
-    if captions not in ("table", "names"):
-        text = row.get(captions)
-        if not isinstance(text, str) or not text.strip():
-            raise DatasetError(f"no text in the column {captions!r}")
-        return row | dict(caption=text.strip())
-    if isinstance(row.get("caption"), str) and row["caption"].strip():
-        return row
-    try:
-        return caption_beside(row, root)
-    except DatasetError:
-        if captions == "names":
-            return row | dict(caption=caption_of_name(row["file_name"]))
-        raise
+def _caption(row: dict, root: Path, way: str) -> str:
+    "The caption of a row in one way. Raises `DatasetError` where there is none."
+    if way == "names":
+        return caption_of_name(row["file_name"])
+    text = row.get("caption" if way == "table" else way)
+    if isinstance(text, str) and text.strip():
+        return text.strip()
+    if way != "table":
+        raise DatasetError(f"no text in the column {way!r}")
+    return caption_beside(row, root)["caption"]
+
+
+def _captioned(row: dict, root: Path, ways: str) -> dict:
+    "A row with a caption, in the first way that gives one. Raises `DatasetError` of the last."
+    *first, last = (way.strip() for way in ways.split(","))
+    for way in first:
+        with contextlib.suppress(DatasetError):
+            return row | dict(caption=_caption(row, root, way))
+    return row | dict(caption=_caption(row, root, last))
 
 
 def described_images(
     folder: str | Path,  # the folder of the images
     files: Iterable[str],  # relative paths of the images, for a folder without a table
     table: str | Path | None = None,  # rows with file_name; default: the folder's metadata, if any
-    # where a row has no caption: "table" raises, "names" takes the file's name; any other word
-    # is the column of `table` that captions are read from
+    # where captions come from, in this order: "table" (its column caption, else a .txt beside the
+    # image), "names" (the file's name), or another column of the table; e.g. "title,names"
     captions: str = "table",
 ) -> list[dict]:  # rows with file_name and caption, and what else the table has
     "The rows of a dataset before it has labels. Raises `DatasetError` for rows without a caption."
@@ -249,7 +253,7 @@ def described_images(
         except DatasetError as e:
             problems.append(f"{show_value(row['file_name'])}: {e.what}")
     if problems:
-        hint = "pass `captions=names`, or `captions=COLUMN` of the table"
+        hint = "pass `captions=table,names`, or `captions=COLUMN` of the table"
         what = f"{folder}: {plural(len(problems), 'image')} without a caption"
         raise DatasetError(what, problems, hint)
     return described

@@ -16,6 +16,10 @@ CODES = (0, 1, 2, 3)  # 1: the help of a group without a command, and typer's ow
 RIGHT = {
     "criteria check": "{tree}",
     "criteria plot": "{tree} --out {out}/tree.png",
+    "annotate measure": "--images {data} --criteria {tree}",
+    "annotate merge": "--images {data} --criteria {tree} --captions table,names",
+    "annotate report": "--images {data} --criteria {tree} --out {out}/report.html --no-card",
+    "annotate import": "--images {data} --kind labels --table {data}/metadata.jsonl --annotator x",
     "plan": "--base {base} --images 8 --batch-size 2 --steps 2",
     "sft": "--data {data} --criteria {tree} --base {base} --out {out}/run --steps 1 --batch-size 2 "
     "--rank 2 --previews 0 --scale smoke --cache {out}/cache",

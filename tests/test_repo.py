@@ -235,6 +235,7 @@ def test_imports_are_required(path):
     "Every imported package is named in settings.ini; late imports may be in an extra."
     distribution = dict(PIL="pillow", yaml="pyyaml", skimage="scikit-image", sklearn="scikit-learn")
     distribution["huggingface_hub"] = "huggingface-hub"
+    distribution["crowdkit"] = "crowd-kit"
 
     def names(key):
         return {re.match(r"[A-Za-z0-9_-]+", r)[0].lower() for r in CFG.get(key, "").split()}
