@@ -5,7 +5,7 @@
 # %% ../nbs/08_agent.ipynb #bbb118fe
 from __future__ import annotations
 
-import json, math, os, re
+import json, math, os, re, sys, threading
 from bisect import bisect_right
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
@@ -21,7 +21,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from .annotate import ANNOTATORS, AnnotatorRecord, Labels, image_hashes
-from .annotations import WORDS, utc_now, whole_end
+from .annotations import RANDOM, WORDS, utc_now, whole_end
 from .checks import show_value
 from .core import CpoError, plural, sha256_json
 from .criteria import CriteriaTree, Pair
@@ -29,9 +29,9 @@ from .docments import document
 from .images import ImageRules, rgb_image
 
 # %% auto #0
-__all__ = ['VALUES', 'INSTRUCTION', 'RANDOM', 'short_keys', 'Question', 'questions', 'Token', 'Answer', 'object_in', 'Reply',
-           'read_answer', 'word_confidence', 'AnswerCache', 'Call', 'BackEnd', 'is_random_name', 'ExpertAgent',
-           'LazyImages', 'labels_of']
+__all__ = ['VALUES', 'INSTRUCTION', 'short_keys', 'Question', 'questions', 'Token', 'Answer', 'object_in', 'Reply', 'read_answer',
+           'word_confidence', 'AnswerCache', 'Call', 'BackEnd', 'is_random_name', 'ExpertAgent', 'LazyImages',
+           'labels_of']
 
 # %% ../nbs/08_agent.ipynb #4777b2bc
 def short_keys(
@@ -69,6 +69,12 @@ class Question:
     pairs: tuple[str, ...]  # full ids, in the order of the tree
     keys: tuple[str, ...]  # their names in prompt and answer
     text: str  # the prompt that follows the image
+    instruction: str = INSTRUCTION  # what comes before the image
+
+    @property
+    def most_tokens(self) -> int:
+        "Length that an answer may have: enough even where every byte is a token."
+        return 64 + sum(len(key) + 20 for key in self.keys)
 
     @property
     def schema(self) -> dict:
@@ -138,7 +144,7 @@ def object_in(
     "The one JSON object of an answer. Raises `ValueError` that says what is there instead."
     body = re.sub(r"(?s)^.*</think>", "", text)
     first, last = body.find("{"), body.rfind("}")
-    if first < 0:
+    if not 0 <= first < last:
         raise ValueError(f"no JSON object in {show_value(body[:80])}")
     try:
         return json.loads(body[first : last + 1], object_pairs_hook=_once)
@@ -178,6 +184,7 @@ class Reply:
     tokens_out: int = 0  # of all attempts
     seconds: float = 0.0  # of the last attempt
     attempt: int = 1  # how often it was asked
+    text: str = ""  # what it wrote, where a text was asked for
 
     @property
     def is_good(self) -> bool:
@@ -255,6 +262,13 @@ def word_confidence(
     return sure
 
 # %% ../nbs/08_agent.ipynb #7ed73937
+def _stored(record: dict) -> Reply:
+    "A reply of the file; thousands share their ids."
+    named = ("values", "confidence")
+    shared = {name: {sys.intern(k): v for k, v in record[name].items()} for name in named}
+    return Reply(**record | shared)
+
+
 class AnswerCache:
     "Replies by key, in a file of lines that survives a kill at any byte."
 
@@ -266,31 +280,11 @@ class AnswerCache:
         self.replies: dict[str, Reply] = {}
         self.unreadable = 0  # lines that hold no reply; they are asked again
         self._file = self._lock = None
+        self._turn, self._is_closed = threading.RLock(), False  # answers come in several threads
         if self.path and self.path.exists():
+            if not self.path.is_file():
+                raise CpoError(f"{self.path}: no ordinary file", hint="give another name")
             self._read()
-
-    def _read(self) -> None:
-        "Take what the whole lines hold."
-        end = whole_end(self.path)
-        for line in self.path.read_bytes()[:end].splitlines():
-            try:
-                record = json.loads(line)
-                self.replies[record["key"]] = Reply(**record["reply"])
-            except (ValueError, TypeError, KeyError):
-                self.unreadable += 1
-
-    def _open(self) -> None:
-        "Lock the file, cut off a half line, and open it. Raises `CpoError` when another has it."
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
-        try:
-            self._lock.acquire(timeout=1)
-        except Timeout:
-            hint = "wait until it has ended, or give another file"
-            raise CpoError(f"{self.path}: another program adds to it", hint=hint) from None
-        if self.path.exists():
-            os.truncate(self.path, whole_end(self.path))
-        self._file = open(self.path, "ab")
 
     def add(
         self,
@@ -299,22 +293,57 @@ class AnswerCache:
         **about,  # for people who read the file
     ) -> None:
         "Keep a reply; it is on the disk when this returns."
-        self.replies[key] = reply
-        if self.path is None:
-            return
-        if self._file is None:
-            self._open()
         record = dict(key=key, time=utc_now(), **about, reply=asdict(reply))
-        self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+        with self._turn:
+            self.replies[key] = reply
+            if self.path is None:
+                return
+            if self._file is None:
+                self._open()
+            self._file.write(line)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            if self._is_closed:  # an answer that was under way when the run ended
+                self.close()
 
     def close(self) -> None:
         "Let others write."
-        if self._file is not None:
-            self._file.close()
-            self._lock.release()
-            self._file = self._lock = None
+        with self._turn:
+            self._is_closed = True
+            if self._file is not None:
+                self._file.close()
+                self._lock.release()
+                self._file = self._lock = None
+
+# %% ../nbs/08_agent.ipynb #8e087404
+@patch
+def _read(self: AnswerCache) -> None:
+    "Take what the whole lines hold."
+    left = whole_end(self.path)
+    with open(self.path, "rb") as f:
+        while left > 0 and (line := f.readline()):
+            left -= len(line)
+            try:
+                record = json.loads(line)
+                self.replies[record["key"]] = _stored(record["reply"])
+            except (ValueError, TypeError, KeyError, AttributeError):
+                self.unreadable += 1
+
+
+@patch
+def _open(self: AnswerCache) -> None:
+    "Lock the file, cut off a half line, and open it. Raises `CpoError` when another has it."
+    self.path.parent.mkdir(parents=True, exist_ok=True)
+    self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), thread_local=False)
+    try:
+        self._lock.acquire(timeout=1)
+    except Timeout:
+        hint = "wait until it has ended, or give another file"
+        raise CpoError(f"{self.path}: another program adds to it", hint=hint) from None
+    if self.path.exists():
+        os.truncate(self.path, whole_end(self.path))
+    self._file = open(self.path, "ab")
 
 # %% ../nbs/08_agent.ipynb #a745657c
 class Call(NamedTuple):
@@ -336,14 +365,13 @@ class BackEnd(Protocol):
     def answers(
         self,
         calls: Iterable[Call],  # read as they can be worked on
-    ) -> Iterator[tuple[Call, Answer]]:  # in any order
+        # takes each answer as soon as it is there, in whatever thread
+        keep: Callable[[Call, Answer], Any],
+    ) -> Iterator[tuple[Call, Any]]:  # in any order, with what `keep` returned
         "Answer calls."
         ...
 
 # %% ../nbs/08_agent.ipynb #c4e3d1fc
-RANDOM = "random:"  # how the name of an annotator with random weights begins
-
-
 def is_random_name(
     annotator: str,  # name of an annotator
 ) -> bool:
@@ -381,13 +409,16 @@ class ExpertAgent:
     @property
     def name(self) -> str:
         "Its name in annotations."
-        return f"{RANDOM if self.back_end.is_random else 'agent:'}{self.back_end.model}"
+        model = self.back_end.model
+        if model.startswith(("/", ".", "~")):  # a path of some machine is nobody's name
+            model = model.rstrip("/").rpartition("/")[2]
+        return f"{RANDOM if self.back_end.is_random else 'agent:'}{model}"
 
     @cached_property
     def _asked(self) -> dict[str, str]:
         "What an answer depends on besides the image, as a hash by root."
         model = [self.back_end.model, self.back_end.identity]
-        texts = {q.root: [INSTRUCTION, q.text, q.schema, model] for q in self.questions}
+        texts = {q.root: [q.instruction, q.text, q.schema, model] for q in self.questions}
         return {root: sha256_json(text) for root, text in texts.items()}
 
     def key(
@@ -448,14 +479,18 @@ def _round(
         note = last[key].problem if key in last else ""
         return Call(i, q, lambda: _as_image(images[i]), note)
 
-    names = {place: key for key, place in ((k, (i, q.root)) for k, (i, q) in keys.items())}
-    for given, answer in self.back_end.answers(map(call, keys)):
-        key = names[given.image, given.question.root]
-        reply = _together(last.get(key), read_answer(answer, given.question))
+    places = {(i, q.root): key for key, (i, q) in keys.items()}
+
+    def keep(call: Call, answer: Answer) -> tuple[str, Reply]:
+        key = places[call.image, call.question.root]
+        reply = _together(last.get(key), read_answer(answer, call.question))
         if reply.status != "unanswered":
-            about = dict(image=hashes[given.image], root=given.question.root, annotator=self.name)
+            about = dict(image=hashes[call.image], root=call.question.root, annotator=self.name)
             self.cache.add(key, reply, **about)
-        yield key, reply
+        return key, reply
+
+    for _, kept in self.back_end.answers(map(call, keys), keep):
+        yield kept
 
 # %% ../nbs/08_agent.ipynb #7c38fb74
 @patch
@@ -474,9 +509,7 @@ def replies(
                 places.setdefault(key, []).append((i, q))
             else:
                 yield i, q, self.cache.replies[key]
-    last: dict[str, Reply] = {}
-    if not self.again:
-        last = {k: self.cache.replies[k] for k in todo if k in self.cache.replies}
+    last = {k: self.cache.replies[k] for k in todo if k in self.cache.replies}
     try:
         while todo:
             for key, reply in self._round(todo, images, hashes, dict(last)):

@@ -5,7 +5,7 @@
 # %% ../nbs/08_agent_run.ipynb #c51736b3
 from __future__ import annotations
 
-import json, math
+import itertools, json, math
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +19,10 @@ from .annotations import WORDS, Annotation, annotations_file, append_annotations
 from .annotations import image_files, read_annotations, utc_now
 from .core import plural, readable_time
 from .docments import document
+from .images import image_problem
 
 # %% auto #0
-__all__ = ['Estimate', 'estimate_calls', 'Outcome', 'said_before', 'annotate_folder', 'folder_images']
+__all__ = ['Estimate', 'estimate_calls', 'Outcome', 'said_before', 'folder_images', 'annotate_folder']
 
 # %% ../nbs/08_agent_run.ipynb #e33d3fd8
 @dataclass(frozen=True)
@@ -134,6 +135,21 @@ def _rows(image: str, name: str, replies: list[Reply], said: dict) -> Iterator[A
             if before.get(pair) != value:
                 yield Annotation(image, pair, value, name, reply.confidence.get(pair), time)
 
+# %% ../nbs/08_agent_run.ipynb #58f14b83
+def folder_images(
+    folder: str | Path,  # a folder of images, and of folders of images
+    limit: int | None = None,  # only the first so many, by name
+    on_error: str = "raise",  # "skip": leave out what cannot be read; else that is found later
+) -> tuple[dict[str, str], list[str]]:  # hash -> first file with this content; what is left out
+    "The images of a folder, each once, by name. Raises `CpoError` where there is none."
+    names = {image: name for name, image in reversed(image_files(folder).items())}
+    names, bad = dict(sorted(names.items(), key=lambda item: item[1])), []
+    if on_error == "skip":
+        found = {i: image_problem((Path(folder) / name).read_bytes()) for i, name in names.items()}
+        bad = [f"{names[image]}: {problem}" for image, problem in found.items() if problem]
+        names = {image: name for image, name in names.items() if not found[image]}
+    return dict(itertools.islice(names.items(), limit)), bad
+
 # %% ../nbs/08_agent_run.ipynb #caec3d91
 _AT_ONCE = 32  # images whose annotations are appended together
 
@@ -141,10 +157,10 @@ _AT_ONCE = 32  # images whose annotations are appended together
 def annotate_folder(
     agent: ExpertAgent,  # who annotates
     folder: str | Path,  # of images; `annotations.jsonl` lies there
-    limit: int | None = None,  # only the first so many images, by name
+    names: dict[str, str] | None = None,  # hash -> file; default: all of `folder_images`
 ) -> tuple[Outcome, int]:  # what came of it, and how many annotations are new
     "Annotate the images of a folder. Raises `CpoError`; what came before is kept."
-    names = folder_images(folder, limit)
+    names = folder_images(folder)[0] if names is None else names
     hashes, done, ready, written = list(names), {}, [], 0
     outcome, said = Outcome(), said_before(folder, agent.name)
     total = len(hashes) * len(agent.questions)
@@ -161,15 +177,6 @@ def annotate_folder(
     finally:
         written += append_annotations(folder, ready) if ready else 0
     return outcome, written
-
-
-def folder_images(
-    folder: str | Path,  # a folder of images, and of folders of images
-    limit: int | None = None,  # only the first so many, by name
-) -> dict[str, str]:  # hash -> name of the first file with this content, by name
-    "The images of a folder, each once. Raises `CpoError` where there is none."
-    names = {image: name for name, image in reversed(image_files(folder).items())}
-    return dict(sorted(names.items(), key=lambda item: item[1])[:limit])
 
 # %% ../nbs/08_agent_run.ipynb #ca4d9f54
 document(globals())

@@ -137,17 +137,17 @@ class PairCalibration:
     shared: int  # images that both looked at
     kappa: float  # over all of them; nan where only one word occurs
     kappa_low: float  # of 95 % of the resamples
-    kappa_high: float
+    kappa_high: float  # the other end
     precision_positive: float  # share of its positives that are people's; nan without any
     recall_positive: float  # share of people's positives that it found
-    precision_negative: float
-    recall_negative: float
+    precision_negative: float  # the same of negatives
+    recall_negative: float  # the same of negatives
     is_trusted: bool  # whether it may label this pair
     least: float | None  # from which confidence on; None: any
     kept: float  # share of its values that this lets through
     agreement: float  # with people, among those (of all where it is not trusted)
     agreement_low: float  # interval of 90 %
-    agreement_high: float
+    agreement_high: float  # the other end
     reason: str  # why it is trusted, or not
 
 # %% ../nbs/08b_calibration.ipynb #e758ffab

@@ -8,14 +8,14 @@ from __future__ import annotations
 import base64, email.utils, io, os, queue, random, re, threading, time
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Iterable, Iterator
+from typing import Any, Callable, Iterable, Iterator
 
 import httpx2
 from fastcore.basics import patch
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 
-from .agent import INSTRUCTION, Answer, Call, Question, Token
+from .agent import Answer, Call, Question, Token
 from .core import CpoError, plain_text
 from .docments import document
 
@@ -85,18 +85,16 @@ def messages(
     if call.note:
         text += f"\nAn earlier answer was not usable ({call.note}). Give the JSON object alone."
     parts = [dict(type="image_url", image_url=dict(url=image)), dict(type="text", text=text)]
-    return [dict(role="system", content=INSTRUCTION), dict(role="user", content=parts)]
+    return [
+        dict(role="system", content=call.question.instruction),
+        dict(role="user", content=parts),
+    ]
 
 # %% ../nbs/08_endpoint.ipynb #65caa226
-def _longest(question: Question) -> int:
-    "Tokens that an answer may take: twice what its characters need."
-    return 64 + sum(len(key) + 20 for key in question.keys)
-
-
 def _forms(question: Question) -> dict[str, list[dict]]:
     "Optional fields of a request by topic, the best form first."
     schema = dict(name="attributes", strict=True, schema=question.schema)
-    most = _longest(question)
+    most = question.most_tokens
     return dict(
         chat_template_kwargs=[dict(chat_template_kwargs=dict(enable_thinking=False)), {}],
         logprobs=[dict(logprobs=True, top_logprobs=n) for n in (20, 5)] + [{}],
@@ -123,6 +121,7 @@ _TOPICS = dict(  # what a refusal says about a field
 class Forms:
     "Which form of every optional field a server takes."
 
+    # position of the form in use, by topic
     level: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_TOPICS, 0))
     dropped: list[str] = field(default_factory=list)  # for people
 
@@ -245,9 +244,9 @@ def retry_wait(
 class _Failed(Exception):
     "An attempt without an answer."
 
-    def __init__(self, problem: str, after: str | None = None, refused: bool = False):
+    def __init__(self, problem: str, after: str | None = None, kind: str = "passing"):
         super().__init__(problem)
-        self.after, self.refused = after, refused  # when to come back; whether it is of no use
+        self.after, self.kind = after, kind  # when to come back; "refused", or "no server"
 
 
 _HINTS = {
@@ -321,6 +320,8 @@ def _post(self: Endpoint, body: dict) -> tuple[int, dict, bytes]:
             return response.status_code, dict(response.headers), bytes(data)
     except httpx2.TimeoutException as error:
         raise _Failed(f"no response in {self.timeout:g} s ({type(error).__name__})") from None
+    except httpx2.ConnectError as error:
+        raise _Failed(self._safe(f"{type(error).__name__}: {error}"), kind="no server") from None
     except httpx2.HTTPError as error:
         raise _Failed(self._safe(f"{type(error).__name__}: {error}")) from None
 
@@ -342,7 +343,7 @@ def _checked(self: Endpoint, status: int, headers: dict, data: bytes) -> Answer:
         )
         goal = f", points to {shown(headers['location'])}" if "location" in headers else ""
         raise CpoError(f"{shown(self.endpoint)}: status {status}{goal}: {text}", hint=hint)
-    raise _Failed(f"status {status}: {text}", refused=True)
+    raise _Failed(f"status {status}: {text}", kind="refused")
 
 
 @patch
@@ -377,7 +378,7 @@ def _image_url(self: Endpoint, call: Call) -> str:
 
 
 @patch
-def _ask(self: Endpoint, call: Call) -> Answer:
+def _ask(self: Endpoint, call: Call, is_first: bool = False) -> Answer:
     "The answer to a call, after as many attempts as it needs. Raises `CpoError`."
     image, problem = self._image_url(call), "stopped"
     for attempt in range(self.retries + 1):
@@ -390,7 +391,9 @@ def _ask(self: Endpoint, call: Call) -> Answer:
             return replace(answer, seconds=time.monotonic() - began)
         except _Failed as failure:
             problem = str(failure)
-            if failure.refused:
+            if is_first and failure.kind == "no server":
+                break
+            if failure.kind == "refused":
                 return Answer("", finish="refusal", problem=problem)
             if attempt < self.retries:
                 self._wait(attempt, failure.after)
@@ -401,7 +404,7 @@ def _ask(self: Endpoint, call: Call) -> Answer:
 def _probe(self: Endpoint, call: Call) -> Answer:
     "The answer to the first call. Raises `CpoError` when the endpoint does not work."
     while True:
-        answer = self._ask(call)
+        answer = self._ask(call, is_first=True)
         if answer.finish == "refusal" and re.match(r"status 4(00|15|22)", answer.problem):
             is_filter = re.search("content_filter|content management|safety", answer.problem)
             if not is_filter and self.forms.lower(answer.problem, call.question):
@@ -416,33 +419,36 @@ def _probe(self: Endpoint, call: Call) -> Answer:
 
 # %% ../nbs/08_endpoint.ipynb #697afafb
 @patch
-def _worker(self: Endpoint, todo: queue.Queue, done: queue.Queue) -> None:
+def _worker(self: Endpoint, todo: queue.Queue, done: queue.Queue, keep: Callable) -> None:
     "Ask until there is nothing left."
     while (call := todo.get()) is not None:
         try:
-            done.put((call, self._ask(call)))
+            answer = self._ask(call)
+            done.put((call, (answer, keep(call, answer))))
         except BaseException as error:
             done.put((call, error))
 
 
 @patch
-def _taken(self: Endpoint, call: Call, result: Any) -> tuple[Call, Answer]:
+def _taken(self: Endpoint, call: Call, result: Any) -> tuple[Call, Any]:
     "A result of a worker. Raises what it raised, and `CpoError` when the endpoint is gone."
     if isinstance(result, BaseException):
         raise result
-    self._failures = self._failures + 1 if result.finish == "unanswered" else 0
+    answer, kept = result
+    self._failures = self._failures + 1 if answer.finish == "unanswered" else 0
     if self._failures >= max(2, self.in_flight):
         what = f"{shown(self.endpoint)}: {self._failures} questions in a row without an answer"
         hint = "the same command goes on where this one ended"
-        raise CpoError(f"{what}; the last: {result.problem}", hint=hint)
-    return call, result
+        raise CpoError(f"{what}; the last: {answer.problem}", hint=hint)
+    return call, kept
 
 # %% ../nbs/08_endpoint.ipynb #fe3bc151
 @patch
 def answers(
     self: Endpoint,
     calls: Iterable[Call],  # read as there is room for them
-) -> Iterator[tuple[Call, Answer]]:  # in the order in which they come
+    keep: Callable[[Call, Answer], Any],  # takes each answer as soon as it is there
+) -> Iterator[tuple[Call, Any]]:  # with what `keep` returned, in the order in which they come
     "Answer calls. Raises `CpoError` when the endpoint does not work or stops working."
     calls = iter(calls)
     first = next(calls, None)
@@ -450,10 +456,10 @@ def answers(
         return
     self._stop.clear()
     self._urls.clear()
-    yield first, self._probe(first)
+    yield first, keep(first, self._probe(first))
     todo, done, flying = queue.Queue(), queue.Queue(), 0
     for _ in range(self.in_flight):
-        threading.Thread(target=self._worker, args=(todo, done), daemon=True).start()
+        threading.Thread(target=self._worker, args=(todo, done, keep), daemon=True).start()
     try:
         for call in calls:
             todo.put(call)

@@ -1,0 +1,149 @@
+"An expert agent against server processes: it resumes after a kill, and survives a bad server."
+
+import collections, json, os, re, signal, subprocess, sys, time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from cpo_nb.annotations import read_annotations
+from cpo_nb.cli import app
+
+HERE = Path(__file__).resolve().parent
+TREE = """
+id: small
+name: Small
+children:
+- {id: light, name: Light, children: [
+    {id: span, name: Span, positive: full span, negative: washed out, definition: Look at it.},
+    {id: edge, name: Edge, positive: crisp edges, negative: soft edges, definition: Look at it.}]}
+- {id: colour, name: Colour, children: [
+    {id: accord, name: Accord, positive: in accord, negative: at odds, definition: Look at it.}]}
+"""
+
+
+@pytest.fixture
+def serve(tmp_path):
+    "Start a server of a mode: its address and the log of what it answered."
+    started = []
+
+    def start(mode="good", seconds=0.0):
+        log = tmp_path / f"served-{len(started)}.log"
+        log.touch()
+        command = [sys.executable, str(HERE / "chat_server.py"), str(log), mode, str(seconds)]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        return f"http://127.0.0.1:{started[-1].stdout.readline().strip()}/v1", log
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(24):
+        Image.new("RGB", (16, 16), (10 * i, 0, 0)).save(folder / f"{i:02}.png")
+    (tmp_path / "tree.yaml").write_text(TREE)
+    return folder
+
+
+def words(images, url, *more):
+    return [
+        *f"annotate agent --images {images} --criteria {images.parent}/tree.yaml".split(),
+        *f"--endpoint {url} --model stand-in --answers {images.parent}/answers.jsonl".split(),
+        *more,
+    ]
+
+
+def ask(images, url, *more, code=0):
+    result = CliRunner().invoke(app, words(images, url, *more), prog_name="cpo")
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_nothing_that_is_on_record_is_asked_again_after_a_kill(serve, images):
+    url, log = serve(seconds=0.05)
+    record = images.parent / "answers.jsonl"
+    command = [sys.executable, "-c", "from cpo_nb.cli import app; app(prog_name='cpo')"]
+    process = subprocess.Popen([*command, *words(images, url, "--in-flight", "4")])
+    while not record.exists() or record.read_bytes().count(b"\n") < 12:
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    whole = record.read_bytes()
+    known = whole[: whole.rfind(b"\n") + 1].count(b"\n")
+    assert 12 <= known < 48
+    record.write_bytes(whole + b'{"key": "half a li')  # killed in the middle of a line
+    time.sleep(0.2)  # what was under way reaches the server's log
+    before = len(log.read_text().splitlines())
+    out = ask(images, url)
+    assert f"{48 - known} calls to ask, {known} known" in out
+    assert "48 complete" in out
+    asked = collections.Counter(line.rsplit(" ", 1)[0] for line in log.read_text().splitlines())
+    assert len(asked) == 48
+    assert sum(asked.values()) - before == 48 - known  # only what the record had not
+    assert sum(n > 1 for n in asked.values()) <= 4  # under way at the kill
+    ask(images, url)
+    assert len(log.read_text().splitlines()) == sum(asked.values())
+    table = read_annotations(images)
+    assert (len(table), table.annotators) == (24 * 3, ("agent:stand-in",))
+    assert abs(table.confidence - 0.9).max() < 0.01
+
+
+def test_a_bad_server_costs_attempts_and_no_answers(serve, images):
+    url, _ = serve("bad")
+    out = ask(images, url, "--timeout", "1", "--in-flight", "24")
+    assert "48 answers: " in out
+    counts = dict((k, int(n)) for n, k in re.findall(r"(\d+) (complete|refused|malformed)", out))
+    assert counts["complete"] == 48, out
+    replies = [json.loads(l)["reply"] for l in (images.parent / "answers.jsonl").open()]
+    seen = collections.Counter(r["status"] for r in replies if r["attempt"] == 1)
+    assert seen["malformed"] and seen["partial"] and seen["refused"]  # first attempts, on record
+    assert len(read_annotations(images)) == 24 * 3
+
+
+def test_a_server_that_hangs_ends_in_one_message(serve, images):
+    url, _ = serve("hang")
+    out = ask(images, url, "--timeout", "0.3", "--retries", "1", code=2)
+    assert "does not answer: no response in 0.3 s" in out
+    assert not (images.parent / "answers.jsonl").exists()
+
+
+def test_the_key_is_nowhere(serve, images, monkeypatch):
+    url, _ = serve()
+    monkeypatch.setenv("CPO_API_KEY", "sk-secret-1234")
+    out = ask(images, url, "--limit", "2")
+    texts = [p.read_text(errors="replace") for p in images.parent.rglob("*.jsonl")]
+    assert "secret" not in out + "".join(texts)
+    assert len(texts) == 2
+
+
+def test_captions_are_asked_for_once(serve, images):
+    url, log = serve()
+    (images / "00.txt").write_text("By hand.")
+    line = words(images, url)
+    line[1] = "caption"
+    line[4:6] = []  # --criteria
+    runner = CliRunner()
+    assert "1 there before, 23 written" in runner.invoke(app, line, prog_name="cpo").output
+    assert "24 there before" in runner.invoke(app, line, prog_name="cpo").output
+    assert len(log.read_text().splitlines()) == 23
+    assert (images / "00.txt").read_text() == "By hand."
+    assert len({p.read_text() for p in images.glob("*.txt")}) == 24
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys; from typer.testing import CliRunner; from cpo_nb.cli import app\n"
+        "print(CliRunner().invoke(app, ['annotate', 'agent', '--help']).output[:6])\n"
+        "print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ)
+    )
+    assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
