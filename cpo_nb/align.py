@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib, math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -25,6 +25,7 @@ from .collapse import CollapseWatch
 from .core import CpoError, later, record_of
 from .docments import document
 from .criteria import CriteriaTree
+from .image_steps import image_batches, pair_step, policy_prediction
 from .loss import LossOutput, cpo_loss, dpo_loss, guidance_distillation_loss, sft_loss
 from .method_rows import rows_by_score, rows_in_pairs, rows_with_preference
 from .on_policy import OnPolicy
@@ -36,8 +37,8 @@ from .weighting import WEIGHTINGS, weight_function
 
 # %% auto #0
 __all__ = ['METHODS', 'AlignConfig', 'Method', 'register', 'StepInputs', 'training_rows', 'PreferenceBatch', 'preference_batches',
-           'policy_prediction', 'preference_step', 'cpo_step', 'distill_step', 'dpo_step', 'frozen_prediction',
-           'sft_step', 'every_align_prompt', 'align', 'claim_align']
+           'preference_step', 'cpo_step', 'distill_step', 'dpo_step', 'sft_step', 'every_align_prompt', 'align',
+           'claim_align']
 
 # %% ../nbs/25_align.ipynb #8887f254
 @dataclass(frozen=True)
@@ -47,16 +48,16 @@ class AlignConfig:
     train: TrainConfig  # the loop: steps, batch size, learning rate, seed
     method: str = "cpo"  # a name in METHODS
     # the preference
-    beta: float = 200.0  # cpo, dpo: inverse temperature on per-sample means, > 0
+    beta: float = 200.0  # inverse temperature on per-sample means, > 0
     stabilize: str | None = "norm"  # cpo, dpo: None, "norm" or "safeguard"
     gamma: float = 0.9  # norm rule: largest losing gradient relative to the winning one, in [0, 1)
     mu: float = 0.5  # safeguard rule: least share of the winner's progress that remains, in [0, 1]
-    weighting: str = "none"  # cpo, dpo: w(t) inside the sigmoid, "none", "transition" or "min-snr"
+    weighting: str = "none"  # w(t) inside the margin: "none", "transition" or "min-snr"
     paired: bool = False  # cpo, distill: also name the partners of each attribute (ours)
     guidance: float = 1.5  # distill: guidance strength s >= 0
     # the rows
     rows: str = "top"  # sft: "top" quartile by #A+ - #A-, or "all"
-    min_gap: int = 2  # dpo: least difference of scores within a pair
+    min_gap: int = 2  # methods on pairs: least difference of scores within one
     # the adapter
     rank: int = 32  # of the policy's LoRA
     alpha: float | None = None  # LoRA scale is alpha / rank; default: rank
@@ -66,6 +67,9 @@ class AlignConfig:
     # early-stop threshold: smoothed d_w relative to the targets' variance, > 0; None disables it
     collapse: float | None = 0.5
     precision: str = "bf16"  # of forward passes: bf16, fp16 or fp32
+    positive_share: float = later(0.8)  # kto: weight of images above the median score, in [0, 1]
+    margin_weight: float = later(0.1)  # mapo: weight of the term that pushes apart, >= 0
+    ema_reference: bool = later(True)  # linear-dpo: does the reference follow the averaged weights?
     on_policy: OnPolicy = later(OnPolicy())  # spo, npo-spo: how the policy is sampled and scored
 
     def __post_init__(self):
@@ -76,6 +80,7 @@ class AlignConfig:
 # %% ../nbs/25_align.ipynb #b3070536
 def _config_problems(cfg: AlignConfig) -> list[str]:
     "One line for each setting that is not usable."
+    follows = cfg.method == "linear-dpo" and cfg.ema_reference
     rules = (
         ("method", cfg.method in METHODS, f"choose one of {', '.join(METHODS)}"),
         ("stabilize", cfg.stabilize in (None, "norm", "safeguard"), "choose None, norm, safeguard"),
@@ -84,6 +89,13 @@ def _config_problems(cfg: AlignConfig) -> list[str]:
         ("gamma", 0 <= cfg.gamma < 1, "must be in [0, 1)"),
         ("mu", 0 <= cfg.mu <= 1, "must be in [0, 1]"),
         ("guidance", 0 <= cfg.guidance < math.inf, "must be >= 0"),
+        ("positive_share", 0 <= cfg.positive_share <= 1, "must be in [0, 1]"),
+        ("margin_weight", 0 <= cfg.margin_weight < math.inf, "must be >= 0"),
+        (
+            "ema_reference",
+            not follows or cfg.train.ema,
+            "needs averaged weights, set the loop's ema",
+        ),
         ("rows", cfg.rows in ("top", "all"), "choose top or all"),
         ("caption_dropout", 0 <= cfg.caption_dropout < 1, "must be in [0, 1)"),
         ("collapse", cfg.collapse is None or cfg.collapse > 0, "must be positive, or None"),
@@ -101,6 +113,7 @@ class Method:
     rows: Callable
     step: Callable  # StepInputs -> step function: (step, rows, part) -> (loss, numbers to log)
     settings: tuple[str, ...] = ()  # fields of AlignConfig that it reads beside the common ones
+    defaults: dict = field(default_factory=dict)  # fields whose default is another for this method
     needs_auxiliary: bool = False  # does it use the auxiliary model's predictions?
     live_only: bool = False  # ... but not at z_w and z_l, which a target bank caches?
     prompts: Callable | None = None  # (TrainingSet, tree, AlignConfig) -> what else it encodes
@@ -218,17 +231,6 @@ def preference_batches(
     "Where the frozen predictions of a step come from: the target bank, or the models themselves."
     return _live_batches(s) if s.bank is None else _banked_batches(s)
 
-# %% ../nbs/25_align.ipynb #1b15d89a
-def policy_prediction(
-    s: StepInputs,  # whose policy predicts
-    noisy: torch.Tensor,  # x_t, (B, C, h, w)
-    timesteps: torch.Tensor,  # t, (B,)
-    cond: Conditioning,  # the captions, encoded
-) -> torch.Tensor:  # float32, like `noisy`, with a gradient
-    "The policy's prediction, in the precision of the settings."
-    with autocast(s.backbone.device, s.cfg.precision):
-        return s.backbone.predict(noisy, timesteps, cond, s.policy).float()
-
 # %% ../nbs/25_align.ipynb #eaa7da34
 def preference_step(
     s: StepInputs,  # models, rows and settings
@@ -306,46 +308,14 @@ def dpo_step(
     s: StepInputs,  # models, rows with pairs, and settings
 ) -> Callable:  # step function; its rows are numbers of pairs
     "Diffusion-DPO (arXiv 2311.12908), or with the safeguard Diffusion-SDPO (arXiv 2511.03317)."
-    bb, cfg, weight = s.backbone, s.cfg, weight_function(s.backbone, s.cfg.weighting)
+    cfg, weight = s.cfg, weight_function(s.backbone, s.cfg.weighting)
     how = dict(beta=cfg.beta, stabilize=cfg.stabilize, gamma=cfg.gamma, mu=cfg.mu)
 
-    def make(step, rows):
-        w, l = s.data[s.pairs[rows, 0]], s.data[s.pairs[rows, 1]]
-        d = noisy_batch(bb, w, cfg.train.seed, step, cfg.caption_dropout)
-        return w, l, d, max(bb.prompt_tokens(d.captions))
-
-    cut = once_per_step(make)
-
-    def step_fn(step: int, rows: np.ndarray, part: slice) -> tuple[torch.Tensor, dict]:
-        w, l, d, tokens = cut(step, rows, part)
-        latents = torch.cat([w.latents.float(), l.latents.float()]).to(bb.device)
-        noise, t = torch.cat([d.noise] * 2), torch.cat([d.timesteps] * 2)
-        noisy, target = bb.add_noise(latents, noise, t), bb.target(latents, noise, t)
-        cond = bb.encode_prompts(d.captions, tokens=tokens)
-        cond = Conditioning.cat([d.told(cond), replace(d, sizes=l.sizes).told(cond)])
-
-        ref = frozen_prediction(s, noisy, t, cond, s.reference)
-        pred = policy_prediction(s, noisy, t, cond)
-
+    def loss(pred: torch.Tensor, ref: torch.Tensor, target: torch.Tensor, t: torch.Tensor):
         pairs = (*pred.chunk(2), *ref.chunk(2), *target.chunk(2))
-        with blaming(pred, the_reference=ref):
-            out = dpo_loss(*pairs, weight=weight(d.timesteps), **how)
-        return out.loss, batch_means(out.stats) | dict(variance=target.chunk(2)[0].var())
+        return dpo_loss(*pairs, weight=weight(t), **how)
 
-    return step_fn
-
-# %% ../nbs/25_align.ipynb #73f2f6be
-def frozen_prediction(
-    s: StepInputs,  # whose backbone predicts, in the precision of the settings
-    noisy: torch.Tensor,  # x_t, (B, C, h, w)
-    timesteps: torch.Tensor,  # t, (B,)
-    cond: Conditioning,  # nB encoded prompts: the first of all images, then the second, …
-    adapter: Adapter,  # the reference, or the auxiliary
-) -> torch.Tensor:  # float32, (nB, C, h, w)
-    "A frozen model's predictions for each image under n prompts, without a gradient."
-    with s.backbone.frozen_mode(), autocast(s.backbone.device, s.cfg.precision):
-        out = s.backbone.predict_prompts(noisy, timesteps, cond, adapter)
-    return out.to(torch.float32, copy=True)
+    return pair_step(s, loss)
 
 # %% ../nbs/25_align.ipynb #e6df1f22
 register(
@@ -363,23 +333,14 @@ def sft_step(
     s: StepInputs,  # models, rows and settings
 ) -> Callable:  # step function
     "Denoising regression on the rows' captions."
-    bb, cfg = s.backbone, s.cfg
-
-    def make(step, rows):
-        batch = s.data[rows]
-        d = noisy_batch(bb, batch, cfg.train.seed, step, cfg.caption_dropout)
-        return batch, d, max(bb.prompt_tokens(d.captions))
-
-    cut = once_per_step(make)
+    batches = image_batches(s)
 
     def step_fn(step: int, rows: np.ndarray, part: slice) -> tuple[torch.Tensor, dict]:
-        batch, d, tokens = cut(step, rows, part)
-        cond = d.told(bb.encode_prompts(d.captions, tokens=tokens))
-        pred = policy_prediction(s, d.noisy, d.timesteps, cond)
-        target = bb.target(batch.latents.float().to(bb.device), d.noise, d.timesteps)
+        b = batches(step, rows, part)
+        pred = policy_prediction(s, b.noisy, b.timesteps, b.cond)
         with blaming(pred):
-            loss = sft_loss(pred, target).loss
-        return loss, dict(variance=target.var(correction=0))
+            loss = sft_loss(pred, b.target).loss
+        return loss, dict(variance=b.target.var(correction=0))
 
     return step_fn
 

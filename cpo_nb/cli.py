@@ -261,7 +261,7 @@ def stabilize_rule(
     given: str | None,  # as of `--stabilize`
 ) -> str | None:  # norm, safeguard or None
     "The stabilisation in use: as given, by default norm for cpo, none for others."
-    from cpo_nb.align import METHODS
+    from cpo_nb.methods import METHODS
 
     if "stabilize" not in METHODS[method].settings:
         return None
@@ -275,7 +275,7 @@ def reads_setting(
     name: str,  # a field of AlignConfig
 ) -> bool:
     "Does a method read this setting?"
-    from cpo_nb.align import METHODS
+    from cpo_nb.methods import METHODS
 
     if name not in METHODS[method].settings:
         return False
@@ -292,7 +292,7 @@ def split_options(
     options: dict,  # values by field; None: left out
 ) -> tuple[dict, list[str]]:  # options that count, and names of those without effect
     "Separate the options that a method reads from those that only other methods read."
-    from cpo_nb.align import METHODS
+    from cpo_nb.methods import METHODS
 
     special = {name for m in METHODS.values() for name in m.settings}
     used, unused = {}, []
@@ -306,7 +306,7 @@ def split_options(
 
 def _note_unused(unused: list[str], method: str, stabilize: str | None) -> None:
     "Say on stderr which options have no effect."
-    from cpo_nb.align import METHODS
+    from cpo_nb.methods import METHODS
 
     if unused:
         how = f"--method {method}"
@@ -361,7 +361,7 @@ def bank_config(
     folder: Path | None,  # as of `--bank`
 ):  # a `BankConfig`; None for methods without an auxiliary, and for the live path
     "The target bank that a run reads."
-    from cpo_nb.align import METHODS
+    from cpo_nb.methods import METHODS
     from cpo_nb.bank import BankConfig
 
     if METHODS[method].needs_auxiliary and not live:
@@ -449,7 +449,8 @@ def _run_align(
     ctx: typer.Context, scale: Scale, out: Path, auxiliary: str | None, bank, no_cache: bool
 ) -> None:
     "Train a policy; raises `typer.Exit` with code 3 when it was stopped for collapse."
-    from cpo_nb.align import METHODS, AlignConfig
+    from cpo_nb.align import AlignConfig
+    from cpo_nb.methods import METHODS
     from cpo_nb.job import Job, run_stage2
     from cpo_nb.sizes import fitting_sizes
     from cpo_nb.training import TrainConfig

@@ -23,7 +23,7 @@ from .records import family_of
 from .backbone import Backbone, read_pipeline_class
 from .stable_diffusion import StableDiffusionBackbone, plain_attention
 from .batches import autocast
-from .align import METHODS
+from .methods import METHODS
 from .gpu_autocast import GpuAutocast, gpu_rules
 
 # %% auto #0

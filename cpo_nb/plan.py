@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from .core import CpoError, readable_size, readable_time
 from .docments import document
 from .bank import BankConfig, fill_batch
-from .align import METHODS
+from .methods import METHODS
 from .training import TrainConfig
 from .devices import CONTEXT, DEVICES, UTILISATION, known_device
 from .costs import Counts, StepCost, count_pipeline, frozen_passes

@@ -16,7 +16,8 @@ from .measures import MEASURES
 from .annotate import Annotator
 from .sft import SftConfig
 from .bank import BankConfig
-from .align import METHODS, AlignConfig
+from .align import AlignConfig
+from .methods import METHODS
 from .metrics import judge_images, load_judge
 
 # %% auto #0

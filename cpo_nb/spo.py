@@ -13,13 +13,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .align import AlignConfig, Method, StepInputs, frozen_prediction, policy_prediction
-from .align import register
+from .align import AlignConfig, Method, StepInputs, register
 from .backbone import Backbone, Conditioning
 from .batches import TrainingSet, batch_means
 from .core import CpoError, torch_rng
 from .criteria import CriteriaTree
 from .docments import document
+from .image_steps import frozen_prediction, policy_prediction
 from .loss import LossOutput
 from .method_rows import rows_with_preference
 from .on_policy import OnPolicy
