@@ -148,7 +148,9 @@ def explain_error(
 
 # %% ../nbs/44_cli_base.ipynb #531fb096
 _UsageError = typer.BadParameter.__base__  # typer has no public name for it
-_ORDER = "criteria plan sft align bank sample evaluate results reproduce bench atelier".split()
+_ORDER = (
+    "criteria plan sft experts align bank sample evaluate results reproduce bench atelier".split()
+)
 
 
 class _Group(TyperGroup):
