@@ -68,6 +68,8 @@ from cpo_nb.cli_options import (
     Settings,
     Seed,
     SftTargets,
+    Start,
+    StartFrom,
     Steps,
     Tracker,
     options_of,
@@ -76,8 +78,7 @@ from cpo_nb.cli_options import (
 
 # %% auto #0
 __all__ = ['sft_config', 'run_sft', 'search_key', 'tuned_settings', 'stabilize_rule', 'reads_setting', 'split_options',
-           'align_config', 'bank_config', 'Stabilize', 'Weighting', 'Rows', 'Start', 'run_align', 'command_table',
-           'main']
+           'align_config', 'bank_config', 'Stabilize', 'Weighting', 'Rows', 'run_align', 'command_table', 'main']
 
 # %% ../nbs/46_cli.ipynb #6809259a
 _LR = dict(sft=1e-4, align=1e-5)  # for pipelines other than the shipped one
@@ -122,6 +123,8 @@ _VARIANTS = (
     "[default: 4 with a cache, else new ones in every training step]"
 )
 _Variants = Annotated[Optional[int], typer.Option("--prompt-variants", min=1, help=_VARIANTS)]
+_AT_ONCE = "Most attributes that a prompt names (ours). [default: a random share of all]"
+_AtOnce = Annotated[Optional[int], typer.Option("--at-once", min=1, help=_AT_ONCE)]
 
 # %% ../nbs/46_cli.ipynb #a0de8b89
 @app.command("sft", cls=ModelCommand)
@@ -142,6 +145,7 @@ def run_sft(
     checkpoint_every: Every = None,
     precision: Passes = Precision.bf16,
     prompt_variants: _Variants = None,
+    at_once: _AtOnce = None,
     scale: ScaleName = None,
     device: Device = None,
     dtype: Dtype = DType.float32,
@@ -351,13 +355,6 @@ class Rows(str, Enum):
     top = "top"
     all = "all"
 
-
-class Start(str, Enum):
-    "What the policy starts from."
-
-    base = "base"
-    better = "better"
-
 # %% ../nbs/46_cli.ipynb #b8d30694
 _SEARCHED = "on the atelier's base, what the search chose"
 _AUXILIARY = (
@@ -367,11 +364,6 @@ _AUXILIARY = (
 _Auxiliary = Annotated[
     Optional[str], typer.Option("--auxiliary", metavar="ADAPTER", help=_AUXILIARY)
 ]
-_START = (
-    "The policy starts from the base, or from the adapter better of --experts (ours), on which it "
-    "is stacked; any method."
-)
-_StartFrom = Annotated[Start, typer.Option("--start", help=_START)]
 _METHOD = (
     "cpo: Complex Preference Optimization; distill: regression on the auxiliary model's guided "
     "prediction; dpo: Diffusion-DPO on pairs of images with one caption; sft: fine-tuning on the "
@@ -453,7 +445,7 @@ def run_align(
     base: Base = "atelier",
     auxiliary: _Auxiliary = None,
     experts: Experts = None,
-    start: _StartFrom = Start.base,
+    start: StartFrom = Start.base,
     method: _Method = Method.cpo,
     stabilize: _Stabilize = None,
     gamma: _Gamma = None,

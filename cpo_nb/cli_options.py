@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools, inspect, math
 from dataclasses import dataclass, field, fields
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Callable, Optional
 
@@ -22,8 +23,8 @@ from .cli_base import option_value, parse_names
 __all__ = ['Data', 'Criteria', 'Base', 'Adapters', 'Skip', 'RunFolder', 'Steps', 'Batch', 'Every', 'Seed', 'ScaleName', 'Rank',
            'Alpha', 'SftTargets', 'AlignTargets', 'Device', 'Dtype', 'Passes', 'Resolution', 'Micro', 'Checkpointing',
            'Compile', 'OptimizerName', 'Cache', 'NoCache', 'Tracker', 'PreviewCount', 'Accept', 'Overwrite', 'Live',
-           'NDraws', 'BankFolder', 'Paired', 'Experts', 'takes_rows', 'row_options', 'by_family', 'parse_targets',
-           'Settings', 'options_of']
+           'NDraws', 'BankFolder', 'Paired', 'Experts', 'StartFrom', 'takes_rows', 'row_options', 'by_family',
+           'parse_targets', 'Start', 'Settings', 'options_of']
 
 # %% ../nbs/44a_cli_options.ipynb #82811cc6
 _DATA = (
@@ -274,13 +275,27 @@ Paired = Annotated[
     ),
 ]
 
-# %% ../nbs/44a_cli_options.ipynb #fda1e44b
+# %% ../nbs/44a_cli_options.ipynb #8ad23875
 _EXPERTS = (
     "Folder that `cpo experts` wrote (ours): cpo, distill: its two adapters give winner and loser, "
     "added to --auxiliary, or alone and prompted with captions where there is no --auxiliary. "
     "[default: none]"
 )
 Experts = Annotated[Optional[Path], typer.Option("--experts", metavar="RUN", help=_EXPERTS)]
+
+
+class Start(str, Enum):
+    "What the policy starts from."
+
+    base = "base"
+    better = "better"
+
+
+_START = (
+    "The policy starts from the base, or from the adapter better of --experts (ours), on which it "
+    "is stacked; any method."
+)
+StartFrom = Annotated[Start, typer.Option("--start", help=_START)]
 
 # %% ../nbs/44a_cli_options.ipynb #47e33067
 @dataclass
