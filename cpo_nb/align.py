@@ -450,6 +450,8 @@ def align(
         loop |= dict(on_checkpoint=at_averaged_weights(backbone, name, on_checkpoint))
         res = _train(inputs, run_dir, params, watch, **loop)
         about = dict(stage="align", reference=reference, method=cfg.method, **facts)
+        if contrast_of(auxiliary).apart:
+            about["contrast"] = True
         finish(backbone, name, run_dir, res, cfg, data, tree, about | _bank_facts(bank))
     return res
 

@@ -508,7 +508,7 @@ def _check_models(
         )
     return auxiliary, experts
 
-# %% ../nbs/40_job.ipynb #64905172
+# %% ../nbs/40_job.ipynb #eba541a6
 def _load_targets(job: Job, bb: Backbone, auxiliary, experts, tree, warn) -> Adapter | Contrast:
     "What gives z_w and z_l, loaded onto the backbone."
     if auxiliary is not None:
@@ -540,6 +540,8 @@ def run_stage2(
     cfg, sources = settle(cfg, sources, job.n_images(splits))
     bb = job.backbone()
     targets = _load_targets(job, bb, auxiliary, experts, tree, warn)
+    if not METHODS[method].needs_auxiliary:
+        targets = None  # experts were loaded for the start alone
     reference = None if start == "base" else start
     models = dict(auxiliary=targets, reference=reference)
     with claim_align(bb, tree, out, cfg, bank=bank, **models, **_claim_options(job, splits)):
