@@ -175,7 +175,7 @@ def autocast(
     dtype = PRECISIONS[precision]
     return torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext()
 
-# %% ../nbs/22_batches.ipynb #633eef46
+# %% ../nbs/22_batches.ipynb #958f82b4
 @dataclass(frozen=True)
 class Contrast:
     """Two frozen models: one gives z_w, the other z_l (ours).
@@ -196,7 +196,7 @@ class Contrast:
         "Whether the two are different models."
         return adapter_list(self.winner) != adapter_list(self.loser)
 
-# %% ../nbs/22_batches.ipynb #f2a9fbf0
+# %% ../nbs/22_batches.ipynb #5049fff8
 @patch
 def parts(self: Contrast) -> dict[str, Adapter]:
     "The models by their part in a run; the loser's only where it is another one."
@@ -289,7 +289,7 @@ def _targets(
         out[rows] = backbone.predict_prompts(d.noisy[two], d.timesteps[two], both[rows], auxiliary)
     return out
 
-# %% ../nbs/22_batches.ipynb #6272120d
+# %% ../nbs/22_batches.ipynb #c068f410
 def _targets_apart(
     backbone: Backbone,
     d: NoisyBatch,
@@ -306,7 +306,7 @@ def _targets_apart(
             z.append(backbone.predict(d.noisy, d.timesteps, cond, adapter))
     return torch.cat(z)
 
-# %% ../nbs/22_batches.ipynb #8dfe571d
+# %% ../nbs/22_batches.ipynb #062a9e3a
 def _targets_together(
     backbone: Backbone,
     d: NoisyBatch,
