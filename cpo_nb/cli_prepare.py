@@ -41,6 +41,7 @@ from cpo_nb.cli_options import (
     Data,
     Device,
     Dtype,
+    Experts,
     Live,
     Micro,
     NDraws,
@@ -52,6 +53,8 @@ from cpo_nb.cli_options import (
     Resolution,
     ScaleName,
     SftTargets,
+    Start,
+    StartFrom,
     Steps,
     row_options,
     takes_rows,
@@ -164,6 +167,9 @@ _IMAGES = (
     "Number of training images. [default: those of --data, else the "
     f"{get_scale('tiny').train_images * 4 // 5:,} of the atelier]"
 )
+_PlanExperts = Annotated[
+    bool, typer.Option("--experts", help="Contrast experts beside the auxiliary (ours).")
+]
 _Images = Annotated[Optional[int], typer.Option("--images", min=1, help=_IMAGES)]
 _Variants = Annotated[
     int, typer.Option("--prompt-variants", min=1, help="sft: prompts sampled per image.")
@@ -324,6 +330,7 @@ def run_plan(
     live: Live = False,
     n_draws: NDraws = None,
     bank_precision: BankPrecision = None,
+    experts: _PlanExperts = False,
     steps: Steps = None,
     batch_size: Batch = None,
     rank: Rank = 32,
@@ -360,6 +367,7 @@ def run_plan(
         pictures=images,
         prompts_per_picture=prompts_per_image(method.value, n_draws, prompt_variants),
         bank_precision=bank_precision and bank_precision.value,
+        experts=experts,
         device_name=_device_name(gpu, base, memory),
         memory_gib=memory,
         **numbers,
@@ -369,14 +377,12 @@ def run_plan(
     _print_plan(plan)
 
 # %% ../nbs/44b_cli_prepare.ipynb #6ae80d17
+_AUXILIARY = (
+    "Adapter that `cpo sft` wrote (RUN/adapter), or 'atelier' for the shipped one. Needed unless "
+    "there are --experts."
+)
 _Auxiliary = Annotated[
-    str,
-    typer.Option(
-        "--auxiliary",
-        metavar="ADAPTER",
-        show_default=False,
-        help="Adapter that `cpo sft` wrote (RUN/adapter), or 'atelier' for the shipped one.",
-    ),
+    Optional[str], typer.Option("--auxiliary", metavar="ADAPTER", help=_AUXILIARY)
 ]
 _AtOnce = Annotated[int, typer.Option("--batch-size", min=1, help="Images per forward pass.")]
 
@@ -386,7 +392,9 @@ _AtOnce = Annotated[int, typer.Option("--batch-size", min=1, help="Images per fo
 def bank_build(
     ctx: typer.Context,
     data: Data,
-    auxiliary: _Auxiliary,
+    auxiliary: _Auxiliary = None,
+    experts: Experts = None,
+    start: StartFrom = Start.base,
     criteria: Criteria = "painting",
     base: Base = "atelier",
     n_draws: NDraws = None,
@@ -435,7 +443,8 @@ def bank_build(
     passes = bank_precision and bank_precision.value
     own = dict(folder=bank, batch_size=batch_size, precision=passes)
     config = BankConfig(n_draws or BankConfig.n_draws, **own)
-    built = build_bank(job, auxiliary, config, paired, say=clock, warn=warn)
+    models = dict(experts=experts, start=start.value)
+    built = build_bank(job, auxiliary, config, paired, say=clock, warn=warn, **models)
     size = readable_size(built.store.bytes)
     clock(f"bank: {plural(len(built.store), 'prediction')}, {size}: {built.folder}")
 

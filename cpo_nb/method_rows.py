@@ -13,7 +13,7 @@ import numpy as np
 from .batches import TrainingSet
 from .dataset import preference_scores
 from .core import CpoError, plural
-from .pairs import preference_pairs, top_quartile
+from .pairs import best_rows, preference_pairs
 from .sft import check_labels
 from .docments import document
 
@@ -48,7 +48,7 @@ def rows_by_score(
 ) -> tuple[TrainingSet, None, dict]:  # rows, no pairs, nothing to record
     "The top quartile by #A+ - #A-, or all rows."
     top = cfg.rows == "top"
-    rows = np.asarray(top_quartile(data.annotations())) if top else np.arange(len(data))
+    rows = np.asarray(best_rows(data.annotations())) if top else np.arange(len(data))
     return data[rows], None, {}
 
 # %% ../nbs/24b_method_rows.ipynb #9b871542
@@ -109,7 +109,7 @@ def rows_about_median(
     Raises `CpoError` when one of the two sides is empty."""
     rows, without = preference_rows(data)
     if len(data) and not len(rows):
-        raise _not_annotated(without)
+        check_labels(data.positive, data.negative)
     scores = preference_scores(data.annotations())[rows]
     middle = float(np.median(scores)) if len(rows) else 0.0
     keep = scores != middle
