@@ -17,9 +17,10 @@ from .adapters import Adapter, stacked
 from .ahead import Ahead
 from .backbone import Backbone, Conditioning
 from .bank import Bank, BankConfig, fill_batch, noise_draw_indices, planned_noise_draws
-from .batches import TrainingSet, autocast, batch_means, noisy_batch, once_per_step
+from .batches import Contrast, TrainingSet, autocast, batch_means, contrast_of
 from .batches import at_averaged_weights, cache_prompt_embeddings, data_origin, finish
-from .batches import frozen_predictions, held_out_score, preference_prompts
+from .batches import frozen_predictions, held_out_score, noisy_batch, once_per_step
+from .batches import preference_prompts
 from .cache import Damaged
 from .collapse import CollapseWatch
 from .core import CpoError, record_of
@@ -125,7 +126,8 @@ class StepInputs:
     tree: CriteriaTree  # whose phrases the prompts use
     cfg: AlignConfig  # settings
     policy: Adapter  # what is trained, stacked on the reference
-    auxiliary: Adapter = None  # the frozen auxiliary model, for methods that need it
+    # the frozen auxiliary model, or those of winner and loser, for methods that need it
+    auxiliary: Adapter | Contrast = None
     reference: Adapter = None  # the frozen start of the policy; None: adapters off
     pairs: np.ndarray | None = None  # rows of winner and loser (P, 2), for methods on pairs
     bank: Bank | None = None  # cached frozen predictions of `data`; None: computed live
@@ -164,7 +166,7 @@ def _live_batches(s: StepInputs) -> Callable:  # (step, rows, part) -> Preferenc
     def make(step, rows):
         batch = s.data[rows]
         d = noisy_batch(bb, batch, cfg.train.seed, step, cfg.caption_dropout)
-        winner, loser, _ = preference_prompts(d.captions, batch, s.tree, cfg.paired)
+        winner, loser, _ = preference_prompts(d.captions, batch, s.tree, cfg.paired, s.auxiliary)
         short, long = max(bb.prompt_tokens(d.captions)), max(bb.prompt_tokens(winner + loser))
         return batch, d, winner, loser, short, long
 
@@ -387,12 +389,13 @@ def every_align_prompt(
     tree: CriteriaTree,  # whose phrases the prompts use
     cfg: AlignConfig,  # method and caption dropout are read
     live: bool = True,  # are the frozen predictions computed in every step, not read from a bank?
+    auxiliary: Adapter | Contrast = None,  # two models may be prompted with captions alone
 ) -> Iterator[str]:
     "All prompts of a run: captions, and for a live auxiliary model the winner's and loser's."
     for captions in (data.captions, [""] * len(data)) if cfg.caption_dropout else (data.captions,):
         yield from captions
         if live and METHODS[cfg.method].needs_auxiliary:
-            winner, loser, _ = preference_prompts(captions, data, tree, cfg.paired)
+            winner, loser, _ = preference_prompts(captions, data, tree, cfg.paired, auxiliary)
             yield from winner
             yield from loser
 
@@ -403,7 +406,8 @@ def align(
     tree: CriteriaTree,  # whose phrases the prompts use
     run_dir: str | Path,  # the run's folder; resumed when it holds the same run
     cfg: AlignConfig,  # settings
-    auxiliary: Adapter = "auxiliary",  # the frozen auxiliary model, for cpo and distill
+    # the frozen auxiliary model, or those of winner and loser, for cpo and distill
+    auxiliary: Adapter | Contrast = "auxiliary",
     # the frozen start of the policy, which is stacked on it: adapters off (None), or
     # domain-adaptation adapters
     reference: Adapter = None,
@@ -446,6 +450,8 @@ def align(
         loop |= dict(on_checkpoint=at_averaged_weights(backbone, name, on_checkpoint))
         res = _train(inputs, run_dir, params, watch, **loop)
         about = dict(stage="align", reference=reference, method=cfg.method, **facts)
+        if contrast_of(auxiliary).apart:
+            about["contrast"] = True
         finish(backbone, name, run_dir, res, cfg, data, tree, about | _bank_facts(bank))
     return res
 
@@ -468,9 +474,11 @@ def _stored_settings(s: StepInputs, bank: BankConfig | None, execution: Executio
     settings, frozen = record_of(s.cfg), dict(reference=s.reference)
     del settings["train"]  # the loop records its own
     if METHODS[s.cfg.method].needs_auxiliary:
-        frozen["auxiliary"] = s.auxiliary
+        frozen |= contrast_of(s.auxiliary).parts()
     models = run_origin(s.backbone, execution, **frozen)
     known = dict(stage="align", reference=s.reference, tree=s.tree.hash)
+    if not contrast_of(s.auxiliary).attributes:
+        known["attributes"] = False
     return settings | known | models | _bank_facts(bank)
 
 # %% ../nbs/25_align.ipynb #dc657d94
@@ -480,7 +488,7 @@ def claim_align(
     tree: CriteriaTree,  # whose phrases the prompts use
     run_dir: str | Path,  # the run's folder
     cfg: AlignConfig,  # settings
-    auxiliary: Adapter = "auxiliary",  # as `align` takes it
+    auxiliary: Adapter | Contrast = "auxiliary",  # as `align` takes it
     reference: Adapter = None,  # as `align` takes it
     bank: BankConfig | None = None,  # as `align` takes it
     rows: Any = None,  # annotated images that are yet to be encoded, as `rows_hash` takes them
@@ -558,7 +566,7 @@ def _encode_prompts(
 
     def prompts() -> Iterator[str]:
         for data, live in sets:
-            yield from every_align_prompt(data, s.tree, s.cfg, live)
+            yield from every_align_prompt(data, s.tree, s.cfg, live, s.auxiliary)
 
     captions = [c for data, _ in sets for c in ("", *data.captions)]
     cache_prompt_embeddings(s.backbone, prompts, prompts_folder, captions)
@@ -585,7 +593,7 @@ def _frozen_weights(s: StepInputs) -> contextlib.AbstractContextManager:
     if s.bank is not None:
         return s.bank.without_auxiliary(s.policy)
     needed = METHODS[s.cfg.method].needs_auxiliary
-    return s.backbone.merged(s.auxiliary if needed else None)
+    return s.backbone.merged(*(contrast_of(s.auxiliary).parts().values() if needed else ()))
 
 # %% ../nbs/25_align.ipynb #9cc4e67c
 document(globals())

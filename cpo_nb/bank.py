@@ -17,7 +17,8 @@ from fastcore.basics import patch
 
 from .adapters import Adapter, adapter_list
 from .backbone import Backbone
-from .batches import PRECISIONS, FrozenPredictions, NoisyBatch, TrainingSet
+from .batches import PRECISIONS, Contrast, FrozenPredictions, NoisyBatch, TrainingSet
+from .batches import contrast_of
 from .batches import frozen_predictions, loser_mask, preference_prompts
 from .cache import Damaged, Store, StoredLatents, fingerprint, text_key
 from .core import CpoError, cache_dir, in_main, keep_freed_memory, np_rng, processes
@@ -137,7 +138,7 @@ def bank_facts(
     backbone: Backbone,  # with the adapters
     data: TrainingSet,  # rows that training uses; only the lengths of their prompts matter here
     tree: CriteriaTree,  # whose phrases the prompts use
-    auxiliary: Adapter,  # the frozen auxiliary
+    auxiliary: Adapter | Contrast,  # the frozen auxiliary; or two models, of winner and loser
     reference: Adapter,  # the frozen start of the policy
     cfg: BankConfig,  # noise draws per image, and their seed
     paired: bool,  # also name the partners of each attribute
@@ -146,7 +147,8 @@ def bank_facts(
 ) -> dict:  # JSON-able; `tokens`: lengths that captions, and prompts with attributes, are padded to
     "All that shapes the predictions of a bank, except the images."
     captions = ["", *data.captions] if caption_dropout else data.captions
-    winners, losers, _ = preference_prompts(data.captions, data, tree, paired)
+    winners, losers, _ = preference_prompts(data.captions, data, tree, paired, auxiliary)
+    models = contrast_of(auxiliary)
     lengths = [
         max(backbone.prompt_tokens(prompts), default=0) for prompts in (captions, winners + losers)
     ]
@@ -156,7 +158,8 @@ def bank_facts(
             format="cpo_nb.bank/1",
             base=fingerprint(backbone.denoiser),
             text=text_key(backbone),
-            auxiliary=adapter_hash(backbone, auxiliary),
+            **{part: adapter_hash(backbone, model) for part, model in models.parts().items()},
+            **({} if models.attributes else dict(attributes=False)),
             reference=adapter_hash(backbone, reference),
             criteria=tree.hash,
             family=backbone.pipeline_class,
@@ -184,7 +187,7 @@ class Bank:
         backbone: Backbone,  # with the adapters
         data: TrainingSet,  # the N rows that training uses
         tree: CriteriaTree,  # whose phrases the prompts use
-        auxiliary: Adapter,  # the frozen auxiliary
+        auxiliary: Adapter | Contrast,  # the frozen auxiliary; or two models, of winner and loser
         reference: Adapter = None,  # the frozen start of the policy
         cfg: BankConfig = BankConfig(),  # settings
         paired: bool = False,  # also name the partners of each attribute
@@ -204,7 +207,7 @@ class Bank:
         self.folder = named if cfg.folder is None else Path(cfg.folder)
         in_main(self._claim)
         self.store = Store(self.folder / "records")
-        self.ids, self.mask_l = row_ids(data), loser_mask(data, paired)
+        self.ids, self.mask_l = row_ids(data), loser_mask(data, paired, auxiliary)
         self.planned = {}  # key -> (row, noise draw) of what `fill` was asked for
         self._timed = {}  # keys of a batch that the estimate of time was made from -> its records
 
@@ -331,10 +334,11 @@ def _merged_auxiliary(self: Bank):
     bb, limit = self.backbone, self.backbone.merge_below
     half = self.record_dtype != torch.float32 and bb.dtype == torch.float32
     may = half and self.reference is None and bb.device.type == "cpu"
+    models = contrast_of(self.auxiliary).parts().values()
     try:
-        if may and bb.size < MERGE_MOST:
+        if may and bb.size * len(models) < MERGE_MOST:
             bb.merge_below = max(limit, MERGE_MOST)
-        with bb.merged(self.auxiliary):
+        with bb.merged(*models):
             yield
     finally:
         bb.merge_below = limit
@@ -444,7 +448,8 @@ def without_auxiliary(
 ):
     "Offload the auxiliary's weights for the length of a block, except what `keep` names."
     used = {name for name, _ in adapter_list(keep)}
-    offloaded = [(n, w) for n, w in adapter_list(self.auxiliary) if n not in used]
+    frozen = contrast_of(self.auxiliary).every_adapter()
+    offloaded = [(n, w) for n, w in frozen if n not in used]
     return self.backbone.offloaded_adapter(offloaded, self.folder / "auxiliary.safetensors")
 
 # %% ../nbs/24_bank.ipynb #92bd4aff

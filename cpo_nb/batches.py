@@ -16,7 +16,7 @@ import torch
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
-from .adapters import Adapter
+from .adapters import Adapter, adapter_list
 from .backbone import Backbone, Conditioning
 from .cards import card_facts
 from .cache import StoredLatents, StoredPrompts, encoding_batch, image_sizes
@@ -31,8 +31,9 @@ from .training import Execution, TrainResult
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'IN_MEMORY', 'TrainingSet', 'training_set', 'NoisyBatch', 'noisy_batch', 'once_per_step', 'autocast',
-           'loser_mask', 'preference_prompts', 'FrozenPredictions', 'encode_distinct', 'frozen_predictions',
-           'batch_means', 'cache_prompt_embeddings', 'held_out_score', 'at_averaged_weights', 'data_origin', 'finish']
+           'Contrast', 'contrast_of', 'loser_mask', 'preference_prompts', 'FrozenPredictions', 'encode_distinct',
+           'frozen_predictions', 'batch_means', 'cache_prompt_embeddings', 'held_out_score', 'at_averaged_weights',
+           'data_origin', 'finish']
 
 # %% ../nbs/22_batches.ipynb #b96f4e17
 @dataclass
@@ -174,12 +175,56 @@ def autocast(
     dtype = PRECISIONS[precision]
     return torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext()
 
+# %% ../nbs/22_batches.ipynb #958f82b4
+@dataclass(frozen=True)
+class Contrast:
+    """Two frozen models: one gives z_w, the other z_l (ours).
+
+    Raises `CpoError` where the two would give the same."""
+
+    winner: Adapter  # adapters of z_w
+    loser: Adapter  # adapters of z_l
+    attributes: bool = True  # name attributes in their prompts; False: captions alone
+
+    def __post_init__(self):
+        if not (self.attributes or self.apart):
+            what = "winner and loser are one model, and their prompts name no attributes"
+            raise CpoError(what, hint="give two models, or pass `attributes=True`")
+
+    @property
+    def apart(self) -> bool:
+        "Whether the two are different models."
+        return adapter_list(self.winner) != adapter_list(self.loser)
+
+# %% ../nbs/22_batches.ipynb #5049fff8
+@patch
+def parts(self: Contrast) -> dict[str, Adapter]:
+    "The models by their part in a run; the loser's only where it is another one."
+    loser = dict(auxiliary_l=self.loser) if self.apart else {}
+    return dict(auxiliary=self.winner) | loser
+
+
+@patch
+def every_adapter(self: Contrast) -> list[tuple[str, float]]:
+    "Every adapter that one of the two uses, once."
+    return list((dict(adapter_list(self.loser)) | dict(adapter_list(self.winner))).items())
+
+
+def contrast_of(
+    auxiliary: Adapter | Contrast,  # one model, or two
+) -> Contrast:
+    "One model as a contrast of prompts alone; a contrast as it is."
+    return auxiliary if isinstance(auxiliary, Contrast) else Contrast(auxiliary, auxiliary)
+
 # %% ../nbs/22_batches.ipynb #4351b8be
 def loser_mask(
     batch: TrainingSet,  # B rows
     paired: bool,  # are the partners of A+ named too?
+    auxiliary: Adapter | Contrast = None,  # two models: nothing is masked
 ) -> torch.Tensor:  # bool (B,), False where the losing term is masked
     "Where the loser's prompt has something to name: A-, or in the paired form any attribute."
+    if contrast_of(auxiliary).apart:
+        return torch.ones(len(batch), dtype=torch.bool)
     named = [bool(n) or (paired and bool(p)) for p, n in zip(batch.positive, batch.negative)]
     return torch.tensor(named)
 
@@ -189,8 +234,12 @@ def preference_prompts(
     batch: TrainingSet,  # their rows, with A+ and A-
     tree: CriteriaTree,  # whose phrases are used
     paired: bool,  # name the partners of each attribute too?
+    auxiliary: Adapter | Contrast = None,  # two models may be prompted with captions alone
 ) -> tuple[list[str], list[str], torch.Tensor]:  # winner's prompts, loser's prompts, `loser_mask`
     "Prompts for z_w and z_l. Raises `DatasetError` for ids that the tree does not have."
+    mask = loser_mask(batch, paired, auxiliary)
+    if not contrast_of(auxiliary).attributes:
+        return list(captions), list(captions), mask
 
     def prompts(use: str, check: bool) -> list[str]:
         how = dict(use=use, paired=paired, check=check)
@@ -198,15 +247,15 @@ def preference_prompts(
         return [attribute_prompt(c, p, n, tree, **how) for c, p, n in columns]
 
     winners = prompts("positive", check=True)  # checks both sides of every row
-    return winners, prompts("negative", check=False), loser_mask(batch, paired)
+    return winners, prompts("negative", check=False), mask
 
 # %% ../nbs/22_batches.ipynb #ad62542f
 @dataclass
 class FrozenPredictions:
     "Predictions of the frozen models for a batch, in float32."
 
-    target_w: torch.Tensor  # z_w: the auxiliary conditioned on A+, (B, C, h, w)
-    target_l: torch.Tensor  # z_l: the auxiliary conditioned on A-, (B, C, h, w); masked rows: z_w
+    target_w: torch.Tensor  # z_w: the winner conditioned on A+, (B, C, h, w)
+    target_l: torch.Tensor  # z_l: the loser conditioned on A-, (B, C, h, w); masked rows: z_w
     ref: torch.Tensor | None  # the reference for the caption; None when it was not wanted
     mask_l: torch.Tensor  # bool (B,), False where there is nothing to move away from
 
@@ -240,6 +289,39 @@ def _targets(
         out[rows] = backbone.predict_prompts(d.noisy[two], d.timesteps[two], both[rows], auxiliary)
     return out
 
+# %% ../nbs/22_batches.ipynb #c068f410
+def _targets_apart(
+    backbone: Backbone,
+    d: NoisyBatch,
+    prompts: tuple[list[str], list[str]],
+    models: Contrast,
+    tokens: int,
+    precision: str,
+) -> torch.Tensor:
+    "z_w of the winner and z_l of the loser, one after the other."
+    z = []
+    for texts, adapter in zip(prompts, (models.winner, models.loser)):
+        cond = d.told(encode_distinct(backbone, texts, adapter, tokens))
+        with backbone.frozen_mode(), autocast(backbone.device, precision):
+            z.append(backbone.predict(d.noisy, d.timesteps, cond, adapter))
+    return torch.cat(z)
+
+# %% ../nbs/22_batches.ipynb #062a9e3a
+def _targets_together(
+    backbone: Backbone,
+    d: NoisyBatch,
+    prompts: tuple[list[str], list[str]],
+    auxiliary: Adapter,
+    tokens: int,
+    precision: str,
+    mask: torch.Tensor,
+) -> torch.Tensor:
+    "z_w and z_l of one model, in one pass."
+    winner, loser = prompts
+    both = d.told(encode_distinct(backbone, winner + loser, auxiliary, tokens))
+    with backbone.frozen_mode(), autocast(backbone.device, precision):
+        return _targets(backbone, d, both, auxiliary, mask)
+
 # %% ../nbs/22_batches.ipynb #1136f633
 def frozen_predictions(
     backbone: Backbone,  # with the adapters
@@ -247,7 +329,7 @@ def frozen_predictions(
     d: NoisyBatch,  # their noise, timesteps and captions
     tree: CriteriaTree,  # whose phrases the prompts use
     cond: Conditioning,  # the captions, encoded
-    auxiliary: Adapter,  # the frozen auxiliary model
+    auxiliary: Adapter | Contrast,  # the frozen auxiliary model; or two, of winner and loser
     reference: Adapter,  # the frozen start of the policy
     paired: bool = False,  # also name the partners of each attribute
     precision: str = "bf16",  # of forward passes
@@ -258,14 +340,16 @@ def frozen_predictions(
 ) -> FrozenPredictions:  # float32, on the backbone's device
     "z_w, z_l and the reference's prediction for one batch, without gradient."
     if prompts is None:
-        prompts = preference_prompts(d.captions, batch, tree, paired)[:2]
-    winner, loser = prompts
+        prompts = preference_prompts(d.captions, batch, tree, paired, auxiliary)[:2]
 
-    mask = loser_mask(batch, paired)
-    with backbone.loaded_adapter(auxiliary):
-        both = d.told(encode_distinct(backbone, winner + loser, auxiliary, tokens))
+    models, mask = contrast_of(auxiliary), loser_mask(batch, paired, auxiliary)
+    how = (tokens, precision)
+    with backbone.loaded_adapter(models.every_adapter()):
+        if models.apart:
+            z = _targets_apart(backbone, d, prompts, models, *how)
+        else:
+            z = _targets_together(backbone, d, prompts, models.winner, *how, mask)
         with backbone.frozen_mode(), autocast(backbone.device, precision):
-            z = _targets(backbone, d, both, auxiliary, mask)
             ref = backbone.predict(d.noisy, d.timesteps, cond, reference) if need_ref else None
 
     z = z.to(torch.float32, copy=True)
@@ -368,7 +452,8 @@ def finish(
 ) -> None:
     "Put the averaged weights into the adapter and save it, with the facts of its run."
     info = info | _run_facts(run_dir, res, cfg, data, tree)
-    prompts = card_facts(info["stage"], data.captions, data.positive, data.negative, tree)
+    shown = info["stage"] if getattr(cfg, "attributes", True) else "captions"
+    prompts = card_facts(shown, data.captions, data.positive, data.negative, tree)
     backbone.set_adapter_state(name, res.ema)
     images = _previews(run_dir, res.step)
     backbone.save_adapter(name, Path(run_dir) / "adapter", info | prompts, images)

@@ -217,7 +217,7 @@ def resident(
     state = [v for s in self.opt.state.values() for v in s.values() if torch.is_tensor(v)]
     tensors = [*bb.denoiser.parameters(), *bb.denoiser.buffers(), *state, *self.ema.values()]
     if auxiliary and bb.merged_weights and not bb.checkpointing:
-        tensors += bb.merged_weights[1].values()
+        tensors += [w for weights in bb.merged_weights.values() for w in weights.values()]
     unused = [] if auxiliary else bb.adapter_parameters("auxiliary").values()
     return tensor_bytes(tensors) - tensor_bytes(unused)
 

@@ -77,7 +77,15 @@ _SUMMARIES = dict(  # by stage
     align="A LoRA trained to move a text-to-image model toward the positive and away from the "
     "negative attributes of a criteria tree (stage 2 of Complex Preference Optimization). It is "
     "prompted with a plain caption.",
+    captions="A LoRA trained on images with their captions alone, without attributes. It is "
+    "prompted with a plain caption.",
 )
+
+
+def _summary(info: dict) -> str:
+    "What the adapter is, in a sentence or two."
+    named = (info.get("settings") or {}).get("attributes", True)
+    return _SUMMARIES.get(info.get("stage") if named else "captions", "A LoRA.")
 
 
 def _method(info: dict) -> str:
@@ -85,7 +93,8 @@ def _method(info: dict) -> str:
     name = info.get("method") or info.get("stage")
     settings = info.get("settings") or {}
     extra = settings.get("stabilize") if info.get("method") in ("cpo", "dpo") else None
-    return " ".join(part for part in (name, extra) if part)
+    contrast = "with contrast experts (ours)" if info.get("contrast") else None
+    return " ".join(part for part in (name, extra, contrast) if part)
 
 
 def _plain(text: object) -> str:
@@ -190,7 +199,7 @@ def model_card(
     return template.format(
         front=f"base_model: {model}\n" if _on_hub(note) else "",
         title=f"{info.get('stage', 'LoRA')} of {_plain(model)}",
-        summary=_SUMMARIES.get(info.get("stage"), "A LoRA."),
+        summary=_summary(info),
         table=_facts_table(note),
         setup=setup,
         base=note["base"],

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ import typer
 # nothing heavy up here: `cpo --help` must not wait for torch
 # imported for their commands
 from . import cli_prepare, cli_images, cli_study, cli_atelier, cli_bench  # noqa: F401
-from . import cli_experiment  # noqa: F401
+from . import cli_experiment, cli_experts  # noqa: F401
 from .core import Scale, get_scale
 from .docments import document
 from cpo_nb.cli_base import (
@@ -52,6 +52,7 @@ from cpo_nb.cli_options import (
     Device,
     Dtype,
     Every,
+    Experts,
     Live,
     Micro,
     NDraws,
@@ -64,64 +65,20 @@ from cpo_nb.cli_options import (
     Resolution,
     RunFolder,
     ScaleName,
+    Settings,
     Seed,
     SftTargets,
+    Start,
+    StartFrom,
     Steps,
     Tracker,
+    options_of,
     takes_rows,
 )
 
 # %% auto #0
-__all__ = ['Settings', 'options_of', 'sft_config', 'run_sft', 'search_key', 'tuned_settings', 'stabilize_rule', 'reads_setting',
-           'split_options', 'align_config', 'bank_config', 'Stabilize', 'Weighting', 'Rows', 'run_align',
-           'command_table', 'main']
-
-# %% ../nbs/46_cli.ipynb #47e33067
-@dataclass
-class Settings:
-    "Values of settings by name, and where each comes from; what is set later wins."
-
-    values: dict = field(default_factory=dict)  # by name
-    sources: dict = field(default_factory=dict)  # by name
-
-    def set(
-        self,
-        source: str,  # "default", "scale tiny", "--beta", …
-        **values,  # by name
-    ) -> None:
-        "Set values that have one source."
-        for name, value in values.items():
-            self.values[name], self.sources[name] = value, source
-
-    def set_options(
-        self,
-        given: set[str] | None = None,  # names on the command line; None: all that are not None
-        **options,  # values by name; None: left out
-    ) -> None:
-        "Set options; one that is not on the command line carries its default."
-        for name, value in options.items():
-            if value is not None:
-                on_line = given is None or name in given
-                self.set(option_name(name) if on_line else "default", **{name: value})
-
-    def take(
-        self,
-        config: type,  # a dataclass
-    ) -> dict:  # values of its fields, removed from here; the others have source "default"
-        "Values for a dataclass."
-        names = [f.name for f in fields(config)]
-        for name in names:
-            self.sources.setdefault(name, "default")
-        return {name: self.values.pop(name) for name in names if name in self.values}
-
-# %% ../nbs/46_cli.ipynb #ec745d22
-def options_of(
-    ctx: typer.Context,  # of a command
-    *configs: type,  # dataclasses
-) -> dict:  # plain values by name; None: left out
-    "The options of a command that are fields of these dataclasses."
-    names = {f.name for config in configs for f in fields(config)}
-    return {name: option_value(v) for name, v in ctx.params.items() if name in names}
+__all__ = ['sft_config', 'run_sft', 'search_key', 'tuned_settings', 'stabilize_rule', 'reads_setting', 'split_options',
+           'align_config', 'bank_config', 'Stabilize', 'Weighting', 'Rows', 'run_align', 'command_table', 'main']
 
 # %% ../nbs/46_cli.ipynb #6809259a
 _LR = dict(sft=1e-4, align=1e-5)  # for pipelines other than the shipped one
@@ -166,6 +123,8 @@ _VARIANTS = (
     "[default: 4 with a cache, else new ones in every training step]"
 )
 _Variants = Annotated[Optional[int], typer.Option("--prompt-variants", min=1, help=_VARIANTS)]
+_AT_ONCE = "Most attributes that a prompt names (ours). [default: a random share of all]"
+_AtOnce = Annotated[Optional[int], typer.Option("--at-once", min=1, help=_AT_ONCE)]
 
 # %% ../nbs/46_cli.ipynb #a0de8b89
 @app.command("sft", cls=ModelCommand)
@@ -186,6 +145,7 @@ def run_sft(
     checkpoint_every: Every = None,
     precision: Passes = Precision.bf16,
     prompt_variants: _Variants = None,
+    at_once: _AtOnce = None,
     scale: ScaleName = None,
     device: Device = None,
     dtype: Dtype = DType.float32,
@@ -399,7 +359,7 @@ class Rows(str, Enum):
 _SEARCHED = "on the atelier's base, what the search chose"
 _AUXILIARY = (
     "Adapter that `cpo sft` wrote (RUN/adapter), or 'atelier' for the shipped one. "
-    "Needed by cpo and distill."
+    "Needed by cpo and distill, unless there are --experts."
 )
 _Auxiliary = Annotated[
     Optional[str], typer.Option("--auxiliary", metavar="ADAPTER", help=_AUXILIARY)
@@ -450,6 +410,7 @@ def _run_align(
     ctx: typer.Context, scale: Scale, out: Path, auxiliary: str | None, bank, no_cache: bool
 ) -> None:
     "Train a policy; raises `typer.Exit` with code 3 when it was stopped for collapse."
+    experts, start = ctx.params["experts"], option_value(ctx.params["start"])
     from cpo_nb.align import METHODS, AlignConfig
     from cpo_nb.job import Job, run_stage2
     from cpo_nb.sizes import fitting_sizes
@@ -459,6 +420,8 @@ def _run_align(
     method = options.pop("method")
     if auxiliary is not None and not METHODS[method].needs_auxiliary:
         _note_unused(["auxiliary"], method, None)
+    if experts is not None and start == "base" and not METHODS[method].needs_auxiliary:
+        _note_unused(["experts"], method, None)
     base, rule = ctx.params["base"], stabilize_rule(method, options["stabilize"])
     _note_unused(split_options(method, rule, options)[1], method, rule)
     resolve = partial(align_config, scale, method, base, options, given_options(ctx))
@@ -466,8 +429,10 @@ def _run_align(
     settle = fitting_sizes(resolve, "align", base, *sizes)
     check_new_folder(out)
     job = make_job(no_cache=no_cache, **options_of(ctx, Job))
-    _, result = run_stage2(job, settle, out, auxiliary, clock, warn, bank)
-    end_run(out, base, result, clock)
+    how = dict(experts=experts, start=start)
+    _, result = run_stage2(job, settle, out, auxiliary, clock, warn, bank, **how)
+    below = experts / "better" / "adapter" if start == "better" else None
+    end_run(out, base, result, clock, below)
 
 # %% ../nbs/46_cli.ipynb #8d01fca5
 @app.command("align", cls=ModelCommand)
@@ -479,6 +444,8 @@ def run_align(
     criteria: Criteria = "painting",
     base: Base = "atelier",
     auxiliary: _Auxiliary = None,
+    experts: Experts = None,
+    start: StartFrom = Start.base,
     method: _Method = Method.cpo,
     stabilize: _Stabilize = None,
     gamma: _Gamma = None,

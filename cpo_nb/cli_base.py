@@ -148,7 +148,7 @@ def explain_error(
 
 # %% ../nbs/44_cli_base.ipynb #531fb096
 _UsageError = typer.BadParameter.__base__  # typer has no public name for it
-_ORDER = "criteria plan sft align bank sample evaluate".split()
+_ORDER = "criteria plan sft experts align bank sample evaluate".split()
 _ORDER += "results experiment reproduce bench atelier".split()
 
 

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import functools, inspect, math
+from dataclasses import dataclass, field, fields
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Callable, Optional
 
@@ -14,13 +16,15 @@ import typer
 from .core import CpoError, get_scale
 from .docments import document
 from .records import FAMILIES, Starting
-from .cli_base import DType, Optimizer, Precision, Track, parse_names
+from .cli_base import DType, Optimizer, Precision, Track, given_options, option_name
+from .cli_base import option_value, parse_names
 
 # %% auto #0
 __all__ = ['Data', 'Criteria', 'Base', 'Adapters', 'Skip', 'RunFolder', 'Steps', 'Batch', 'Every', 'Seed', 'ScaleName', 'Rank',
            'Alpha', 'SftTargets', 'AlignTargets', 'Device', 'Dtype', 'Passes', 'Resolution', 'Micro', 'Checkpointing',
            'Compile', 'OptimizerName', 'Cache', 'NoCache', 'Tracker', 'PreviewCount', 'Accept', 'Overwrite', 'Live',
-           'NDraws', 'BankFolder', 'Paired', 'takes_rows', 'row_options', 'by_family', 'parse_targets']
+           'NDraws', 'BankFolder', 'Paired', 'Experts', 'StartFrom', 'takes_rows', 'row_options', 'by_family',
+           'parse_targets', 'Start', 'Settings', 'options_of']
 
 # %% ../nbs/44a_cli_options.ipynb #82811cc6
 _DATA = (
@@ -270,6 +274,75 @@ Paired = Annotated[
         "--paired", help="cpo, distill: also name the opposite of every attribute (ours)."
     ),
 ]
+
+# %% ../nbs/44a_cli_options.ipynb #8ad23875
+_EXPERTS = (
+    "Folder that `cpo experts` wrote (ours): cpo, distill: its two adapters give winner and loser, "
+    "added to --auxiliary, or alone and prompted with captions where there is no --auxiliary. "
+    "[default: none]"
+)
+Experts = Annotated[Optional[Path], typer.Option("--experts", metavar="RUN", help=_EXPERTS)]
+
+
+class Start(str, Enum):
+    "What the policy starts from."
+
+    base = "base"
+    better = "better"
+
+
+_START = (
+    "The policy starts from the base, or from the adapter better of --experts (ours), on which it "
+    "is stacked; any method."
+)
+StartFrom = Annotated[Start, typer.Option("--start", help=_START)]
+
+# %% ../nbs/44a_cli_options.ipynb #47e33067
+@dataclass
+class Settings:
+    "Values of settings by name, and where each comes from; what is set later wins."
+
+    values: dict = field(default_factory=dict)  # by name
+    sources: dict = field(default_factory=dict)  # by name
+
+    def set(
+        self,
+        source: str,  # "default", "scale tiny", "--beta", …
+        **values,  # by name
+    ) -> None:
+        "Set values that have one source."
+        for name, value in values.items():
+            self.values[name], self.sources[name] = value, source
+
+    def set_options(
+        self,
+        given: set[str] | None = None,  # names on the command line; None: all that are not None
+        **options,  # values by name; None: left out
+    ) -> None:
+        "Set options; one that is not on the command line carries its default."
+        for name, value in options.items():
+            if value is not None:
+                on_line = given is None or name in given
+                self.set(option_name(name) if on_line else "default", **{name: value})
+
+    def take(
+        self,
+        config: type,  # a dataclass
+    ) -> dict:  # values of its fields, removed from here; the others have source "default"
+        "Values for a dataclass."
+        names = [f.name for f in fields(config)]
+        for name in names:
+            self.sources.setdefault(name, "default")
+        return {name: self.values.pop(name) for name in names if name in self.values}
+
+# %% ../nbs/44a_cli_options.ipynb #ec745d22
+def options_of(
+    ctx: typer.Context,  # of a command
+    *configs: type,  # dataclasses
+) -> dict:  # plain values by name; None: left out
+    "The options of a command that are fields of these dataclasses."
+    names = {f.name for config in configs for f in fields(config)}
+    return {name: option_value(v) for name, v in ctx.params.items() if name in names}
 
 # %% ../nbs/44a_cli_options.ipynb #be3ec51b
 document(globals())

@@ -40,6 +40,7 @@ from cpo_nb.cli_options import (
     Data,
     Device,
     Dtype,
+    Experts,
     Live,
     Micro,
     NDraws,
@@ -51,6 +52,8 @@ from cpo_nb.cli_options import (
     Resolution,
     ScaleName,
     SftTargets,
+    Start,
+    StartFrom,
     Steps,
     row_options,
     takes_rows,
@@ -163,6 +166,9 @@ _IMAGES = (
     "Number of training images. [default: those of --data, else the "
     f"{get_scale('tiny').train_images * 4 // 5:,} of the atelier]"
 )
+_PlanExperts = Annotated[
+    bool, typer.Option("--experts", help="Contrast experts beside the auxiliary (ours).")
+]
 _Images = Annotated[Optional[int], typer.Option("--images", min=1, help=_IMAGES)]
 _Variants = Annotated[
     int, typer.Option("--prompt-variants", min=1, help="sft: prompts sampled per image.")
@@ -310,6 +316,7 @@ def run_plan(
     prompt_variants: _Variants = 4,
     live: Live = False,
     n_draws: NDraws = None,
+    experts: _PlanExperts = False,
     steps: Steps = None,
     batch_size: Batch = None,
     rank: Rank = 32,
@@ -347,6 +354,7 @@ def run_plan(
         checkpointing=checkpointing,
         cached=not no_cache,
         n_draws=n_draws,
+        experts=experts,
         device_name=_device_name(gpu, base, memory),
         memory_gib=memory,
         **numbers,
@@ -356,14 +364,12 @@ def run_plan(
     _print_plan(plan)
 
 # %% ../nbs/44b_cli_prepare.ipynb #6ae80d17
+_AUXILIARY = (
+    "Adapter that `cpo sft` wrote (RUN/adapter), or 'atelier' for the shipped one. Needed unless "
+    "there are --experts."
+)
 _Auxiliary = Annotated[
-    str,
-    typer.Option(
-        "--auxiliary",
-        metavar="ADAPTER",
-        show_default=False,
-        help="Adapter that `cpo sft` wrote (RUN/adapter), or 'atelier' for the shipped one.",
-    ),
+    Optional[str], typer.Option("--auxiliary", metavar="ADAPTER", help=_AUXILIARY)
 ]
 _AtOnce = Annotated[int, typer.Option("--batch-size", min=1, help="Images per forward pass.")]
 
@@ -373,7 +379,9 @@ _AtOnce = Annotated[int, typer.Option("--batch-size", min=1, help="Images per fo
 def bank_build(
     ctx: typer.Context,
     data: Data,
-    auxiliary: _Auxiliary,
+    auxiliary: _Auxiliary = None,
+    experts: Experts = None,
+    start: StartFrom = Start.base,
     criteria: Criteria = "painting",
     base: Base = "atelier",
     n_draws: NDraws = None,
@@ -419,7 +427,8 @@ def bank_build(
     )
     clock = Clock()
     config = BankConfig(n_draws or BankConfig.n_draws, folder=bank, batch_size=batch_size)
-    built = build_bank(job, auxiliary, config, paired, say=clock, warn=warn)
+    models = dict(experts=experts, start=start.value)
+    built = build_bank(job, auxiliary, config, paired, say=clock, warn=warn, **models)
     size = readable_size(built.store.bytes)
     clock(f"bank: {plural(len(built.store), 'prediction')}, {size}: {built.folder}")
 

@@ -39,11 +39,15 @@ def adapter_lines(
     out: Path,  # folder of the run
     base: str,  # as of `--base`
     best: dict | None = None,  # step and score of the best checkpoint
+    below: Path | None = None,  # folder of the adapter that the run's is stacked on
 ) -> list[str]:
     "Where the adapters of a run are, and how to use one."
     adapter = out / "adapter"
     words = ["cpo", "sample", "--base", base, "--adapter", str(adapter)]
     lines = [f"adapter: {adapter}"]
+    if below is not None:
+        words += ["--adapter", str(below)]
+        lines.append(f"stacked on {below}: load both")
     if best and (out / "adapter-best").is_dir():
         lines.append(
             f"adapter-best: {out / 'adapter-best'}: the weights after step {best['step']}, where "
@@ -59,12 +63,13 @@ def end_run(
     base: str,  # as of `--base`
     result,  # a `TrainResult`
     clock: Clock,  # of the command
+    below: Path | None = None,  # folder of the adapter that the run's is stacked on
 ) -> None:
     "Say how a run ended; raises `typer.Exit` with code 3 when it was stopped for collapse."
     how = "stopped" if result.stopped else "done"
     clock(f"{how}: {result.step} training steps, {readable_time(result.seconds)} of training")
     if processes().main:
-        echo("\n".join(adapter_lines(out, base, result.best)))
+        echo("\n".join(adapter_lines(out, base, result.best, below)))
     if result.stopped:
         warn(f"cpo: {result.stopped}\n  The adapter holds {stopped_weights(out)}.")
         raise typer.Exit(3)

@@ -24,6 +24,8 @@ from .backbone import Backbone, read_pipeline_class
 from .stable_diffusion import StableDiffusionBackbone, plain_attention
 from .batches import autocast
 from .align import METHODS
+from .adapters import Adapter
+from .experts import EXPERTS
 from .gpu_autocast import GpuAutocast, gpu_rules
 
 # %% auto #0
@@ -183,10 +185,11 @@ def add_adapters(
     method: str,  # key of METHODS
     rank: int,  # of each LoRA
     targets: tuple[str, ...],  # keys of LORA_TARGETS
+    experts: bool = False,  # contrast experts too, `better` and `worse` (ours)
 ) -> None:
-    "Add `policy`, and `auxiliary` where the method needs it. Raises `CpoError` for bad settings."
-    names = ["auxiliary", "policy"] if METHODS[method].needs_auxiliary else ["policy"]
-    for name in names:
+    "Add `policy`, and what the method needs beside it. Raises `CpoError` for bad settings."
+    frozen = ["auxiliary", *(EXPERTS if experts else ())]
+    for name in [*(frozen if METHODS[method].needs_auxiliary else ()), "policy"]:
         with _default_tensors(backbone.denoiser.dtype):
             backbone.add_adapter(name, rank, targets=targets)
     backbone.trainable_parameters("policy")
@@ -298,9 +301,12 @@ class StepCost:
 def frozen_passes(
     method: str,  # key of METHODS
     n: int,  # rows of the micro-batch: images, or pairs of them for dpo
-) -> list[tuple[int, str | None]]:  # (samples, adapter); None: the base
+    experts: bool = False,  # winner and loser are two models, each with an expert
+) -> list[tuple[int, Adapter]]:  # (samples, adapter); None: the base
     "The passes without gradient that a step takes before the policy's."
     if METHODS[method].needs_auxiliary:
+        if experts:
+            return [*((n, [("auxiliary", 1.0), (name, 1.0)]) for name in EXPERTS), (n, None)]
         return [(2 * n, "auxiliary"), (n, None)]
     return [(2 * n, None)] if method == "dpo" else []
 
@@ -367,10 +373,11 @@ def step_cost(
     gpu: bool = False,  # count as autocast computes on a GPU
     live: LiveMemory | None = None,  # records into it; default: a new one
     bank: int | None = None,  # rows of the frozen passes that fill a target bank; None: no bank
+    experts: bool = False,  # winner and loser are two models, see `frozen_passes`
 ) -> StepCost:  # bytes and FLOPs
     "Take one training step and count. The weights stay as they are."
     params, device = backbone.trainable_parameters("policy"), backbone.device
-    passes = frozen_passes(method, bank or n)
+    passes = frozen_passes(method, bank or n, experts)
     frozen = [(*_inputs(backbone, k), adapter) for k, adapter in passes]
     policy = _inputs(backbone, 2 * n if method == "dpo" else n)
     backbone.activate("policy")
@@ -431,6 +438,7 @@ def fake_step(
     gpu: bool = True,  # count as autocast computes on a GPU
     live: LiveMemory | None = None,  # records into it; default: a new one
     bank: int | None = None,  # rows of the frozen passes that fill a target bank; None: no bank
+    experts: bool = False,  # winner and loser are two models, see `frozen_passes`
 ) -> StepCost:  # bytes and FLOPs
     "`step_cost` of a backbone without weights."
     if checkpointing:
@@ -441,7 +449,7 @@ def fake_step(
         plain_attention(backbone.denoiser)  # as the family does on a CPU
     with fake_mode():
         fake_tensors(backbone.denoiser)
-        return step_cost(backbone, method, n, precision, gpu, live, bank)
+        return step_cost(backbone, method, n, precision, gpu, live, bank, experts)
 
 # %% ../nbs/41_costs.ipynb #3fa6a690
 @dataclass(frozen=True)
@@ -519,11 +527,12 @@ def _counts(
     checkpointing,
     gpu,
     bank,
+    experts,
 ) -> Counts:
     "`count_pipeline`; `config_times` is part of the cache's key alone."
     bb = bare_backbone(base, getattr(torch, dtype), resolution)
     parts = part_sizes(bb)
-    add_adapters(bb, method, rank, targets)
+    add_adapters(bb, method, rank, targets, experts)
     block, adapters = _largest_block(bb.denoiser), _adapter_sizes(bb)
     return Counts(
         pipeline=bb.pipeline_class,
@@ -532,7 +541,7 @@ def _counts(
         denoiser=bb.denoiser_name,
         block=block,
         adapters=adapters,
-        step=fake_step(bb, method, n, precision, checkpointing, gpu, bank=bank),
+        step=fake_step(bb, method, n, precision, checkpointing, gpu, bank=bank, experts=experts),
         latent=math.prod(bb.latent_shape),
         embedding=tensor_bytes(bb.blank_conditioning(1).tensors.values()),
         encode=_encode_cost(bb),
@@ -558,10 +567,11 @@ def count_pipeline(
     checkpointing: bool = False,  # gradient checkpointing
     gpu: bool = True,  # count as autocast computes on a GPU
     bank: int | None = None,  # rows of the frozen passes that fill a target bank; None: no bank
+    experts: bool = False,  # contrast experts beside the auxiliary (ours)
 ) -> Counts:  # cached in memory as long as the pipeline's config files do not change
     "Build a pipeline from its configs and count everything. Raises `CpoError`."
     settings = (base, method, n, resolution, dtype, rank, targets, precision, checkpointing, gpu)
-    return _counts(_config_times(base), *settings, bank)
+    return _counts(_config_times(base), *settings, bank, experts)
 
 # %% ../nbs/41_costs.ipynb #d39a8138
 document(globals())

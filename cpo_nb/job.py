@@ -24,7 +24,10 @@ from .pipelines import adapter_file
 from .backbone import Backbone, check_pipeline, load_backbone
 from .training import Execution, TrainResult
 from .tracking import Tracking
-from .batches import PRECISIONS, TrainingSet, cache_prompt_embeddings, training_set
+from .adapters import Adapter, stacked
+from .batches import PRECISIONS, Contrast, TrainingSet, cache_prompt_embeddings
+from .batches import training_set
+from .experts import check_experts, load_experts
 from .sft import SftConfig, check_labels, claim_sft, sft
 from .bank import Bank, BankConfig, fill_batch
 from .align import METHODS, AlignConfig, align, claim_align
@@ -319,7 +322,7 @@ def settle(
 
 # %% ../nbs/40_job.ipynb #af0b8124
 def _previews(
-    job: Job, backbone: Backbone, judge, captions: list[str], out: Path, adapter: str, track
+    job: Job, backbone: Backbone, judge, captions: list[str], out: Path, adapter: Adapter, track
 ) -> Previews:
     how = job.sampling(backbone)
     return Previews(
@@ -348,7 +351,7 @@ class _Prepared:
 
 # %% ../nbs/40_job.ipynb #93867530
 def _loop_options(
-    job: Job, cfg, p: _Prepared, out: Path, adapter: str, say: Callable
+    job: Job, cfg, p: _Prepared, out: Path, adapter: Adapter, say: Callable
 ) -> tuple[dict, Tracking]:
     "Keyword arguments of `sft` and `align` beside their settings, and the tracker to close."
     track = Tracking(job.track, out)
@@ -489,16 +492,28 @@ def _bank_settings(
     return replace(bank, within=within, batch_size=rows)
 
 # %% ../nbs/40_job.ipynb #e119c140
-def _check_auxiliary(method: str, auxiliary: str | Path | None) -> str | Path | None:
-    "The auxiliary that a method uses; None when it uses none. Raises `CpoError`."
+def _check_models(
+    method: str, auxiliary: str | Path | None, experts: str | Path | None, start: str
+) -> tuple[str | Path | None, str | Path | None]:
+    "The auxiliary and the experts that a run uses; None for those it does not. Raises `CpoError`."
+    if start == "better" and experts is None:
+        hint = "give the folder that `cpo experts` wrote"
+        raise CpoError("--start better needs --experts", hint=hint)
     if not METHODS[method].needs_auxiliary:
-        return None
-    if auxiliary is None:
+        return None, experts if start == "better" else None
+    if auxiliary is None and experts is None:
         raise CpoError(
             f"--method {method} needs --auxiliary",
             hint="give the adapter folder that `cpo sft` wrote, such as runs/aux/adapter",
         )
-    return auxiliary
+    return auxiliary, experts
+
+# %% ../nbs/40_job.ipynb #eba541a6
+def _load_targets(job: Job, bb: Backbone, auxiliary, experts, tree, warn) -> Adapter | Contrast:
+    "What gives z_w and z_l, loaded onto the backbone."
+    if auxiliary is not None:
+        load_expert(job, bb, auxiliary, tree, warn)
+    return load_experts(bb, experts, auxiliary and "auxiliary") if experts else "auxiliary"
 
 # %% ../nbs/40_job.ipynb #367f8e9c
 def run_stage2(
@@ -510,51 +525,65 @@ def run_stage2(
     warn: Callable = print,  # receives notes about the auxiliary
     bank: BankConfig | None = None,  # methods with an auxiliary: read a target bank; None: live
     sources: dict[str, str] | None = None,  # see `settings_table`
+    *,
+    experts: str | Path | None = None,  # folder of two contrast experts (ours); None: none
+    start: str = "base",  # of the policy: "base", or "better" of the experts
 ) -> tuple[Backbone, TrainResult]:  # backbone with the adapter "policy"; the run
     "Align a policy by any method. It is saved as `out/adapter`. Raises `CpoError`."
     method = settle(cfg, sources, 1)[0].method
-    auxiliary = _check_auxiliary(method, auxiliary)
+    auxiliary, experts = _check_models(method, auxiliary, experts, start)
     tree = load_criteria(job.criteria)
     job.check(auxiliary)
+    if experts is not None:
+        check_experts(experts)
     splits = job.rows(tree, say)
     cfg, sources = settle(cfg, sources, job.n_images(splits))
     bb = job.backbone()
-    if auxiliary is not None:
-        load_expert(job, bb, auxiliary, tree, warn)
-    claimed = claim_align(bb, tree, out, cfg, bank=bank, **_claim_options(job, splits))
-    with claimed:
+    targets = _load_targets(job, bb, auxiliary, experts, tree, warn)
+    if not METHODS[method].needs_auxiliary:
+        targets = None  # experts were loaded for the start alone
+    reference = None if start == "base" else start
+    models = dict(auxiliary=targets, reference=reference)
+    with claim_align(bb, tree, out, cfg, bank=bank, **models, **_claim_options(job, splits)):
         p = _Prepared(tree, splits, bb, *job.sets(bb, splits, say))
         settings = resolved_settings(job, cfg, auxiliary, bank)
+        if experts is not None:
+            settings |= dict(experts=experts, start=start)
         say(_announce(f"stage 2: {cfg.method}", job, cfg, p, settings, sources))
-        options, track = _loop_options(job, cfg, p, Path(out), "policy", say)
+        options, track = _loop_options(job, cfg, p, Path(out), stacked(reference, "policy"), say)
         bank = _bank_settings(job, bank, cfg.train.batch_size)
         with contextlib.closing(track):
-            result = align(bb, p.data, tree, out, cfg, bank=bank, say=say, **options)
+            result = align(bb, p.data, tree, out, cfg, **models, bank=bank, say=say, **options)
         _say_best(Path(out), result, say)
     return bb, result
 
 # %% ../nbs/40_job.ipynb #f1c91ddb
 def build_bank(
     job: Job,  # where things are
-    auxiliary: str | Path,  # folder of the auxiliary, or "atelier"
+    auxiliary: str | Path | None,  # folder of the auxiliary, or "atelier"; None: experts alone
     bank: BankConfig,  # its size and place
     paired: bool = False,  # also name the partners of each attribute (ours)
     caption_dropout: float = 0.1,  # probability that a caption is dropped
     say: Callable = print,  # receives progress lines
     warn: Callable = print,  # receives notes about the auxiliary
+    *,
+    experts: str | Path | None = None,  # folder of two contrast experts (ours); None: none
+    start: str = "base",  # of the policy that will read it: "base", or "better" of the experts
 ) -> Bank:  # filled
     "Compute the frozen predictions for every noise draw of every training image. Resumes."
     tree = load_criteria(job.criteria)
+    auxiliary, experts = _check_models("cpo", auxiliary, experts, start)
     job.check(auxiliary)
     splits = job.rows(tree, say)
     bb = job.backbone()
-    load_expert(job, bb, auxiliary, tree, warn)
+    targets = _load_targets(job, bb, auxiliary, experts, tree, warn)
+    reference = None if start == "base" else start
     data = job.sets(bb, splits, say)[0]
     data = data[preference_rows(data)[0]]
 
     settings = _bank_settings(job, bank)
     target_bank = Bank(
-        bb, data, tree, "auxiliary", None, settings, paired, caption_dropout, job.precision
+        bb, data, tree, targets, reference, settings, paired, caption_dropout, job.precision
     )
     captions = ("", *data.captions)
     cache_prompt_embeddings(bb, lambda: iter(captions), job.store, captions)

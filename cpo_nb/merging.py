@@ -23,8 +23,8 @@ class MergingMixin(PlacementMixin):
 
     # parameters of a denoiser below which adapters are added to its weights; 0: never
     merge_below = 20_000_000
-    # what `merged` has computed: the adapter, and weights by name
-    merged_weights: tuple | None = None
+    # what `merged` has computed: adapters -> weights by name
+    merged_weights: dict | None = None
 
     def __init__(
         self,
@@ -106,11 +106,9 @@ def _without_adapters(layers):
 @patch
 def _weights_for(self: MergingMixin, adapter: Adapter, layers: list[tuple]) -> dict:
     "Weights for one pass: those that `merged` has computed where they serve, else a new sum."
-    merged, weights = self.merged_weights or (None, None)
     frozen = not torch.is_grad_enabled() and not self.checkpointing
-    if frozen and merged == adapter_list(adapter):
-        return weights
-    return self._added(layers)
+    merged = (self.merged_weights or {}).get(adapter_list(adapter)) if frozen else None
+    return merged or self._added(layers)
 
 # %% ../nbs/11b_merging.ipynb #8b13031d
 @patch
@@ -138,15 +136,17 @@ def denoise(
 @contextlib.contextmanager
 def merged(
     self: MergingMixin,
-    adapter: Adapter,  # frozen: it must not change within the block
+    *adapters: Adapter,  # frozen: none must change within the block
 ):
-    "Add a frozen adapter to a small denoiser's weights once for the length of a block."
-    before = self.merged_weights
-    layers = []
-    if not self.checkpointing:  # who recomputes activations has no memory to spare
-        layers = self._addable(adapter, lora_layers(self.denoiser))
+    "Add frozen adapters to a small denoiser's weights once, each by itself, for a block."
+    before, merged = self.merged_weights, {}
+    lora = lora_layers(self.denoiser)
     with torch.no_grad():
-        self.merged_weights = (adapter_list(adapter), self._added(layers)) if layers else None
+        # who recomputes activations has no memory to spare
+        for adapter in () if self.checkpointing else dict.fromkeys(map(adapter_list, adapters)):
+            if layers := self._addable(adapter, lora):
+                merged[adapter] = self._added(layers)
+    self.merged_weights = merged or None
     try:
         yield self
     finally:

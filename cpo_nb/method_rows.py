@@ -11,7 +11,7 @@ import numpy as np
 
 from .batches import TrainingSet
 from .core import CpoError, plural
-from .pairs import preference_pairs, top_quartile
+from .pairs import best_rows, preference_pairs
 from .docments import document
 
 # %% auto #0
@@ -52,7 +52,7 @@ def rows_by_score(
 ) -> tuple[TrainingSet, None, dict]:  # rows, no pairs, nothing to record
     "The top quartile by #A+ - #A-, or all rows."
     top = cfg.rows == "top"
-    rows = np.asarray(top_quartile(data.annotations())) if top else np.arange(len(data))
+    rows = np.asarray(best_rows(data.annotations())) if top else np.arange(len(data))
     return data[rows], None, {}
 
 # %% ../nbs/24b_method_rows.ipynb #0e9bf497

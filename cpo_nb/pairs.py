@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # at run time it is imported where needed: that takes a secon
     from datasets import Dataset
 
 # %% auto #0
-__all__ = ['PairReport', 'preference_pairs', 'top_quartile']
+__all__ = ['PairReport', 'preference_pairs', 'best_rows']
 
 # %% ../nbs/03f_pairs.ipynb #973c9333
 @dataclass(frozen=True)
@@ -220,21 +220,22 @@ def preference_pairs(
     return pairs, report
 
 # %% ../nbs/03f_pairs.ipynb #f324437b
-def top_quartile(
+def best_rows(
     ds: Dataset | list[dict],  # rows with positive, negative
     *,
     share: float = 0.25,  # share of the rows that carry a preference, in (0, 1], rounded up
+    worst: bool = False,  # from the other end of the same order
     seed: int = 0,  # decides between equal scores at the cut
 ) -> np.ndarray:  # row indices, ascending
-    """The rows with the best scores, for supervised fine-tuning of the target (ours).
+    """The rows with the best scores, or the worst, by #A+ - #A-; by default a quarter (ours).
 
     Raises `DatasetError` for an impossible share."""
     if not 0 < share <= 1:
         raise DatasetError(f"share is {share}", hint="give a number above 0 and at most 1")
     scores, rows = preference_scores(ds), np.flatnonzero(preference_mask(ds))
     ties = np_rng(seed, "top_quartile").random(len(scores))
-    best = rows[np.lexsort((ties[rows], -scores[rows]))]
-    return np.sort(best[: int(np.ceil(share * len(rows)))])
+    order = rows[np.lexsort((ties[rows], -scores[rows]))][:: -1 if worst else 1]
+    return np.sort(order[: int(np.ceil(share * len(rows)))])
 
 # %% ../nbs/03f_pairs.ipynb #8af96235
 document(globals())

@@ -48,8 +48,7 @@ class Plan:
     # FLOPs of one row: forward, backward, frozen, text; of a step of one process: update;
     # of what comes before training: encode, bank
     flops: dict[str, float]
-    # samples that go through the denoiser in the whole run, as inputs of its forward: by what
-    # for (policy, frozen, bank)
+    # samples through the denoiser in the whole run, by what for (policy, frozen, bank)
     samples: dict[str, int]
     disk: dict[str, int]  # what is stored -> bytes
     memory_limit: int | None  # bytes that the device has
@@ -92,8 +91,8 @@ def _memory(counts: Counts, s: dict, gpu: bool) -> dict[str, int]:
         elif name == counts.denoiser or not s["cached"]:
             memory[name] = nbytes
 
-    if "auxiliary" in counts.adapters:
-        memory["auxiliary adapter"] = counts.adapters["auxiliary"][1]
+    for name in (n for n in counts.adapters if n != "policy"):
+        memory[f"{name} adapter"] = counts.adapters[name][1]
     parameters, nbytes = counts.adapters["policy"]
     memory["policy adapter"] = nbytes
     memory["its gradients"] = nbytes
@@ -223,11 +222,10 @@ def _check_settings(s: dict) -> None:
             problems.append(f"{name}={s[name]!r}: choose one of {', '.join(known)}")
 
     method = METHODS.get(s["method"])
-    if s["n_draws"] is not None and method and not method.needs_auxiliary:
-        problems.append(
-            f"n_draws={s['n_draws']!r}: {method.name} does not use an auxiliary model, "
-            "so it reads no bank"
-        )
+    for name, thing in dict(n_draws="bank", experts="experts").items():
+        if s[name] and method and not method.needs_auxiliary:
+            why = f"{method.name} does not use an auxiliary model, so it reads no {thing}"
+            problems.append(f"{name}={s[name]!r}: {why}")
     if s["sharded"] and s["processes"] == 1:
         problems.append("sharded=True: a single process has no others to share with")
 
@@ -249,7 +247,7 @@ def _plan(s: dict) -> Plan:
     share = -(-s["batch_size"] // s["processes"])  # rows of one process
     n = min(s["micro_batch"] or share, share)
 
-    shape = ("base", "resolution", "dtype", "rank", "targets", "method", "precision")
+    shape = ("base", "resolution", "dtype", "rank", "targets", "method", "precision", "experts")
     chosen = {name: s[name] for name in shape}
     bank = fill_batch(BankConfig(), share, s["micro_batch"]) if s["n_draws"] else None
     counts = count_pipeline(**chosen, n=n, checkpointing=s["checkpointing"], gpu=gpu, bank=bank)
@@ -292,8 +290,7 @@ def plan_run(
     batch_size: int,  # rows per step, over all processes: images, or pairs of them for dpo
     steps: int,  # training steps
     pictures: int,  # images in the training set
-    # prompts that are encoded per image; default: 3 for live methods with an auxiliary
-    # (caption, winner's, loser's), else 1
+    # prompts encoded per image; default: 3 for live methods with an auxiliary, else 1
     prompts_per_picture: int | None = None,
     rank: int = 32,  # of each LoRA
     targets: tuple[str, ...] = ("attention", "feedforward", "convolution"),  # of LORA_TARGETS
@@ -310,6 +307,7 @@ def plan_run(
     memory_gib: float | None = None,  # of the device; default: what the table says
     keep: int = TrainConfig.keep,  # checkpoints that stay on disk
     utilisation: float = UTILISATION,  # share of the peak speed that is reached, in (0, 1]
+    experts: bool = False,  # contrast experts beside the auxiliary (ours)
 ) -> Plan:  # seconds of work, and no weights are read
     "Plan a run. Raises `CpoError`, which names everything that is wrong with the settings."
     settings = dict(
@@ -319,6 +317,7 @@ def plan_run(
         dtype=dtype, precision=precision, micro_batch=micro_batch, checkpointing=checkpointing,
         optimizer=optimizer, cached=cached, n_draws=n_draws, processes=processes, sharded=sharded,
         device_name=device_name, memory_gib=memory_gib, keep=keep, utilisation=utilisation,
+        experts=experts,
     )  # fmt: skip
     if prompts_per_picture is None and method in METHODS:
         live = METHODS[method].needs_auxiliary and n_draws is None

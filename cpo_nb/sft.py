@@ -19,7 +19,7 @@ from .backbone import Backbone
 from .batches import TrainingSet, at_averaged_weights, autocast, cache_prompt_embeddings
 from .batches import data_origin, finish, held_out_score, noisy_batch, once_per_step
 from .collapse import CollapseWatch
-from .core import CpoError, np_rng, plural, record_of
+from .core import CpoError, later, np_rng, plural, record_of
 from .docments import document
 from .criteria import CriteriaTree
 from .origin import check_alpha, claim_training, naming_culprits, rows_hash, run_origin
@@ -37,10 +37,25 @@ def sampled_prompt(
     negative: Sequence[str],  # ids of pairs whose negative attribute it shows
     tree: CriteriaTree,  # whose phrases the prompt uses
     rng: np.random.Generator,  # draws the dropout and the order
+    at_once: int | None = None,  # name at most so many; None: a random share
 ) -> str:  # the structured prompt
     "A caption and a random part of the attributes. Structured prompts: paper; dropout: ours."
-    dropout = float(rng.random())
+    dropout = 0.0
+    if at_once is None:
+        dropout = float(rng.random())
+    else:
+        positive, negative = _few(positive, negative, at_once, rng)
     return attribute_prompt(caption, positive, negative, tree, use="both", dropout=dropout, rng=rng)
+
+
+def _few(
+    positive: Sequence[str], negative: Sequence[str], at_once: int, rng: np.random.Generator
+) -> tuple[list[str], list[str]]:
+    "A random number of attributes from none to `at_once`, drawn from both sides."
+    both = [*positive, *negative]
+    number = rng.integers(min(at_once, len(both)) + 1)
+    drawn = {both[i] for i in rng.choice(len(both), number, replace=False)} if both else set()
+    return [i for i in positive if i in drawn], [i for i in negative if i in drawn]
 
 # %% ../nbs/23_sft.ipynb #fb777369
 @dataclass(frozen=True)
@@ -57,9 +72,14 @@ class SftConfig:
     precision: str = "bf16"  # of forward passes: "bf16", "fp16" or "fp32"
     # prompts per image, so that all can be encoded beforehand; default: a new one at every step
     prompt_variants: int | None = None
+    # most attributes that a prompt names, at least 1 (ours); None: a random share of all
+    at_once: int | None = later(None)
 
     def __post_init__(self):
         check_alpha(self.alpha)
+        if self.at_once is not None and self.at_once < 1:
+            hint = "leave it out, or pass `attributes=False` for captions alone"
+            raise CpoError(f"`at_once={self.at_once}` must be at least 1", hint=hint)
 
 # %% ../nbs/23_sft.ipynb #08a484ab
 def prompt_variant(
@@ -69,10 +89,11 @@ def prompt_variant(
     row: int,  # which image
     variant: int,  # which of its prompts
     caption: str,  # its caption, or "" where it was dropped
+    at_once: int | None = None,  # as of `sampled_prompt`
 ) -> str:  # the structured prompt
     "One of an image's fixed prompts."
     rng = np_rng(seed, "variant", row, variant)
-    return sampled_prompt(caption, data.positive[row], data.negative[row], tree, rng)
+    return sampled_prompt(caption, data.positive[row], data.negative[row], tree, rng, at_once)
 
 # %% ../nbs/23_sft.ipynb #87b6f702
 def sft_prompts(
@@ -91,9 +112,10 @@ def sft_prompts(
     for row, caption in zip(rows, captions):
         if cfg.prompt_variants:
             variant = int(rng.integers(cfg.prompt_variants))
-            prompt = prompt_variant(data, tree, seed, row, variant, caption)
+            prompt = prompt_variant(data, tree, seed, row, variant, caption, cfg.at_once)
         else:
-            prompt = sampled_prompt(caption, data.positive[row], data.negative[row], tree, rng)
+            labels = data.positive[row], data.negative[row]
+            prompt = sampled_prompt(caption, *labels, tree, rng, cfg.at_once)
         prompts.append(prompt)
     return prompts
 
@@ -115,7 +137,7 @@ def every_sft_prompt(
                 yield c
                 continue
             for variant in range(cfg.prompt_variants):
-                yield prompt_variant(data, tree, cfg.train.seed, row, variant, c)
+                yield prompt_variant(data, tree, cfg.train.seed, row, variant, c, cfg.at_once)
 
 # %% ../nbs/23_sft.ipynb #38406be5
 def _sft_step(
