@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from . import batches
 from .adapters import Adapter, stacked
 from .align import METHODS, AlignConfig, align
 from .backbone import Backbone, load_backbone
-from .batches import TrainingSet
+from .batches import Contrast, TrainingSet
 from cpo_nb.core import (
     CpoError,
     Scale,
@@ -30,7 +29,7 @@ from cpo_nb.core import (
 )
 from .docments import document
 from .grid import PartFields
-from .pairs import preference_scores, top_quartile
+from .pairs import best_rows, preference_scores
 from .search import loop_config, policy_run
 from .sft import SftConfig, sft
 from .shipped import atelier_tree, auxiliary_config, shipped_auxiliary, shipped_hashes
@@ -162,10 +161,7 @@ def expert_rows(
     if scores.min() == scores.max():
         what = f"an expert of the {of} rows: all {len(data)} rows have the score {scores[0]:g}"
         raise CpoError(what, hint="experts need rows of which some are better than others")
-    if of == "worst":
-        turned = [dict(r, positive=r["negative"], negative=r["positive"]) for r in rows]
-        return data[top_quartile(turned, share=share)]
-    return data[top_quartile(rows, share=share)]
+    return data[best_rows(rows, share=share, worst=of == "worst")]
 
 # %% ../nbs/35c_grid_parts.ipynb #fe3bb8bf
 def train_part(
@@ -279,13 +275,9 @@ def _both_sides(policy: Policy, backbone: Backbone, scale: Scale, data: Training
     winner = _load(backbone, policy.winner, scale, data)
     if policy.loser == policy.winner:
         return dict(auxiliary=winner)
-    contrast = getattr(batches, "Contrast", None)
-    if contrast is None:
-        what = "winner and loser have different parts, and this version takes one auxiliary"
-        raise CpoError(what, hint="give both the same parts")
     loser = _load(backbone, policy.loser, scale, data)
     named = any(part.fields.kind == "auxiliary" for part in (*policy.winner, *policy.loser))
-    return dict(auxiliary=contrast(winner, loser, attributes=named))
+    return dict(auxiliary=Contrast(winner, loser, attributes=named))
 
 
 def train_chain(
