@@ -11,7 +11,6 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from .agreement import Drift, Health, LookNext, PairHealth, RaterPair
 from .core import atomic_path, plural
