@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib, math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -22,11 +22,13 @@ from .batches import at_averaged_weights, cache_prompt_embeddings, data_origin, 
 from .batches import frozen_predictions, held_out_score, preference_prompts
 from .cache import Damaged
 from .collapse import CollapseWatch
-from .core import CpoError, record_of
+from .core import CpoError, later, record_of
 from .docments import document
 from .criteria import CriteriaTree
+from .image_steps import image_batches, pair_step, policy_prediction
 from .loss import LossOutput, cpo_loss, dpo_loss, guidance_distillation_loss, sft_loss
 from .method_rows import rows_by_score, rows_in_pairs, rows_with_preference
+from .on_policy import OnPolicy
 from .origin import blaming, check_alpha, claim_training, naming_culprits, rows_hash
 from .origin import run_origin
 from .runs import last_checkpoint
@@ -35,8 +37,8 @@ from .weighting import WEIGHTINGS, weight_function
 
 # %% auto #0
 __all__ = ['METHODS', 'AlignConfig', 'Method', 'register', 'StepInputs', 'training_rows', 'PreferenceBatch', 'preference_batches',
-           'policy_prediction', 'preference_step', 'cpo_step', 'distill_step', 'dpo_step', 'sft_step',
-           'every_align_prompt', 'align', 'claim_align']
+           'preference_step', 'cpo_step', 'distill_step', 'dpo_step', 'sft_step', 'every_align_prompt', 'align',
+           'claim_align']
 
 # %% ../nbs/25_align.ipynb #8887f254
 @dataclass(frozen=True)
@@ -46,16 +48,16 @@ class AlignConfig:
     train: TrainConfig  # the loop: steps, batch size, learning rate, seed
     method: str = "cpo"  # a name in METHODS
     # the preference
-    beta: float = 200.0  # cpo, dpo: inverse temperature on per-sample means, > 0
+    beta: float = 200.0  # inverse temperature on per-sample means, > 0
     stabilize: str | None = "norm"  # cpo, dpo: None, "norm" or "safeguard"
     gamma: float = 0.9  # norm rule: largest losing gradient relative to the winning one, in [0, 1)
     mu: float = 0.5  # safeguard rule: least share of the winner's progress that remains, in [0, 1]
-    weighting: str = "none"  # cpo, dpo: w(t) inside the sigmoid, "none", "transition" or "min-snr"
+    weighting: str = "none"  # w(t) inside the margin: "none", "transition" or "min-snr"
     paired: bool = False  # cpo, distill: also name the partners of each attribute (ours)
     guidance: float = 1.5  # distill: guidance strength s >= 0
     # the rows
     rows: str = "top"  # sft: "top" quartile by #A+ - #A-, or "all"
-    min_gap: int = 2  # dpo: least difference of scores within a pair
+    min_gap: int = 2  # methods on pairs: least difference of scores within one
     # the adapter
     rank: int = 32  # of the policy's LoRA
     alpha: float | None = None  # LoRA scale is alpha / rank; default: rank
@@ -65,6 +67,10 @@ class AlignConfig:
     # early-stop threshold: smoothed d_w relative to the targets' variance, > 0; None disables it
     collapse: float | None = 0.5
     precision: str = "bf16"  # of forward passes: bf16, fp16 or fp32
+    positive_share: float = later(0.8)  # kto: weight of images above the median score, in [0, 1]
+    margin_weight: float = later(0.1)  # mapo: weight of the term that pushes apart, >= 0
+    ema_reference: bool = later(True)  # linear-dpo: does the reference follow the averaged weights?
+    on_policy: OnPolicy = later(OnPolicy())  # spo, npo-spo: how the policy is sampled and scored
 
     def __post_init__(self):
         if problems := _config_problems(self):
@@ -74,18 +80,22 @@ class AlignConfig:
 # %% ../nbs/25_align.ipynb #b3070536
 def _config_problems(cfg: AlignConfig) -> list[str]:
     "One line for each setting that is not usable."
+    follows = cfg.method == "linear-dpo" and cfg.ema_reference
     rules = (
         ("method", cfg.method in METHODS, f"choose one of {', '.join(METHODS)}"),
-        (
-            "stabilize",
-            cfg.stabilize in (None, "norm", "safeguard"),
-            "choose None, norm or safeguard",
-        ),
+        ("stabilize", cfg.stabilize in (None, "norm", "safeguard"), "choose None, norm, safeguard"),
         ("weighting", cfg.weighting in WEIGHTINGS, f"choose one of {', '.join(WEIGHTINGS)}"),
         ("beta", 0 < cfg.beta < math.inf, "must be positive"),
         ("gamma", 0 <= cfg.gamma < 1, "must be in [0, 1)"),
         ("mu", 0 <= cfg.mu <= 1, "must be in [0, 1]"),
         ("guidance", 0 <= cfg.guidance < math.inf, "must be >= 0"),
+        ("positive_share", 0 <= cfg.positive_share <= 1, "must be in [0, 1]"),
+        ("margin_weight", 0 <= cfg.margin_weight < math.inf, "must be >= 0"),
+        (
+            "ema_reference",
+            not follows or cfg.train.ema,
+            "needs averaged weights, set the loop's ema",
+        ),
         ("rows", cfg.rows in ("top", "all"), "choose top or all"),
         ("caption_dropout", 0 <= cfg.caption_dropout < 1, "must be in [0, 1)"),
         ("collapse", cfg.collapse is None or cfg.collapse > 0, "must be positive, or None"),
@@ -103,7 +113,13 @@ class Method:
     rows: Callable
     step: Callable  # StepInputs -> step function: (step, rows, part) -> (loss, numbers to log)
     settings: tuple[str, ...] = ()  # fields of AlignConfig that it reads beside the common ones
+    defaults: dict = field(default_factory=dict)  # fields whose default is another for this method
     needs_auxiliary: bool = False  # does it use the auxiliary model's predictions?
+    needs_reference: bool = False  # without one: does it use the reference's predictions?
+    images: int = 1  # of one sample: 2 for methods on pairs
+    live_only: bool = False  # ... but not at z_w and z_l, which a target bank caches?
+    prompts: Callable | None = None  # (TrainingSet, tree, AlignConfig) -> what else it encodes
+    prepare: Callable | None = None  # StepInputs -> what is made once a run, from the training rows
 
 # %% ../nbs/25_align.ipynb #84fb5790
 METHODS: dict[str, Method] = {}  # by name
@@ -130,6 +146,7 @@ class StepInputs:
     pairs: np.ndarray | None = None  # rows of winner and loser (P, 2), for methods on pairs
     bank: Bank | None = None  # cached frozen predictions of `data`; None: computed live
     prefetch: bool | None = None  # read the bank ahead in a thread; None: on a GPU only
+    prepared: Any = None  # what the method's `prepare` made; held-out rows share it
 
     @property
     def n_samples(self) -> int:
@@ -216,17 +233,6 @@ def preference_batches(
     "Where the frozen predictions of a step come from: the target bank, or the models themselves."
     return _live_batches(s) if s.bank is None else _banked_batches(s)
 
-# %% ../nbs/25_align.ipynb #1b15d89a
-def policy_prediction(
-    s: StepInputs,  # whose policy predicts
-    noisy: torch.Tensor,  # x_t, (B, C, h, w)
-    timesteps: torch.Tensor,  # t, (B,)
-    cond: Conditioning,  # the captions, encoded
-) -> torch.Tensor:  # float32, like `noisy`, with a gradient
-    "The policy's prediction, in the precision of the settings."
-    with autocast(s.backbone.device, s.cfg.precision):
-        return s.backbone.predict(noisy, timesteps, cond, s.policy).float()
-
 # %% ../nbs/25_align.ipynb #eaa7da34
 def preference_step(
     s: StepInputs,  # models, rows and settings
@@ -238,8 +244,7 @@ def preference_step(
     def step_fn(step: int, rows: np.ndarray, part: slice) -> tuple[torch.Tensor, dict]:
         b = batches(step, rows, part)
         pred = policy_prediction(s, b.noisy, b.timesteps, b.cond)
-        models = dict(the_base=b.ref, the_auxiliary_model=b.z_w, the_auxiliary=b.z_l)
-        with blaming(pred, **models):
+        with blaming(pred, the_base=b.ref, the_auxiliary_model=b.z_w, the_auxiliary=b.z_l):
             out = loss(pred, b)
         return out.loss, batch_means(out.stats, b.mask_l) | dict(variance=b.z_w.var())
 
@@ -305,42 +310,14 @@ def dpo_step(
     s: StepInputs,  # models, rows with pairs, and settings
 ) -> Callable:  # step function; its rows are numbers of pairs
     "Diffusion-DPO (arXiv 2311.12908), or with the safeguard Diffusion-SDPO (arXiv 2511.03317)."
-    bb, cfg, weight = s.backbone, s.cfg, weight_function(s.backbone, s.cfg.weighting)
+    cfg, weight = s.cfg, weight_function(s.backbone, s.cfg.weighting)
     how = dict(beta=cfg.beta, stabilize=cfg.stabilize, gamma=cfg.gamma, mu=cfg.mu)
 
-    def make(step, rows):
-        w, l = s.data[s.pairs[rows, 0]], s.data[s.pairs[rows, 1]]
-        d = noisy_batch(bb, w, cfg.train.seed, step, cfg.caption_dropout)
-        return w, l, d, max(bb.prompt_tokens(d.captions))
-
-    cut = once_per_step(make)
-
-    def step_fn(step: int, rows: np.ndarray, part: slice) -> tuple[torch.Tensor, dict]:
-        w, l, d, tokens = cut(step, rows, part)
-        latents = torch.cat([w.latents.float(), l.latents.float()]).to(bb.device)
-        noise, t = torch.cat([d.noise] * 2), torch.cat([d.timesteps] * 2)
-        noisy, target = bb.add_noise(latents, noise, t), bb.target(latents, noise, t)
-        cond = bb.encode_prompts(d.captions, tokens=tokens)
-        cond = Conditioning.cat([d.told(cond), replace(d, sizes=l.sizes).told(cond)])
-
-        ref = _reference_prediction(s, noisy, t, cond)
-        pred = policy_prediction(s, noisy, t, cond)
-
+    def loss(pred: torch.Tensor, ref: torch.Tensor, target: torch.Tensor, t: torch.Tensor):
         pairs = (*pred.chunk(2), *ref.chunk(2), *target.chunk(2))
-        with blaming(pred, the_reference=ref):
-            out = dpo_loss(*pairs, weight=weight(d.timesteps), **how)
-        return out.loss, batch_means(out.stats) | dict(variance=target.chunk(2)[0].var())
+        return dpo_loss(*pairs, weight=weight(t), **how)
 
-    return step_fn
-
-# %% ../nbs/25_align.ipynb #73f2f6be
-def _reference_prediction(
-    s: StepInputs, noisy: torch.Tensor, t: torch.Tensor, cond: Conditioning
-) -> torch.Tensor:
-    "The frozen start's prediction, float32, without a gradient."
-    with s.backbone.frozen_mode(), autocast(s.backbone.device, s.cfg.precision):
-        ref = s.backbone.predict(noisy, t, cond, s.reference)
-    return ref.to(torch.float32, copy=True)
+    return pair_step(s, loss)
 
 # %% ../nbs/25_align.ipynb #e6df1f22
 register(
@@ -350,6 +327,8 @@ register(
         rows_in_pairs,
         dpo_step,
         ("beta", "stabilize", "gamma", "mu", "min_gap", "weighting"),
+        needs_reference=True,
+        images=2,
     )
 )
 
@@ -358,23 +337,14 @@ def sft_step(
     s: StepInputs,  # models, rows and settings
 ) -> Callable:  # step function
     "Denoising regression on the rows' captions."
-    bb, cfg = s.backbone, s.cfg
-
-    def make(step, rows):
-        batch = s.data[rows]
-        d = noisy_batch(bb, batch, cfg.train.seed, step, cfg.caption_dropout)
-        return batch, d, max(bb.prompt_tokens(d.captions))
-
-    cut = once_per_step(make)
+    batches = image_batches(s)
 
     def step_fn(step: int, rows: np.ndarray, part: slice) -> tuple[torch.Tensor, dict]:
-        batch, d, tokens = cut(step, rows, part)
-        cond = d.told(bb.encode_prompts(d.captions, tokens=tokens))
-        pred = policy_prediction(s, d.noisy, d.timesteps, cond)
-        target = bb.target(batch.latents.float().to(bb.device), d.noise, d.timesteps)
+        b = batches(step, rows, part)
+        pred = policy_prediction(s, b.noisy, b.timesteps, b.cond)
         with blaming(pred):
-            loss = sft_loss(pred, target).loss
-        return loss, dict(variance=target.var(correction=0))
+            loss = sft_loss(pred, b.target).loss
+        return loss, dict(variance=b.target.var(correction=0))
 
     return step_fn
 
@@ -388,10 +358,12 @@ def every_align_prompt(
     cfg: AlignConfig,  # method and caption dropout are read
     live: bool = True,  # are the frozen predictions computed in every step, not read from a bank?
 ) -> Iterator[str]:
-    "All prompts of a run: captions, and for a live auxiliary model the winner's and loser's."
+    "All prompts of a run: captions, for a live auxiliary the winner's and loser's, and others."
+    method = METHODS[cfg.method]
+    yield from method.prompts(data, tree, cfg) if method.prompts else ()
     for captions in (data.captions, [""] * len(data)) if cfg.caption_dropout else (data.captions,):
         yield from captions
-        if live and METHODS[cfg.method].needs_auxiliary:
+        if live and method.needs_auxiliary and not method.live_only:
             winner, loser, _ = preference_prompts(captions, data, tree, cfg.paired)
             yield from winner
             yield from loser
@@ -435,6 +407,8 @@ def align(
     with claim_training(backbone, run_dir, cfg, settings, bool(validation), accept_changes):
         backbone.add_adapter(name, cfg.rank, cfg.alpha, cfg.targets, seed=cfg.train.seed)
         params = backbone.trainable_parameters(name)
+        if prepare := METHODS[cfg.method].prepare:
+            inputs = replace(inputs, prepared=prepare(inputs))
         held_out = _held_out_inputs(inputs, validation)
         inputs = _with_bank(inputs, bank, execution)
         _encode_prompts(inputs, held_out, prompts_folder)
@@ -452,10 +426,10 @@ def align(
 # %% ../nbs/25_align.ipynb #95e60522
 def _check_options(backbone: Backbone, cfg: AlignConfig, bank: BankConfig | None) -> None:
     "Raise for what does not fit the method or the base, before anything is computed."
-    if bank is not None and not METHODS[cfg.method].needs_auxiliary:
-        what = "a target bank serves methods with an auxiliary model"
-        raise CpoError(f"{what}; {cfg.method} does not use one", hint="leave the bank out")
-    if "weighting" in METHODS[cfg.method].settings:
+    method = METHODS[cfg.method]
+    if bank is not None and (method.live_only or not method.needs_auxiliary):
+        raise CpoError(f"{cfg.method} does not read a target bank", hint="leave the bank out")
+    if "weighting" in method.settings:
         weight_function(backbone, cfg.weighting)
 
 # %% ../nbs/25_align.ipynb #edc52a27

@@ -20,7 +20,7 @@ from .sdxl import tiny_sdxl
 from .sd3 import tiny_sd3
 from .flux import tiny_flux
 from .batches import TrainingSet
-from .align import METHODS
+from .methods import METHODS
 from .costs import bare_backbone, build_part
 from .full_size import FULL_SIZE, write_configs
 

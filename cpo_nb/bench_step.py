@@ -29,7 +29,8 @@ from cpo_nb.training import (
 )
 from .batches import TrainingSet
 from .bank import Bank, BankConfig, planned_noise_draws
-from .align import METHODS, AlignConfig, StepInputs
+from .align import AlignConfig, StepInputs
+from .methods import METHODS
 from .costs import LiveMemory, tensor_bytes
 from .bench_models import BenchCase
 

@@ -72,9 +72,9 @@ from cpo_nb.cli_options import (
 )
 
 # %% auto #0
-__all__ = ['Settings', 'options_of', 'sft_config', 'run_sft', 'search_key', 'tuned_settings', 'stabilize_rule', 'reads_setting',
-           'split_options', 'align_config', 'bank_config', 'Stabilize', 'Weighting', 'Rows', 'run_align',
-           'command_table', 'main']
+__all__ = ['Settings', 'options_of', 'sft_config', 'run_sft', 'search_key', 'tuned_settings', 'own_settings', 'stabilize_rule',
+           'reads_setting', 'split_options', 'align_config', 'bank_config', 'Stabilize', 'Weighting', 'Rows',
+           'run_align', 'command_table', 'main']
 
 # %% ../nbs/46_cli.ipynb #47e33067
 @dataclass
@@ -256,13 +256,32 @@ def tuned_settings(
         return chosen(key, tiny), source
     return first_of_grid(key), "first value of the search's grids (no search is stored)"
 
+# %% ../nbs/46_cli.ipynb #dca60d81
+def own_settings(
+    method: str,  # one of METHODS
+    stabilize: str | None,  # the rule in use
+    base: str,  # as of `--base`
+    scale: Scale,  # sizes
+) -> dict[str, dict]:  # source -> settings by name; what comes later wins
+    "What a method starts from, besides what all share."
+    from cpo_nb.methods import METHODS
+    from cpo_nb.search import SEARCHED
+
+    defaults = {f"default of {method}": METHODS[method].defaults}
+    if search_key(method, stabilize) in SEARCHED:
+        tuned, source = tuned_settings(method, stabilize, base, scale)
+        return defaults | {source: tuned}
+    tuned, source = tuned_settings("dpo", None, base, scale)
+    rate = {name: value for name, value in tuned.items() if name == "lr"}
+    return defaults | {f"{source} for dpo": rate}
+
 # %% ../nbs/46_cli.ipynb #4a5d4760
 def stabilize_rule(
     method: str,  # one of METHODS
     given: str | None,  # as of `--stabilize`
 ) -> str | None:  # norm, safeguard or None
     "The stabilisation in use: as given, by default norm for cpo, none for others."
-    from cpo_nb.align import METHODS
+    from cpo_nb.methods import METHODS
 
     if "stabilize" not in METHODS[method].settings:
         return None
@@ -276,7 +295,7 @@ def reads_setting(
     name: str,  # a field of AlignConfig
 ) -> bool:
     "Does a method read this setting?"
-    from cpo_nb.align import METHODS
+    from cpo_nb.methods import METHODS
 
     if name not in METHODS[method].settings:
         return False
@@ -293,7 +312,7 @@ def split_options(
     options: dict,  # values by field; None: left out
 ) -> tuple[dict, list[str]]:  # options that count, and names of those without effect
     "Separate the options that a method reads from those that only other methods read."
-    from cpo_nb.align import METHODS
+    from cpo_nb.methods import METHODS
 
     special = {name for m in METHODS.values() for name in m.settings}
     used, unused = {}, []
@@ -307,7 +326,7 @@ def split_options(
 
 def _note_unused(unused: list[str], method: str, stabilize: str | None) -> None:
     "Say on stderr which options have no effect."
-    from cpo_nb.align import METHODS
+    from cpo_nb.methods import METHODS
 
     if unused:
         how = f"--method {method}"
@@ -338,8 +357,8 @@ def align_config(
         batch_size=scale.batch_size,
         checkpoint_every=scale.checkpoint_every,
     )
-    tuned, source = tuned_settings(method, stabilize, base, scale)
-    settings.set(source, **tuned)
+    for source, values in own_settings(method, stabilize, base, scale).items():
+        settings.set(source, **values)
     for source, values in (start or {}).items():
         settings.set(source, **values)
     settings.set_options(given, **used)
@@ -362,7 +381,7 @@ def bank_config(
     folder: Path | None,  # as of `--bank`
 ):  # a `BankConfig`; None for methods without an auxiliary, and for the live path
     "The target bank that a run reads."
-    from cpo_nb.align import METHODS
+    from cpo_nb.methods import METHODS
     from cpo_nb.bank import BankConfig
 
     if METHODS[method].needs_auxiliary and not live:
@@ -407,12 +426,16 @@ _Auxiliary = Annotated[
 _METHOD = (
     "cpo: Complex Preference Optimization; distill: regression on the auxiliary model's guided "
     "prediction; dpo: Diffusion-DPO on pairs of images with one caption; sft: fine-tuning on the "
-    "best images."
+    "best images; on the same pairs ipo: IPO, hinge: hinge loss, mapo: MaPO without a reference, "
+    "dspo: DSPO, linear-dpo: Linear-DPO; kto: Diffusion-KTO on single images."
 )
 _Method = Annotated[Method, typer.Option("--method", help=_METHOD)]
 _STABILIZE = "cpo, dpo: rule that bounds the losing gradient. [default: norm for cpo, none for dpo]"
 _Stabilize = Annotated[Optional[Stabilize], typer.Option("--stabilize", help=_STABILIZE)]
-_BETA = f"cpo, dpo: inverse temperature on per-sample mean errors. [default: 200; {_SEARCHED}]"
+_BETA = (
+    "Inverse temperature on per-sample mean errors (kto 1000, linear-dpo 100, dspo 0.001). "
+    f"[default: 200; {_SEARCHED}]"
+)
 _Beta = Annotated[Optional[float], typer.Option("--beta", help=_BETA)]
 
 # %% ../nbs/46_cli.ipynb #b363ed39
@@ -426,7 +449,7 @@ _MU = (
     "[default: 0.5]"
 )
 _Mu = Annotated[Optional[float], typer.Option("--mu", help=_MU)]
-_WEIGHTING = "cpo, dpo: weight w(t) of noise levels. [default: none]"
+_WEIGHTING = "cpo, dpo, ipo, hinge, dspo, linear-dpo: weight w(t) of noise levels. [default: none]"
 _Weighting = Annotated[Optional[Weighting], typer.Option("--weighting", help=_WEIGHTING)]
 _GUIDANCE = (
     f"distill: guidance strength s in z_w + s (z_w - z_l), at least 0. [default: 1.5; {_SEARCHED}]"
@@ -437,7 +460,8 @@ _Guidance = Annotated[Optional[float], typer.Option("--guidance", help=_GUIDANCE
 _ROWS = "sft: the top quartile by positives minus negatives, or all rows. [default: top]"
 _Rows = Annotated[Optional[Rows], typer.Option("--rows", help=_ROWS)]
 _MIN_GAP = (
-    "dpo: smallest difference of scores, positives minus negatives, within a pair. [default: 2]"
+    "Methods on pairs: smallest difference of scores, positives minus negatives, within a pair. "
+    "[default: 2]"
 )
 _MinGap = Annotated[Optional[int], typer.Option("--min-gap", min=1, help=_MIN_GAP)]
 _LR_HELP = f"Learning rate of AdamW. [default: {_LR['align']:g}; {_SEARCHED}]"
@@ -445,12 +469,27 @@ _AlignLr = Annotated[Optional[float], typer.Option("--lr", help=_LR_HELP)]
 _COLLAPSE = "Early-stop threshold: relative growth of the winning-target error; 0 disables."
 _Collapse = Annotated[float, typer.Option("--collapse", min=0, help=_COLLAPSE)]
 
+# %% ../nbs/46_cli.ipynb #bb5b50f1
+_SHARE = "kto: weight of images above the median score, in [0, 1]. [default: 0.8]"
+_PositiveShare = Annotated[Optional[float], typer.Option("--positive-share", help=_SHARE)]
+_MARGIN_WEIGHT = "mapo: weight of the term that pushes winner and loser apart. [default: 0.1]"
+_MarginWeight = Annotated[Optional[float], typer.Option("--margin-weight", help=_MARGIN_WEIGHT)]
+_EMA_REFERENCE = (
+    "linear-dpo: the reference follows the averaged weights, or stays the frozen start. "
+    "[default: it follows]"
+)
+_EmaReference = Annotated[
+    Optional[bool],
+    typer.Option("--ema-reference/--no-ema-reference", show_default=False, help=_EMA_REFERENCE),
+]
+
 # %% ../nbs/46_cli.ipynb #b0f10109
 def _run_align(
     ctx: typer.Context, scale: Scale, out: Path, auxiliary: str | None, bank, no_cache: bool
 ) -> None:
     "Train a policy; raises `typer.Exit` with code 3 when it was stopped for collapse."
-    from cpo_nb.align import METHODS, AlignConfig
+    from cpo_nb.align import AlignConfig
+    from cpo_nb.methods import METHODS
     from cpo_nb.job import Job, run_stage2
     from cpo_nb.sizes import fitting_sizes
     from cpo_nb.training import TrainConfig
@@ -489,6 +528,9 @@ def run_align(
     paired: Paired = False,
     rows: _Rows = None,
     min_gap: _MinGap = None,
+    positive_share: _PositiveShare = None,
+    margin_weight: _MarginWeight = None,
+    ema_reference: _EmaReference = None,
     steps: Steps = None,
     batch_size: Batch = None,
     lr: _AlignLr = None,

@@ -326,6 +326,12 @@ class Method(str, Enum):
     distill = "distill"
     dpo = "dpo"
     sft = "sft"
+    ipo = "ipo"
+    hinge = "hinge"
+    kto = "kto"
+    mapo = "mapo"
+    dspo = "dspo"
+    linear_dpo = "linear-dpo"
 
 
 class DType(str, Enum):

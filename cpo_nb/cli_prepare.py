@@ -214,7 +214,7 @@ def prompts_per_image(
     prompt_variants: int,  # stage 1: prompts sampled per image
 ) -> int:
     "How many prompts are encoded per image, with and without its caption, which may be dropped."
-    from cpo_nb.align import METHODS
+    from cpo_nb.methods import METHODS
 
     if n_draws is not None:  # the bank needs the others once, and stores predictions instead
         return 1
@@ -236,7 +236,7 @@ def _device_name(gpu: str | None, base: str, memory: float | None) -> str | None
 
 def _bank_draws(method: str, live: bool, n_draws: int | None) -> int | None:
     "Noise draws of the target bank; None for methods without one, and for the live path."
-    from cpo_nb.align import METHODS
+    from cpo_nb.methods import METHODS
     from cpo_nb.bank import BankConfig
 
     if live or not METHODS[method].needs_auxiliary:
@@ -265,7 +265,7 @@ def _print_plan(plan) -> None:
 # %% ../nbs/44b_cli_prepare.ipynb #274fb568
 def _note_plan(ctx: typer.Context) -> None:
     "Say which options of `cpo plan` have no effect beside the others."
-    from cpo_nb.align import METHODS
+    from cpo_nb.methods import METHODS
 
     given, method = ctx.params, ctx.params["method"].value
     if given["data"] is None:

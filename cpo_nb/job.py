@@ -27,7 +27,8 @@ from .tracking import Tracking
 from .batches import PRECISIONS, TrainingSet, cache_prompt_embeddings, training_set
 from .sft import SftConfig, check_labels, claim_sft, sft
 from .bank import Bank, BankConfig, fill_batch
-from .align import METHODS, AlignConfig, align, claim_align
+from .align import AlignConfig, align, claim_align
+from .methods import METHODS
 from .method_rows import preference_rows
 from .sampling import Previews, preview_prompts
 from .gain import atelier_held_out, attribute_sheet, auxiliary_notes, best_note, report_gains

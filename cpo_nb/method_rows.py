@@ -5,24 +5,27 @@
 # %% ../nbs/24b_method_rows.ipynb #c0cbe335
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .batches import TrainingSet
+from .dataset import preference_scores
 from .core import CpoError, plural
 from .pairs import preference_pairs, top_quartile
 from .docments import document
 
 # %% auto #0
-__all__ = ['preference_rows', 'rows_with_preference', 'rows_by_score', 'rows_in_pairs']
+__all__ = ['preference_rows', 'rows_with_preference', 'rows_by_score', 'rows_in_pairs', 'LabelledSet', 'rows_about_median']
 
 # %% ../nbs/24b_method_rows.ipynb #6b49b934
 def preference_rows(
     data: TrainingSet,  # annotated rows
 ) -> tuple[np.ndarray, int]:  # indices of rows with a preference, and how many have none
     "Rows that show at least one attribute."
-    keep = np.array([bool(p) or bool(n) for p, n in zip(data.positive, data.negative)])
+    shown = [bool(p) or bool(n) for p, n in zip(data.positive, data.negative)]
+    keep = np.array(shown, dtype=bool)
     return np.flatnonzero(keep), int((~keep).sum())
 
 # %% ../nbs/24b_method_rows.ipynb #81dec66c
@@ -56,18 +59,18 @@ def rows_by_score(
     return data[rows], None, {}
 
 # %% ../nbs/24b_method_rows.ipynb #0e9bf497
-def _no_pairs(n: int, reason: str) -> CpoError:
-    "DPO without pairs: why, as `preference_pairs` says it."
+def _no_pairs(method: str, n: int, reason: str) -> CpoError:
+    "A method on pairs without pairs: why, as `preference_pairs` says it."
     hint = 'lower `min_gap=`, give images that share captions, or pass `method="cpo"`, '
     return CpoError(
-        f"dpo has no pairs among {plural(n, 'image')}: {reason}",
+        f"{method} has no pairs among {plural(n, 'image')}: {reason}",
         hint=hint + "which needs no pairs",
     )
 
 # %% ../nbs/24b_method_rows.ipynb #dca24a96
 def rows_in_pairs(
     data: TrainingSet,  # annotated rows
-    cfg: Any,  # `min_gap` and the seed are read
+    cfg: Any,  # method, `min_gap` and the seed are read
 ) -> tuple[TrainingSet, np.ndarray, dict]:  # all rows, pairs (P, 2), and how many pairs
     """Pairs of winner and loser: two rows of one caption whose scores differ by `min_gap` at least.
 
@@ -76,8 +79,48 @@ def rows_in_pairs(
     selected, report = preference_pairs(rows, min_gap=cfg.min_gap, seed=cfg.train.seed)
     pairs = np.asarray(selected).reshape(-1, 2)
     if len(data) and not len(pairs):
-        raise _no_pairs(len(data), report.reason)
+        raise _no_pairs(cfg.method, len(data), report.reason)
     return data, pairs, dict(pairs=len(pairs))
+
+# %% ../nbs/24b_method_rows.ipynb #03f153ea
+@dataclass
+class LabelledSet(TrainingSet):
+    "A training set of which each row is desired or not; slices of it are plain training sets."
+
+    desired: np.ndarray | None = None  # bool (N,)
+
+# %% ../nbs/24b_method_rows.ipynb #16f31ead
+def _one_sided(n: int, middle: float) -> CpoError:
+    "The error of images whose scores do not lie on both sides of their median."
+    return CpoError(
+        f"kto needs images above and below the median score; of {plural(n, 'annotated image')} "
+        f"none lies on one side of it (#A+ - #A- is {middle:g} in the middle)",
+        hint='annotate more attributes, or pass `method="cpo"`, which compares no images',
+    )
+
+
+def rows_about_median(
+    data: TrainingSet,  # annotated rows
+    cfg: Any,  # not read
+) -> tuple[LabelledSet, None, dict]:  # rows with labels, no pairs, and what was counted
+    """Rows whose score lies above the median of the annotated ones, or below it.
+
+    Raises `CpoError` when one of the two sides is empty."""
+    rows, without = preference_rows(data)
+    if len(data) and not len(rows):
+        raise _not_annotated(without)
+    scores = preference_scores(data.annotations())[rows]
+    middle = float(np.median(scores)) if len(rows) else 0.0
+    keep = scores != middle
+    desired = scores[keep] > middle
+    if len(data) and (desired.all() or not desired.any()):
+        raise _one_sided(len(rows), middle)
+
+    kept = data[rows[keep]]
+    columns = (kept.latents, kept.captions, kept.positive, kept.negative, kept.sizes)
+    facts = dict(median=middle, at_median=int((~keep).sum()), desired=int(desired.sum()))
+    labelled = LabelledSet(*columns, desired=desired)
+    return labelled, None, facts | dict(rows_without_preference=without)
 
 # %% ../nbs/24b_method_rows.ipynb #c6b1c344
 document(globals())

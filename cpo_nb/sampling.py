@@ -5,6 +5,7 @@
 # %% ../nbs/30_sampling.ipynb #f90162d1
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Callable, Sequence
 
@@ -25,22 +26,43 @@ from .schedules import take_steps
 __all__ = ['sample', 'image_grid', 'labelled_grid', 'preview_prompts', 'Previews']
 
 # %% ../nbs/30_sampling.ipynb #64cf3526
-def _sample_batch(backbone, prompts, seeds, steps, g, adapter, negative, precision) -> torch.Tensor:
-    "Latents (B, C, h, w) of prompts that are padded alike."
-    n = len(prompts)
-    embedded = backbone.embeds_guidance and negative is None  # the model reads g as a number
-    guided = g > 1 and not embedded
-    texts = [*prompts, *(negative or [""] * n)] if guided else list(prompts)
-    cond = backbone.encode_prompts(texts, adapter)
-    if embedded:
-        cond = backbone.with_guidance(cond, g)
+def _sample_batch(
+    backbone, prompts, seeds, steps, g, adapters, negative, precision
+) -> torch.Tensor:
+    "Latents (B, C, h, w) of prompts that are padded alike; `adapters` as of `_predictor`."
+    n, two = len(prompts), adapters[1] is not None
+    embedded = backbone.embeds_guidance and negative is None and not two  # reads g as a number
+    others = (negative or [""] * n) if g > 1 and not embedded else []
+    f = _predictor(backbone, list(prompts), others, adapters, g if embedded else None)
 
     def predict(x, t):
         with autocast(backbone.device, precision):
-            f = backbone.predict_prompts(x, t.expand(n), cond, adapter).float()
-        return f[n:] + g * (f[:n] - f[n:]) if guided else f
+            out = f(x, t.expand(n)).float()
+        return out[n:] + g * (out[:n] - out[n:]) if others else out
 
     return take_steps(backbone.sampler(steps), _initial_noise(backbone, seeds), seeds, predict)
+
+# %% ../nbs/30_sampling.ipynb #d614d7bf
+def _predictor(
+    backbone: Backbone,
+    prompts: list[str],  # B
+    others: list[str],  # B prompts of the other branch, or none
+    adapters: tuple[Adapter, Adapter],  # of the two branches; second None: the first's
+    embed: float | None,  # guidance scale that the model reads as a number
+) -> Callable:  # (x_t, t) -> predictions (B, …), or (2B, …): the other branch's last
+    "One pass for both branches, or where their adapters differ a pass for each."
+    adapter, other = adapters
+    if other is None or not others:
+        cond = backbone.encode_prompts(prompts + others, adapter)
+        cond = cond if embed is None else backbone.with_guidance(cond, embed)
+        return lambda x, t: backbone.predict_prompts(x, t, cond, adapter)
+
+    tokens = max(backbone.prompt_tokens(prompts + others))
+    branches = [
+        (backbone.encode_prompts(texts, which, tokens), which)
+        for texts, which in ((prompts, adapter), (others, other))
+    ]
+    return lambda x, t: torch.cat([backbone.predict(x, t, *branch) for branch in branches])
 
 # %% ../nbs/30_sampling.ipynb #cc193192
 def _initial_noise(backbone: Backbone, seeds: Sequence[int]) -> torch.Tensor:
@@ -61,7 +83,7 @@ def _batches_of_equal_length(lengths: Sequence[int], batch_size: int) -> list[li
     return batches
 
 # %% ../nbs/30_sampling.ipynb #fdb0eb80
-def _setting_problems(prompts, seeds, negative_prompts, steps, batch_size, guidance_scale):
+def _setting_problems(prompts, seeds, negative_prompts, steps, batch_size, guidance_scale, two):
     "What is wrong with the settings of `sample`, one line each."
     n, problems = len(prompts), []
     if n != len(seeds):
@@ -72,6 +94,8 @@ def _setting_problems(prompts, seeds, negative_prompts, steps, batch_size, guida
         problems.append(f"steps={steps}, batch_size={batch_size}: must be at least 1")
     if guidance_scale < 1:
         problems.append(f"guidance_scale={guidance_scale}: must be at least 1")
+    if two and guidance_scale == 1:
+        problems.append("guidance_scale=1 has no negative branch, so no negative adapter either")
     return problems
 
 # %% ../nbs/30_sampling.ipynb #26e4cab4
@@ -99,30 +123,30 @@ def sample(
     precision: str = "bf16",  # of forward passes: "bf16", "fp16" or "fp32"
     latents_only: bool = False,  # return latents (N, C, h, w) in place of images
     finite: bool = True,  # refuse latents that are not finite, which would decode to black
+    # of the empty or negative prompts alone; None: `adapter`; []: the base
+    negative_adapter: Adapter = None,
 ) -> np.ndarray:  # RGB, (N, H, W, 3), uint8
     """Sample images with the pipeline's own scheduler.
 
     Raises `CpoError` for lists of unequal length, impossible settings, or latents that are not
     finite."""
-    problems = _setting_problems(
-        prompts, seeds, negative_prompts, steps, batch_size, guidance_scale
-    )
-    if problems:
+    two = negative_adapter is not None
+    how = (negative_prompts, steps, batch_size, guidance_scale, two)
+    if problems := _setting_problems(prompts, seeds, *how):
         raise CpoError("sample: impossible settings:", problems, "correct them")
     lengths, negative = backbone.prompt_tokens(prompts), None
     if negative_prompts is not None:
         lengths = list(map(max, lengths, backbone.prompt_tokens(negative_prompts)))
 
     out = [None] * len(prompts)
-    batches = _batches_of_equal_length(lengths, batch_size)
-    with backbone.fused(adapter):
+    batches, adapters = _batches_of_equal_length(lengths, batch_size), (adapter, negative_adapter)
+    with contextlib.nullcontext() if two else backbone.fused(adapter):
         for rows in tqdm(batches, desc="sample", mininterval=2, disable=None):
             texts, numbers = [prompts[i] for i in rows], [seeds[i] for i in rows]
             if negative_prompts is not None:
                 negative = [negative_prompts[i] for i in rows]
-            z = _sample_batch(
-                backbone, texts, numbers, steps, guidance_scale, adapter, negative, precision
-            )
+            how = (steps, guidance_scale, adapters, negative, precision)
+            z = _sample_batch(backbone, texts, numbers, *how)
             if finite:
                 _check_finite(z, numbers, precision)
             images = z.cpu().numpy() if latents_only else backbone.decode_latents(z)

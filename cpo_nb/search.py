@@ -32,7 +32,8 @@ from .backbone import Backbone, load_backbone
 from .training import TrainConfig, TrainResult
 from .batches import TrainingSet
 from .bank import BankConfig
-from .align import METHODS, AlignConfig, align
+from .align import AlignConfig, align
+from .methods import METHODS
 from .metrics import count_attributes, judge_images, load_judge
 from cpo_nb.shipped import (
     atelier_training_set,

@@ -583,6 +583,8 @@ def train(
         keep_freed_memory()
         run = _Run(run_dir, params, cfg, execution, scale_loss)
         run.resume()
+        if hasattr(step_fn, "averaged"):
+            step_fn.averaged = run.ema
         if on_resume:
             on_resume(run.step)
         try:

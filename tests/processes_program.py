@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from cpo_nb import methods  # noqa: F401  AlignConfig knows all of them
 from cpo_nb.align import AlignConfig, align
 from cpo_nb.atelier import sample_scenes
 from cpo_nb.painter import paint

@@ -4,7 +4,7 @@ import json, re, shlex
 from dataclasses import asdict
 
 import pytest, typer
-from cpo_nb.align import METHODS
+from cpo_nb.methods import METHODS
 from cpo_nb.cli import align_config, app, sft_config
 from cpo_nb.core import get_scale, to_jsonable
 from cpo_nb.shipped import auxiliary_config

@@ -95,7 +95,7 @@ def same_bank(one: Path, two: Path):
     [
         ("sd-cpo", False),
         ("sd-sft-passes", False),
-        ("sd-dpo", False),
+        ("sd-kto-passes", False),
         ("sd-cpo-bank", False),
         ("flux-cpo-checkpointing", True),
         ("flux-cpo-bank", True),
