@@ -13,7 +13,7 @@ import numpy as np
 
 from . import batches
 from .adapters import Adapter, stacked
-from .align import METHODS, AlignConfig, align
+from .align import AlignConfig, align
 from .backbone import Backbone, load_backbone
 from .batches import TrainingSet
 from cpo_nb.core import (
@@ -30,6 +30,7 @@ from cpo_nb.core import (
 )
 from .docments import document
 from .grid import PartFields
+from .methods import METHODS
 from .pairs import preference_scores, top_quartile
 from .search import loop_config, policy_run
 from .sft import SftConfig, sft

@@ -17,7 +17,8 @@ from .pairs import preference_pairs, top_quartile
 from .docments import document
 
 # %% auto #0
-__all__ = ['preference_rows', 'rows_with_preference', 'rows_by_score', 'rows_in_pairs', 'LabelledSet', 'rows_about_median']
+__all__ = ['preference_rows', 'rows_with_preference', 'rows_by_score', 'every_row', 'rows_in_pairs', 'LabelledSet',
+           'rows_about_median']
 
 # %% ../nbs/24b_method_rows.ipynb #6b49b934
 def preference_rows(
@@ -57,6 +58,14 @@ def rows_by_score(
     top = cfg.rows == "top"
     rows = np.asarray(top_quartile(data.annotations())) if top else np.arange(len(data))
     return data[rows], None, {}
+
+# %% ../nbs/24b_method_rows.ipynb #9b871542
+def every_row(
+    data: TrainingSet,  # rows, annotated or not
+    cfg: Any,  # not read
+) -> tuple[TrainingSet, None, dict]:  # all rows, no pairs, nothing to record
+    "All rows."
+    return data, None, {}
 
 # %% ../nbs/24b_method_rows.ipynb #0e9bf497
 def _no_pairs(method: str, n: int, reason: str) -> CpoError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import align, preference_methods  # noqa: F401  each registers its methods
+from . import ddspo, npo, sliders, spo  # noqa: F401
 from .docments import document
 from .training import TrainConfig
 

@@ -27,7 +27,7 @@ from cpo_nb.core import (
 )
 from .docments import document
 from .criteria import CriteriaTree
-from .prompts import attribute_prompt
+from .prompting import criteria_prompts
 from .atelier import PAIRS, sample_scenes
 from .annotate import atelier_annotator
 from .adapters import Adapter
@@ -246,17 +246,8 @@ def eval_prompts(
     """Prompts of a row, and the subject and palette that each caption names (indices).
 
     Raises `CpoError` for an unknown kind of prompt."""
-    if prompt not in ("caption", "positives", "guided"):
-        raise CpoError(
-            f"prompt kind {prompt!r} is unknown", hint="choose caption, positives or guided"
-        )
     scenes = sample_scenes(scale.eval_images, seed)
-    captions, every = scenes.captions(), [p.id for p in tree.pairs]
-    prompts, negative_prompts = captions, None
-    if prompt != "caption":
-        prompts = [attribute_prompt(c, every, [], tree, use="positive") for c in captions]
-    if prompt == "guided":
-        negative_prompts = [attribute_prompt(c, [], every, tree, use="negative") for c in captions]
+    prompts, negative_prompts = criteria_prompts(scenes.captions(), tree, prompt)
     return prompts, negative_prompts, scenes.subject, scenes.palette
 
 # %% ../nbs/35b_study.ipynb #a0cdbd75
