@@ -41,7 +41,8 @@ def summary_line(
 ) -> str:
     "Counts and the time of what is left, in one line."
     known = [s for s in todo.seconds.values() if s is not None]
-    text = f"{len(todo.searches)} to search, {len(todo.missing)} to run, {len(todo.stored)} stored"
+    text = f"{len(todo.searches)} to search (not timed), " if todo.searches else ""
+    text += f"{len(todo.missing)} to run, {len(todo.stored)} stored"
     if todo.stale:
         text += f", {plural(len(todo.stale), 'stale file')} (made with other settings or parts)"
     if known:
