@@ -86,8 +86,8 @@ class GridFields(BaseModel):
     share: tuple[float, ...] = (1.0,)  # shares of the rows that all parts are trained on, in (0, 1]
     data_seed: int = Field(0, ge=0)  # which labels are flipped and which rows remain
     lead: str | None = None  # the row that comparisons are made for
-    parts: dict[str, PartFields] = {}
-    rows: dict[str, RowFields] = Field(min_length=1)
+    parts: dict[str, PartFields] = {}  # by name
+    rows: dict[str, RowFields] = Field(min_length=1)  # by name, in the order of the table
 
 # %% ../nbs/35c_grid.ipynb #750987dd
 def _nearest(word: str, known: Iterable[str]) -> str:
@@ -214,7 +214,7 @@ def _trained_problems(name: str, row: RowFields, grid: GridFields, scale: Scale)
     if row.adapter:
         yield "adapter is for rows without a method"
 
-
+# %% ../nbs/35c_grid.ipynb #9a3fa0f1
 def _rate_problems(row: RowFields, grid: GridFields) -> Iterator[str]:
     "Who chooses a row's learning rate must be plain."
     found = row.search is not None, row.like is not None, "lr" in row.settings
@@ -320,7 +320,7 @@ def shipped_grids() -> dict[str, Path]:  # name -> file
     "The grids below `data/grids`."
     return {p.stem: p for p in sorted((data_dir() / "grids").glob("*.yaml"))}
 
-
+# %% ../nbs/35c_grid.ipynb #e8800e03
 def _without(content: Any, path: tuple) -> Any:
     "A copy of nested mappings without what stands at a path."
     if not path or not isinstance(content, dict) or path[0] not in content:
