@@ -14,10 +14,11 @@ from typing import Any, Iterable, Iterator, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .align import METHODS, AlignConfig
+from .align import AlignConfig
 from .core import CpoError, Scale, data_dir, plural
 from .criteria_file import did_you_mean, read_yaml, shorten
 from .docments import document
+from .methods import METHODS, method_config
 from .search import LEARNING_RATES, SEARCHED, loop_config
 from .training import TrainConfig
 
@@ -176,7 +177,7 @@ def row_config(
     loop = {k: values.pop(k) for k in list(values) if k in _LOOP}
     train = loop_config(scale, loop.get("lr", LEARNING_RATES[0]), seed, loop.get("steps"))
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return AlignConfig(dataclasses.replace(train, **loop), method=row.method, **values)
+    return method_config(dataclasses.replace(train, **loop), row.method, **values)
 
 
 def _value_problems(grid: GridFields, row: RowFields, scale: Scale) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .adapters import Adapter, stacked
-from .align import METHODS, AlignConfig, align
+from .align import AlignConfig, align
 from .backbone import Backbone, load_backbone
 from .batches import Contrast, TrainingSet
 from cpo_nb.core import (
@@ -29,6 +29,7 @@ from cpo_nb.core import (
 )
 from .docments import document
 from .grid import PartFields
+from .methods import METHODS
 from .pairs import best_rows, preference_scores
 from .search import loop_config, policy_run
 from .sft import SftConfig, sft

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from collections.abc import Callable
 from pathlib import Path
 
-from .align import METHODS, AlignConfig
+from .align import AlignConfig
 from .batches import TrainingSet
 from .core import CpoError, Scale, read_json, record_of, sha256_json, to_jsonable
 from .docments import document
@@ -23,6 +23,7 @@ from cpo_nb.grid_parts import (
     train_chain,
     train_part,
 )
+from .methods import METHODS, method_config
 from cpo_nb.search import (
     SEARCHED,
     Search,
@@ -92,7 +93,8 @@ def row_search(
     strengths = {k: tuple(v) for k, v in strengths.items()}
     settings = dict(method=row.method) | align_settings(shared_settings(grid, row))
     first = {k: v[0] for k, v in strengths.items()}
-    shared = AlignConfig(loop_config(scale, 1e-3, 0), **(settings | first))
+    rest = {k: v for k, v in (settings | first).items() if k != "method"}
+    shared = method_config(loop_config(scale, 1e-3, 0), row.method, **rest)
     policy = _policy(grid, name, scale, Run(name, 0), shared, 0)
     made = made_from(policy, scale)
 

@@ -33,7 +33,7 @@ from .training import TrainConfig, TrainResult
 from .batches import TrainingSet
 from .bank import BankConfig
 from .align import AlignConfig, align
-from .methods import METHODS
+from .methods import METHODS, method_config
 from .metrics import count_attributes, judge_images, load_judge
 from cpo_nb.shipped import (
     atelier_training_set,
@@ -205,7 +205,7 @@ def search_key(
 ) -> str:  # 16 hexadecimal digits
     "Hash of all that a candidate's numbers depend on, its own settings aside."
     wanted = declared_search(method)
-    shared = AlignConfig(loop_config(scale, LEARNING_RATES[0], 0), **wanted.settings)
+    shared = method_config(loop_config(scale, LEARNING_RATES[0], 0), **wanted.settings)
     key = dict(
         cfg=record_of(shared),
         pictures=search_images(scale),
@@ -427,7 +427,7 @@ def _train(self: Candidates, settings: dict) -> dict:
     self.base = self.base or self._judged(load_backbone("atelier"), None)
     strengths = {k: v for k, v in settings.items() if k != "lr"}
     loop = loop_config(self.scale, settings["lr"], 0)
-    config = AlignConfig(loop, **self.search.settings, **strengths)
+    config = method_config(loop, **self.search.settings, **strengths)
     try:
         backbone, adapter, result = (self.search.train or self._train_plain)(config)
     except CpoError as error:
