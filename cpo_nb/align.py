@@ -17,7 +17,7 @@ from .adapters import Adapter, stacked
 from .ahead import Ahead
 from .backbone import Backbone, Conditioning
 from .bank import Bank, BankConfig, fill_batch, noise_draw_indices, planned_noise_draws
-from .batches import TrainingSet, autocast, batch_means, noisy_batch, once_per_step
+from .batches import TrainingSet, batch_means, noisy_batch, once_per_step
 from .batches import at_averaged_weights, cache_prompt_embeddings, data_origin, finish
 from .batches import frozen_predictions, held_out_score, preference_prompts
 from .cache import Damaged
@@ -115,6 +115,8 @@ class Method:
     settings: tuple[str, ...] = ()  # fields of AlignConfig that it reads beside the common ones
     defaults: dict = field(default_factory=dict)  # fields whose default is another for this method
     needs_auxiliary: bool = False  # does it use the auxiliary model's predictions?
+    needs_reference: bool = False  # without one: does it use the reference's predictions?
+    images: int = 1  # of one sample: 2 for methods on pairs
     live_only: bool = False  # ... but not at z_w and z_l, which a target bank caches?
     prompts: Callable | None = None  # (TrainingSet, tree, AlignConfig) -> what else it encodes
     prepare: Callable | None = None  # StepInputs -> what is made once a run, from the training rows
@@ -325,6 +327,8 @@ register(
         rows_in_pairs,
         dpo_step,
         ("beta", "stabilize", "gamma", "mu", "min_gap", "weighting"),
+        needs_reference=True,
+        images=2,
     )
 )
 

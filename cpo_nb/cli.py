@@ -67,6 +67,7 @@ from cpo_nb.cli_options import (
     SftTargets,
     Steps,
     Tracker,
+    takes_options,
     takes_rows,
 )
 
@@ -271,8 +272,7 @@ def own_settings(
         tuned, source = tuned_settings(method, stabilize, base, scale)
         return defaults | {source: tuned}
     tuned, source = tuned_settings("dpo", None, base, scale)
-    rate = {name: value for name, value in tuned.items() if name == "lr"}
-    return defaults | {f"{source} for dpo": rate}
+    return defaults | {f"{source} for dpo": {k: v for k, v in tuned.items() if k == "lr"}}
 
 # %% ../nbs/46_cli.ipynb #4a5d4760
 def stabilize_rule(
@@ -473,14 +473,16 @@ _SHARE = "kto: weight of images above the median score, in [0, 1]. [default: 0.8
 _PositiveShare = Annotated[Optional[float], typer.Option("--positive-share", help=_SHARE)]
 _MARGIN_WEIGHT = "mapo: weight of the term that pushes winner and loser apart. [default: 0.1]"
 _MarginWeight = Annotated[Optional[float], typer.Option("--margin-weight", help=_MARGIN_WEIGHT)]
-_EMA_REFERENCE = (
-    "linear-dpo: the reference follows the averaged weights, or stays the frozen start. "
-    "[default: it follows]"
-)
+_EMA_REFERENCE = "linear-dpo: the reference follows the averaged weights. [default: it does]"
 _EmaReference = Annotated[
     Optional[bool],
     typer.Option("--ema-reference/--no-ema-reference", show_default=False, help=_EMA_REFERENCE),
 ]
+_OF_METHODS = dict(  # options that one method reads: name, type and default
+    positive_share=(_PositiveShare, None),
+    margin_weight=(_MarginWeight, None),
+    ema_reference=(_EmaReference, None),
+)
 
 # %% ../nbs/46_cli.ipynb #b0f10109
 def _run_align(
@@ -509,6 +511,7 @@ def _run_align(
 
 # %% ../nbs/46_cli.ipynb #8d01fca5
 @app.command("align", cls=ModelCommand)
+@partial(takes_options, options=_OF_METHODS)
 @takes_rows
 def run_align(
     ctx: typer.Context,
@@ -527,9 +530,6 @@ def run_align(
     paired: Paired = False,
     rows: _Rows = None,
     min_gap: _MinGap = None,
-    positive_share: _PositiveShare = None,
-    margin_weight: _MarginWeight = None,
-    ema_reference: _EmaReference = None,
     steps: Steps = None,
     batch_size: Batch = None,
     lr: _AlignLr = None,

@@ -20,7 +20,7 @@ from .cli_base import DType, Optimizer, Precision, Track, parse_names
 __all__ = ['Data', 'Criteria', 'Base', 'Adapters', 'Skip', 'RunFolder', 'Steps', 'Batch', 'Every', 'Seed', 'ScaleName', 'Rank',
            'Alpha', 'SftTargets', 'AlignTargets', 'Device', 'Dtype', 'Passes', 'Resolution', 'Micro', 'Checkpointing',
            'Compile', 'OptimizerName', 'Cache', 'NoCache', 'Tracker', 'PreviewCount', 'Accept', 'Overwrite', 'Live',
-           'NDraws', 'BankFolder', 'Paired', 'takes_rows', 'row_options', 'by_family', 'parse_targets']
+           'NDraws', 'BankFolder', 'Paired', 'takes_options', 'takes_rows', 'row_options', 'by_family', 'parse_targets']
 
 # %% ../nbs/44a_cli_options.ipynb #82811cc6
 _DATA = (
@@ -91,24 +91,32 @@ _ROW_OPTIONS = dict(  # name: type and default
 )
 
 
-def takes_rows(
-    command: Callable,  # a command that reads annotated images
-) -> Callable:  # the same with more options, which it finds in its context
-    "Give a command the options that choose rows and images."
+def takes_options(
+    command: Callable,  # a command
+    options: dict[str, tuple],  # name: type and default
+) -> Callable:  # the same with these options, which it finds in its context
+    "Give a command more options than its own parameters."
     signature = inspect.signature(command, eval_str=True)
     more = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-        for name, (kind, default) in _ROW_OPTIONS.items()
+        for name, (kind, default) in options.items()
     ]
 
     @functools.wraps(command)
     def call(**values):
-        return command(**{k: v for k, v in values.items() if k not in _ROW_OPTIONS})
+        return command(**{k: v for k, v in values.items() if k not in options})
 
     parameters = [*signature.parameters.values(), *more]
     call.__signature__ = signature.replace(parameters=parameters)
     call.__annotations__ = {p.name: p.annotation for p in parameters}
     return call
+
+
+def takes_rows(
+    command: Callable,  # a command that reads annotated images
+) -> Callable:  # the same with more options, which it finds in its context
+    "Give a command the options that choose rows and images."
+    return takes_options(command, _ROW_OPTIONS)
 
 
 def row_options(

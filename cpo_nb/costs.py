@@ -302,7 +302,7 @@ def frozen_passes(
     "The passes without gradient that a step takes before the policy's."
     if METHODS[method].needs_auxiliary:
         return [(2 * n, "auxiliary"), (n, None)]
-    return [(2 * n, None)] if method == "dpo" else []
+    return [(METHODS[method].images * n, None)] if METHODS[method].needs_reference else []
 
 # %% ../nbs/41_costs.ipynb #fb8b8adf
 def _checkpoint(gpu: bool):
@@ -372,7 +372,7 @@ def step_cost(
     params, device = backbone.trainable_parameters("policy"), backbone.device
     passes = frozen_passes(method, bank or n)
     frozen = [(*_inputs(backbone, k), adapter) for k, adapter in passes]
-    policy = _inputs(backbone, 2 * n if method == "dpo" else n)
+    policy = _inputs(backbone, METHODS[method].images * n)
     backbone.activate("policy")
 
     live, saved = live or LiveMemory(), {}

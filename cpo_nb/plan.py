@@ -117,7 +117,7 @@ def _samples(s: dict) -> dict[str, int]:
     rows = s["steps"] * s["batch_size"]
     frozen = sum(n for n, _ in frozen_passes(s["method"], 1))
     return dict(
-        policy=rows * (2 if s["method"] == "dpo" else 1),
+        policy=rows * METHODS[s["method"]].images,
         frozen=0 if s["n_draws"] else rows * frozen,
         bank=_bank_records(s) * frozen,
     )
@@ -358,7 +358,7 @@ def _rows_text(n: int) -> str:
 def _head_lines(p: Plan) -> list[str]:
     s = p.settings
     base = Path(s["base"]).name if Path(s["base"]).is_dir() else s["base"]
-    rows = "pairs" if s["method"] == "dpo" else "images"
+    rows = "pairs" if METHODS[s["method"]].images == 2 else "images"
     devices = f" on {s['processes']} devices" if s["processes"] > 1 else ""
     checkpointing = "on" if s["checkpointing"] else "off"
     return [

@@ -27,13 +27,11 @@ __all__ = ['method_settings', 'settings_table', 'count_by_judge', 'preview_judge
 def _method_settings(cfg: AlignConfig) -> dict[str, Any]:
     "The fields of `cfg` that its method reads, beside the common ones."
     names = list(METHODS[cfg.method].settings)
-    if "beta" in names and "weighting" not in names:
-        names.append("weighting")
     if cfg.stabilize != "norm" and "gamma" in names:
         names.remove("gamma")
     if cfg.stabilize != "safeguard" and "mu" in names:
         names.remove("mu")
-    return {name: getattr(cfg, name, "none") for name in names}
+    return {name: getattr(cfg, name) for name in names}
 
 # %% ../nbs/39a_progress.ipynb #5a22728d
 def _describe_bank(bank: BankConfig | None) -> str:
