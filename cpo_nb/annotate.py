@@ -16,7 +16,8 @@ from fastcore.basics import patch
 from PIL import Image
 
 from .atelier import sample_scenes
-from .core import CpoError, cached, get_scale, read_json, seed_for, sha256_json, write_json
+from .artefacts import cached
+from .core import CpoError, get_scale, read_json, seed_for, sha256_json, write_json
 from .docments import document
 from .measures import MEASURES, ROLES, measure
 from .painter import paint

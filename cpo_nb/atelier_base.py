@@ -18,16 +18,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .atelier import PAIRS, PALETTES, SUBJECTS, sample_scenes, scene_caption
 from .backbone import PatchAutoencoder
-from cpo_nb.core import (
-    CpoError,
-    atomic_path,
-    library_versions,
-    np_rng,
-    read_json,
-    sha256_file,
-    torch_rng,
-    write_json,
-)
+from .artefacts import library_versions
+from .core import CpoError, atomic_path, np_rng, read_json, sha256_file, torch_rng, write_json
 from .docments import document
 from .criteria import CriteriaTree, load_criteria
 from .painter import paint

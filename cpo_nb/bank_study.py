@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from .artefacts import library_versions
 from cpo_nb.core import (
     record_of,
     Scale,
-    library_versions,
     read_json,
     results_dir,
     sha256_json,

@@ -451,9 +451,7 @@ _OF_METHODS = dict(  # options that one method reads: name, type and default
 )
 
 # %% ../nbs/46_cli.ipynb #b0f10109
-def _run_align(
-    ctx: typer.Context, scale: Scale, out: Path, auxiliary: str | None, bank, no_cache: bool
-) -> None:
+def _run_align(ctx: typer.Context, out: Path, auxiliary: str | None, bank, no_cache: bool) -> None:
     "Train a policy; raises `typer.Exit` with code 3 when it was stopped for collapse."
     experts, start = ctx.params["experts"], option_value(ctx.params["start"])
     from cpo_nb.align import AlignConfig
@@ -468,7 +466,8 @@ def _run_align(
         _note_unused(["auxiliary"], method, None)
     if experts is not None and start == "base" and not METHODS[method].needs_auxiliary:
         _note_unused(["experts"], method, None)
-    base, rule = ctx.params["base"], stabilize_rule(method, options["stabilize"])
+    scale, base = get_scale(ctx.params["scale"]), ctx.params["base"]
+    rule = stabilize_rule(method, options["stabilize"])
     _note_unused(split_options(method, rule, options)[1], method, rule)
     resolve = partial(align_config, scale, method, base, options, given_options(ctx))
     sizes = (ctx.params["scale"], ctx.params["batch_size"], ctx.params["steps"])
@@ -542,7 +541,7 @@ def run_align(
           --auxiliary runs/aux/adapter --out runs/policy
     """
     target_bank = bank_config(method.value, live, n_draws, bank, bank_precision)
-    _run_align(ctx, get_scale(scale), out, auxiliary, target_bank, no_cache)
+    _run_align(ctx, out, auxiliary, target_bank, no_cache)
 
 # %% ../nbs/46_cli.ipynb #eaa9da18
 def command_table() -> str:

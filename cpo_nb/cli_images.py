@@ -15,13 +15,13 @@ from typing import Annotated, Optional
 import typer
 
 # nothing heavy up here: `cpo --help` must not wait for torch
+from .artefacts import library_versions
 from cpo_nb.core import (
     record_of,
     CpoError,
     Scale,
     atomic_path,
     get_scale,
-    library_versions,
     plural,
     processes,
     to_jsonable,

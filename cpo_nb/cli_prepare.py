@@ -360,14 +360,13 @@ def run_plan(
     numbers = dict(rank=rank, dtype=dtype.value, precision=precision.value, micro_batch=micro_batch)
     how = dict(processes=processes, sharded=sharded, optimizer=optimizer.value)
     how |= dict(checkpointing=checkpointing, cached=not no_cache, n_draws=n_draws)
+    how |= dict(resolution=resolution, experts=experts)
     plan = plan_run(
         base,
         method=method.value,
-        resolution=resolution,
         pictures=images,
         prompts_per_picture=prompts_per_image(method.value, n_draws, prompt_variants),
         bank_precision=bank_precision and bank_precision.value,
-        experts=experts,
         device_name=_device_name(gpu, base, memory),
         memory_gib=memory,
         **numbers,

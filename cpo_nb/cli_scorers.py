@@ -14,7 +14,8 @@ import typer
 # nothing heavy up here: `cpo --help` must not wait for torch
 from .cli_base import PLAIN, ModelCommand, app, echo, parse_names
 from .cli_options import Device
-from .core import CpoError, library_versions, write_json
+from .artefacts import library_versions
+from .core import CpoError, write_json
 from .docments import document
 
 # %% auto #0

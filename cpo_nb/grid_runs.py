@@ -15,11 +15,11 @@ import numpy as np
 
 from .backbone import load_backbone
 from .batches import TrainingSet
+from .artefacts import library_versions
 from cpo_nb.core import (
     CpoError,
     Scale,
     cache_dir,
-    library_versions,
     read_json,
     readable_time,
     remove_leftovers,

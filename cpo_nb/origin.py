@@ -14,7 +14,8 @@ import torch
 from .adapters import LORA_TARGETS, Adapter, adapter_list
 from .backbone import Backbone
 from .cache import fingerprint, image_key, row_hashes, text_key
-from .core import CpoError, library_versions, plural, processes
+from .artefacts import library_versions
+from .core import CpoError, plural, processes
 from .core import record_of, sha256_json, to_jsonable
 from .docments import document
 from .hashes import file_hash

@@ -13,7 +13,8 @@ import numpy as np
 from scipy import ndimage, sparse
 
 from .atelier import PAIRS, RATES, SIZE, Scenes, sample_scenes
-from .core import cached, np_rng
+from .artefacts import cached
+from .core import np_rng
 from .docments import document
 from cpo_nb.scenery import (
     by_setting,

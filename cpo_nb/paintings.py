@@ -19,11 +19,11 @@ from .align import align
 from .annotate import Annotator, Labels, cohen_kappa
 from .backbone import Backbone, load_backbone
 from .batches import TrainingSet, training_set
+from .artefacts import library_versions
 from cpo_nb.core import (
     CpoError,
     Scale,
     get_scale,
-    library_versions,
     processes,
     read_json,
     runs_dir,

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from .artefacts import cached
 from cpo_nb.core import (
     record_of,
     Scale,
-    cached,
     data_dir,
     read_json,
     results_dir,

@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image
 from safetensors import safe_open
 
+from .artefacts import library_versions
 from cpo_nb.core import (
     CpoError,
     Scale,
     later,
-    library_versions,
     read_json,
     repo_root,
     results_dir,
