@@ -19,7 +19,7 @@ from .backbone import Backbone
 from .training import TrainConfig
 from .batches import cache_prompt_embeddings
 from .align import every_align_prompt
-from .job import get_device
+from .machine import get_device
 from .costs import LiveMemory
 from cpo_nb.bench_models import (
     BENCHED,

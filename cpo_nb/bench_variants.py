@@ -22,7 +22,7 @@ from .training import TrainConfig, batch_indices
 from .batches import cache_prompt_embeddings
 from .bank import Bank, BankConfig, noise_draw_indices
 from .align import every_align_prompt
-from .job import get_device
+from .machine import get_device
 from .bench_models import BENCHED, random_rows, small_backbone
 from .bench_step import BenchPolicy, case_config, in_turn, prepare_method
 from .bench import bench_families

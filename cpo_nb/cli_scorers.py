@@ -81,7 +81,7 @@ def verify_scorers(
     Example:
       cpo scorers verify --names imagereward,clip-b32 --images references
     """
-    from cpo_nb.job import get_device
+    from cpo_nb.machine import get_device
     from cpo_nb.scorer_weights import verify_scorer
     from cpo_nb.scorers import SCORERS
 
@@ -218,7 +218,7 @@ def score_samples(
     Example:
       cpo scorers score samples/policy --against samples/base
     """
-    from cpo_nb.job import get_device
+    from cpo_nb.machine import get_device
     from cpo_nb.scorers import SCORERS
 
     wanted = parse_names(names, "--names", tuple(SCORERS)) if names else tuple(SCORERS)

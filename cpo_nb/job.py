@@ -25,13 +25,14 @@ from .backbone import Backbone, check_pipeline, load_backbone
 from .training import Execution, TrainResult
 from .tracking import Tracking
 from .adapters import Adapter, stacked
-from .batches import PRECISIONS, Contrast, TrainingSet, cache_prompt_embeddings
+from .batches import Contrast, TrainingSet, cache_prompt_embeddings
 from .batches import training_set
 from .experts import check_experts, load_experts
 from .sft import SftConfig, claim_sft, sft
 from .bank import Bank, BankConfig, fill_batch
 from .align import AlignConfig, align, claim_align
 from .methods import METHODS
+from .machine import DTYPES, check_formats, get_device
 from .method_rows import preference_rows
 from .sampling import Previews, preview_prompts
 from .gain import atelier_held_out, attribute_sheet, auxiliary_notes, best_note, report_gains
@@ -42,88 +43,8 @@ from .progress import LogLines, count_by_judge, method_settings, preview_judge
 from .progress import settings_table
 
 # %% auto #0
-__all__ = ['DTYPES', 'get_device', 'check_formats', 'check_new_folder', 'check_run_folder', 'Job', 'resolved_settings', 'settle',
-           'run_stage1', 'load_expert', 'run_stage2', 'build_bank']
-
-# %% ../nbs/40_job.ipynb #54cc2870
-DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
-
-
-def _device_count(kind: str) -> int:
-    "How many devices of a kind torch sees."
-    if kind == "cuda":
-        return torch.cuda.device_count()
-    if kind == "mps":
-        return int(torch.backends.mps.is_available())
-    return 1
-
-# %% ../nbs/40_job.ipynb #4db88e5e
-def _parse_device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda", "mps"):
-        raise CpoError(f"--device {name!r} is unknown", hint="choose cpu, cuda, cuda:1 or mps")
-    return device
-
-# %% ../nbs/40_job.ipynb #02b91328
-def get_device(
-    # cpu, cuda, cuda:1 or mps; default: this process's GPU where there is one, else the CPU
-    name: str | None = None,
-) -> torch.device:  # the device
-    "A device by name. Raises `CpoError` for one that is unknown or not available."
-    if name is None and processes().count > 1:
-        from accelerate import PartialState
-
-        return PartialState().device
-
-    device = _parse_device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    count = _device_count(device.type)
-    if (device.index or 0) >= count:
-        raise CpoError(
-            f"--device {name}: not available; torch sees {count} of this kind",
-            hint="give --device cpu, or install torch for your GPU",
-        )
-    return device
-
-# %% ../nbs/40_job.ipynb #bec8db51
-def _format_problem(option: str, kind: torch.dtype, device: torch.device) -> str | None:
-    "Why the device cannot compute in a number format; None when it can."
-    if kind is torch.bfloat16 and device.type == "cuda":
-        if not torch.cuda.is_bf16_supported(including_emulation=False):
-            return f"{option}: this GPU has no bfloat16; take float16 (fp16)"
-    try:
-        ones = torch.ones(2, 2, dtype=kind, device=device)
-        ones @ ones
-    except (RuntimeError, TypeError) as e:
-        return f"{option}: {device} cannot multiply in {kind} ({str(e)[:80]})"
-    return None
-
-# %% ../nbs/40_job.ipynb #23759c4d
-def check_formats(
-    device: torch.device,  # where the model will compute
-    dtype: str = "float32",  # key of DTYPES: format of the frozen weights
-    precision: str = "bf16",  # key of PRECISIONS: format of the forward passes
-    passes: str = "--precision",  # the option that names it, for the message
-) -> None:
-    "Raises `CpoError` when the device cannot compute in these number formats."
-    problems = []
-    for option, name, known in (
-        ("--dtype", dtype, DTYPES),
-        (passes, precision, PRECISIONS),
-    ):
-        if name not in known:
-            problems.append(f"{option} {name} is unknown: choose one of {', '.join(known)}")
-        elif known[name] is not None:
-            problems.append(_format_problem(option, known[name], device))
-
-    if device.type == "cpu" and f"{dtype} {precision}" in ("bfloat16 fp16", "float16 bf16"):
-        problems.append(f"--dtype {dtype} and {passes} {precision}: a CPU cannot mix the two")
-    problems = [p for p in problems if p]
-    if problems:
-        hint = "float32 with --precision fp32 works everywhere"
-        raise CpoError("these number formats cannot be used:", problems, hint)
+__all__ = ['check_new_folder', 'check_run_folder', 'Job', 'resolved_settings', 'settle', 'run_stage1', 'load_expert',
+           'run_stage2', 'build_bank']
 
 # %% ../nbs/40_job.ipynb #458c1234
 def check_new_folder(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from .docments import document
-from .job import get_device
+from .machine import get_device
 from .bench_models import BENCHED
 from .bench_step import PART_COLORS, PARTS, in_turn
 from .bench import bench_families

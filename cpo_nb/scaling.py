@@ -478,7 +478,7 @@ def write_scaling(
 ) -> Path:  # the file, in `results_dir()`
     "Store a result with device and versions in general terms."
     import torch
-    from cpo_nb.job import get_device
+    from cpo_nb.machine import get_device
     from cpo_nb.bench import describe_device
 
     device = get_device() if gpu else torch.device("cpu")
