@@ -126,8 +126,7 @@ def _disk(counts: Counts, s: dict) -> dict[str, int]:
     "Bytes, by what is stored."
     disk = {"latents": s["pictures"] * counts.latent * 2}
     if s["cached"]:
-        prompts = s["pictures"] * s["prompts_per_picture"]
-        disk["prompt embeddings"] = prompts * counts.embedding
+        disk["prompt embeddings"] = s["pictures"] * s["prompts_per_picture"] * counts.embedding
     if s["n_draws"]:
         number = 2 if (s["bank_precision"] or s["precision"]) == "bf16" else 4
         record = 3 * counts.latent * number
