@@ -445,6 +445,9 @@ _EmaReference = Annotated[
     typer.Option("--ema-reference/--no-ema-reference", show_default=False, help=_EMA_REFERENCE),
 ]
 _OF_METHODS = dict(  # options that one method reads: name, type and default
+    guidance=(_Guidance, None),
+    rows=(_Rows, None),
+    min_gap=(_MinGap, None),
     positive_share=(_PositiveShare, None),
     margin_weight=(_MarginWeight, None),
     ema_reference=(_EmaReference, None),
@@ -498,10 +501,7 @@ def run_align(
     mu: _Mu = None,
     beta: _Beta = None,
     weighting: _Weighting = None,
-    guidance: _Guidance = None,
     paired: Paired = False,
-    rows: _Rows = None,
-    min_gap: _MinGap = None,
     steps: Steps = None,
     batch_size: Batch = None,
     lr: _AlignLr = None,

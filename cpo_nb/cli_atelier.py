@@ -88,7 +88,7 @@ def _told(settings: dict) -> str:
         shown["steps"] = "as fit"
     return ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in shown.items())
 
-# %% ../nbs/45a_cli_atelier.ipynb #e7df7a19
+# %% ../nbs/45a_cli_atelier.ipynb #e7df7a18
 def _parse_channels(value: str | None) -> tuple[int, ...] | None:
     "Three numbers that group norm and attention can divide."
     if value is None:
@@ -131,7 +131,7 @@ _Seconds = Annotated[
     ),
 ]
 
-
+# %% ../nbs/45a_cli_atelier.ipynb #e7df7a19
 @atelier_app.command("base", cls=ModelCommand)
 def train_atelier_base(
     images: _Painted = None,

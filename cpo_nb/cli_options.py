@@ -16,7 +16,7 @@ import typer
 from .core import CpoError, get_scale
 from .docments import document
 from .records import FAMILIES, Starting
-from .cli_base import DType, Optimizer, Precision, Track, given_options, option_name
+from .cli_base import DType, Optimizer, Precision, Track, option_name
 from .cli_base import option_value, parse_names
 
 # %% auto #0

@@ -27,6 +27,7 @@ from cpo_nb.cli_base import (
     echo,
     make_job,
     note_unused,
+    option_value,
     warn,
 )
 from cpo_nb.cli_options import (
@@ -358,19 +359,18 @@ def run_plan(
     n_draws = _bank_draws(method.value, live, n_draws)
     images = _planned_images(ctx, data, images, criteria, scale)
     numbers = dict(rank=rank, dtype=dtype.value, precision=precision.value, micro_batch=micro_batch)
-    how = dict(processes=processes, sharded=sharded, optimizer=optimizer.value)
+    how = dict(processes=processes, sharded=sharded, optimizer=optimizer.value, experts=experts)
     how |= dict(checkpointing=checkpointing, cached=not no_cache, n_draws=n_draws)
-    how |= dict(resolution=resolution, experts=experts)
     plan = plan_run(
         base,
+        resolution=resolution,
         method=method.value,
         pictures=images,
         prompts_per_picture=prompts_per_image(method.value, n_draws, prompt_variants),
-        bank_precision=bank_precision and bank_precision.value,
+        bank_precision=option_value(bank_precision),
         device_name=_device_name(gpu, base, memory),
         memory_gib=memory,
-        **numbers,
-        **how,
+        **(numbers | how),
         **_say_sizes(base, scale, method, images, batch_size, steps, targets),
     )
     _print_plan(plan)
@@ -439,8 +439,7 @@ def bank_build(
         **row_options(ctx),
     )
     clock = Clock()
-    passes = bank_precision and bank_precision.value
-    own = dict(folder=bank, batch_size=batch_size, precision=passes)
+    own = dict(folder=bank, batch_size=batch_size, precision=option_value(bank_precision))
     config = BankConfig(n_draws or BankConfig.n_draws, **own)
     models = dict(experts=experts, start=start.value)
     built = build_bank(job, auxiliary, config, paired, say=clock, warn=warn, **models)

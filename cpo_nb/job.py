@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Callable
 
 import numpy as np
-import torch
 from fastcore.basics import patch
 
 from .core import CpoError, Scale, cache_dir, get_scale, processes
