@@ -383,7 +383,7 @@ def bank_config(
     from cpo_nb.methods import METHODS
     from cpo_nb.bank import BankConfig
 
-    if METHODS[method].needs_auxiliary and not live:
+    if METHODS[method].needs_auxiliary and not (live or METHODS[method].live_only):
         return BankConfig(n_draws or BankConfig.n_draws, folder=folder)
     if n_draws or folder:
         reason = "with --live" if live else f"by --method {method}"
@@ -426,7 +426,10 @@ _METHOD = (
     "cpo: Complex Preference Optimization; distill: regression on the auxiliary model's guided "
     "prediction; dpo: Diffusion-DPO on pairs of images with one caption; sft: fine-tuning on the "
     "best images; on the same pairs ipo: IPO, hinge: hinge loss, mapo: MaPO without a reference, "
-    "dspo: DSPO, linear-dpo: Linear-DPO; kto: Diffusion-KTO on single images."
+    "dspo: DSPO, linear-dpo: Linear-DPO; kto: Diffusion-KTO on single images; "
+    "ddspo: the base for the caption against parts of it; slider, slider-auxiliary: Concept "
+    "Sliders; spo: its own candidates at each denoising step; npo-dpo, npo-sft, npo-spo: the same "
+    "with reversed labels, for the negative branch of guidance."
 )
 _Method = Annotated[Method, typer.Option("--method", help=_METHOD)]
 _STABILIZE = "cpo, dpo: rule that bounds the losing gradient. [default: norm for cpo, none for dpo]"
