@@ -427,9 +427,8 @@ _METHOD = (
     "prediction; dpo: Diffusion-DPO on pairs of images with one caption; sft: fine-tuning on the "
     "best images; on the same pairs ipo: IPO, hinge: hinge loss, mapo: MaPO without a reference, "
     "dspo: DSPO, linear-dpo: Linear-DPO; kto: Diffusion-KTO on single images; "
-    "ddspo: the base for the caption against parts of it; slider, slider-auxiliary: Concept "
-    "Sliders; spo: its own candidates at each denoising step; npo-dpo, npo-sft, npo-spo: the same "
-    "with reversed labels, for the negative branch of guidance."
+    "ddspo: a caption against parts of it; slider, slider-auxiliary: Concept Sliders; spo: own "
+    "samples, scored at each step; npo-dpo, npo-sft, npo-spo: the same with reversed labels."
 )
 _Method = Annotated[Method, typer.Option("--method", help=_METHOD)]
 _STABILIZE = "cpo, dpo: rule that bounds the losing gradient. [default: norm for cpo, none for dpo]"
