@@ -348,7 +348,7 @@ def bank_config(
     from cpo_nb.methods import METHODS
     from cpo_nb.bank import BankConfig
 
-    if METHODS[method].needs_auxiliary and not live:
+    if METHODS[method].needs_auxiliary and not (live or METHODS[method].live_only):
         passes = precision and precision.value
         return BankConfig(n_draws or BankConfig.n_draws, folder=folder, precision=passes)
     if n_draws or folder or precision:
@@ -392,7 +392,9 @@ _METHOD = (
     "cpo: Complex Preference Optimization; distill: regression on the auxiliary model's guided "
     "prediction; dpo: Diffusion-DPO on pairs of images with one caption; sft: fine-tuning on the "
     "best images; on the same pairs ipo: IPO, hinge: hinge loss, mapo: MaPO without a reference, "
-    "dspo: DSPO, linear-dpo: Linear-DPO; kto: Diffusion-KTO on single images."
+    "dspo: DSPO, linear-dpo: Linear-DPO; kto: Diffusion-KTO on single images; "
+    "ddspo: a caption against parts of it; slider, slider-auxiliary: Concept Sliders; spo: own "
+    "samples, scored at each step; npo-dpo, npo-sft, npo-spo: the same with reversed labels."
 )
 _Method = Annotated[Method, typer.Option("--method", help=_METHOD)]
 _STABILIZE = "cpo, dpo: rule that bounds the losing gradient. [default: norm for cpo, none for dpo]"

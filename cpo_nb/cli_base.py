@@ -332,6 +332,13 @@ class Method(str, Enum):
     mapo = "mapo"
     dspo = "dspo"
     linear_dpo = "linear-dpo"
+    ddspo = "ddspo"
+    slider = "slider"
+    slider_auxiliary = "slider-auxiliary"
+    spo = "spo"
+    npo_dpo = "npo-dpo"
+    npo_sft = "npo-sft"
+    npo_spo = "npo-spo"
 
 
 class DType(str, Enum):
