@@ -345,17 +345,15 @@ def run_plan(
     images = _planned_images(ctx, data, images, criteria, scale)
     numbers = dict(rank=rank, dtype=dtype.value, precision=precision.value, micro_batch=micro_batch)
     how = dict(processes=processes, sharded=sharded, optimizer=optimizer.value)
-    how |= dict(resolution=resolution, experts=experts)
+    how |= dict(resolution=resolution, experts=experts, pictures=images, memory_gib=memory)
     plan = plan_run(
         base,
         method=method.value,
-        pictures=images,
         prompts_per_picture=prompts_per_image(method.value, n_draws, prompt_variants),
         checkpointing=checkpointing,
         cached=not no_cache,
         n_draws=n_draws,
         device_name=_device_name(gpu, base, memory),
-        memory_gib=memory,
         **numbers,
         **how,
         **_say_sizes(base, scale, method, images, batch_size, steps, targets),
