@@ -417,7 +417,8 @@ def _verdict(p: Plan) -> str:
 def _memory_lines(p: Plan) -> list[str]:
     remarks = {"passes": _passes_remark(p)}
     if p.settings["n_draws"]:
-        remarks["auxiliary adapter"] = "while the bank is filled, and for held-out rows"
+        late = "while the bank is filled, and for held-out rows"
+        remarks |= {f"{name} adapter": late for name in ("auxiliary", "better", "worse")}
     rows = [(name, readable_size(n), remarks.get(name, "")) for name, n in p.memory.items()]
     count = p.settings["processes"]
     device = "one device" if count == 1 else f"each of {count} devices"
