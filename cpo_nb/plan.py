@@ -128,8 +128,7 @@ def _disk(counts: Counts, s: dict) -> dict[str, int]:
     if s["cached"]:
         disk["prompt embeddings"] = s["pictures"] * s["prompts_per_picture"] * counts.embedding
     if s["n_draws"]:
-        number = 2 if (s["bank_precision"] or s["precision"]) == "bf16" else 4
-        record = 3 * counts.latent * number
+        record = 3 * counts.latent * (2 if (s["bank_precision"] or s["precision"]) == "bf16" else 4)
         disk[f"bank, {s['n_draws']} noise draws per image"] = _bank_records(s) * record
     parameters = counts.adapters["policy"][0]
     checkpoint = parameters * (8 + _moment_bytes(s))
