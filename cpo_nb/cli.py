@@ -34,7 +34,6 @@ from cpo_nb.cli_base import (
     given_options,
     make_job,
     option_name,
-    option_value,
     warn,
 )
 from .cli_runs import end_run
@@ -70,8 +69,7 @@ from cpo_nb.cli_options import (
     Settings,
     Seed,
     SftTargets,
-    Start,
-    StartFrom,
+    StartAt,
     Steps,
     Tracker,
     takes_options,
@@ -458,11 +456,12 @@ _OF_METHODS = dict(  # options that one method reads: name, type and default
 # %% ../nbs/46_cli.ipynb #b0f10109
 def _run_align(ctx: typer.Context, out: Path, auxiliary: str | None, bank, no_cache: bool) -> None:
     "Train a policy; raises `typer.Exit` with code 3 when it was stopped for collapse."
-    experts, start = ctx.params["experts"], option_value(ctx.params["start"])
+    experts, start = ctx.params["experts"], ctx.params["start"]
     from cpo_nb.align import AlignConfig
     from cpo_nb.methods import METHODS
     from cpo_nb.job import Job, run_stage2
     from cpo_nb.sizes import fitting_sizes
+    from cpo_nb.starts import start_folder
     from cpo_nb.training import TrainConfig
 
     options, clock = options_of(ctx, AlignConfig, TrainConfig), Clock()
@@ -481,7 +480,7 @@ def _run_align(ctx: typer.Context, out: Path, auxiliary: str | None, bank, no_ca
     job = make_job(no_cache=no_cache, **options_of(ctx, Job))
     how = dict(experts=experts, start=start)
     _, result = run_stage2(job, settle, out, auxiliary, clock, warn, bank, **how)
-    below = experts / "better" / "adapter" if start == "better" else None
+    below = start_folder(start, experts)
     end_run(out, base, result, clock, below)
 
 # %% ../nbs/46_cli.ipynb #8d01fca5
@@ -496,7 +495,7 @@ def run_align(
     base: Base = "atelier",
     auxiliary: _Auxiliary = None,
     experts: Experts = None,
-    start: StartFrom = Start.base,
+    start: StartAt = "base",
     method: _Method = Method.cpo,
     stabilize: _Stabilize = None,
     gamma: _Gamma = None,

@@ -37,6 +37,7 @@ from .sampling import Previews, preview_prompts
 from .gain import atelier_held_out, attribute_sheet, auxiliary_notes, best_note, report_gains
 from .shipped import adapter_folder, atelier_training_set, shipped_auxiliary
 from .untargeted import untargeted_line
+from .starts import check_start, load_start
 from .sizes import SampleSizes, default_images, sample_sizes
 from .progress import LogLines, count_by_judge, method_settings, preview_judge
 from .progress import settings_table
@@ -471,7 +472,7 @@ def run_stage2(
     sources: dict[str, str] | None = None,  # see `settings_table`
     *,
     experts: str | Path | None = None,  # folder of two contrast experts (ours); None: none
-    start: str = "base",  # of the policy: "base", or "better" of the experts
+    start: str | Path = "base",  # of the policy: "base", "better" of the experts, or an adapter
 ) -> tuple[Backbone, TrainResult]:  # backbone with the adapter "policy"; the run
     "Align a policy by any method. It is saved as `out/adapter`. Raises `CpoError`."
     check_run_folder(out)
@@ -479,6 +480,7 @@ def run_stage2(
     auxiliary, experts = _check_models(method, auxiliary, experts, start)
     tree = load_criteria(job.criteria)
     job.check(auxiliary, bank)
+    check_start(start)
     if experts is not None:
         check_experts(experts)
     splits = job.rows(tree, say)
@@ -487,12 +489,12 @@ def run_stage2(
     targets = _load_targets(job, bb, auxiliary, experts, tree, warn)
     if not METHODS[method].needs_auxiliary:
         targets = None  # experts were loaded for the start alone
-    reference = None if start == "base" else start
+    reference = load_start(bb, start)
     models = dict(auxiliary=targets, reference=reference)
     with claim_align(bb, tree, out, cfg, bank=bank, **models, **_claim_options(job, splits)):
         p = _Prepared(tree, splits, bb, *job.sets(bb, splits, say))
         settings = resolved_settings(job, cfg, auxiliary, bank)
-        if experts is not None:
+        if experts is not None or start != "base":
             settings |= dict(experts=experts, start=start)
         say(_announce(f"stage 2: {cfg.method}", job, cfg, p, settings, sources))
         options, track = _loop_options(job, cfg, p, Path(out), stacked(reference, "policy"), say)
