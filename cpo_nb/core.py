@@ -20,8 +20,8 @@ from .docments import document
 __all__ = ['plain_text', 'CpoError', 'error_from', 'plural', 'Scale', 'get_scale', 'repo_root', 'data_dir', 'cache_dir',
            'runs_dir', 'figures_dir', 'results_dir', 'seed_for', 'np_rng', 'torch_rng', 'machine_tag', 'atomic_path',
            'remove_leftovers', 'later', 'record_of', 'to_jsonable', 'write_json', 'read_json', 'sha256_file',
-           'sha256_json', 'readable_size', 'readable_time', 'check_room', 'Processes', 'torch_distributed', 'processes',
-           'in_main', 'keep_freed_memory', 'use_style', 'save_figure']
+           'sha256_json', 'readable_size', 'readable_time', 'check_room', 'check', 'Processes', 'torch_distributed',
+           'processes', 'in_main', 'keep_freed_memory', 'use_style', 'save_figure']
 
 # %% ../nbs/00_core.ipynb #9f832442
 # escape sequences of terminals, control characters, marks that turn the direction of writing
@@ -446,6 +446,31 @@ def check_room(
             f"and {readable_size(disk.free)} are free",
             hint="free some, or give a folder on another disk",
         )
+
+# %% ../nbs/00_core.ipynb #48522eb4
+def _to_numpy(x: Any) -> np.ndarray:
+    "A tensor, array or number as an array; torch's floats as float64, since NumPy has no bfloat16."
+    if not hasattr(x, "detach"):
+        return np.asarray(x)
+    x = x.detach().cpu()
+    return x.double().numpy() if x.is_floating_point() else x.numpy()
+
+# %% ../nbs/00_core.ipynb #ec34953e
+def check(
+    actual: Any,  # tensor, array or number under test
+    expected: Any,  # what it should be
+    rtol: float = 1e-5,  # relative tolerance
+    atol: float = 1e-7,  # absolute tolerance
+) -> None:
+    """Assert equal shape, equal dtype kind, finiteness and closeness, in this order.
+
+    Raises `AssertionError` that says which of them failed."""
+    a, e = _to_numpy(actual), _to_numpy(expected)
+    assert a.shape == e.shape, f"shape {a.shape} is not {e.shape}"
+    assert a.dtype.kind == e.dtype.kind, f"dtype {a.dtype} is not of the kind of {e.dtype}"
+    if a.dtype.kind in "fc":
+        assert np.isfinite(a).all(), f"{(~np.isfinite(a)).sum()} of {a.size} values are not finite"
+    np.testing.assert_allclose(a, e, rtol=rtol, atol=atol)
 
 # %% ../nbs/00_core.ipynb #feda90cc
 @dataclass(frozen=True)
