@@ -120,6 +120,9 @@ class Method:
     needs_reference: bool = False  # without one: does it use the reference's predictions?
     images: int = 1  # of one sample: 2 for methods on pairs
     live_only: bool = False  # ... but not at z_w and z_l, which a target bank caches?
+    # passes before the policy's: samples per row, and "auxiliary" or None for the base; None: those
+    # that the fields above say
+    frozen: tuple | None = None
     prompts: Callable | None = None  # (TrainingSet, tree, AlignConfig) -> what else it encodes
     prepare: Callable | None = None  # StepInputs -> what is made once a run, from the training rows
 

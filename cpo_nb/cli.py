@@ -398,7 +398,8 @@ _Method = Annotated[Method, typer.Option("--method", help=_METHOD)]
 _STABILIZE = "cpo, dpo: rule that bounds the losing gradient. [default: norm for cpo, none for dpo]"
 _Stabilize = Annotated[Optional[Stabilize], typer.Option("--stabilize", help=_STABILIZE)]
 _BETA = (
-    "Inverse temperature on per-sample mean errors (kto 1000, linear-dpo 100, dspo 0.001). "
+    "Inverse temperature on per-sample mean errors (kto 1000, linear-dpo 100, dspo 0.001, "
+    "spo 10, npo-spo 10). "
     f"[default: 200; {_SEARCHED}]"
 )
 _Beta = Annotated[Optional[float], typer.Option("--beta", help=_BETA)]

@@ -247,7 +247,7 @@ def _bank_draws(method: str, live: bool, n_draws: int | None) -> int | None:
     from cpo_nb.methods import METHODS
     from cpo_nb.bank import BankConfig
 
-    if live or not METHODS[method].needs_auxiliary:
+    if live or METHODS[method].live_only or not METHODS[method].needs_auxiliary:
         return None
     return n_draws or BankConfig.n_draws
 

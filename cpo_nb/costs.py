@@ -303,12 +303,20 @@ def frozen_passes(
     n: int,  # rows of the micro-batch: images, or pairs of them for dpo
     experts: bool = False,  # winner and loser are two models, each with an expert
 ) -> list[tuple[int, Adapter]]:  # (samples, adapter); None: the base
-    "The passes without gradient that a step takes before the policy's."
-    if METHODS[method].needs_auxiliary:
+    """The passes without gradient that a step takes before the policy's.
+
+    Raises `CpoError` for methods that sample with the policy in every step."""
+    record = METHODS[method]
+    if record.prepare:
+        what = f"{method} samples with its own policy in every step, which is not planned"
+        raise CpoError(what, hint="time a few training steps, or plan another method")
+    if record.frozen is not None:
+        return [(k * n, adapter) for k, adapter in record.frozen]
+    if record.needs_auxiliary:
         if experts:
             return [*((n, [("auxiliary", 1.0), (name, 1.0)]) for name in EXPERTS), (n, None)]
         return [(2 * n, "auxiliary"), (n, None)]
-    return [(METHODS[method].images * n, None)] if METHODS[method].needs_reference else []
+    return [(record.images * n, None)] if record.needs_reference else []
 
 # %% ../nbs/41_costs.ipynb #fb8b8adf
 def _checkpoint(gpu: bool):

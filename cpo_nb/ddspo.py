@@ -86,6 +86,7 @@ register(
         every_row,
         ddspo_step,
         ("beta", "weighting"),
+        frozen=((2, None),),
         prompts=every_ddspo_prompt,
     )
 )

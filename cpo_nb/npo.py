@@ -46,6 +46,8 @@ register(
         rows_in_reversed_pairs,
         dpo_step,
         METHODS["dpo"].settings,
+        needs_reference=True,
+        images=2,
     )
 )
 

@@ -122,6 +122,7 @@ register(
         slider_step,
         ("guidance",),
         defaults=dict(guidance=4.0),
+        frozen=((3, None),),
         prompts=every_slider_prompt,
     )
 )
@@ -135,6 +136,7 @@ register(
         defaults=dict(guidance=4.0),
         needs_auxiliary=True,
         live_only=True,
+        frozen=((1, None), (2, "auxiliary")),
         prompts=every_slider_prompt,
     )
 )
