@@ -63,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
         question = image[:12], keys[0]
         with lock:
             seen[question] = count = seen.get(question, 0) + 1
-            number = len(seen)
+            number = sum(first == keys[0] for _, first in seen)  # each root meets every way
         words = {
             k: WORDS[int(hashlib.sha256((image + k).encode()).hexdigest(), 16) % 3] for k in keys
         }
