@@ -10,6 +10,7 @@ from itertools import combinations
 
 import numpy as np
 
+from .annotate import kappa_of
 from .annotations import AnnotationTable, time_text
 from .core import np_rng
 from .criteria import CriteriaTree
@@ -17,8 +18,8 @@ from .docments import document
 from .merge import Votes, count_votes
 
 # %% auto #0
-__all__ = ['unit_sums', 'agreement_of', 'label_noise', 'PairHealth', 'pair_health', 'RaterPair', 'kappa_of', 'rater_pairs',
-           'Drift', 'drift', 'LookNext', 'rarity', 'look_next', 'Health', 'changed_later', 'health']
+__all__ = ['unit_sums', 'agreement_of', 'label_noise', 'PairHealth', 'pair_health', 'RaterPair', 'rater_pairs', 'Drift', 'drift',
+           'LookNext', 'rarity', 'look_next', 'Health', 'changed_later', 'health']
 
 # %% ../nbs/07b_agreement.ipynb #e5949b00
 def unit_sums(
@@ -164,18 +165,6 @@ class RaterPair:
     def observed(self) -> float:
         "Share of cells in which they agree."
         return float(np.trace(self.confusion) / max(self.cells, 1))
-
-
-def kappa_of(
-    confusion: np.ndarray,  # counts by the two raters' values, (..., K, K)
-) -> np.ndarray:  # (...); nan where undefined
-    "Cohen's kappa of tables of counts."
-    n = confusion.sum((-1, -2))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        observed = np.trace(confusion, axis1=-2, axis2=-1) / n
-        chance = (confusion.sum(-1) * confusion.sum(-2)).sum(-1) / n**2
-        kappa = (observed - chance) / (1 - chance)
-    return np.where(chance < 1 - 1e-12, kappa, np.nan)
 
 # %% ../nbs/07b_agreement.ipynb #9faa96cd
 _MISSING = 2

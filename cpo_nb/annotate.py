@@ -24,7 +24,7 @@ from .painter import paint
 
 # %% auto #0
 __all__ = ['ANNOTATORS', 'FLOOR', 'Labels', 'AnnotatorProtocol', 'annotation_problems', 'annotate_images', 'AnnotatorRecord',
-           'cohen_kappa', 'agreement', 'Ridge', 'Annotator', 'image_hashes', 'tested', 'atelier_images',
+           'kappa_of', 'cohen_kappa', 'agreement', 'Ridge', 'Annotator', 'image_hashes', 'tested', 'atelier_images',
            'atelier_annotator']
 
 # %% ../nbs/06b_annotate.ipynb #eb582918
@@ -117,6 +117,18 @@ ANNOTATORS: dict[str, AnnotatorRecord] = {}
 FLOOR = 0.6  # a pair whose kappa on held-out images is below this does not count as measured
 
 
+def kappa_of(
+    confusion: np.ndarray,  # counts by the two raters' values, (..., K, K)
+) -> np.ndarray:  # (...); nan where undefined
+    "Cohen's kappa of tables of counts."
+    n = confusion.sum((-1, -2))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        observed = np.trace(confusion, axis1=-2, axis2=-1) / n
+        chance = (confusion.sum(-1) * confusion.sum(-2)).sum(-1) / n**2
+        kappa = (observed - chance) / (1 - chance)
+    return np.where(chance < 1 - 1e-12, kappa, np.nan)
+
+
 def cohen_kappa(
     truth: np.ndarray,  # labels, (N,)
     given: np.ndarray,  # labels by the other rater, (N,)
@@ -135,12 +147,8 @@ def cohen_kappa(
     strange = sorted(set(np.unique(np.concatenate([t, g])).tolist()) - set(classes))
     if strange:
         raise CpoError(f"cohen_kappa: labels {strange} are none of {tuple(classes)}")
-    share_t = np.array([(t == c).mean() for c in classes])
-    share_g = np.array([(g == c).mean() for c in classes])
-    observed, expected = (t == g).mean(), float(share_t @ share_g)
-    if expected > 1 - 1e-12:
-        return float("nan")
-    return float((observed - expected) / (1 - expected))
+    confusion = [[((t == a) & (g == b)).sum() for b in classes] for a in classes]
+    return float(kappa_of(np.array(confusion)))
 
 # %% ../nbs/06b_annotate.ipynb #25d12101
 def _share(hits: np.ndarray, of: np.ndarray) -> float:

@@ -13,7 +13,7 @@ from typing import Sequence
 import numpy as np
 
 from .agent import is_random_name
-from .agreement import kappa_of
+from .annotate import kappa_of
 from .annotate import FLOOR
 from .annotations import AnnotationTable
 from .core import CpoError, np_rng, plural

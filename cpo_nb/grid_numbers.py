@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from . import distances
 from .core import np_rng
 from .docments import document
 from .metrics import Verdict, evaluate, frechet_distance, recall
@@ -43,9 +44,7 @@ def diversity(
     features: np.ndarray,  # (N, D)
 ) -> float:  # 0 for a single image
     "Mean Euclidean distance between two images. (ours)"
-    from scipy.spatial.distance import pdist
-
-    return float(pdist(features).mean()) if len(features) > 1 else 0.0
+    return distances.diversity(features) if len(features) > 1 else 0.0
 
 
 UNTARGETED = ("lightness", "green_red", "blue_yellow")  # means of L*, a*, b*

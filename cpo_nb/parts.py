@@ -19,7 +19,7 @@ from .metrics import AtelierJudge, Verdict, judge_images
 from .painter import paint
 from .prompts import attribute_prompt
 from .sft import attribute_gain
-from .shipped import HELD_SEED, atelier_tree, judge_agreement, sample_prompts
+from .shipped import atelier_tree, held_out_rows, judge_agreement, sample_prompts
 from .shipped import shipped_hashes
 
 # %% auto #0
@@ -77,11 +77,7 @@ def parts_path(
 
 def _held_out_gain(backbone: Backbone, tree: CriteriaTree, n_images: int) -> dict[str, float]:
     "What naming all attributes removes of the denoising error, on images that nobody trained on."
-    scenes = sample_scenes(n_images, HELD_SEED)
-    positive, negative = scenes.attributes()
-    rows = dict(image=paint(scenes, 2), caption=scenes.captions())
-    data = training_set(rows | dict(positive=positive, negative=negative), backbone)
-    return attribute_gain(backbone, data, tree)
+    return attribute_gain(backbone, training_set(held_out_rows(n_images), backbone), tree)
 
 # %% ../nbs/37a_parts.ipynb #37a00011
 def measure_parts(

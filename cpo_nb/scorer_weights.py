@@ -12,15 +12,15 @@ from typing import Callable
 
 import torch
 
-from .core import CpoError, atomic_path, cache_dir, read_json, readable_size, sha256_file
-from .core import write_json
+from .core import CpoError, atomic_path, cache_dir, readable_size
 from .docments import document
+from .hashes import file_hash
 from .integrity import quiet_libraries, readable_error
 from .scorers import SCORERS, ImageReward, LoadedScorer, blip_configs, score_head
 from .scorers import score_images
 
 # %% auto #0
-__all__ = ['PARTS', 'REFERENCES', 'NOT_PUBLISHED', 'Part', 'scorers_dir', 'find_part', 'missing_part', 'find_parts', 'file_hash',
+__all__ = ['PARTS', 'REFERENCES', 'NOT_PUBLISHED', 'Part', 'scorers_dir', 'find_part', 'missing_part', 'find_parts',
            'read_weights', 'from_open_clip', 'from_blip', 'vit_h_config', 'load_clip', 'load_scorer', 'Reference',
            'Verified', 'verify_scorer']
 
@@ -145,19 +145,6 @@ def find_parts(
     return found
 
 # %% ../nbs/33a_scorer_weights.ipynb #51dffde3
-def file_hash(
-    path: Path,  # a file of weights
-) -> str:  # 64 hex digits
-    "SHA-256 of a file, remembered by path, size and time of change."
-    record, state = cache_dir() / "scorers" / "hashes.json", path.stat()
-    known = read_json(record, dict) if record.is_file() else {}
-    key = f"{path.resolve()} {state.st_size} {state.st_mtime_ns}"
-    if key not in known:
-        known[key] = sha256_file(path)
-        write_json(record, known)
-    return known[key]
-
-
 def _check_hash(part: Part, path: Path, digest: str) -> None:
     "Raise `CpoError` for a file that is not the published one."
     if not digest.startswith(part.sha256):

@@ -41,7 +41,7 @@ from .metrics import JUDGE_SEED, AtelierJudge, judge_images
 # %% auto #0
 __all__ = ['DATA_SEED', 'EVAL_SEED', 'IDEAL_SEED', 'HELD_SEED', 'SWEPT', 'atelier_tree', 'shipped_auxiliary', 'adapter_folder',
            'shipped_hashes', 'sample_prompts', 'atelier_training_set', 'ideal_features', 'judge_agreement',
-           'auxiliary_config', 'sweep_path', 'sweep_auxiliary']
+           'auxiliary_config', 'sweep_path', 'held_out_rows', 'sweep_auxiliary']
 
 # %% ../nbs/35_shipped.ipynb #c13430a6
 def atelier_tree() -> CriteriaTree:  # 19 pairs
@@ -264,9 +264,11 @@ def _stored_sweep(scale: Scale) -> list[dict]:
     return [t for t in stored if t["key"] == _sweep_key(scale)]
 
 
-def _held_out(scale: Scale) -> dict:
+def held_out_rows(
+    n: int,  # how many images
+) -> dict:  # columns image, caption, positive, negative
     "Annotated images that no part was trained on."
-    scenes = sample_scenes(min(512, scale.train_images), HELD_SEED)
+    scenes = sample_scenes(n, HELD_SEED)
     positive, negative = scenes.attributes()
     images = paint(scenes, 2)
     return dict(image=images, caption=scenes.captions(), positive=positive, negative=negative)
@@ -278,7 +280,7 @@ def sweep_auxiliary(
     log: Callable[[str], object] = print,  # called with one line for each entry
 ) -> list[dict]:  # the entries, as stored
     "Train a short auxiliary for each entry of `SWEPT` and store its gain. Stored entries stay."
-    done, test = _stored_sweep(scale), _held_out(scale)
+    done, test = _stored_sweep(scale), held_out_rows(min(512, scale.train_images))
     known = {(t["rank"], tuple(t["targets"]), t["lr"]) for t in done}
     for entry in SWEPT:
         if entry in known:

@@ -75,11 +75,12 @@ def time_limit(
     "Stop a run when its time is over, counted from its first step in this process."
     if seconds is None:
         return None
-    began = []
+    began = None
 
     def watch(step: int, stats: dict) -> str | None:
-        began.append(time.perf_counter()) if not began else None
-        late = time.perf_counter() - began[0] > seconds
+        nonlocal began
+        began = began or time.perf_counter()
+        late = time.perf_counter() - began > seconds
         return f"after step {step} the {seconds:g} seconds were over" if late else None
 
     return watch
