@@ -37,7 +37,7 @@ setup: .venv/.package-stamp ## make .venv with the pinned environment and this p
 	@touch $@
 
 test: setup ## run every test, each notebook in a process of its own (JOBS=2, PYTEST="-k loss")
-	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST)
 
 reproduce: setup ## the main result, from data to table, on a CPU (SCALE=tiny)
 	$(BIN)/cpo reproduce --scale $(SCALE)

@@ -3,9 +3,6 @@
 import atexit, os, shutil, sys, tempfile
 from pathlib import Path
 
-import pytest
-from filelock import FileLock
-
 ROOT = Path(__file__).resolve().parent.parent
 _tmp = Path(tempfile.mkdtemp(prefix="cpo-tests-"))
 atexit.register(shutil.rmtree, _tmp, ignore_errors=True)
@@ -33,13 +30,10 @@ exec(
 )
 
 
-@pytest.fixture
-def one_launch():
-    "Only one test at a time starts several processes: four on two cores wait for each other."
-    with FileLock(Path(tempfile.gettempdir()) / "cpo-tests-launch.lock"):
-        yield
-
-
 def pytest_collection_modifyitems(items):
-    "The longest tests begin first: at the end they would leave one core without work."
-    items.sort(key=lambda item: not item.nodeid.startswith("tests/test_nbdev.py"))
+    """Long work begins first, so that no worker waits at the end.
+
+    The groups (`xdist_group`: what shares a site, launches or a server) come before all by
+    xdist's own rule; then notebooks, then what is short.
+    """
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/test_notebooks.py"))

@@ -1,6 +1,6 @@
-"""What the tests of several processes start by `accelerate launch`, with WHAT and FOLDER.
+"""What the tests of several processes start by `accelerate launch`, with FOLDER and WHAT...
 
-Trains a tiny random pipeline and writes where its adapter began and ended.
+For each WHAT, trains a tiny random pipeline and writes where its adapter began and ended.
 """
 
 import atexit, json, os, signal, sys
@@ -107,12 +107,6 @@ def annotated(what: str, folder: Path) -> None:
     "Fit an annotator to pictures, label others, and say how many images this process measured."
     from cpo_nb import annotate, measures
 
-    def at_end():
-        count, rank = os.environ.get("WORLD_SIZE", 1), os.environ.get("RANK", 0)
-        path = folder / f"{what}-of-{count}-rank{rank}-end.json"
-        path.write_text(json.dumps(torch.distributed.is_initialized()))
-
-    atexit.register(at_end)  # called after what is registered later
     seen, own = [], measures._chunk_values
 
     def counted(job):
@@ -140,5 +134,15 @@ def annotated(what: str, folder: Path) -> None:
     )
 
 
+def at_end(folder: Path, first: str) -> None:
+    "Say whether the group of processes is still there."
+    count, rank = os.environ.get("WORLD_SIZE", 1), os.environ.get("RANK", 0)
+    path = folder / f"end-{first}-of-{count}-rank{rank}.json"
+    path.write_text(json.dumps(torch.distributed.is_initialized()))
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    folder = Path(sys.argv[1])
+    atexit.register(at_end, folder, sys.argv[2])  # called after what is registered later
+    for what in sys.argv[2:]:
+        main(what, folder)

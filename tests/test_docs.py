@@ -17,10 +17,10 @@ import commands
 import hooks
 import pytest
 import yaml
-from filelock import FileLock
 
 from cpo_nb.docments import definitions, document
 
+pytestmark = pytest.mark.xdist_group("site")  # built once, and nobody waits for it
 ROOT = api.ROOT
 
 
@@ -37,16 +37,13 @@ def run(*words, **environment):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory, worker_id):
-    "The folder of the site, built once for all workers; what the builder said lies beside it."
-    base = tmp_path_factory.getbasetemp()
-    out = (base if worker_id == "master" else base.parent) / "site"
-    with FileLock(f"{out}.lock"):
-        if not (out / "said.json").is_file():
-            log = out.with_suffix(".network")
-            done = run("tools/build_docs.py", "--out", out, CPO_NETWORK_LOG=str(log))
-            said = dict(code=done.returncode, text=done.stdout + done.stderr, network=log.is_file())
-            (out / "said.json").write_text(json.dumps(said), encoding="utf-8")
+def site(tmp_path_factory):
+    "The folder of the site; what the builder said lies beside it."
+    out = tmp_path_factory.mktemp("docs") / "site"
+    log = out.with_suffix(".network")
+    done = run("tools/build_docs.py", "--out", out, CPO_NETWORK_LOG=str(log))
+    said = dict(code=done.returncode, text=done.stdout + done.stderr, network=log.is_file())
+    (out / "said.json").write_text(json.dumps(said), encoding="utf-8")
     return out
 
 
@@ -380,6 +377,7 @@ def test_workflow_can_be_read():
     commands_run = [step.get("run") for job in jobs.values() for step in job["steps"]]
     assert "make test PYTHON=python${{ matrix.python }}" in commands_run
     assert "make docs" in commands_run
+    assert ".venv/bin/nbdev_test --do_print" in commands_run
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")

@@ -27,6 +27,7 @@ from cpo_nb.sd3 import tiny_sd3
 from cpo_nb.sdxl import tiny_sdxl
 from cpo_nb.runs import last_checkpoint, read_metrics
 
+pytestmark = pytest.mark.xdist_group("lost-work")  # one server, and each run once
 HERE = Path(__file__).resolve().parent
 KINDS = ("sft-fp32", "sft-bf16", "cpo-fp32", "cpo-bf16", "bank-bf16")
 ADAPTER = "adapter/pytorch_lora_weights.safetensors"
@@ -291,7 +292,7 @@ def test_another_process_makes_the_same_bytes(work, whole):
     sound(folder, whole("cpo-bf16")[0])
 
 
-def test_two_processes_of_which_one_is_killed(work, whole, one_launch):
+def test_two_processes_of_which_one_is_killed(work, whole):
     folder, config = fresh(work, "two"), HERE.parent / "configs" / "cpu-two.yaml"
     command = [
         sys.executable,

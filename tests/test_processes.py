@@ -4,6 +4,7 @@ Errors and signals of one end all.
 """
 
 import json, os, shlex, subprocess, sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from cpo_nb.pipelines import tiny_pipeline
 from cpo_nb.cache import Store
 from cpo_nb.runs import last_checkpoint, read_metrics
 
+pytestmark = pytest.mark.xdist_group("processes")  # one launch at a time, by one worker
 HERE = Path(__file__).resolve().parent
 TWO = HERE.parent / "configs" / "cpu-two.yaml"
 
@@ -38,33 +40,38 @@ def environment() -> dict[str, str]:
     )
 
 
-def launch(
-    what: str, folder: Path, count: int, sharded: bool = False
-) -> subprocess.CompletedProcess:
+SD = ["sd-cpo", "sd-sft-passes", "sd-kto-passes", "sd-cpo-bank", "sd-annotate"]
+FLUX = ["flux-cpo-checkpointing", "flux-cpo-bank"]
+
+
+def launch(folder: Path, count: int, *what: str) -> subprocess.CompletedProcess:
     "Start the program as a user would: by `accelerate launch` with a configuration."
-    env = environment()
-    program = [str(HERE / "processes_program.py"), what, str(folder)]
-    if count == 1:
-        return subprocess.run(
-            [sys.executable, *program], env=env, capture_output=True, text=True, timeout=300
-        )
-    config = HERE.parent / "configs" / ("cpu-fsdp.yaml" if sharded else "cpu-two.yaml")
+    config = TWO.with_name("cpu-fsdp.yaml") if what[0] in FLUX else TWO
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(config)]
+    launcher += ["--main_process_port", "0"]
+    program = [str(HERE / "processes_program.py"), str(folder), *what]
     return subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "accelerate.commands.launch",
-            "--config_file",
-            str(config),
-            "--main_process_port",
-            "0",
-            *program,
-        ],
-        env=env,
+        [sys.executable, *(launcher if count == 2 else []), *program],
+        env=environment(),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
+
+
+@pytest.fixture(scope="module")
+def both(folder):
+    "Lets one process, then two, do all of a family, once: most of a launch's time is imports."
+
+    @cache
+    def get(family: str) -> str:  # what went wrong
+        for n in (1, 2):
+            done = launch(folder, n, *(SD if family == "sd" else FLUX))
+            if done.returncode:
+                return f"{n} processes:\n{done.stderr[-3000:]}"
+        return ""
+
+    return get
 
 
 def adapter(folder: Path, what: str, count: int, rank: int) -> dict[str, torch.Tensor]:
@@ -90,21 +97,9 @@ def same_bank(one: Path, two: Path):
         torch.testing.assert_close(b.get(k)["z"], a.get(k)["z"], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "what, sharded",
-    [
-        ("sd-cpo", False),
-        ("sd-sft-passes", False),
-        ("sd-kto-passes", False),
-        ("sd-cpo-bank", False),
-        ("flux-cpo-checkpointing", True),
-        ("flux-cpo-bank", True),
-    ],
-)
-def test_two_processes_make_the_adapter_of_one(folder, one_launch, what, sharded):
-    runs = {n: launch(what, folder, n, sharded) for n in (1, 2)}
-    for n, r in runs.items():
-        assert r.returncode == 0, f"{n} processes:\n{r.stderr[-3000:]}"
+@pytest.mark.parametrize("what", [w for w in SD + FLUX if "annotate" not in w])
+def test_two_processes_make_the_adapter_of_one(folder, both, what):
+    assert both(what.split("-")[0]) == ""
     family, method = what.split("-")[:2]
     began = start(folder, family, "auxiliary" if method == "sft" else "policy")
     one, two, other = (
@@ -124,8 +119,8 @@ def test_two_processes_make_the_adapter_of_one(folder, one_launch, what, sharded
     assert [s["count"] for s in said] == [1, 2, 2]
     assert [s["logged"] for s in said] == [10, 10, 0]  # one process writes
     assert abs(said[0]["image"] - said[1]["image"]) <= 0.001 * said[0]["image"]
-    assert said[1]["sharded"] == sharded
-    if sharded:  # the base is divided
+    assert said[1]["sharded"] == (what in FLUX)
+    if what in FLUX:  # the base is divided
         assert said[1]["local"] < 0.75 * said[0]["local"]
         assert said[1]["local"] + said[2]["local"] == said[0]["local"]
     if "bank" in what:
@@ -148,7 +143,7 @@ def cpo(line: str, count: int) -> subprocess.CompletedProcess:
     )
 
 
-def test_the_command_in_two_processes_gives_the_adapter_of_one(folder, one_launch):
+def test_the_command_in_two_processes_gives_the_adapter_of_one(folder):
     line = (
         f"align --data atelier --base {folder}/sd --method dpo --min-gap 1 --scale smoke "
         "--steps 4 --batch-size 4 --lr 1e-3 --rank 2 --resolution 64 --precision fp32 "
@@ -170,16 +165,15 @@ def test_the_command_in_two_processes_gives_the_adapter_of_one(folder, one_launc
     assert len(read_metrics(folder / "command-2")) == 4  # one process writes
 
 
-def test_two_processes_measure_each_image_once_and_annotate_as_one(folder, one_launch):
-    for n in (1, 2):
-        assert (r := launch("sd-annotate", folder, n)).returncode == 0, r.stderr[-3000:]
+def test_two_processes_measure_each_image_once_and_annotate_as_one(folder, both):
+    assert both("sd") == ""
     one, two, other = (
         json.loads((folder / f"sd-annotate-of-{n}-rank{r}.json").read_text())
         for n, r in ((1, 0), (2, 0), (2, 1))
     )
     assert [x["measured"] for x in (one, two, other)] == [36, 12 + 5, 13 + 6]
     for rank in (0, 1):  # the group has ended before the interpreter does
-        assert json.loads((folder / f"sd-annotate-of-2-rank{rank}-end.json").read_text()) is False
+        assert json.loads((folder / f"end-{SD[0]}-of-2-rank{rank}.json").read_text()) is False
     for x in (two, other):
         assert x["low"] == one["low"]
         assert x["values"] == one["values"]
@@ -191,14 +185,14 @@ def test_two_processes_measure_each_image_once_and_annotate_as_one(folder, one_l
     "what, message",
     [("sd-cpo-dies", "this process has died"), ("sd-cpo-second", "the second process has died")],
 )
-def test_a_process_that_dies_stops_the_run(folder, one_launch, what, message):
-    r = launch(what, folder, 2)
+def test_a_process_that_dies_stops_the_run(folder, what, message):
+    r = launch(folder, 2, what)
     assert r.returncode != 0 and message in r.stderr
     assert last_checkpoint(folder / f"{what}-2")[0] == 4  # what was saved is sound
 
 
-def test_a_signal_to_one_process_saves_and_stops_all(folder, one_launch):
-    r = launch("sd-cpo-stops", folder, 2)
+def test_a_signal_to_one_process_saves_and_stops_all(folder):
+    r = launch(folder, 2, "sd-cpo-stops")
     assert r.returncode != 0 and "saved after step" in r.stderr
     step = last_checkpoint(folder / "sd-cpo-stops-2")[0]
     assert step in (5, 6)

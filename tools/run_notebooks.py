@@ -18,8 +18,6 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbdev.clean import clean_nb
 
-import warm_kernels
-
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
 MAX_BYTES = 300 * 1024
@@ -49,14 +47,10 @@ def notebooks(names=()) -> list[Path]:
 class _Kernel(AsyncKernelManager):
     "A kernel of the running Python, over sockets in a folder instead of ports."
 
-    warm = None  # the socket of `warm_kernels`: the kernel is a fork that has the libraries
-
     @property
     def kernel_spec(self):
         quiet = "--HistoryManager.enabled=False"
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", quiet]
-        if self.warm:
-            argv = warm_kernels.command(self.warm, "{connection_file}")
         return KernelSpec(argv=argv, display_name="python3", language="python")
 
 
@@ -122,7 +116,7 @@ def offline(tmp: Path, pythonpath: str = "") -> dict[str, str]:
     )
 
 
-async def _run(nb, env: dict, timeout: float, tmp: Path, warm: Path | None) -> None:
+async def _run(nb, env: dict, timeout: float, tmp: Path) -> None:
     client = NotebookClient(
         nb,
         timeout=None,
@@ -138,7 +132,6 @@ async def _run(nb, env: dict, timeout: float, tmp: Path, warm: Path | None) -> N
         connection_file=str(tmp / "runtime" / "kernel.json"),
     )
     km.ip = str(tmp / "runtime" / "k")
-    km.warm = warm
     client.owns_km = True
     try:
         await asyncio.wait_for(client.async_execute(env=env, cwd=str(NBS)), timeout)
@@ -156,7 +149,6 @@ def execute(
     path: Path,  # the notebook
     scale: str = "tiny",  # smoke, tiny or full
     timeout: float = 3600,  # seconds for the whole notebook
-    warm: Path | None = None,  # socket of `warm_kernels`, whose forks have the libraries imported
     **extra,  # further environment variables, e.g. CPO_CACHE
 ):  # the notebook with its outputs, tidied
     "Run a notebook in its own process. Raises `NotebookError` with the failing cell and traceback."
@@ -171,7 +163,7 @@ def execute(
         start, log = time.monotonic(), tmp / "network.log"
         try:
             env = environment(tmp, scale, CPO_NETWORK_LOG=log, **extra)
-            asyncio.run(_run(nb, env, timeout, tmp, warm))
+            asyncio.run(_run(nb, env, timeout, tmp))
         except (TimeoutError, CellExecutionError, CellTimeoutError, DeadKernelError) as e:
             # by the clock: nbclient takes a kernel that is stopped for being late for a dead one
             late = time.monotonic() - start >= timeout
