@@ -1,6 +1,6 @@
 "Every test runs at smoke scale, without a network, and writes nothing into the checkout."
 
-import atexit, os, shutil, sys, tempfile
+import atexit, compileall, os, shutil, sys, tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,6 +28,12 @@ exec(
     ),
     {"__name__": "sitecustomize"},
 )
+
+
+def pytest_configure(config):
+    "Compile the package once: processes that write no bytecode would do it again and again."
+    if not hasattr(config, "workerinput"):
+        compileall.compile_dir(ROOT / "cpo_nb", quiet=1)
 
 
 def pytest_collection_modifyitems(items):

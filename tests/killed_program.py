@@ -21,7 +21,7 @@ import torch
 from cpo_nb import cache, collapse, runs, training
 from cpo_nb.align import AlignConfig, align
 from cpo_nb.atelier import sample_scenes
-from cpo_nb.painter import paint
+from cpo_nb.painter import painted_columns
 from cpo_nb.backbone import load_backbone
 from cpo_nb.bank import BankConfig
 from cpo_nb.core import processes, torch_rng
@@ -39,12 +39,8 @@ def train_tiny(kind: str, folder: Path) -> None:
     torch.set_num_threads(1)
     method, precision = kind.split("-")
     bb = load_backbone(folder / "sd", resolution=64)
-    sc = sample_scenes(24, 0)
-    pos, neg = sc.attributes()
     stores = folder / "stores"
-    data = training_set(
-        dict(image=paint(sc), caption=sc.captions(), positive=pos, negative=neg), bb, folder=stores
-    )
+    data = training_set(painted_columns(sample_scenes(24, 0)), bb, folder=stores)
     loop = TrainConfig(steps=12, batch_size=4, lr=2e-2, warmup=2, checkpoint_every=3)
     kw = dict(validation=data[np.arange(4)], prompts_folder=stores)
     if method == "sft":

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from cpo_nb import methods  # noqa: F401  AlignConfig knows all of them
 from cpo_nb.align import AlignConfig, align
 from cpo_nb.atelier import sample_scenes
-from cpo_nb.painter import paint
+from cpo_nb.painter import paint, painted_columns
 from cpo_nb.backbone import load_backbone
 from cpo_nb.bank import BankConfig
 from cpo_nb.core import CpoError, processes, torch_rng
@@ -30,9 +30,7 @@ def main(what: str, folder: Path) -> None:
     if method == "annotate":
         return annotated(what, folder)
     bb = load_backbone(folder / family, resolution=64)
-    sc = sample_scenes(24, 0)
-    pos, neg = sc.attributes()
-    rows = dict(image=paint(sc), caption=sc.captions(), positive=pos, negative=neg)
+    rows = painted_columns(sample_scenes(24, 0))
     out = folder / f"{what}-{processes().count}"
     stores = folder / f"stores-{what}-{processes().count}"
     data = training_set(rows, bb, folder=stores)  # shared out between the processes

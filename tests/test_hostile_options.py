@@ -4,7 +4,6 @@ import json, os, shutil
 from pathlib import Path
 
 import pytest
-from PIL import Image
 from typer.testing import CliRunner
 
 from hostile_options import CODES, filled, mutations, odd_places
@@ -20,15 +19,11 @@ def places(tmp_path_factory):
     import cpo_nb.cli  # noqa: F401  all commands
     from cpo_nb.atelier import sample_scenes
     from cpo_nb.cli_base import run_command
-    from cpo_nb.dataset import save_paintings
-    from cpo_nb.painter import paint
+    from cpo_nb.painter import save_painted
     from cpo_nb.pipelines import tiny_pipeline
 
     work = tmp_path_factory.mktemp("hostile")
-    scenes = sample_scenes(12, 0)
-    names = ("image", "caption", "positive", "negative")
-    columns = map(Image.fromarray, paint(scenes)), scenes.captions(), *scenes.attributes()
-    save_paintings((dict(zip(names, row)) for row in zip(*columns)), work / "images")
+    save_painted(sample_scenes(12, 0), work / "images")
     tiny_pipeline(work / "pipe")
     small = "--steps 1 --rank 2 --previews 0 --batch-size 2 --no-cache"
     run_command(f"sft --data {work}/images --base {work}/pipe --out {work}/aux {small}")

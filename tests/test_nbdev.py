@@ -7,7 +7,7 @@ from run_notebooks import ROOT
 
 # one or two of each decade, quick ones; every notebook by itself: test_notebooks.py
 TOGETHER = (
-    "00_core 04_prompts 12a_schedules 21_runs 28_methods 32_gain 41_costs 50_fig_tree".split()
+    "00_core 04_prompts 12a_schedules 21_runs 28_methods 39_sizes 42c_roofline 50_fig_tree".split()
 )
 
 

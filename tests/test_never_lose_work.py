@@ -4,24 +4,23 @@ Killed at any moment, out of disk, or given bad input, a run ends with a clear m
 resumed where it was, bit for bit.
 """
 
-import itertools, json, os, random, re, shlex, shutil, signal, subprocess, sys
+import itertools, json, os, random, re, shlex, shutil, signal, subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from PIL import Image
+from launching import environment, python
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from cpo_nb.atelier import sample_scenes
-from cpo_nb.painter import paint
+from cpo_nb.painter import save_painted
 from cpo_nb.backbone import load_backbone
 from cpo_nb.pipelines import tiny_pipeline
 from cpo_nb.cli import app
 from cpo_nb.core import read_json, torch_rng
-from cpo_nb.dataset import save_paintings
 from cpo_nb.flux import tiny_flux
 from cpo_nb.sd3 import tiny_sd3
 from cpo_nb.sdxl import tiny_sdxl
@@ -33,27 +32,16 @@ KINDS = ("sft-fp32", "sft-bf16", "cpo-fp32", "cpo-bf16", "bank-bf16")
 ADAPTER = "adapter/pytorch_lora_weights.safetensors"
 
 
-def environment(seed: int = 0) -> dict[str, str]:  # another hash seed at every start, as a user has
-    return {
-        k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "ACCELERATE", "FSDP"))
-    } | dict(
-        PYTHONPATH=f"{HERE.parent}{os.pathsep}{os.environ['PYTHONPATH']}",
-        OMP_NUM_THREADS="1",
-        TQDM_DISABLE="1",
-        PYTHONHASHSEED=str(seed),
-    )
-
-
 class Server:
     "Starts programs by forking one that has everything imported."
 
     def __init__(self, folder: Path):
         self.logs = (folder / f"log-{i}.txt" for i in itertools.count())
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "killed_program.py"), "serve"],
+            python(HERE / "killed_program.py", "serve"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment(),
+            env=environment(seed=0),
             text=True,
         )
         assert self.process.stdout.readline() == "ready\n"
@@ -91,14 +79,7 @@ def work(tmp_path_factory):
     sc = sample_scenes(24, 0)
     sc.subject[:] %= 2
     sc.palette[:] %= 2
-    pos, neg = sc.attributes()
-    save_paintings(
-        (
-            dict(image=Image.fromarray(im), caption=c, positive=p, negative=n)
-            for im, c, p, n in zip(paint(sc), sc.captions(), pos, neg)
-        ),
-        path / "pictures",
-    )
+    save_painted(sc, path / "pictures")
     return path
 
 
@@ -283,7 +264,7 @@ def test_another_process_makes_the_same_bytes(work, whole):
     "With another hash seed: nothing in the adapter's file depends on the order of a set."
     folder = fresh(work, "alone")
     done = subprocess.run(
-        [sys.executable, str(HERE / "killed_program.py"), "cpo-bf16", str(folder)],
+        python(HERE / "killed_program.py", "cpo-bf16", folder),
         env=environment(seed=7),
         capture_output=True,
         text=True,
@@ -293,19 +274,8 @@ def test_another_process_makes_the_same_bytes(work, whole):
 
 
 def test_two_processes_of_which_one_is_killed(work, whole):
-    folder, config = fresh(work, "two"), HERE.parent / "configs" / "cpu-two.yaml"
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        str(config),
-        "--main_process_port",
-        "0",
-        str(HERE / "killed_program.py"),
-        "sft-fp32",
-        str(folder),
-    ]
+    folder = fresh(work, "two")
+    command = python(HERE / "killed_program.py", "sft-fp32", folder, config="cpu-two")
     done = subprocess.run(
         command,
         env=environment() | dict(FAULT=json.dumps(["half", "step-0000009", 1])),
@@ -517,7 +487,7 @@ def test_a_full_disk(work, start, trained, case):
         load_file(p)  # what is there is whole
 
     if case == "second-checkpoint":  # once as a user starts it
-        again = [sys.executable, "-m", "cpo_nb.cli", *words]
+        again = python("-m", "cpo_nb.cli", *words)
         r = subprocess.run(again, env=environment(3), capture_output=True, text=True)
         code, said = r.returncode, r.stdout + r.stderr
     else:

@@ -95,8 +95,8 @@ BAD = {  # a notebook's code: what is said of it
     "import time; time.sleep(600)": "was not finished after 3 s",
     "import os; os.environ['CPO_SCALE'] = 'tiny'": "os.environ['CPO_SCALE']: smoke -> tiny",
     "import torch; torch.set_grad_enabled(False)": "gradients: True -> False",
-    "import cpo_nb.core as c; c.new = lambda: 0": "cpo_nb.core.new",
-    "import cpo_nb.core as c; c.CpoError.new = lambda: 0": "cpo_nb.core.CpoError",
+    "import cpo_nb.core as c; c.new = lambda: 0": "cpo_nb.core.new: <lambda>",
+    "import cpo_nb.core as c; c.CpoError.new = lambda: 0": "cpo_nb.core.CpoError: <lambda>",
 }
 
 

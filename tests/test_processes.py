@@ -3,12 +3,13 @@
 Errors and signals of one end all.
 """
 
-import json, os, shlex, subprocess, sys
+import json, shlex, subprocess
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from launching import environment, python
 from safetensors.torch import load_file
 
 from cpo_nb.flux import tiny_flux
@@ -19,7 +20,6 @@ from cpo_nb.runs import last_checkpoint, read_metrics
 
 pytestmark = pytest.mark.xdist_group("processes")  # one launch at a time, by one worker
 HERE = Path(__file__).resolve().parent
-TWO = HERE.parent / "configs" / "cpu-two.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -30,33 +30,15 @@ def folder(tmp_path_factory):
     return path
 
 
-def environment() -> dict[str, str]:
-    "Variables of a process that a user starts."
-    env = {
-        k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "ACCELERATE", "FSDP"))
-    }
-    return env | dict(
-        OMP_NUM_THREADS="1", PYTHONPATH=str(HERE.parent), HF_HUB_OFFLINE="1", TQDM_DISABLE="1"
-    )
-
-
 SD = ["sd-cpo", "sd-sft-passes", "sd-kto-passes", "sd-cpo-bank", "sd-annotate"]
 FLUX = ["flux-cpo-checkpointing", "flux-cpo-bank"]
 
 
 def launch(folder: Path, count: int, *what: str) -> subprocess.CompletedProcess:
     "Start the program as a user would: by `accelerate launch` with a configuration."
-    config = TWO.with_name("cpu-fsdp.yaml") if what[0] in FLUX else TWO
-    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(config)]
-    launcher += ["--main_process_port", "0"]
-    program = [str(HERE / "processes_program.py"), str(folder), *what]
-    return subprocess.run(
-        [sys.executable, *(launcher if count == 2 else []), *program],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    config = ("cpu-fsdp" if what[0] in FLUX else "cpu-two") if count == 2 else None
+    command = python(HERE / "processes_program.py", folder, *what, config=config)
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture(scope="module")
@@ -131,16 +113,9 @@ def test_two_processes_make_the_adapter_of_one(folder, both, what):
 
 def cpo(line: str, count: int) -> subprocess.CompletedProcess:
     "The real command, alone or started by `accelerate launch` in two processes."
-    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(TWO)]
-    launcher += ["--main_process_port", "0", "-m", "cpo_nb.cli"]
-    program = launcher if count == 2 else ["-m", "cpo_nb.cli"]
-    return subprocess.run(
-        [sys.executable, *program, *shlex.split(line)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    config = "cpu-two" if count == 2 else None
+    command = python("-m", "cpo_nb.cli", *shlex.split(line), config=config)
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
 
 
 def test_the_command_in_two_processes_gives_the_adapter_of_one(folder):

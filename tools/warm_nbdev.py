@@ -7,7 +7,7 @@ with nothing of this package imported; what it shows and what it leaves behind i
 usage: python tools/warm_nbdev.py SOCKET         prints "ready", then forks on request
 """
 
-import contextlib, json, os, signal, socket, subprocess, sys, threading
+import ast, contextlib, json, os, re, signal, socket, subprocess, sys, threading
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ LIBRARIES = (
     "matplotlib.pyplot",
     "nbdev.test",
 )
+_OTHERS = ("IN_TEST", "TORCHINDUCTOR_CACHE_DIR")  # variables that nbdev and torch set themselves
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -152,14 +153,14 @@ def nbdev_test(path: str) -> dict:
     after = surroundings()
     left = [f"{k}: {before.get(k)} -> {v}" for k, v in after.items() if before.get(k) != v]
     left += [f"{k}: removed" for k in before.keys() - after.keys()]
-    return dict(passed=passed, pid=os.getpid(), outputs=outputs, left=left + foreign())
+    return dict(passed=passed, pid=os.getpid(), outputs=outputs, left=left + foreign(path))
 
 
 def surroundings() -> dict:
     "What notebooks of one process share, besides modules."
     import torch
 
-    return {f"os.environ[{k!r}]": v for k, v in os.environ.items() if k != "IN_TEST"} | {
+    return {f"os.environ[{k!r}]": v for k, v in os.environ.items() if k not in _OTHERS} | {
         "working folder": os.getcwd(),
         "default dtype": str(torch.get_default_dtype()),
         "gradients": torch.is_grad_enabled(),
@@ -169,31 +170,43 @@ def surroundings() -> dict:
     }
 
 
-def foreign() -> list[str]:
-    "Names of the package that hold what the notebook defined: a registry's record, a patch."
-    found = []
+def foreign(path: str) -> list[str]:
+    """Names of the package that hold what the notebook defined: a registry's record, a patch.
+
+    Aside from what its module, too, puts there when it is imported.
+    """
+    exported, found = exported_names(path), []
     for name, module in list(sys.modules.items()):
         if name.split(".")[0] == "cpo_nb":
-            found += [f"{name}.{k}" for k, v in vars(module).items() if of_notebook(v)]
+            for key, value in vars(module).items():
+                found += [f"{name}.{key}: {n}" for n in defined_here(value) - exported]
     return found
 
 
-def of_notebook(value, depth: int = 2) -> bool:
-    "Whether a cell defined this, or what it holds."
+def exported_names(path: str) -> set[str]:
+    "Functions and classes of a notebook's exported cells."
+    cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    exported = [ast.parse(text) for text in sources if re.match(r"#\s*\|\s*export", text)]
+    return {n.name for tree in exported for n in ast.walk(tree) if hasattr(n, "name")}
+
+
+def defined_here(value, depth: int = 3) -> set[str]:
+    "Names of functions and classes of the notebook in a value, or in what it holds."
     if getattr(value, "__module__", "") == "__main__":
-        return True
-    if depth == 0:
-        return False
+        return {getattr(value, "__name__", type(value).__name__)}
     parts = []
+    if depth == 0:
+        return set()
     if isinstance(value, dict):
         parts = list(value.values())
-    elif isinstance(value, (list, tuple, set)):
+    elif isinstance(value, (list, tuple)):  # sets remember what was checked
         parts = list(value)
     elif isinstance(value, type):
         parts = list(vars(value).values())
     elif is_dataclass(value):
         parts = [getattr(value, f.name, None) for f in fields(value)]
-    return any(of_notebook(p, depth - 1) for p in parts)
+    return set().union(*(defined_here(p, depth - 1) for p in parts))
 
 
 if __name__ == "__main__":
