@@ -240,8 +240,13 @@ def atomic_path(
 ) -> Iterator[Path]:  # a temporary path of the same name, for the caller to write
     """Give a temporary path; rename it to `path` when the block succeeds, remove it when it fails.
 
-    Raises `OSError` for failed writes, also for those that safetensors reports by its own type."""
+    Raises `CpoError` where there is something other than a file or folder, which a rename would
+    replace, and `OSError` for failed writes, also for those that safetensors reports by its own
+    type."""
     path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        hint = "name a file or folder that may be written or replaced"
+        raise CpoError(f"{path} is a device, a pipe or a socket, and would be replaced", hint=hint)
     tmp = _temporary_folder(path)
     new, old = tmp / path.name, tmp / f"{path.name}.old"
     _writing.add(tmp)
