@@ -24,6 +24,7 @@ from .docments import document
 from .criteria import CriteriaTree, load_criteria
 from .painter import paint
 from .prompts import attribute_prompt
+from .runs import copy_weights
 from .stable_diffusion import plain_attention
 from .timing import steps_within, time_limit
 from .training import TrainConfig, TrainResult, train
@@ -242,9 +243,8 @@ def pretrain_text_encoder(
 
     params, described = dict(model.named_parameters()), dict(stage="text", batch=batch_size)
     result = train(run_dir, params, step_fn, 1, _text_config(steps, seed), described, desc="text")
+    copy_weights(result.ema, params)
     with torch.no_grad():
-        for name, parameter in params.items():
-            parameter.copy_(result.ema[name])
         prompts, labels = _random_prompts(tree, 10**6, 256, seed)
         hits = (model(prompts, torch_rng(seed, "held")) > 0).float() * labels
     return encoder.requires_grad_(False).eval(), float(hits.sum() / labels.sum())
@@ -410,10 +410,10 @@ class _BaseStep:
 # %% ../nbs/37_atelier_base.ipynb #bfbac4a0
 def train_base(
     run_dir: str | Path,  # folder of the run; a killed run goes on from its last checkpoint
-    steps: int = 50000,  # training steps
-    pictures: int = 300000,  # synthetic images to train on
-    batch_size: int = 64,  # images per step
-    channels: tuple[int, ...] = CHANNELS,  # of the UNet
+    steps: int,  # training steps
+    pictures: int,  # synthetic images to train on
+    batch_size: int,  # images per step
+    channels: tuple[int, ...],  # of the UNet
     tiny: bool = False,  # few steps for the text encoder, for tests
     seed: int = 100,  # of images, weights and noise; no other part of the repository uses it
     seconds: float | None = None,  # training time that is to be had; `steps` is what fits into it
@@ -438,9 +438,7 @@ def train_base(
     described = dict(pictures=pictures, tiny=tiny, channels=channels)
     loop = dict(desc="base", watch=time_limit(seconds))
     result = train(run_dir, params, step_fn, pictures, config, described, **loop)
-    with torch.no_grad():
-        for name, parameter in params.items():
-            parameter.copy_(result.ema[name])
+    copy_weights(result.ema, params)
     return assemble(unet.cpu().eval(), autoencoder, tokenizer, text_encoder), result
 
 # %% ../nbs/37_atelier_base.ipynb #a5dd06db

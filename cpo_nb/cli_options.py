@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools, inspect, math
 from dataclasses import dataclass, field, fields
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Callable, Optional
 
@@ -23,8 +22,8 @@ from .cli_base import option_value, parse_names
 __all__ = ['Data', 'Criteria', 'Base', 'Adapters', 'Skip', 'RunFolder', 'Steps', 'Batch', 'Every', 'Seed', 'ScaleName', 'Rank',
            'Alpha', 'SftTargets', 'AlignTargets', 'Device', 'Dtype', 'Passes', 'Resolution', 'Micro', 'Checkpointing',
            'Compile', 'OptimizerName', 'Cache', 'NoCache', 'Tracker', 'PreviewCount', 'Accept', 'Overwrite', 'Live',
-           'NDraws', 'BankPrecision', 'BankFolder', 'Paired', 'Experts', 'StartFrom', 'StartAt', 'takes_options',
-           'takes_rows', 'row_options', 'by_family', 'parse_targets', 'Start', 'Settings', 'options_of']
+           'NDraws', 'BankPrecision', 'BankFolder', 'Paired', 'Experts', 'Start', 'takes_options', 'takes_rows',
+           'row_options', 'by_family', 'parse_targets', 'Settings', 'options_of']
 
 # %% ../nbs/44a_cli_options.ipynb #82811cc6
 _DATA = (
@@ -299,23 +298,11 @@ _EXPERTS = (
 Experts = Annotated[Optional[Path], typer.Option("--experts", metavar="RUN", help=_EXPERTS)]
 
 
-class Start(str, Enum):
-    "What the policy starts from."
-
-    base = "base"
-    better = "better"
-
-
 _START = (
-    "The policy starts from the base, or from the adapter better of --experts (ours), on which it "
-    "is stacked; any method."
-)
-StartFrom = Annotated[Start, typer.Option("--start", help=_START)]
-_START_AT = (
     "The policy starts from the base, from the adapter better of --experts (ours), or from the "
     "adapter in this folder, such as runs/sft/adapter; it is stacked on what it starts from."
 )
-StartAt = Annotated[str, typer.Option("--start", metavar="base|better|ADAPTER", help=_START_AT)]
+Start = Annotated[str, typer.Option("--start", metavar="base|better|ADAPTER", help=_START)]
 
 # %% ../nbs/44a_cli_options.ipynb #47e33067
 @dataclass

@@ -55,7 +55,6 @@ from cpo_nb.cli_options import (
     ScaleName,
     SftTargets,
     Start,
-    StartFrom,
     Steps,
     row_options,
     takes_rows,
@@ -393,7 +392,7 @@ def bank_build(
     data: Data,
     auxiliary: _Auxiliary = None,
     experts: Experts = None,
-    start: StartFrom = Start.base,
+    start: Start = "base",
     criteria: Criteria = "painting",
     base: Base = "atelier",
     n_draws: NDraws = None,
@@ -441,7 +440,7 @@ def bank_build(
     clock = Clock()
     own = dict(folder=bank, batch_size=batch_size, precision=option_value(bank_precision))
     config = BankConfig(n_draws or BankConfig.n_draws, **own)
-    models = dict(experts=experts, start=start.value)
+    models = dict(experts=experts, start=start)
     built = build_bank(job, auxiliary, config, paired, say=clock, warn=warn, **models)
     size = readable_size(built.store.bytes)
     clock(f"bank: {plural(len(built.store), 'prediction')}, {size}: {built.folder}")

@@ -20,7 +20,7 @@ from .batches import TrainingSet, training_set
 from .core import CpoError, atomic_path, processes, read_json, write_json
 from .criteria import CriteriaTree
 from .docments import document
-from .painter import paint
+from .painter import painted_columns
 from .prompts import attribute_prompt
 from .sampling import labelled_grid, sample
 from .sft import prompt_errors
@@ -93,10 +93,7 @@ def atelier_held_out(
     seed: int = 12,  # of the scenes; no training set uses it
 ) -> TrainingSet:
     "Paintings of the atelier that nothing was trained on."
-    scenes = sample_scenes(n, seed)
-    positive, negative = scenes.attributes()
-    columns = dict(caption=scenes.captions(), positive=positive, negative=negative)
-    return training_set(dict(image=paint(scenes), **columns), backbone)
+    return training_set(painted_columns(sample_scenes(n, seed)), backbone)
 
 # %% ../nbs/32_gain.ipynb #1449d7d8
 def report_gains(

@@ -515,16 +515,17 @@ def build_bank(
     warn: Callable = print,  # receives notes about the auxiliary
     *,
     experts: str | Path | None = None,  # folder of two contrast experts (ours); None: none
-    start: str = "base",  # of the policy that will read it: "base", or "better" of the experts
+    start: str | Path = "base",  # of the policy that will read it, as of `run_stage2`
 ) -> Bank:  # filled
     "Compute the frozen predictions for every noise draw of every training image. Resumes."
     tree = load_criteria(job.criteria)
     auxiliary, experts = _check_models("cpo", auxiliary, experts, start)
     job.check(auxiliary, bank)
+    check_start(start)
     splits = job.rows(tree, say)
     bb = job.backbone()
     targets = _load_targets(job, bb, auxiliary, experts, tree, warn)
-    reference = None if start == "base" else start
+    reference = load_start(bb, start)
     data = job.sets(bb, splits, say)[0]
     data = data[preference_rows(data)[0]]
 

@@ -19,6 +19,7 @@ from .atelier import PAIRS, PALETTES, SUBJECTS, Scenes, sample_scenes
 from .core import CpoError, atomic_path, data_dir, np_rng, torch_rng
 from .docments import document
 from .painter import paint
+from .runs import copy_weights
 from .timing import steps_within, time_limit
 from .training import TrainConfig, train
 
@@ -175,7 +176,7 @@ def train_judge(
     run_dir: str | Path,  # folder of the run; a killed run goes on from its last checkpoint
     n_images: int,  # synthetic images to train on
     steps: int,  # training steps; with `seconds` it is what fits into them
-    batch_size: int = 64,  # images per step
+    batch_size: int,  # images per step
     workers: int = 2,  # painting processes
     seconds: float | None = None,  # training time that is to be had
     device: str = "cpu",  # where it is trained
@@ -192,9 +193,7 @@ def train_judge(
     config, described = _judge_config(steps, batch_size), dict(pictures=n_images)
     loop = dict(desc="judge", watch=time_limit(seconds))
     result = train(run_dir, params, step_fn, n_images, config, described, **loop)
-    with torch.no_grad():
-        for name, parameter in params.items():
-            parameter.copy_(result.ema[name])
+    copy_weights(result.ema, params)
     return judge.cpu().eval().requires_grad_(False)
 
 # %% ../nbs/31_metrics.ipynb #46c34a06

@@ -28,7 +28,7 @@ from cpo_nb.scenery import (
 )
 
 # %% auto #0
-__all__ = ['paint', 'atelier_dataset']
+__all__ = ['paint', 'painted_columns', 'save_painted', 'atelier_dataset']
 
 # %% ../nbs/05b_painter.ipynb #f4e383a8
 # setting of the stroke size: length and width in pixels, number of strokes
@@ -271,21 +271,27 @@ def paint(
         return np.concatenate(list(pool.map(_paint_batch, chunks)))
 
 # %% ../nbs/05b_painter.ipynb #b7484ead
-def _save_painted(scenes: Scenes, folder: Path, workers: int) -> None:
-    "Write painted scenes as an annotated imagefolder."
+def painted_columns(
+    scenes: Scenes,  # N scenes
+    workers: int = 1,  # number of painting processes
+) -> dict:  # image: (N, 64, 64, 3) uint8; caption: texts; positive, negative: lists of ids
+    "Annotated paintings as columns, as `training_set` takes them."
+    columns = (paint(scenes, workers), scenes.captions(), *scenes.attributes())
+    return dict(zip(("image", "caption", "positive", "negative"), columns))
+
+
+def save_painted(
+    scenes: Scenes,  # what to paint
+    folder: str | Path,  # for images and metadata.jsonl; new or empty
+    workers: int = 1,  # number of painting processes
+) -> None:
+    "Write annotated paintings as an imagefolder."
     from PIL import Image
     from cpo_nb.dataset import save_paintings
 
-    rows = zip(paint(scenes, workers), scenes.captions(), *scenes.attributes())
-    save_paintings(
-        (
-            dict(
-                image=Image.fromarray(image), caption=caption, positive=positive, negative=negative
-            )
-            for image, caption, positive, negative in rows
-        ),
-        folder,
-    )
+    columns = painted_columns(scenes, workers)
+    columns["image"] = map(Image.fromarray, columns["image"])
+    save_paintings((dict(zip(columns, row)) for row in zip(*columns.values())), folder)
 
 # %% ../nbs/05b_painter.ipynb #34047924
 def atelier_dataset(
@@ -300,7 +306,7 @@ def atelier_dataset(
     from cpo_nb.dataset import load_paintings
 
     def build(folder: Path):
-        _save_painted(sample_scenes(n, seed), folder / "paintings", workers)
+        save_painted(sample_scenes(n, seed), folder / "paintings", workers)
 
     sample = paint(sample_scenes(8, seed)).tolist()  # another painter, another dataset
     config = dict(n=n, pairs=PAIRS, rates=RATES, sample=sample)

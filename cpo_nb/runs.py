@@ -19,9 +19,9 @@ from .docments import document
 
 # %% auto #0
 __all__ = ['read_metrics', 'trim_metrics', 'checkpoint_path', 'save_checkpoint', 'prune_checkpoints', 'last_checkpoint',
-           'steps_done', 'check_fit', 'load_checkpoint', 'checkpoint_room', 'averaged_weights', 'save_last_good',
-           'last_good', 'weights_before', 'setting_differences', 'holds_run', 'read_config', 'run_differences',
-           'check_settings', 'open_run', 'lock_run', 'claim_run']
+           'steps_done', 'check_fit', 'load_checkpoint', 'checkpoint_room', 'averaged_weights', 'copy_weights',
+           'save_last_good', 'last_good', 'weights_before', 'setting_differences', 'holds_run', 'read_config',
+           'run_differences', 'check_settings', 'open_run', 'lock_run', 'claim_run']
 
 # %% ../nbs/21_runs.ipynb #16220891
 def read_metrics(
@@ -197,6 +197,16 @@ def averaged_weights(
     with safe_open(checkpoint_path(run_dir, step), "pt") as f:
         kind = "ema/" if any(k.startswith("ema/") for k in f.keys()) else "param/"
         return {k.removeprefix(kind): f.get_tensor(k) for k in f.keys() if k.startswith(kind)}
+
+# %% ../nbs/21_runs.ipynb #bc80a326
+@torch.no_grad()
+def copy_weights(
+    weights: dict,  # tensors by name, such as the averaged weights that a run ended with
+    into: dict,  # parameters or tensors by name; all of them are overwritten
+) -> None:
+    "Overwrite tensors in place by those of the same names."
+    for name, tensor in into.items():
+        tensor.copy_(weights[name])
 
 # %% ../nbs/21_runs.ipynb #86702b6a
 def save_last_good(

@@ -19,9 +19,9 @@ from tqdm.auto import tqdm
 from .core import CpoError, in_main, keep_freed_memory, np_rng, processes, record_of
 from .docments import document
 from .core import to_jsonable, torch_distributed
-from .runs import check_fit, checkpoint_path, checkpoint_room, claim_run, last_checkpoint
-from .runs import last_good, load_checkpoint, open_run, prune_checkpoints, save_checkpoint
-from .runs import save_last_good, trim_metrics, weights_before
+from .runs import check_fit, checkpoint_path, checkpoint_room, claim_run, copy_weights
+from .runs import last_checkpoint, last_good, load_checkpoint, open_run, prune_checkpoints
+from .runs import save_checkpoint, save_last_good, trim_metrics, weights_before
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'TrainConfig', 'batch_indices', 'Execution', 'accumulate_gradients', 'exchange_gradients', 'NotFinite',
@@ -379,11 +379,8 @@ def fall_back(
 ) -> None:
     "Stop the run at the last finite weights, and note why."
     step, weights = weights_before(self.dir, self.step) or (0, self.start)
-    with torch.no_grad():
-        for k, p in self.params.items():
-            p.copy_(weights[k])
-            if self.ema:
-                self.ema[k].copy_(weights[k])
+    copy_weights(weights, self.params)
+    copy_weights(weights, self.ema)
     if processes().main:
         save_last_good(self.dir, step, weights)
     self.state.stopped = (
