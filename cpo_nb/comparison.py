@@ -5,6 +5,7 @@
 # %% ../nbs/09b_comparison.ipynb #ddf4cd70
 from __future__ import annotations
 
+import json
 import shutil
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -14,14 +15,14 @@ from typing import Any, Iterable, Sequence
 
 import numpy as np
 
-from .annotations import microseconds
+from .annotations import microseconds, read_text
 from .checks import DatasetError, show_value
 from .core import CpoError, atomic_path, np_rng, plural, read_json, sha256_file, write_json
 from .docments import document
 from .studio import StudioLook, export_records, person_names, studio_looks
 
 # %% auto #0
-__all__ = ['comparison_config', 'ImagePair', 'comparison_tasks', 'neutral_name', 'write_comparison', 'Comparison',
+__all__ = ['comparison_config', 'ImagePair', 'comparison_tasks', 'neutral_name', 'write_comparison', 'sample_pairs', 'Comparison',
            'read_comparisons', 'win_rate', 'save_comparisons']
 
 # %% ../nbs/09b_comparison.ipynb #dc173661
@@ -122,6 +123,38 @@ def write_comparison(
         write_json(draft / "tasks.json", tasks)
         write_json(draft / "key.json", key)
     return folder
+
+# %% ../nbs/09b_comparison.ipynb #a8ee7cab
+def _sample_table(folder: Path) -> dict[tuple[str, int], Path]:
+    "Images of a folder of samples by prompt and seed."
+    table = folder / "prompts.jsonl"
+    if not table.is_file():
+        hint = "give a folder that `cpo sample` wrote"
+        raise CpoError(f"{folder}: no prompts.jsonl", hint=hint)
+    found = {}
+    for number, line in enumerate(read_text(table).splitlines(), 1):
+        try:
+            row = json.loads(line)
+            found[row["prompt"], row["seed"]] = folder / row["file_name"]
+        except (ValueError, KeyError, TypeError):
+            raise CpoError(f"{table}: line {number} says not how an image was made") from None
+    return found
+
+
+def sample_pairs(
+    base: str | Path,  # folder of samples without the adapter
+    policy: str | Path,  # folder of samples with it
+) -> list[ImagePair]:  # images of the same prompt and seed
+    "Images of two folders, matched. Raises `CpoError` where nothing matches or files are missing."
+    first, second = _sample_table(Path(base)), _sample_table(Path(policy))
+    shared = [at for at in first if at in second]
+    if not shared:
+        hint = "sample both with the same prompts and seeds"
+        raise CpoError(f"{base} and {policy}: no prompt and seed in common", hint=hint)
+    gone = [str(path) for at in shared for path in (first[at], second[at]) if not path.is_file()]
+    if gone:
+        raise CpoError(f"{plural(len(gone), 'image')} missing", gone[:20])
+    return [ImagePair(f"{i:05d}", *at, first[at], second[at]) for i, at in enumerate(shared)]
 
 # %% ../nbs/09b_comparison.ipynb #d240b084
 @dataclass(frozen=True)

@@ -134,6 +134,7 @@ def studio_tasks(
     files: dict[str, str],  # relative path of an image -> its hash, as of `image_files`
     prefix: str,  # what stands before the path in the image's address
     table: AnnotationTable | None = None,  # whose annotations become suggestions
+    criteria: str = "",  # id of the tree whose form they are for
 ) -> Iterator[dict]:  # one task per image; of two equal files the first
     "Images as tasks of Label Studio."
     rows = _suggestions(table) if table is not None else {}
@@ -143,6 +144,7 @@ def studio_tasks(
             continue
         seen.add(digest)
         task = dict(data=dict(image=prefix + quote(name), sha256=digest, file_name=name))
+        task["data"] |= dict(criteria=criteria) if criteria else {}
         mine = rows.get(digest, ())
         if len(mine):
             people = np.unique(table.annotator[mine])
@@ -354,6 +356,9 @@ def _one_look(look: StudioLook, images: _Images, tree: CriteriaTree, names: dict
     answers = [(rename.get(name, name), found) for name, found in look.answers]
     values, problems = _values_of(answers, tree)
     problems += [problem] if problem else []
+    if not rename and look.data.get("criteria", tree.id) != tree.id:
+        asked = show_value(look.data["criteria"])
+        problems, image = [*problems, f"its form was of the tree {asked}, not {tree.id!r}"], ""
     try:
         microseconds(look.time)
     except (TypeError, ValueError):

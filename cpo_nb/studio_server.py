@@ -17,13 +17,13 @@ import httpx2
 from filelock import FileLock, Timeout
 
 from .core import CpoError, atomic_path, cache_dir, data_dir, plain_text, plural
-from .core import read_json, sha256_file
+from .core import read_json, remove_leftovers, sha256_file
 from .docments import document
 
 # %% auto #0
 __all__ = ['TOKEN', 'studio_requirements', 'studio_home', 'last_lines', 'studio_environment', 'StudioFolder', 'studio_account',
-           'StudioClient', 'ask_studio', 'check_port', 'running_server', 'server_of', 'StudioProject', 'find_project',
-           'prepare_project', 'exported']
+           'StudioClient', 'ask_studio', 'check_port', 'running_server', 'server_of', 'wait_for_end', 'StudioProject',
+           'find_project', 'prepare_project', 'exported']
 
 # %% ../nbs/09a_studio_server.ipynb #4f44d4fb
 def studio_requirements() -> Path:  # a file of pip
@@ -109,6 +109,7 @@ def studio_environment(
     home.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{home}.lock"):
         if not home.is_dir():
+            remove_leftovers(home.parent)
             with atomic_path(home) as draft:
                 draft.mkdir()
                 _make_environment(draft, say)
@@ -176,6 +177,7 @@ class StudioClient:
     token: str = ""  # legacy, or a personal access token
     timeout: float = 120.0  # seconds for one request
     header: str = field(default="", repr=False)  # the present one
+    process: Any = field(default=None, repr=False)  # of `running_server`
     transport: Any = field(default=None, repr=False)  # of httpx2, for tests
 
     def __post_init__(self):
@@ -365,6 +367,28 @@ def server_of(
     "The server that runs on a folder's data."
     path = folder.data / "running.json"
     return read_json(path)["url"] if path.is_file() else ""
+
+# %% ../nbs/09a_studio_server.ipynb #e25eaa1c
+def wait_for_end(
+    client: StudioClient,  # of `running_server`
+    folder: StudioFolder,  # whose log it is
+) -> None:
+    "Wait until Ctrl-C or SIGTERM. Raises `CpoError` with the log's last lines if the server ends."
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        while client.process.poll() is None:
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        return
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    log = folder.data / "log.txt"
+    what = f"Label Studio ended with exit code {client.process.poll()}"
+    raise CpoError(what, last_lines(log), f"give the same command again; the whole log: {log}")
 
 # %% ../nbs/09a_studio_server.ipynb #8e98a786
 @dataclass(frozen=True)
