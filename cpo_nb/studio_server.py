@@ -300,11 +300,14 @@ def _stop(process: subprocess.Popen) -> None:
                 pass
 
 
+_ACCOUNT = dict(USERNAME="email", PASSWORD="password", USER_TOKEN="token")
+
+
 def _launch(folder: StudioFolder, home: Path, port: int, account: dict, more: dict):
     "The process of a server, whose output goes into the log."
     words = ["-m", "label_studio.server", "start", "--no-browser"]
     words += ["--port", str(port), "--internal-host", "127.0.0.1"]
-    given = {f"LABEL_STUDIO_{k}": account[k.lower().removeprefix("user_")] for k in _ACCOUNT}
+    given = {f"LABEL_STUDIO_{k}": account[name] for k, name in _ACCOUNT.items()}
     root = {"LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(folder.images.parent)}
     environ = _environ(folder.data, **given, **root, **more)
     with open(folder.data / "log.txt", "wb") as log:
@@ -345,7 +348,6 @@ def running_server(
             (folder.data / "running.json").unlink(missing_ok=True)
 
 # %% ../nbs/09a_studio_server.ipynb #6416cd96
-_ACCOUNT = ("USERNAME", "PASSWORD", "USER_TOKEN")
 _FIRST = dict(LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN="true")
 
 
