@@ -1,6 +1,6 @@
-"What needs the real Label Studio and a browser runs by `make test-studio`, and is skipped elsewhere."
+"What needs Label Studio and a browser runs by `make test-studio`, and is skipped elsewhere."
 
-import json, os, shutil, signal, socket, subprocess, sys, time
+import os
 from pathlib import Path
 
 import pytest
@@ -39,7 +39,6 @@ def environments():
 
 @pytest.fixture(scope="session")
 def browser(environments):
-    sys.path.insert(0, str(HERE))
     from browser import open_browser
 
     with open_browser() as found:
@@ -57,62 +56,17 @@ def oaks(tmp_path):
     return folder
 
 
-def cpo(*words, code=0):
-    "Run a command in a process of its own; what it says."
-    line = [sys.executable, "-c", "from cpo_nb.cli import app; app(prog_name='cpo')", *words]
-    done = subprocess.run([str(w) for w in line], capture_output=True, text=True, timeout=120)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-class Started:
-    "A running `cpo annotate studio start`."
-
-    def __init__(self, log, *words):
-        self.log, self.port = log, free_port()
-        line = [sys.executable, "-c", "from cpo_nb.cli import app; app(prog_name='cpo')"]
-        line += ["annotate", "studio", "start", "--port", self.port, *words]
-        with open(log, "w") as out:
-            how = dict(stdout=out, stderr=subprocess.STDOUT)
-            self.process = subprocess.Popen([str(w) for w in line], **how)
-        self.url = f"http://localhost:{self.port}"
-
-    def wait(self, seconds=200):
-        "Until it says what to do; its words."
-        end = time.monotonic() + seconds
-        while "when done:" not in self.log.read_text():
-            assert self.process.poll() is None and time.monotonic() < end, self.log.read_text()
-            time.sleep(0.1)
-        return self.log.read_text()
-
-    def stop(self, sign=signal.SIGINT):
-        "End it; its exit code."
-        if self.process.poll() is None:
-            self.process.send_signal(sign)
-        return self.process.wait(60)
-
-
 @pytest.fixture
 def start(tmp_path):
     "Start servers that end with the test."
     started = []
 
     def begin(*words):
+        from studio_commands import Started
+
         started.append(Started(tmp_path / f"start-{len(started)}.log", *words))
         return started[-1]
 
     yield begin
     for server in started:
         server.stop()
-
-
-def account(folder):
-    "E-mail address and password of a folder's server."
-    found = json.loads((folder / "account.json").read_text())
-    return found["email"], found["password"]

@@ -1,11 +1,10 @@
 "A real Label Studio: started, labelled in by a browser, and the same attributes come back."
 
-import json, os, signal, subprocess, time
+import json, os, signal
 from pathlib import Path
 
-import pytest
-from conftest import account, cpo, free_port  # of this folder
 from PIL import Image
+from studio_commands import account, cpo, free_port
 
 from cpo_nb.annotations import Annotation, append_annotations, image_files, read_annotations
 from cpo_nb.core import error_from
@@ -59,8 +58,7 @@ def test_from_images_to_annotations_and_back_again(oaks, browser, start):
     assert set(first) == {("0.png", "anna"), ("2.png", "anna"), ("0.png", "agent:tiny")}
     assert "0 new annotations" in cpo("annotate", "studio", "import", *given)
 
-    task = dict(task=3)
-    anna.open(f"/projects/1/data?task={task['task']}", 3)
+    anna.open("/projects/1/data?task=3", 3)
     anna.choose(0, "negative")
     anna.press("Update")
     assert said_after_import(oaks, given)["2.png", "anna"] == {"light/edge": -1, "light/glow": 0}
@@ -169,9 +167,8 @@ def test_what_goes_wrong_ends_in_one_error(oaks, start):
     finally:
         del os.environ["LABEL_STUDIO_TOKEN"]
     assert "the token is refused" in out and "Hint:" in out
-    children = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(server.process.pid)], capture_output=True, text=True
-    ).stdout.split()
+    pid = server.process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     os.kill(int(children[0]), signal.SIGKILL)  # Label Studio dies
     assert server.process.wait(60) == 2
     assert "Label Studio ended with exit code -9" in server.log.read_text()
