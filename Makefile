@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test reproduce results lab notebooks readme export docs hooks lock clean
+.PHONY: help setup test test-studio reproduce results lab notebooks readme export docs hooks lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -38,6 +38,9 @@ setup: .venv/.package-stamp ## make .venv with the pinned environment and this p
 
 test: setup ## run every test, each notebook in a process of its own (JOBS=2, PYTEST="-k loss")
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST)
+
+test-studio: setup ## label in a real Label Studio with a real browser; installs both (PYTEST="-k form")
+	@$(BIN)/python tools/studio.py $(PYTEST)
 
 reproduce: setup ## the main result, from data to table, on a CPU (SCALE=tiny)
 	$(BIN)/cpo reproduce --scale $(SCALE)
