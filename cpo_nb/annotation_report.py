@@ -11,6 +11,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from .agreement import Drift, Health, LookNext, PairHealth, RaterPair
 from .core import atomic_path, plural
@@ -19,7 +20,8 @@ from .docments import document
 from .images import ImageError, rgb_image
 
 # %% auto #0
-__all__ = ['share_text', 'html_table', 'spark_line', 'thumbnail', 'findings', 'annotation_page', 'card_section', 'write_card']
+__all__ = ['PAGE_STYLE', 'share_text', 'html_table', 'spark_line', 'jpeg_uri', 'thumbnail', 'findings', 'html_page',
+           'annotation_page', 'card_section', 'write_card']
 
 # %% ../nbs/07c_annotation_report.ipynb #98ebcc9a
 def share_text(
@@ -93,6 +95,18 @@ def spark_line(
     )
 
 
+def jpeg_uri(
+    image: Image.Image,  # an RGB image
+    side: int = 200,  # longest side, pixels; a smaller image keeps its size
+    quality: int = 80,  # of the JPEG
+) -> str:  # a data URI
+    "An image as a small JPEG inside the page."
+    small, out = image.copy(), BytesIO()
+    small.thumbnail((side, side))
+    small.save(out, "JPEG", quality=quality)
+    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
+
+
 def thumbnail(
     path: Path,  # an image file
     side: int = 200,  # longest side, pixels
@@ -102,10 +116,7 @@ def thumbnail(
         image = rgb_image(path.read_bytes())
     except (ImageError, OSError):
         return ""
-    image.thumbnail((side, side))
-    out = BytesIO()
-    image.save(out, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
+    return jpeg_uri(image, side)
 
 # %% ../nbs/07c_annotation_report.ipynb #a82454fa
 _LOW = 0.667  # Krippendorff's lowest alpha for tentative conclusions
@@ -304,7 +315,7 @@ def _next_section(rows: list[LookNext], names: dict[str, str], folder: Path) -> 
     return '<div class="cards">' + "".join(cards) + "</div>"
 
 # %% ../nbs/07c_annotation_report.ipynb #ceac3512
-_STYLE = """
+PAGE_STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;color:#1c2430;background:#fbfbfa;margin:0 auto;
  max-width:72rem;padding:1rem}
 h1{font-size:1.6rem;line-height:1.2;margin:.5rem 0;overflow-wrap:anywhere}
@@ -364,6 +375,22 @@ polyline.pos{stroke:#2f7d57}polyline.neg{stroke:#b5483d}polyline.agr{stroke:#2a5
 th:first-child,td:first-child{min-width:8.5rem}}
 """
 
+# %% ../nbs/07c_annotation_report.ipynb #75c398fa
+_META = '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
+
+
+def html_page(
+    title: str,  # of the browser's tab
+    body: str,  # HTML
+    style: str = "",  # CSS after `PAGE_STYLE`
+    script: str = "",  # JavaScript, run at the end of the body
+) -> str:  # a file that needs nothing from elsewhere
+    "A page in the style of the reports."
+    head = f"{_META}<title>{html.escape(title)}</title><style>{PAGE_STYLE}{style}</style>"
+    tail = f"<script>{script}</script>" if script else ""
+    page = f"<head>{head}</head>\n<body>{body}{tail}</body>"
+    return f'<!doctype html>\n<html lang="en">{page}</html>\n'
+
 # %% ../nbs/07c_annotation_report.ipynb #7714e19f
 _METHOD = (
     "A unit is one pair of one image that at least two annotators looked at. α is "
@@ -405,12 +432,7 @@ def annotation_page(
         + _tiles(found)
         + (f'<ul class="find">{wrong}</ul>' if wrong else "")
     )
-    meta = (
-        '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-    )
-    page = f"<title>{html.escape(title)}</title><style>{_STYLE}</style>"
-    page = f"<head>{meta}{page}</head>\n<body>{head}\n{body}</body>"
-    return f'<!doctype html>\n<html lang="en">{page}</html>\n'
+    return html_page(title, f"{head}\n{body}")
 
 # %% ../nbs/07c_annotation_report.ipynb #790cb143
 _BEGIN, _END = "<!-- cpo annotate report: begin -->", "<!-- cpo annotate report: end -->"

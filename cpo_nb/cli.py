@@ -18,7 +18,7 @@ import typer
 # imported for their commands
 from . import cli_prepare, cli_images, cli_study, cli_atelier, cli_bench  # noqa: F401
 from . import cli_agent, cli_annotate, cli_dial, cli_experiment  # noqa: F401
-from . import cli_experts, cli_scorers, cli_studio  # noqa: F401
+from . import cli_evaluate, cli_experts, cli_scorers, cli_studio  # noqa: F401
 from .core import Scale, get_scale
 from .docments import document
 from cpo_nb.cli_base import (

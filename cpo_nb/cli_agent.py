@@ -18,7 +18,8 @@ from .cli_base import Command, echo, parse_names, warn
 from .cli_options import Criteria, Device
 
 # %% auto #0
-__all__ = ['parse_prices', 'answers_file', 'annotate_agent', 'annotate_caption', 'only_agent', 'annotate_calibrate']
+__all__ = ['model_back_end', 'parse_prices', 'answers_file', 'expert_agent', 'annotate_agent', 'annotate_caption', 'only_agent',
+           'annotate_calibrate']
 
 # %% ../nbs/44f_cli_agent.ipynb #970f5fad
 _ENDPOINT = (
@@ -71,7 +72,12 @@ _RANDOM = (
 _IsRandom = Annotated[bool, typer.Option("--random-weights", help=_RANDOM)]
 
 # %% ../nbs/44f_cli_agent.ipynb #dd8cbfda
-def _back_end(endpoint: str | None, model: str | None, local: str | None, **settings):
+def model_back_end(
+    endpoint: str | None,  # as of `--endpoint`
+    model: str | None,  # as of `--model`
+    local: str | None,  # as of `--local`
+    **settings,  # in_flight, timeout, retries, variable, side, is_random, device
+):  # an `Endpoint` or a `LocalModel`
     "The endpoint or local model that the options name. Raises `CpoError` for both and for none."
     if (endpoint is None) == (local is None):
         both = "--endpoint and --local exclude each other" if local else "no model to ask"
@@ -114,7 +120,13 @@ def answers_file(
     return cache_dir() / "agent" / f"{plain}-{sha256_json(model)[:8]}.jsonl"
 
 # %% ../nbs/44f_cli_agent.ipynb #210ee630
-def _expert(back_end, criteria: str, roots: str | None, answers: Path | None, again: bool):
+def expert_agent(
+    back_end,  # of `model_back_end`
+    criteria: str,  # as of `--criteria`
+    roots: str | None,  # as of `--roots`
+    answers: Path | None,  # as of `--answers`
+    again: bool = False,  # as of `--again`
+):  # an `ExpertAgent`
     "The agent that the options describe."
     from cpo_nb.agent import AnswerCache, ExpertAgent
     from cpo_nb.criteria import load_criteria
@@ -173,8 +185,8 @@ def annotate_agent(
 
     ways = dict(in_flight=in_flight, timeout=timeout, retries=retries, variable=key_from)
     more = dict(side=side, is_random=random_weights, device=device)
-    back_end = _back_end(endpoint, model, local, **ways, **more)
-    agent = _expert(back_end, criteria, roots, answers, again)
+    back_end = model_back_end(endpoint, model, local, **ways, **more)
+    agent = expert_agent(back_end, criteria, roots, answers, again)
     found, bad = folder_images(images, limit, on_error="skip" if skip_bad else "raise")
     echo(str(estimate_calls(agent, list(found), side, in_flight, parse_prices(prices))))
     for problem in bad:
@@ -214,7 +226,7 @@ def annotate_caption(
 
     ways = dict(in_flight=in_flight, timeout=timeout, retries=retries, variable=key_from)
     more = dict(side=side, is_random=False, device=device)
-    back_end = _back_end(endpoint, model, local, **ways, **more)
+    back_end = model_back_end(endpoint, model, local, **ways, **more)
     found, bad = folder_images(images, limit, on_error="skip" if skip_bad else "raise")
     for problem in bad:
         warn(f"left out: {problem}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Optional
@@ -15,9 +15,7 @@ from typing import Annotated, Optional
 import typer
 
 # nothing heavy up here: `cpo --help` must not wait for torch
-from .artefacts import library_versions
 from cpo_nb.core import (
-    record_of,
     CpoError,
     Scale,
     atomic_path,
@@ -25,11 +23,9 @@ from cpo_nb.core import (
     plural,
     processes,
     to_jsonable,
-    write_json,
 )
 from .docments import document
 from cpo_nb.cli_base import (
-    Clock,
     DType,
     ModelCommand,
     Precision,
@@ -54,7 +50,7 @@ from cpo_nb.cli_options import (
 
 # %% auto #0
 __all__ = ['read_prompts', 'with_attributes', 'SampleRequest', 'image_name', 'write_images', 'run_sample', 'attribute_changes',
-           'untargeted_table', 'changes_table', 'Prompt', 'judged_rows', 'short_name', 'judge_sentence', 'run_evaluate']
+           'untargeted_table', 'changes_table', 'Prompt', 'atelier_rows', 'judged_rows', 'short_name', 'judge_sentence']
 
 # %% ../nbs/44c_cli_images.ipynb #a845cf62
 def read_prompts(
@@ -406,6 +402,27 @@ class Prompt(str, Enum):
     guided = "guided"
 
 
+def atelier_rows(
+    judge,  # an `AtelierJudge`
+    sets: dict,  # row's name -> images (N, 64, 64, 3), uint8
+    subject,  # that each caption names, (N,)
+    palette,  # that each caption names, (N,)
+    scale: Scale,  # sizes
+    labels: dict[str, str],  # row's name -> label
+) -> tuple[dict[str, list[dict]], dict]:
+    "Results of sets in the form of stored ones, and the judge's verdicts by set."
+    from cpo_nb.metrics import evaluate, judge_images
+    from cpo_nb.shipped import ideal_features
+
+    common = dict(seed=0, scale=scale.name, device="cpu", seconds=0.0, stopped=None)
+    ideal, results, verdicts = ideal_features(scale, judge), {}, {}
+    for name, images in sets.items():
+        verdicts[name] = judge_images(judge, images)
+        numbers = evaluate(verdicts[name], subject, palette, ideal)
+        results[name] = [to_jsonable(dict(row=name, label=labels[name], **common, **numbers))]
+    return results, verdicts
+
+
 def judged_rows(
     backbone,  # a `Backbone`
     judge,  # an `AtelierJudge`
@@ -415,26 +432,20 @@ def judged_rows(
     label: str,  # of the adapter's row
 ) -> tuple[dict[str, list[dict]], list]:
     "Results of base and adapter in the form of stored ones, and the judge's verdicts on both."
-    from cpo_nb.metrics import evaluate, judge_images
-    from cpo_nb.shipped import atelier_tree, ideal_features
+    from cpo_nb.shipped import atelier_tree
     from cpo_nb.study import Row, row_images
     from cpo_nb.untargeted import untargeted_changes
 
-    ideal, tree = ideal_features(scale, judge), atelier_tree()
-    common = dict(seed=0, scale=scale.name, device="cpu", seconds=0.0, stopped=None)
-    results, verdicts, made = {}, [], []
-    for name, row, active in (
-        ("base", Row("base", "base"), None),
-        ("adapter", Row("adapter", label, prompt=prompt), adapter),
+    tree, sets, facts = atelier_tree(), {}, ()
+    for row, active in (
+        (Row("base", "base"), None),
+        (Row("adapter", label, prompt=prompt), adapter),
     ):
-        images, subject, palette = row_images(backbone, row, scale, tree, active)
-        judged = judge_images(judge, images)
-        made.append(images)
-        numbers = evaluate(judged, subject, palette, ideal)
-        verdicts.append(judged)
-        results[name] = [to_jsonable(dict(row=name, label=row.label, **common, **numbers))]
-    results["adapter"][0]["untargeted"] = to_jsonable(untargeted_changes(*made))
-    return results, verdicts
+        sets[row.name], *facts = row_images(backbone, row, scale, tree, active)
+    labels = dict(base="base", adapter=label)
+    results, verdicts = atelier_rows(judge, sets, *facts, scale, labels)
+    results["adapter"][0]["untargeted"] = to_jsonable(untargeted_changes(*sets.values()))
+    return results, list(verdicts.values())
 
 # %% ../nbs/44c_cli_images.ipynb #a96f299c
 def short_name(
@@ -456,121 +467,6 @@ def judge_sentence(
         f"The judge reads {mean:.1%} of settings as painted, on images that it was not trained on "
         f"(least: {agreement[pair]:.1%}, {pair})."
     )
-
-# %% ../nbs/44c_cli_images.ipynb #a4133393
-_PromptKind = Annotated[
-    Prompt,
-    typer.Option(
-        "--prompt",
-        help="caption: the plain caption; positives: all positive attributes named; "
-        "guided: these against all negative ones.",
-    ),
-]
-_Images = Annotated[
-    Optional[int],
-    typer.Option(
-        "--images", min=4, help="Images of base and adapter each. [default: of the scale]"
-    ),
-]
-_Report = Annotated[
-    Optional[Path],
-    typer.Option("--out", metavar="FILE.json", help="Also write all numbers there."),
-]
-_Judge = Annotated[
-    Optional[Path],
-    typer.Option(
-        "--judge",
-        metavar="FILE",
-        help="Another judge, as `cpo atelier judge` writes it. [default: the shipped one]",
-    ),
-]
-
-# %% ../nbs/44c_cli_images.ipynb #8975f2f4
-_JUDGED_PIXELS = 64  # the judge was trained on the atelier's images
-
-
-def _only_atelier(base: str, why: str) -> CpoError:
-    "The error for a base whose images the judge cannot read."
-    return CpoError(
-        f"--base {base}: {why}, and the judge knows the atelier's images alone",
-        hint="for a base of your own compare images of `cpo sample`, with and without --adapter, "
-        "of the same prompts and --seed",
-    )
-
-
-def _check_evaluation(adapter: list[str] | None, base: str, out: Path | None) -> None:
-    "Raises `CpoError` for what can be refused before anything is loaded."
-    from cpo_nb.backbone import check_pipeline
-
-    if base != "atelier":
-        made = check_pipeline(base).pipeline_class
-        if made != "StableDiffusionPipeline":
-            raise _only_atelier(base, f"is a {made}")
-    if not adapter:
-        raise CpoError("there is nothing to evaluate", hint="give --adapter FOLDER")
-    if out is not None:
-        if out.is_dir():
-            raise CpoError(f"--out {out}: is a folder", hint="give the name of a file")
-        check_new_folder(out.parent)
-
-
-def _open_judged(base: str):
-    "The pipeline to judge, on the CPU. Raises `CpoError` when the judge cannot read its images."
-    backbone = open_backbone(base, "cpu", DType.float32, Precision.bf16)
-    if backbone.resolution != _JUDGED_PIXELS:
-        raise _only_atelier(base, f"makes images of {backbone.resolution} px")
-    return backbone
-
-# %% ../nbs/44c_cli_images.ipynb #3bf92e23
-@app.command("evaluate", cls=ModelCommand)
-def run_evaluate(
-    adapter: Adapters = None,
-    base: Base = "atelier",
-    prompt: _PromptKind = Prompt.caption,
-    images: _Images = None,
-    out: _Report = None,
-    judge: _Judge = None,
-    scale: ScaleName = None,
-) -> None:
-    """Judge an adapter of the atelier's base on the atelier's captions, against the base.
-
-    Prints positive and negative attributes per image, distance and recall to the ideal set,
-    how often subject and palette of the caption are kept, the change of every attribute, and what
-    changed that nobody aimed at (* where the interval leaves zero out).
-    The judge knows the atelier's images only: for other bases compare images of `cpo sample`.
-
-    \b
-    Example:
-      cpo evaluate --adapter runs/policy/adapter
-    """
-    from cpo_nb.metrics import load_judge
-    from cpo_nb.shipped import judge_agreement
-    from cpo_nb.study import results_table
-
-    sizes = get_scale(scale)
-    sizes = replace(sizes, eval_images=images or sizes.eval_images)
-    _check_evaluation(adapter, base, out)
-    clock, loaded, backbone = Clock(), load_judge(judge), _open_judged(base)
-    names, notes = load_adapters(backbone, adapter)
-    clock(f"{sizes.eval_images} images of base and adapter, {sizes.sample_steps} steps each")
-    label = " + ".join(map(short_name, notes))
-    results, verdicts = judged_rows(backbone, loaded, names, prompt.value, sizes, label)
-    changes, agreement = attribute_changes(*verdicts), judge_agreement(sizes, loaded)
-    echo(f"\n{results_table(results)}\n{judge_sentence(agreement)}\n\n{changes_table(changes)}")
-    echo(f"\n{untargeted_table(results['adapter'][0]['untargeted'])}")
-    if out is not None:
-        report = dict(
-            base=base,
-            adapters=notes,
-            prompt=prompt.value,
-            scale=record_of(sizes),
-            results={name: rows[0] for name, rows in results.items()},
-            changes=changes,
-            judge_agreement=agreement,
-            versions=library_versions(),
-        )
-        write_json(out, report)
-        echo(f"\nnumbers: {out}")
 
 # %% ../nbs/44c_cli_images.ipynb #fa83a5a1
 document(globals())

@@ -23,7 +23,8 @@ from .fonts import fitted_lines, text_fonts, write_lines
 from .schedules import take_steps
 
 # %% auto #0
-__all__ = ['guided_prediction', 'initial_noise', 'sample', 'image_grid', 'labelled_grid', 'preview_prompts', 'Previews']
+__all__ = ['guided_prediction', 'initial_noise', 'equal_length_batches', 'sample', 'image_grid', 'labelled_grid',
+           'preview_prompts', 'Previews']
 
 # %% ../nbs/30_sampling.ipynb #64cf3526
 def guided_prediction(
@@ -94,7 +95,10 @@ def initial_noise(
     return torch.stack(noise).to(backbone.device)
 
 # %% ../nbs/30_sampling.ipynb #9de1605e
-def _batches_of_equal_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+def equal_length_batches(
+    lengths: Sequence[int],  # tokens of each prompt, as `Backbone.prompt_tokens` counts them
+    batch_size: int,  # at most
+) -> list[list[int]]:
     "Indices of prompts, in batches of equally long ones, shorter ones first."
     batches = []
     for length in sorted(set(lengths)):
@@ -159,7 +163,7 @@ def sample(
         lengths = list(map(max, lengths, backbone.prompt_tokens(negative_prompts)))
 
     out = [None] * len(prompts)
-    batches, adapters = _batches_of_equal_length(lengths, batch_size), (adapter, negative_adapter)
+    batches, adapters = equal_length_batches(lengths, batch_size), (adapter, negative_adapter)
     with contextlib.nullcontext() if two else backbone.fused(adapter):
         for rows in tqdm(batches, desc="sample", mininterval=2, disable=None):
             texts, numbers = [prompts[i] for i in rows], [seeds[i] for i in rows]

@@ -19,7 +19,7 @@ from .metrics import bootstrap_interval
 
 # %% auto #0
 __all__ = ['EDGE', 'STATISTICS', 'saturation', 'colour_entropy', 'edge_density', 'fine_detail', 'sharpness', 'jpeg_size', 'panel',
-           'Drift', 'untargeted_changes', 'untargeted_rows', 'untargeted_line', 'plot_untargeted']
+           'Drift', 'panel_changes', 'untargeted_changes', 'untargeted_rows', 'untargeted_line', 'plot_untargeted']
 
 # %% ../nbs/33c_untargeted.ipynb #d618426b
 def _luminance(image: np.ndarray) -> np.ndarray:
@@ -144,16 +144,12 @@ class Drift:
         return f"{self.name} {self.base:.3g} → {self.policy:.3g}{share}"
 
 # %% ../nbs/33c_untargeted.ipynb #38a01998
-def untargeted_changes(
-    base: Sequence[np.ndarray],  # N images of the base, uint8, (H, W, 3)
-    policy: Sequence[np.ndarray],  # N of the policy, of the same prompts and seeds
+def panel_changes(
+    before: dict[str, np.ndarray],  # of `panel`: statistic -> (N,)
+    after: dict[str, np.ndarray],  # the same of the policy's images
     level: float = 0.95,  # that all intervals hold together
 ) -> list[Drift]:  # one per statistic
-    "Paired changes of the panel. Raises `CpoError` when the images do not correspond. (ours)"
-    if len(base) != len(policy):
-        what = f"untargeted_changes: {len(base)} images against {len(policy)}"
-        raise CpoError(what, hint="give images of the same prompts and seeds")
-    before, after = panel(base), panel(policy)
+    "Paired changes between two panels. (ours)"
     each, found = 1 - (1 - level) / len(before), []
     for name, x in before.items():
         y = after[name]
@@ -161,6 +157,18 @@ def untargeted_changes(
         spread = float(x.std(ddof=1))
         found.append(Drift(name, float(x.mean()), float(y.mean()), low, high, spread, len(x)))
     return found
+
+
+def untargeted_changes(
+    base: Sequence[np.ndarray],  # N images of the base, uint8, (H, W, 3)
+    policy: Sequence[np.ndarray],  # N of the policy, of the same prompts and seeds
+    level: float = 0.95,  # that all intervals hold together
+) -> list[Drift]:  # one per statistic
+    "Paired changes of the panel. Raises `CpoError` when the images do not correspond."
+    if len(base) != len(policy):
+        what = f"untargeted_changes: {len(base)} images against {len(policy)}"
+        raise CpoError(what, hint="give images of the same prompts and seeds")
+    return panel_changes(panel(base), panel(policy), level)
 
 # %% ../nbs/33c_untargeted.ipynb #9553f7da
 def untargeted_rows(
