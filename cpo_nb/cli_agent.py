@@ -15,7 +15,7 @@ from .core import CpoError, cache_dir, sha256_json, write_json
 from .docments import document
 from .cli_annotate import Images, Rename, annotate_app, renames
 from .cli_base import Command, echo, parse_names, warn
-from .cli_options import Criteria, Device
+from .cli_options import Captions, Criteria, Device
 
 # %% auto #0
 __all__ = ['model_back_end', 'parse_prices', 'answers_file', 'expert_agent', 'annotate_agent', 'annotate_caption', 'only_agent',
@@ -70,6 +70,8 @@ _RANDOM = (
     "reports it as a result."
 )
 _IsRandom = Annotated[bool, typer.Option("--random-weights", help=_RANDOM)]
+_ROWS = "Table with file_name and captions. [default: the folder's metadata]"
+_Rows = Annotated[Optional[Path], typer.Option("--table", metavar="FILE", help=_ROWS)]
 
 # %% ../nbs/44f_cli_agent.ipynb #dd8cbfda
 def model_back_end(
@@ -198,6 +200,8 @@ def annotate_agent(
 @annotate_app.command("caption", cls=Command)
 def annotate_caption(
     images: Images,
+    captions: Captions = "table",
+    table: _Rows = None,
     endpoint: _Endpoint = None,
     model: _Model = None,
     local: _Local = None,
@@ -211,10 +215,11 @@ def annotate_caption(
     key_from: _Key = "CPO_API_KEY",
     device: Device = None,
 ) -> None:
-    """Let a vision-language model describe the images that have no NAME.txt beside them.
+    """Let a vision-language model describe the images that --captions gives no caption.
 
-    Every caption becomes such a file, which `cpo annotate merge` reads. The same command goes on
-    where an earlier one was stopped.
+    Every caption becomes a file NAME.txt beside the image, which --captions table or model reads,
+    in `cpo annotate merge` and in every command that reads --data. The same command goes on where
+    an earlier one was stopped.
 
     \b
     Example:
@@ -223,6 +228,7 @@ def annotate_caption(
     from cpo_nb.agent import AnswerCache
     from cpo_nb.agent_run import folder_images
     from cpo_nb.captions import caption_images
+    from cpo_nb.merge import without_caption
 
     ways = dict(in_flight=in_flight, timeout=timeout, retries=retries, variable=key_from)
     more = dict(side=side, is_random=False, device=device)
@@ -230,8 +236,11 @@ def annotate_caption(
     found, bad = folder_images(images, limit, on_error="skip" if skip_bad else "raise")
     for problem in bad:
         warn(f"left out: {problem}")
+    bare = set(without_caption(images, found.values(), table, captions))
+    todo = {image: name for image, name in found.items() if name in bare}
     cache = AnswerCache(answers or answers_file(back_end.model))
-    outcome = caption_images(back_end, images, found, cache)
+    outcome = caption_images(back_end, images, todo, cache)
+    outcome["kept"] += len(found) - len(todo)
     said = dict(complete="written", kept="there before")
     echo(", ".join(f"{n:,} {said.get(status, status)}" for status, n in outcome.items()))
 

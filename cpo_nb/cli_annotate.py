@@ -15,7 +15,7 @@ import typer
 from .core import CpoError, atomic_path, plural, to_jsonable, write_json
 from .docments import document
 from .cli_base import PLAIN, Clock, Command, app, echo, refuse_unused
-from .cli_options import Criteria
+from .cli_options import Captions, Criteria
 from .cli_prepare import criteria_app
 
 # %% auto #0
@@ -242,11 +242,6 @@ _TRUST = "File of `cpo annotate calibrate`: which pairs an annotator may label."
 _Trust = Annotated[Optional[Path], typer.Option("--trust", metavar="FILE", help=_TRUST)]
 _ROWS = "Table with file_name, captions and other columns. [default: the folder's metadata]"
 _Rows = Annotated[Optional[Path], typer.Option("--table", metavar="FILE", help=_ROWS)]
-_CAPTIONS = (
-    "Where captions come from, in this order: table (its column caption, else .txt files beside "
-    "the images), names (of the files), or another column, such as title,names."
-)
-_Captions = Annotated[str, typer.Option("--captions", metavar="HOW", help=_CAPTIONS)]
 _OVER = "Replace labels in metadata.jsonl that no merge wrote."
 _Over = Annotated[bool, typer.Option("--overwrite", help=_OVER)]
 
@@ -260,7 +255,7 @@ def annotate_merge(
     trust: _Trust = None,
     rename: Rename = None,
     table: _Rows = None,
-    captions: _Captions = "table",
+    captions: Captions = "table",
     skip_bad: _SkipBad = False,
     overwrite: _Over = False,
 ) -> None:

@@ -9,6 +9,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -36,6 +37,7 @@ from cpo_nb.cli_base import (
     note_unused,
     open_backbone,
 )
+from .cli_dial import DIAL_OPTIONS, DIAL_TABLE, grid_name, read_dial, write_dials
 from cpo_nb.cli_options import (
     Adapters,
     Base,
@@ -46,6 +48,7 @@ from cpo_nb.cli_options import (
     Resolution,
     ScaleName,
     by_family,
+    takes_options,
 )
 
 # %% auto #0
@@ -137,12 +140,12 @@ def _save_png(image, path: Path) -> None:
 
 def _remove_old(out: Path) -> None:
     "Remove what an earlier run wrote into a folder, and nothing else."
-    table = out / "prompts.jsonl"
-    if not table.exists():
-        return
-    names = re.findall(r'"file_name": "(\d+\.png)"', table.read_text(encoding="utf-8"))
-    for name in (*names, "grid.png", table.name):
-        (out / name).unlink(missing_ok=True)
+    for table in (out / "prompts.jsonl", out / DIAL_TABLE):
+        if not table.exists():
+            continue
+        found = re.findall(r'"file_name": "((dial-)?\d+\.png)"', table.read_text(encoding="utf-8"))
+        for name in (*(name for name, _ in found), "grid.png", table.name):
+            (out / name).unlink(missing_ok=True)
 
 
 def _write_grid(out: Path, n: int) -> None:
@@ -250,7 +253,9 @@ _NegativeIds = Annotated[
 _Tree = Annotated[
     Optional[str],
     typer.Option(
-        "--criteria", metavar="TREE", help="Tree of --positive and --negative. [default: painting]"
+        "--criteria",
+        metavar="TREE",
+        help="Tree of --positive, --negative and --dial. [default: painting]",
     ),
 ]
 _AT_ONCE = "Images per forward pass. " + by_family("sample_batch", _TINY.sample_batch)
@@ -261,12 +266,14 @@ _Grid = Annotated[
 
 # %% ../nbs/44c_cli_images.ipynb #c0ffee44
 def _check_no_images(out: Path) -> None:
-    if (out / "prompts.jsonl").exists() or (out / image_name(0)).exists():
+    first = ("prompts.jsonl", image_name(0), DIAL_TABLE, grid_name(0))
+    if any((out / name).exists() for name in first):
         hint = "give another folder, or --overwrite"
         raise CpoError(f"--out {out}: there are images already", hint=hint)
 
 # %% ../nbs/44c_cli_images.ipynb #0eb557ca
 @app.command("sample", cls=ModelCommand)
+@partial(takes_options, options=DIAL_OPTIONS)
 def run_sample(
     ctx: typer.Context,
     out: _Out,
@@ -291,13 +298,15 @@ def run_sample(
     precision: Passes = Precision.bf16,
     resolution: Resolution = None,
 ) -> None:
-    """Sample images from prompts, with or without adapters.
+    """Sample images from prompts, with or without adapters; with --dial, grids of strengths.
 
     \b
     Example:
       cpo sample --adapter runs/policy/adapter:0.8 --count 8 --grid --out samples \\
           --prompt "a painting of a pine in rose and green"
       cpo sample --adapter runs/aux/adapter --prompt "a pine" --positive color/harmony --out named
+      cpo sample --dial light/value/range/span,adapter --from -2 --to 2 --out dial \\
+          --adapter runs/policy/adapter --prompt "a pine"
     """
     from cpo_nb.sizes import sample_sizes
 
@@ -305,11 +314,12 @@ def run_sample(
     texts = read_prompts(prompt, prompts, count)
     if positive or negative:
         texts = with_attributes(texts, positive, negative, criteria or "painting")
-    else:
-        note_unused(ctx, "criteria", "without --positive or --negative")
+    elif ctx.params["dial"] is None:
+        note_unused(ctx, "criteria", "without --positive, --negative or --dial")
     check_new_folder(out)
     if not overwrite:
         _check_no_images(out)
+    dialled = read_dial(ctx)
     backbone = open_backbone(base, device, dtype, precision, resolution)
     names, notes = load_adapters(backbone, adapter)
     sizes = sample_sizes(backbone, base, scale)
@@ -322,9 +332,16 @@ def run_sample(
         precision=precision.value,
         notes=dict(base=base, adapters=notes),
     )
-    write_images(backbone, request, out, names, batch_size or sizes.batch_size, grid)
-    if processes().main:
-        echo(f"{plural(len(texts), 'image')}: {out}")
+    at_once, is_main = batch_size or sizes.batch_size, processes().main
+    if dialled:
+        if is_main:
+            _remove_old(out)
+        how = {k: getattr(request, k) for k in ("steps", "guidance_scale", "precision")}
+        write_dials(backbone, dialled, texts, request.seeds, out, names, batch_size=at_once, **how)
+    else:
+        write_images(backbone, request, out, names, at_once, grid)
+    if is_main:
+        echo(f"{plural(len(texts), 'grid' if dialled else 'image')}: {out}")
 
 # %% ../nbs/44c_cli_images.ipynb #903f75c1
 def _paired_rates(before, after) -> dict:

@@ -19,11 +19,11 @@ from .cli_base import DType, Optimizer, Precision, Track, option_name
 from .cli_base import option_value, parse_names
 
 # %% auto #0
-__all__ = ['Data', 'Criteria', 'Base', 'Adapters', 'Skip', 'RunFolder', 'Steps', 'Batch', 'Every', 'Seed', 'ScaleName', 'Rank',
-           'Alpha', 'SftTargets', 'AlignTargets', 'Device', 'Dtype', 'Passes', 'Resolution', 'Micro', 'Checkpointing',
-           'Compile', 'OptimizerName', 'Cache', 'NoCache', 'Tracker', 'PreviewCount', 'Accept', 'Overwrite', 'Live',
-           'NDraws', 'BankPrecision', 'BankFolder', 'Paired', 'Experts', 'Start', 'takes_options', 'takes_rows',
-           'row_options', 'by_family', 'parse_targets', 'Settings', 'options_of']
+__all__ = ['Data', 'Criteria', 'Base', 'Adapters', 'Skip', 'Captions', 'RunFolder', 'Steps', 'Batch', 'Every', 'Seed',
+           'ScaleName', 'Rank', 'Alpha', 'SftTargets', 'AlignTargets', 'Device', 'Dtype', 'Passes', 'Resolution',
+           'Micro', 'Checkpointing', 'Compile', 'OptimizerName', 'Cache', 'NoCache', 'Tracker', 'PreviewCount',
+           'Accept', 'Overwrite', 'Live', 'NDraws', 'BankPrecision', 'BankFolder', 'Paired', 'Experts', 'Start',
+           'takes_options', 'takes_rows', 'row_options', 'by_family', 'parse_targets', 'Settings', 'options_of']
 
 # %% ../nbs/44a_cli_options.ipynb #82811cc6
 _DATA = (
@@ -82,6 +82,12 @@ _Background = Annotated[
     Optional[str], typer.Option("--background", metavar="COLOUR", help=_BACKGROUND)
 ]
 _Crop = Annotated[str, typer.Option("--crop", metavar="center|pad", help=_CROP)]
+_CAPTIONS = (
+    "Where captions come from, the first that gives one: table (the column caption, else .txt "
+    "files beside the images), names (of the files), model (.txt files that `cpo annotate caption` "
+    "wrote), or another column, such as title,names. An image without one is an error."
+)
+Captions = Annotated[str, typer.Option("--captions", metavar="HOW,...", help=_CAPTIONS)]
 
 # %% ../nbs/44a_cli_options.ipynb #73abfbdb
 _ROW_OPTIONS = dict(  # name: type and default
@@ -91,6 +97,7 @@ _ROW_OPTIONS = dict(  # name: type and default
     min_side=(_MinSide, 8),
     background=(_Background, None),
     crop=(_Crop, "center"),
+    captions=(Captions, "table"),
 )
 
 

@@ -255,6 +255,9 @@ def load_paintings(
     # adds to each row what its table lacks, before the row is checked: a caption from other
     # columns, empty lists for images that are yet to be annotated
     complete: Callable[[dict], dict] | None = None,
+    # where captions come from, in this order: "table", "names", "model" or a column, as for
+    # `captioned`; a row that none of them gives a caption is a bad row
+    captions: str = "table",
 ) -> DatasetDict:  # train, validation and test; its `.report` (a `LoadReport`) is lost by `map`
     """Annotated images, checked, in the user's own splits or 80/10/10 (paper) by a hash (ours).
 
@@ -265,10 +268,10 @@ def load_paintings(
     if on_error not in ("raise", "skip"):
         raise DatasetError(f"unknown on_error {on_error!r}", hint="choose 'raise' or 'skip'")
     tree, tables, name = load_criteria(criteria), find_source(source), str(source)
-    if complete and tables.embedded:
+    if (complete or captions != "table") and tables.embedded:
         hint = "write the missing columns into the file, or give a .csv or .jsonl table"
         raise DatasetError(f"{source}: rows of parquet cannot be completed", hint=hint)
-    layout = find_layout(tables, tree, name, complete, follow_links)
+    layout = find_layout(tables, tree, name, complete, follow_links, captions)
     rules = dict(min_side=min_side, background=background, crop=crop)
     rules = ImageRules(max_pixels=max_pixels, **rules)
     limits = (rules, max_bytes, empty_captions, follow_links)

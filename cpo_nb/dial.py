@@ -5,27 +5,56 @@
 # %% ../nbs/33d_dial.ipynb #60b7e826
 from __future__ import annotations
 
-from typing import Sequence
+from dataclasses import dataclass
+from typing import Callable, Sequence
 
 import numpy as np
 import torch
 
 from .adapters import Adapter
+from .annotate import Annotator
 from .atelier import PAIRS
 from .backbone import Backbone
 from .batches import autocast
 from .core import CpoError
 from .criteria import CriteriaTree
 from .docments import document
+from .measures import MEASURES
 from .metrics import judge_images, load_judge
 from .prompts import attribute_prompt
 from .sampling import guided_prediction, initial_noise, labelled_grid, sample
 from .schedules import take_steps
 
 # %% auto #0
-__all__ = ['ADAPTER', 'dial_attribute', 'dial_policy', 'dial_labels', 'dial_grid']
+__all__ = ['ADAPTER', 'dial_attribute', 'dial_policy', 'DialJudge', 'atelier_judge', 'measures_judge', 'DialRow', 'dial_rows',
+           'dial_grid']
 
 # %% ../nbs/33d_dial.ipynb #3554ee2a
+def _attribute_predictor(
+    backbone: Backbone,
+    named: list[str],
+    strengths: Sequence[float],
+    auxiliary: Adapter,
+    g: float,
+    precision: str,
+    usual: Callable,
+) -> Callable:
+    "`usual` with the direction from the second to the first of two named prompts added."
+    n = len(strengths)
+    cond = backbone.encode_prompts([text for text in named for _ in range(n)], auxiliary)
+    if backbone.embeds_guidance:
+        cond = backbone.with_guidance(cond, g)
+    s = torch.tensor(strengths, dtype=torch.float32, device=backbone.device).view(n, 1, 1, 1)
+
+    def predict(x, t):
+        z = usual(x, t)
+        with autocast(backbone.device, precision):
+            both = backbone.predict_prompts(x, t.expand(n), cond, auxiliary).float()
+        return z + s * (both[:n] - both[n:])
+
+    return predict
+
+
 @torch.no_grad()
 def dial_attribute(
     backbone: Backbone,  # with the auxiliary
@@ -39,25 +68,22 @@ def dial_attribute(
     steps: int = 20,  # sampler steps
     guidance_scale: float = 2.0,  # of the caption
     precision: str = "bf16",  # of forward passes
+    batch_size: int = 8,  # images at once; does not change them
 ) -> np.ndarray:  # RGB, (N, H, W, 3), uint8
     "One image for each strength of one attribute. Raises `CpoError` for a pair that is unknown."
-    n = len(strengths)
     named = [attribute_prompt(prompt, [pair], [], tree), attribute_prompt(prompt, [], [pair], tree)]
-    usual = guided_prediction(backbone, [prompt] * n, guidance_scale, adapter, None, precision)
-    cond = backbone.encode_prompts([text for text in named for _ in range(n)], auxiliary)
-    if backbone.embeds_guidance:
-        cond = backbone.with_guidance(cond, guidance_scale)
-    s = torch.tensor(strengths, dtype=torch.float32, device=backbone.device).view(n, 1, 1, 1)
-
-    def predict(x, t):
-        z = usual(x, t)
-        with autocast(backbone.device, precision):
-            both = backbone.predict_prompts(x, t.expand(n), cond, auxiliary).float()
-        return z + s * (both[:n] - both[n:])
-
-    seeds = [seed] * n
-    noise = initial_noise(backbone, seeds)
-    return backbone.decode_latents(take_steps(backbone.sampler(steps), noise, seeds, predict))
+    images = []
+    for k in range(0, len(strengths), batch_size):
+        part = strengths[k : k + batch_size]
+        seeds, prompts = [seed] * len(part), [prompt] * len(part)
+        usual = guided_prediction(backbone, prompts, guidance_scale, adapter, None, precision)
+        how = (auxiliary, guidance_scale, precision, usual)
+        predict = _attribute_predictor(backbone, named, part, *how)
+        noise = initial_noise(backbone, seeds)
+        images.append(
+            backbone.decode_latents(take_steps(backbone.sampler(steps), noise, seeds, predict))
+        )
+    return np.concatenate(images)
 
 # %% ../nbs/33d_dial.ipynb #6ef9d7ef
 def dial_policy(
@@ -79,30 +105,83 @@ def dial_policy(
     return np.stack(images)
 
 # %% ../nbs/33d_dial.ipynb #9b41f317
-def dial_labels(
-    images: np.ndarray,  # RGB, (N, H, W, 3), uint8
-    what: str,  # id of a pair, or "adapter"
-    strengths: Sequence[float],  # N
-    judged: bool = True,  # whether the atelier's judge can read them
-) -> list[str]:  # N
-    "What is written under each image of a row."
-    short = "/".join(what.split("/")[-2:])
-    labels = [f"{short} {s:+g}" if s else f"{short} 0" for s in strengths]
-    if not judged:
-        return labels
-    verdict = judge_images(load_judge(), images)
-    counts = [f"+{p} −{n}" for p, n in zip(verdict.n_pos, verdict.n_neg)]
-    if what in PAIRS:
-        words = {1: "positive", 0: "absent", -1: "negative"}
-        read = [words[int(v)] for v in verdict.settings[:, list(PAIRS).index(what)]]
-        counts = [f"{word}; {count}" for word, count in zip(read, counts)]
-    return [f"{label}\njudged {count}" for label, count in zip(labels, counts)]
+@dataclass(frozen=True)
+class DialJudge:
+    "Who reads attributes in the images."
+
+    name: str  # as the title calls it
+    pairs: tuple[str, ...]  # ids of P pairs
+    read: Callable  # images (N, H, W, 3) -> what is read, (N, P) in {-1, 0, +1}
+
+
+def atelier_judge() -> DialJudge:
+    "The classifier that knows the atelier's images."
+    judge = load_judge()
+
+    def read(images):
+        return judge_images(judge, images).settings
+
+    return DialJudge("the atelier's classifier", tuple(PAIRS), read)
+
+
+def measures_judge(
+    reference: Sequence,  # at least 10 images, PIL or uint8 arrays
+    tree: CriteriaTree,  # whose pairs are read, as far as there are measures
+) -> DialJudge:
+    "Measures with thresholds from a reference. Raises `CpoError` where no pair has a measure."
+    pairs = tuple(pair for pair in MEASURES if pair in tree.index)
+    if not pairs:
+        hint = "measures exist for pairs of the tree painting; leave the judge out"
+        raise CpoError(f"the tree {tree.id} has no pair that a measure sees", hint=hint)
+    fitted = Annotator.fit(reference, pairs, "judge")
+    return DialJudge(f"{fitted.name} ({fitted.how})", pairs, fitted.signs)
+
+# %% ../nbs/33d_dial.ipynb #ab4e9c42
+@dataclass(frozen=True)
+class DialRow:
+    "The images of one dialled attribute."
+
+    what: str  # id of a pair, or "adapter"
+    strengths: tuple[float, ...]  # N
+    images: np.ndarray  # RGB, (N, H, W, 3), uint8
+    settings: np.ndarray | None = None  # what the judge reads, (N, P); None: there is no judge
+
+    def labels(
+        self,
+        judge: DialJudge | None = None,  # who read them
+    ) -> list[str]:  # N
+        "What is written under each image."
+        short = "/".join(self.what.split("/")[-2:])
+        labels = [f"{short} {s:+g}" if s else f"{short} 0" for s in self.strengths]
+        if judge is None:
+            return labels
+        counts = [f"+{(s > 0).sum()} −{(s < 0).sum()}" for s in self.settings]
+        if self.what in judge.pairs:
+            words = {1: "positive", 0: "absent", -1: "negative"}
+            own = self.settings[:, judge.pairs.index(self.what)]
+            counts = [f"{words[int(v)]}; {count}" for v, count in zip(own, counts)]
+        return [f"{label}\njudged {count}" for label, count in zip(labels, counts)]
+
+    def records(
+        self,
+        judge: DialJudge | None = None,  # who read them
+    ) -> list[dict]:  # N: dial, strength, positive, negative (ids; None without a judge)
+        "The same as data."
+        rows = []
+        for i, strength in enumerate(self.strengths):
+            sides = dict(positive=None, negative=None)
+            if judge is not None:
+                signs = list(zip(judge.pairs, self.settings[i]))
+                sides["positive"] = [pair for pair, sign in signs if sign > 0]
+                sides["negative"] = [pair for pair, sign in signs if sign < 0]
+            rows.append(dict(dial=self.what, strength=strength) | sides)
+        return rows
 
 # %% ../nbs/33d_dial.ipynb #7c30aac0
 ADAPTER = "adapter"  # the word for the whole policy among the pairs
 
 
-def dial_grid(
+def dial_rows(
     backbone: Backbone,  # with the auxiliary and the policy
     prompt: str,  # a plain caption
     seed: int,  # of all images
@@ -111,22 +190,32 @@ def dial_grid(
     tree: CriteriaTree,  # that has the pairs
     auxiliary: Adapter = "auxiliary",  # whose directions are added
     adapter: Adapter = None,  # the policy
-    judged: bool = True,  # whether the atelier's judge can read the images
-    **settings,  # steps, guidance_scale and precision
-) -> np.ndarray:  # RGB, one image, uint8
-    "A row for each dialled attribute, a column for each strength, judged attributes beneath."
-    rows, labels = [], []
+    judge: DialJudge | None = None,  # who reads the images; None: nobody
+    **settings,  # steps, guidance_scale, precision and batch_size
+) -> list[DialRow]:  # one for each dialled attribute
+    "Images of every dialled attribute at every strength, and what the judge reads."
+    rows = []
     for what in dialled:
         if what == ADAPTER:
             images = dial_policy(backbone, prompt, seed, adapter, strengths, **settings)
         else:
             given = (prompt, seed, what, strengths, tree, auxiliary, adapter)
             images = dial_attribute(backbone, *given, **settings)
-        rows.append(images)
-        labels += dial_labels(images, what, strengths, judged)
-    title = f"{prompt} (seed {seed})"
-    grid = (np.concatenate(rows), labels)
-    return labelled_grid(*grid, columns=len(strengths), side=230, title=title)
+        read = None if judge is None else judge.read(images)
+        rows.append(DialRow(what, tuple(strengths), images, read))
+    return rows
+
+
+def dial_grid(
+    rows: Sequence[DialRow],  # of `dial_rows`
+    title: str,  # prompt and seed
+    judge: DialJudge | None = None,  # who read them
+) -> np.ndarray:  # RGB, one image, uint8
+    "A row for each dialled attribute, a column for each strength, judged attributes beneath."
+    labels = [label for row in rows for label in row.labels(judge)]
+    title += f"\njudged by {judge.name}" if judge else "\nno judge"
+    images = np.concatenate([row.images for row in rows])
+    return labelled_grid(images, labels, len(rows[0].strengths), side=230, title=title)
 
 # %% ../nbs/33d_dial.ipynb #f2a1877f
 document(globals())

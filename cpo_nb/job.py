@@ -93,6 +93,7 @@ class Job(ImageRules):
     resolution: int | None = None  # pixels per side; default: what the pipeline was made for
     skip_bad: bool = False  # leave out bad rows, and report how many
     follow_links: bool = False  # follow links to images outside the folder
+    captions: str = "table"  # where they come from, as for `captioned`; the atelier has its own
     held_out: int = 64  # rows of the validation split that select the best checkpoint; 0: none
 
     # how it computes
@@ -177,7 +178,8 @@ def rows(
     if self.shipped:
         return None
     on_error = "skip" if self.skip_bad else "raise"
-    how = dict(on_error=on_error, follow_links=self.follow_links, **self.rules)
+    how = dict(on_error=on_error, follow_links=self.follow_links, captions=self.captions)
+    how |= self.rules
     splits = load_paintings(self.data, tree, **how)
     say(f"data: {splits.report}")
     if not len(splits["train"]):

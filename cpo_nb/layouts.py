@@ -5,7 +5,7 @@
 # %% ../nbs/03d_layouts.ipynb #b3ae39a3
 from __future__ import annotations
 
-import itertools, json, re
+import contextlib, itertools, json, re
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +21,7 @@ from .rows import completed, read_limited
 from .tables import Source
 
 # %% auto #0
-__all__ = ['Layout', 'ids_of_text', 'caption_beside', 'find_layout']
+__all__ = ['Layout', 'ids_of_text', 'caption_beside', 'caption_of_name', 'captioned', 'find_layout']
 
 # %% ../nbs/03d_layouts.ipynb #822c07c3
 @dataclass
@@ -293,7 +293,50 @@ def caption_beside(
         raise DatasetError(f"{show_value(beside)} has {len(lines)} lines; a caption has one")
     return record | dict(caption="".join(lines))
 
+# %% ../nbs/03d_layouts.ipynb #5c2626f6
+def caption_of_name(
+    name: str,  # path of an image
+) -> str:  # e.g. "oak tree"
+    "A caption from a file name: words without separators."
+    return " ".join(Path(name).stem.replace("_", " ").replace("-", " ").split())
 
+
+def _caption(row: dict, root: Path, way: str, follow_links: bool) -> str:
+    "The caption of a row in one way. Raises `DatasetError` where there is none."
+    name = row.get("file_name")
+    if way == "names":
+        return caption_of_name(name) if isinstance(name, str) else ""
+    text = row.get("caption" if way == "table" else way)
+    if way != "model" and isinstance(text, str) and text.strip():
+        return text.strip()
+    if way not in ("table", "model"):
+        raise DatasetError(f"no text in the column {way!r}")
+    try:
+        return caption_beside(dict(file_name=name), root, follow_links)["caption"]
+    except (DatasetError, KeyError) as e:
+        if way == "table":
+            raise
+        why = f" ({e.what})" if isinstance(e, DatasetError) else ""
+        raise DatasetError(f"no text of a model beside it{why}") from None
+
+
+def captioned(
+    row: dict,  # a row with file_name
+    root: Path,  # the dataset's folder, resolved
+    # ways, the first that gives a caption counts: "table" (the column caption, else a .txt beside
+    # the image), "names" (the file's name), "model" (the .txt that `cpo annotate caption` wrote),
+    # or another column; e.g. "title,names"
+    ways: str = "table",
+    follow_links: bool = False,  # whether links may lead out of the folder
+) -> dict:  # the row with its caption
+    "Give a row its caption. Raises `DatasetError` of the last way where none gives one."
+    *first, last = (way.strip() for way in ways.split(","))
+    for way in first:
+        with contextlib.suppress(DatasetError):
+            return row | dict(caption=_caption(row, root, way, follow_links))
+    return row | dict(caption=_caption(row, root, last, follow_links))
+
+# %% ../nbs/03d_layouts.ipynb #f88917df
 def _use_caption_files(
     layout: Layout, columns: Counter, source: Source, follow_links: bool
 ) -> None:
@@ -321,7 +364,8 @@ def _missing_columns(columns: Counter, names: list[str], tree: CriteriaTree, sou
     hints = {
         "image": "name the column of images image",
         "file_name": "name the column of image files file_name",
-        "caption": "name the column of captions caption, or put 0.txt beside 0.png",
+        "caption": "name the column of captions caption, put 0.txt beside 0.png "
+        "(`cpo annotate caption` writes them), or pass `captions=names`",
     }
     hint = hints.get(missing[0], f"give lists of ids such as {example!r}, or a column for each id")
     if set(missing) & {"positive", "negative"}:
@@ -337,6 +381,7 @@ def find_layout(
     # adds what a row lacks; its columns count as the table's
     complete: Callable[[dict], dict] | None = None,
     follow_links: bool = False,  # whether links may lead out of the folder
+    captions: str = "table",  # where they come from, as for `captioned`
 ) -> Layout:  # what is done to each row
     "How a table is laid out. Raises `DatasetError` where a column is missing or not certain."
     columns, layout = _columns_of(source, complete), Layout([complete] if complete else [])
@@ -347,9 +392,15 @@ def find_layout(
     if not source.embedded and {"file_name", "image"} <= set(columns):
         hint = "the image of a row is the file that file_name names"
         raise DatasetError(f"{name}: columns 'file_name' and 'image'; rename 'image'", hint=hint)
-    _use_other_names(layout, columns, names[1:] if source.embedded else names, name)
+    known = names[1:] if source.embedded else names
+    known = known if "table" in captions else [each for each in known if each != "caption"]
+    _use_other_names(layout, columns, known, name)
     _use_pair_columns(layout, columns, tree, name)
-    if not source.embedded:
+    if captions != "table" and columns["file_name"]:
+        columns["caption"] = columns["file_name"]
+        ways = dict(root=source.root, ways=captions, follow_links=follow_links)
+        layout.add(partial(captioned, **ways), f"captions come from {captions}")
+    elif not source.embedded:
         _use_caption_files(layout, columns, source, follow_links)
     _missing_columns(columns, names, tree, name)
     layout.add(_lists_from_text)

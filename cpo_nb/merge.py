@@ -5,7 +5,7 @@
 # %% ../nbs/07a_merge.ipynb #bc98d939
 from __future__ import annotations
 
-import contextlib, json
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterable, Sequence
@@ -18,12 +18,12 @@ from .core import CpoError, atomic_path, plural, read_json, sha256_file, to_json
 from .core import write_json
 from .criteria import CriteriaTree, load_criteria
 from .docments import document
-from .layouts import caption_beside
+from .layouts import captioned
 from .tables import Source, find_source
 
 # %% auto #0
 __all__ = ['TRUST_FORMAT', 'RULES', 'TABLES', 'RECORD', 'QUEUE', 'Votes', 'count_votes', 'read_trust', 'write_trust', 'trusted',
-           'majority', 'named_first', 'dawid_skene', 'verdicts', 'caption_of_name', 'described_images', 'MergeReport',
+           'majority', 'named_first', 'dawid_skene', 'verdicts', 'without_caption', 'described_images', 'MergeReport',
            'write_rows', 'FolderAnnotations', 'folder_annotations', 'merge_annotations']
 
 # %% ../nbs/07a_merge.ipynb #10631589
@@ -204,58 +204,49 @@ def _table_rows(table: Path, root: Path) -> list[dict]:
         raise DatasetError(f"{table}: {plural(len(problems), 'row')} cannot be read", problems)
     return rows
 
-
-def caption_of_name(
-    name: str,  # path of an image
-) -> str:  # e.g. "oak tree"
-    "A caption from a file name: words without separators."
-    return " ".join(Path(name).stem.replace("_", " ").replace("-", " ").split())
-
 # %% ../nbs/07a_merge.ipynb #10ae714c
-def _caption(row: dict, root: Path, way: str) -> str:
-    "The caption of a row in one way. Raises `DatasetError` where there is none."
-    if way == "names":
-        return caption_of_name(row["file_name"])
-    text = row.get("caption" if way == "table" else way)
-    if isinstance(text, str) and text.strip():
-        return text.strip()
-    if way != "table":
-        raise DatasetError(f"no text in the column {way!r}")
-    return caption_beside(row, root)["caption"]
+def _described(
+    folder: str | Path, files: Iterable[str], table: str | Path | None, captions: str
+) -> tuple[list[dict], dict[str, str]]:
+    "Rows with captions; and of those without one, why, by file name."
+    root = Path(folder).resolve()
+    own = next((root / name for name in TABLES if (root / name).is_file()), None)
+    path = Path(table) if table else own
+    rows = _table_rows(path, root) if path else [dict(file_name=name) for name in files]
+    described, problems = [], {}
+    for row in rows:
+        try:
+            described.append(captioned(row, root, captions))
+        except DatasetError as e:
+            problems[row["file_name"]] = e.what
+    return described, problems
 
 
-def _captioned(row: dict, root: Path, ways: str) -> dict:
-    "A row with a caption, in the first way that gives one. Raises `DatasetError` of the last."
-    *first, last = (way.strip() for way in ways.split(","))
-    for way in first:
-        with contextlib.suppress(DatasetError):
-            return row | dict(caption=_caption(row, root, way))
-    return row | dict(caption=_caption(row, root, last))
+def without_caption(
+    folder: str | Path,  # the folder of the images
+    files: Iterable[str],  # relative paths of the images, for a folder without a table
+    table: str | Path | None = None,  # as for `described_images`
+    captions: str = "table",  # as for `described_images`
+) -> list[str]:  # relative paths
+    "The images that no way gives a caption. Raises `DatasetError` for a table that is no such."
+    return [Path(name).as_posix() for name in _described(folder, files, table, captions)[1]]
 
 
 def described_images(
     folder: str | Path,  # the folder of the images
     files: Iterable[str],  # relative paths of the images, for a folder without a table
     table: str | Path | None = None,  # rows with file_name; default: the folder's metadata, if any
-    # where captions come from, in this order: "table" (its column caption, else a .txt beside the
-    # image), "names" (the file's name), or another column of the table; e.g. "title,names"
-    captions: str = "table",
+    captions: str = "table",  # where captions come from, in this order, as for `captioned`
 ) -> list[dict]:  # rows with file_name and caption, and what else the table has
     "The rows of a dataset before it has labels. Raises `DatasetError` for rows without a caption."
-    root = Path(folder).resolve()
-    own = next((root / name for name in TABLES if (root / name).is_file()), None)
-    path = Path(table) if table else own
-    rows = _table_rows(path, root) if path else [dict(file_name=name) for name in files]
-    described, problems = [], []
-    for row in rows:
-        try:
-            described.append(_captioned(row, root, captions))
-        except DatasetError as e:
-            problems.append(f"{show_value(row['file_name'])}: {e.what}")
+    described, problems = _described(folder, files, table, captions)
     if problems:
-        hint = "pass `captions=table,names`, or `captions=COLUMN` of the table"
+        hint = (
+            "pass `captions=table,names`, or `captions=COLUMN` of the table, or have a model "
+            "describe them: `cpo annotate caption`"
+        )
         what = f"{folder}: {plural(len(problems), 'image')} without a caption"
-        raise DatasetError(what, problems, hint)
+        raise DatasetError(what, [f"{show_value(n)}: {why}" for n, why in problems.items()], hint)
     return described
 
 # %% ../nbs/07a_merge.ipynb #c56b0004
