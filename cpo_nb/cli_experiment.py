@@ -26,11 +26,11 @@ def plan_lines(
 ) -> list[str]:  # what `--dry-run` prints
     "Searches, runs with estimated minutes, and what is stale."
     lines = [f"grid {grid.grid}: {grid.about}".rstrip(": ")]
-    lines += [f"search  {name}" for name in todo.searches]
-    for run in todo.missing:
-        seconds = todo.seconds[run.name]
-        minutes = "no time known" if seconds is None else f"{seconds / 60:.1f} min"
-        lines.append(f"run     {run.name:44} {minutes:>13}")
+    kinds = (("search", todo.search_seconds), ("part", todo.parts), ("run", todo.seconds))
+    for kind, estimates in kinds:
+        for name, seconds in estimates.items():
+            minutes = "no time known" if seconds is None else f"{seconds / 60:.1f} min"
+            lines.append(f"{kind:7} {name:44} {minutes:>13}")
     lines += [f"stored  {run.name}" for run in todo.stored]
     lines += [f"stale   {name}" for name in todo.stale]
     return [*lines, summary_line(todo)]
@@ -40,24 +40,41 @@ def summary_line(
     todo,  # a `Todo`
 ) -> str:
     "Counts and the time of what is left, in one line."
-    known = [s for s in todo.seconds.values() if s is not None]
-    text = f"{len(todo.searches)} to search (not timed), " if todo.searches else ""
+    known = [s for s in todo.every_second if s is not None]
+    text = f"{len(todo.searches)} to search, " if todo.searches else ""
+    text += f"{plural(len(todo.parts), 'part')} to train, " if todo.parts else ""
     text += f"{len(todo.missing)} to run, {len(todo.stored)} stored"
     if todo.stale:
         text += f", {plural(len(todo.stale), 'stale file')} (made with other settings or parts)"
     if known:
-        text += f"; about {readable_time(sum(known))} for {plural(len(known), 'run')}"
-    lost = len(todo.missing) - len(known)
-    return text + (f"; of {plural(lost, 'run')} no time is known yet" if lost else "")
+        text += f"; about {readable_time(sum(known))} on one core"
+    lost = len(todo.every_second) - len(known)
+    return text + (f"; of {lost} of these no time is known yet" if lost else "")
 
 # %% ../nbs/45c_cli_experiment.ipynb #ac1709b8
 @lru_cache(maxsize=1)
-def _rows(scale: Scale):
-    "All annotated rows of the atelier, encoded."
+def _atelier(scale: Scale):
+    "The atelier's ground, with all annotated rows encoded."
     from cpo_nb.backbone import load_backbone
+    from cpo_nb.grid_parts import atelier_ground
     from cpo_nb.shipped import atelier_training_set
 
-    return atelier_training_set(scale, load_backbone("atelier"))
+    return atelier_ground(atelier_training_set(scale, load_backbone("atelier")))
+
+
+def _with_paintings(grid, folder: str | None, scale: Scale, say):
+    "The grid with its data named, and what gives the ground of its runs."
+    from cpo_nb.grid_paintings import paintings_ground
+
+    if grid.data == "atelier" and folder is None:
+        return grid, lambda: _atelier(scale)
+    if folder is None:
+        hint = "name the folder or table of the paintings: --data FOLDER"
+        raise CpoError(f"grid {grid.grid} is one of real paintings", hint=hint)
+    if grid.data == "atelier":
+        raise CpoError(f"--data: without effect, grid {grid.grid} is one of the atelier")
+    name, ground = paintings_ground(folder, scale, say)
+    return grid.model_copy(update=dict(data=name)), lambda: ground
 
 
 _Grid = Annotated[str, typer.Argument(metavar="GRID", help="A YAML file, or a grid that ships.")]
@@ -70,6 +87,8 @@ _Limit = Annotated[Optional[float], typer.Option("--limit-seconds", min=0, help=
 _STORED = "Run nothing: print the tables of what is stored."
 _Stored = Annotated[bool, typer.Option("--stored", help=_STORED)]
 _Markdown = Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")]
+_DATA = "Real paintings, a folder or a table, for a grid of such."
+_Data = Annotated[Optional[str], typer.Option("--data", metavar="PATH", help=_DATA)]
 
 # %% ../nbs/45c_cli_experiment.ipynb #e5821f73
 def _print_tables(grid, scale: Scale, only: list[str] | None, markdown: bool) -> None:
@@ -88,6 +107,7 @@ def _print_tables(grid, scale: Scale, only: list[str] | None, markdown: bool) ->
 def run_experiment(
     ctx: typer.Context,
     grid: _Grid,
+    data: _Data = None,
     only: _Only = None,
     dry_run: _Dry = False,
     limit_seconds: _Limit = None,
@@ -106,24 +126,27 @@ def run_experiment(
       cpo experiment main --dry-run                what it would do, and how long that takes
       cpo experiment frontier --limit-seconds 3600     an hour of it
       cpo experiment noise --only 'cpo-*' --stored
+      cpo experiment paintings --data FOLDER
     """
     from cpo_nb.grid import load_grid
-    from cpo_nb.grid_runs import plan_grid, run_grid
+    from cpo_nb.grid_runs import plan_grid, run_grid, with_stored_data
 
     sizes, clock = get_scale(scale), Clock()
     declared = load_grid(grid, sizes)
     names = None if only is None else [name.strip() for name in only.split(",")]
     if dry_run:
-        refuse_unused(ctx, "limit_seconds stored markdown", "with --dry-run")
+        refuse_unused(ctx, "data limit_seconds stored markdown", "with --dry-run")
         return echo("\n".join(plan_lines(declared, plan_grid(declared, sizes, names))))
     if stored:
-        refuse_unused(ctx, "limit_seconds", "with --stored")
+        refuse_unused(ctx, "data limit_seconds", "with --stored")
+        declared = with_stored_data(declared, sizes)
         todo = plan_grid(declared, sizes, names)
         if todo.missing or todo.stale:
             warn(f"note: {summary_line(todo)}")
         return _print_tables(declared, sizes, names, markdown)
     clock(f"grid {declared.grid} at scale {sizes.name}")
-    todo = run_grid(declared, sizes, lambda: _rows(sizes), names, limit_seconds, clock)
+    declared, ground = _with_paintings(declared, data, sizes, clock)
+    todo = run_grid(declared, sizes, ground, names, limit_seconds, clock)
     clock(summary_line(todo))
     if not todo.missing:
         _print_tables(declared, sizes, names, markdown)

@@ -10,7 +10,7 @@ import difflib
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Literal
+from typing import Annotated, Any, Iterable, Iterator, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -37,7 +37,7 @@ class PartFields(BaseModel):
     model_config = _STRICT
     kind: Literal["auxiliary", "expert"]  # structured prompts; or captions alone, on chosen rows
     of: Literal["best", "worst"] = "best"  # expert: which rows by #A+ - #A-
-    share: float = Field(0.25, gt=0, le=1)  # expert: of the rows
+    share: float = Field(0.25, gt=0, le=0.5)  # expert: of the rows
     steps: int | None = Field(None, ge=1)  # training steps; None: those of the scale
     lr: float | None = Field(None, gt=0)  # learning rate; None: that of the kind
     rank: int | None = Field(None, ge=1)  # of the LoRA; None: that of the kind
@@ -62,7 +62,8 @@ class RowFields(BaseModel):
     seeds: tuple[int, ...] | None = None  # training seeds; None: the grid's
     # seed of parts and of a starting row's parts: a number, or "run": that of the run
     parts_seed: int | Literal["run"] = 0
-    snapshots: bool = False  # are samples judged on the way too?
+    # are samples judged on the way too? or the steps at which
+    snapshots: bool | tuple[Annotated[int, Field(ge=1)], ...] = False
 
 # %% ../nbs/35c_grid.ipynb #b3ff0114
 class ClockFields(BaseModel):
@@ -80,6 +81,8 @@ class GridFields(BaseModel):
     grid: str = Field(pattern=_SLUG)  # its name
     about: str = ""  # the question, one sentence
     seeds: tuple[int, ...] | None = None  # training seeds of stage 2; None: the scale's
+    # "atelier", or "paintings": a catalogue of real ones (its hash is added once it is read)
+    data: str = Field("atelier", pattern=r"^(atelier|paintings(-[0-9a-f]{8})?)$")
     captions: Literal["test", "validation"] = "test"  # what all rows are sampled from
     clock: ClockFields | None = None  # equal time instead of equal steps
     noise: tuple[float, ...] = (0.0,)  # shares of labels that are flipped, in [0, 0.5]

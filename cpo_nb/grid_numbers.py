@@ -14,9 +14,10 @@ from . import distances
 from .core import np_rng
 from .docments import document
 from .metrics import Verdict, evaluate, frechet_distance, recall
+from .untargeted import STATISTICS
 
 # %% auto #0
-__all__ = ['HALVES', 'UNTARGETED', 'image_halves', 'half_deviations', 'diversity', 'untargeted', 'run_numbers']
+__all__ = ['HALVES', 'image_halves', 'half_deviations', 'diversity', 'untargeted', 'set_numbers', 'run_numbers']
 
 # %% ../nbs/35c_grid_numbers.ipynb #56e831d2
 HALVES = 100  # random halves of the images
@@ -47,22 +48,35 @@ def diversity(
     return distances.diversity(features) if len(features) > 1 else 0.0
 
 
-UNTARGETED = ("lightness", "green_red", "blue_yellow")  # means of L*, a*, b*
-
-
 def untargeted(
     images: np.ndarray,  # (N, H, W, 3), uint8
-) -> dict[str, np.ndarray]:  # name of UNTARGETED -> value per image (N,)
+) -> dict[str, np.ndarray]:  # name in STATISTICS -> value per image (N,)
     "Statistics that no attribute pair asks for. (ours)"
-    from skimage.color import rgb2lab
-
-    means = np.stack([rgb2lab(image).mean((0, 1)) for image in images])
-    return dict(zip(UNTARGETED, means.T))
+    return {name: np.array([f(image) for image in images]) for name, f in STATISTICS.items()}
 
 # %% ../nbs/35c_grid_numbers.ipynb #6568ab63
 def _rounded(values: np.ndarray) -> list[float]:
     "Five significant digits are enough for an interval."
     return [float(f"{v:.5g}") for v in values]
+
+
+def set_numbers(
+    features: np.ndarray,  # of the images, (N, D)
+    ideal: np.ndarray,  # of the ideal set, (M, D)
+    images: np.ndarray,  # (N, H, W, 3), uint8
+) -> dict:  # distance, recall, diversity, untargeted per image; halves
+    "Numbers of a set of images; `halves` holds deviations of distance, recall and diversity."
+    n = len(features)
+    statistics = dict(
+        distance=lambda f: frechet_distance(f, ideal),
+        recall=lambda f: recall(f, ideal),
+        diversity=diversity,
+    )
+    halves = {k: half_deviations(lambda h: s(features[h]), n) for k, s in statistics.items()}
+    return {k: s(features) for k, s in statistics.items()} | dict(
+        untargeted={k: _rounded(v) for k, v in untargeted(images).items()},
+        halves={k: _rounded(v) for k, v in halves.items()},
+    )
 
 
 def run_numbers(
@@ -72,21 +86,16 @@ def run_numbers(
     palette: np.ndarray,  # palette named by each caption, (N,)
     ideal: np.ndarray,  # features of the ideal set, (M, D)
 ) -> dict:  # `evaluate`'s numbers; per image signs, subject, palette, untargeted; halves
-    "The numbers of one run; `halves` holds deviations of distance, recall and diversity."
-    f, n = verdict.features, len(images)
+    "The numbers of one run, with those of `set_numbers`."
     numbers = evaluate(verdict, subject, palette, ideal)
-    halves = dict(
-        distance=half_deviations(lambda h: frechet_distance(f[h], ideal), n),
-        recall=half_deviations(lambda h: recall(f[h], ideal), n),
-        diversity=half_deviations(lambda h: diversity(f[h]), n),
-    )
-    return numbers | dict(
-        signs=["".join("-0+"[s + 1] for s in row) for row in verdict.settings],
-        subject=(verdict.subject == subject).astype(int),
-        palette=(verdict.palette == palette).astype(int),
-        diversity=diversity(f),
-        untargeted={k: _rounded(v) for k, v in untargeted(images).items()},
-        halves={k: _rounded(v) for k, v in halves.items()},
+    return (
+        numbers
+        | set_numbers(verdict.features, ideal, images)
+        | dict(
+            signs=["".join("-0+"[s + 1] for s in row) for row in verdict.settings],
+            subject=(verdict.subject == subject).astype(int),
+            palette=(verdict.palette == palette).astype(int),
+        )
     )
 
 # %% ../nbs/35c_grid_numbers.ipynb #6da4ad85

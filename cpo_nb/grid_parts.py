@@ -5,7 +5,9 @@
 # %% ../nbs/35c_grid_parts.ipynb #bff5e992
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from .batches import Contrast, TrainingSet
 from cpo_nb.core import (
     CpoError,
     Scale,
+    later,
     np_rng,
     plural,
     read_json,
@@ -27,18 +30,19 @@ from cpo_nb.core import (
     to_jsonable,
     write_json,
 )
+from .criteria import CriteriaTree
 from .docments import document
+from .experts import expert_rows
 from .grid import PartFields
 from .methods import METHODS
-from .pairs import best_rows, preference_scores
 from .search import loop_config, policy_run
 from .sft import SftConfig, sft
 from .shipped import atelier_tree, auxiliary_config, shipped_auxiliary, shipped_hashes
 from .training import TrainResult
 
 # %% auto #0
-__all__ = ['RowsUsed', 'with_flipped_labels', 'used_rows', 'Part', 'part_config', 'part_record', 'part_run', 'expert_rows',
-           'train_part', 'Policy', 'made_from', 'run_folder', 'Trained', 'train_chain']
+__all__ = ['RowsUsed', 'with_flipped_labels', 'used_rows', 'Ground', 'atelier_ground', 'Part', 'part_config', 'part_record',
+           'part_run', 'train_part', 'Policy', 'made_from', 'run_folder', 'Trained', 'train_chain']
 
 # %% ../nbs/35c_grid_parts.ipynb #48fbbfb9
 @dataclass(frozen=True)
@@ -48,11 +52,12 @@ class RowsUsed:
     noise: float = 0.0  # share of labels that are flipped
     share: float = 1.0  # share of rows that remain
     seed: int = 0  # which labels, which rows
+    source: str = later("atelier")  # where they come from: `GridFields.data`
 
     @property
     def clean(self) -> bool:
-        "Whether these are the rows as they were annotated."
-        return self.noise == 0 and self.share == 1
+        "Whether these are the atelier's rows as they were annotated."
+        return self.noise == 0 and self.share == 1 and self.source == "atelier"
 
 
 def with_flipped_labels(
@@ -89,6 +94,35 @@ def used_rows(
         raise CpoError(what, hint="give a larger share")
     return data[np.sort(np_rng(rows.seed, "scarce").permutation(len(data))[:n])]
 
+# %% ../nbs/35c_grid_parts.ipynb #5b1e77a5
+@dataclass(frozen=True)
+class Ground:
+    "What all parts and policies of a grid are trained on."
+
+    data: TrainingSet  # all annotated rows, clean
+    tree: CriteriaTree  # whose attributes they show
+    load: Callable[[], Backbone]  # a new base, with what is frozen below all adapters
+    below: tuple[tuple[str, float], ...] = ()  # names and weights of these
+    # (backbone, adapter, prompt, scale) -> images and numbers; None: as the atelier is judged
+    judge: Callable | None = None
+
+    def on(
+        self,
+        adapter: Adapter,  # what is stacked on the ground
+    ) -> Adapter:
+        "An adapter with what lies below it; None where there is nothing."
+        own = [(adapter, 1.0)] if isinstance(adapter, str) else list(adapter or ())
+        if not self.below:
+            return adapter or None
+        return [*self.below, *own]
+
+
+def atelier_ground(
+    data: TrainingSet,  # its annotated rows
+) -> Ground:
+    "The atelier's rows, tree and base."
+    return Ground(data, atelier_tree(), partial(load_backbone, "atelier"))
+
 # %% ../nbs/35c_grid_parts.ipynb #ae84199b
 @dataclass(frozen=True)
 class Part:
@@ -115,6 +149,8 @@ def part_config(
     rank = {} if part.fields.rank is None else dict(rank=part.fields.rank)
     if part.fields.kind == "auxiliary":
         config = auxiliary_config(scale, part.seed)
+        if part.rows.source != "atelier":  # a quarter: base and auxiliary are both trained
+            given = dict(steps=max(2, config.train.steps // 4)) | given
         return replace(config, train=replace(config.train, **given), **rank)
     steps = given.get("steps") or max(2, 3 * scale.align_steps // 2)
     loop = loop_config(scale, given.get("lr", 3e-3), part.seed, steps)
@@ -147,28 +183,11 @@ def part_run(
     digits = sha256_json(part_record(part, scale))[:12]
     return runs_dir() / scale.name / "parts" / f"{part.name}-seed{part.seed}-{digits}"
 
-# %% ../nbs/35c_grid_parts.ipynb #a70a5ca1
-def expert_rows(
-    data: TrainingSet,  # annotated rows
-    of: str,  # "best" or "worst"
-    share: float,  # of the rows
-) -> TrainingSet:
-    "The best or the worst rows by #A+ - #A-. Raises `CpoError` where all are alike."
-    rows = data.annotations()
-    scores = preference_scores(rows)
-    if not any(r["positive"] or r["negative"] for r in rows):
-        what = f"an expert of the {of} rows: none of {plural(len(data), 'row')} is annotated"
-        raise CpoError(what, hint="list the attributes that each image shows")
-    if scores.min() == scores.max():
-        what = f"an expert of the {of} rows: all {len(data)} rows have the score {scores[0]:g}"
-        raise CpoError(what, hint="experts need rows of which some are better than others")
-    return data[best_rows(rows, share=share, worst=of == "worst")]
-
 # %% ../nbs/35c_grid_parts.ipynb #fe3bb8bf
 def train_part(
     part: Part,  # which
     scale: Scale,  # sizes
-    data: TrainingSet | None,  # all annotated rows, clean; None: find it, do not train it
+    ground: Ground | None,  # what it is trained on; None: find it, do not train it
 ) -> tuple[Path, float]:  # the adapter's folder, and the seconds of its training (0 for what ships)
     """Train a part, or find it. A killed training goes on.
 
@@ -177,16 +196,17 @@ def train_part(
         return shipped_auxiliary(), 0.0
     run = part_run(part, scale)
     done = run / "part.json"
-    if not done.is_file() and data is None:
+    if not done.is_file() and ground is None:
         what = f"part {part.name} (seed {part.seed}) is not trained yet"
         raise CpoError(what, hint="run a grid that uses it at equal steps first")
     if not done.is_file():
-        rows = used_rows(data, part.rows)
+        rows = used_rows(ground.data, part.rows)
         if part.fields.kind == "expert":
-            rows = expert_rows(rows, part.fields.of, part.fields.share)
+            best, worst, _ = expert_rows(rows.annotations(), part.fields.share, part.seed)
+            rows = rows[best if part.fields.of == "best" else worst]
         name = part.name.replace("-", "_")
-        backbone, config = load_backbone("atelier"), part_config(part, scale)
-        result = sft(backbone, rows, atelier_tree(), run, config, name)
+        config, start = part_config(part, scale), ground.on(None)
+        result = sft(ground.load(), rows, ground.tree, run, config, name, start)
         write_json(done, dict(part_record(part, scale), seconds=round(result.seconds, 1)))
     return run / "adapter", read_json(done)["seconds"]
 
@@ -237,25 +257,25 @@ def run_folder(
     return policy_run(policy.config, scale, scale.train_images, made_from=made_from(policy, scale))
 
 # %% ../nbs/35c_grid_parts.ipynb #1810a56f
-def _load(backbone: Backbone, parts: tuple[Part, ...], scale: Scale, data: TrainingSet) -> Adapter:
-    "Train or find parts, load them, and name their sum."
+def _load(backbone: Backbone, parts: tuple[Part, ...], scale: Scale, ground: Ground) -> Adapter:
+    "Train or find parts, load them, and name their sum on the ground."
     names = []
     for part in parts:
         name = part.name.replace("-", "_")
         if name not in backbone.adapters:
-            backbone.load_adapter(train_part(part, scale, data)[0], name)
+            backbone.load_adapter(train_part(part, scale, ground)[0], name)
         names.append(name)
-    return names[0] if len(names) == 1 else [(name, 1.0) for name in names]
+    return ground.on(names[0] if len(names) == 1 else [(name, 1.0) for name in names])
 
 
-def _start_folders(start: Part | Policy | None, scale: Scale, data: TrainingSet) -> list[Path]:
+def _start_folders(start: Part | Policy | None, scale: Scale, ground: Ground) -> list[Path]:
     "Folders of all adapters that a start consists of, trained where they are missing."
     if start is None:
         return []
     if isinstance(start, Part):
-        return [train_part(start, scale, data)[0]]
-    below = _start_folders(start.start, scale, data)
-    return [*below, train_chain(start, scale, data).run / "adapter"]
+        return [train_part(start, scale, ground)[0]]
+    below = _start_folders(start.start, scale, ground)
+    return [*below, train_chain(start, scale, ground).run / "adapter"]
 
 # %% ../nbs/35c_grid_parts.ipynb #4b67e921
 @dataclass
@@ -269,14 +289,14 @@ class Trained:
     rows: TrainingSet  # what it was trained on
 
 
-def _both_sides(policy: Policy, backbone: Backbone, scale: Scale, data: TrainingSet) -> dict:
+def _both_sides(policy: Policy, backbone: Backbone, scale: Scale, ground: Ground) -> dict:
     "Arguments of `align` that name the frozen models of z_w and z_l."
     if not METHODS[policy.config.method].needs_auxiliary:
         return {}
-    winner = _load(backbone, policy.winner, scale, data)
+    winner = _load(backbone, policy.winner, scale, ground)
     if policy.loser == policy.winner:
         return dict(auxiliary=winner)
-    loser = _load(backbone, policy.loser, scale, data)
+    loser = _load(backbone, policy.loser, scale, ground)
     named = any(part.fields.kind == "auxiliary" for part in (*policy.winner, *policy.loser))
     return dict(auxiliary=Contrast(winner, loser, attributes=named))
 
@@ -284,17 +304,17 @@ def _both_sides(policy: Policy, backbone: Backbone, scale: Scale, data: Training
 def train_chain(
     policy: Policy,  # which
     scale: Scale,  # sizes
-    data: TrainingSet,  # all annotated rows, clean
+    ground: Ground,  # what all of it is trained on
 ) -> Trained:
     "Train a policy and all that it depends on. Finished runs are read, killed ones go on."
-    backbone, rows = load_backbone("atelier"), used_rows(data, policy.rows)
-    reference = []
-    for i, folder in enumerate(_start_folders(policy.start, scale, data)):
+    backbone, rows = ground.load(), used_rows(ground.data, policy.rows)
+    reference = list(ground.below)
+    for i, folder in enumerate(_start_folders(policy.start, scale, ground)):
         backbone.load_adapter(folder, f"start{i}")
         reference.append((f"start{i}", 1.0))
-    sides = _both_sides(policy, backbone, scale, data)
+    sides = _both_sides(policy, backbone, scale, ground)
     run, start = run_folder(policy, scale), reference or None
-    result = align(backbone, rows, atelier_tree(), run, policy.config, reference=start, **sides)
+    result = align(backbone, rows, ground.tree, run, policy.config, reference=start, **sides)
     return Trained(backbone, stacked(start, "policy"), result, run, rows)
 
 # %% ../nbs/35c_grid_parts.ipynb #cedd36fc

@@ -5,16 +5,25 @@
 # %% ../nbs/35c_grid_resolve.ipynb #561bab44
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from collections.abc import Callable
 from pathlib import Path
 
 from .align import AlignConfig
-from .batches import TrainingSet
 from .core import CpoError, Scale, read_json, record_of, sha256_json, to_jsonable
 from .docments import document
-from .grid import GridFields, PartFields, Run, align_settings, row_config, shared_settings
+from cpo_nb.grid import (
+    GridFields,
+    PartFields,
+    RowFields,
+    Run,
+    align_settings,
+    row_config,
+    shared_settings,
+)
 from cpo_nb.grid_parts import (
+    Ground,
     Part,
     Policy,
     RowsUsed,
@@ -38,9 +47,18 @@ from .shipped import shipped_hashes
 from .study import Row, snapshot_steps
 
 # %% auto #0
-__all__ = ['row_search', 'chosen_settings', 'grid_searches', 'Resolved', 'part_seconds', 'grid_policy', 'resolve']
+__all__ = ['rows_of', 'row_search', 'chosen_settings', 'grid_searches', 'run_parts', 'Resolved', 'part_seconds', 'judged_steps',
+           'grid_policy', 'resolve']
 
 # %% ../nbs/35c_grid_resolve.ipynb #f27c2dbc
+def rows_of(
+    grid: GridFields,  # whose run it is
+    run: Run,  # which
+) -> RowsUsed:
+    "The rows of data that all parts of a run are trained on."
+    return RowsUsed(run.noise, run.share, grid.data_seed, grid.data)
+
+
 def _part(grid: GridFields, name: str, seed: int, rows: RowsUsed) -> Part:
     fields = PartFields(kind="auxiliary") if name == "auxiliary" else grid.parts[name]
     return Part(name, fields, seed, rows)
@@ -60,7 +78,7 @@ def _policy(
     grid: GridFields, name: str, scale: Scale, run: Run, config: AlignConfig, parts_seed: int
 ) -> Policy:
     "A row's policy with given settings; its start has the settings of its own row."
-    row, rows = grid.rows[name], RowsUsed(run.noise, run.share, grid.data_seed)
+    row, rows = grid.rows[name], rows_of(grid, run)
     start = None
     if row.start in grid.rows:
         below = replace(run, row=row.start, dial=())
@@ -76,12 +94,13 @@ def row_search(
     grid: GridFields,  # whose row it is
     name: str,  # of a row with a search, or with another row's
     scale: Scale,  # sizes
-    data: Callable[[], TrainingSet] | None = None,  # all annotated rows; needed to run it
+    ground: Callable[[], Ground] | None = None,  # gives the atelier's; needed to run it
 ) -> Search | None:  # None where the row declares its learning rate
     "The search that chooses a row's settings."
     row = grid.rows[name]
+    grid = grid.model_copy(update=dict(data="atelier"))
     if row.like:
-        return row_search(grid, row.like, scale, data)
+        return row_search(grid, row.like, scale, ground)
     if row.search is None:
         return None
     plain = isinstance(row.search, str) and not (
@@ -99,7 +118,7 @@ def row_search(
     made = made_from(policy, scale)
 
     def train(config: AlignConfig) -> tuple:
-        trained = train_chain(replace(policy, config=config), scale, data())
+        trained = train_chain(replace(policy, config=config), scale, ground())
         return trained.backbone, trained.adapter, trained.result
 
     digits = sha256_json(dict(made=made, settings=settings, strengths=strengths))[:8]
@@ -142,6 +161,24 @@ def grid_searches(
     for name in names:
         visit(name)
     return found
+
+# %% ../nbs/35c_grid_resolve.ipynb #5b1e77c1
+def run_parts(
+    grid: GridFields,  # a checked grid
+    run: Run,  # one of its runs
+) -> list[Part]:
+    "Parts that a run uses, those of the rows that it starts from included."
+    row, rows = grid.rows[run.row], rows_of(grid, run)
+    seed = run.seed if row.parts_seed == "run" else row.parts_seed
+    found, at = [], row
+    while at is not None:
+        names = [at.adapter] if at.adapter else []
+        if at.method and METHODS[at.method].needs_auxiliary:
+            names += [*(at.winner or ("auxiliary",)), *at.loser]
+        names += [at.start] if at.start and at.start not in grid.rows else []
+        found += [_part(grid, name, seed, rows) for name in names]
+        at = grid.rows.get(at.start)
+    return list(dict.fromkeys(found))
 
 # %% ../nbs/35c_grid_resolve.ipynb #016cbe98
 @dataclass(frozen=True)
@@ -204,6 +241,16 @@ def part_seconds(
     return total
 
 # %% ../nbs/35c_grid_resolve.ipynb #0fea6e92
+def judged_steps(
+    row: RowFields,  # of a grid
+    scale: Scale,  # sizes
+) -> tuple[int, ...]:  # empty without snapshots
+    "Training steps at which samples of a row are judged on the way."
+    if isinstance(row.snapshots, tuple):
+        return row.snapshots
+    return snapshot_steps(scale)[1] if row.snapshots else ()
+
+
 def grid_policy(
     grid: GridFields,  # a checked grid
     run: Run,  # of a row with a method
@@ -217,7 +264,7 @@ def grid_policy(
         settings = chosen_settings(grid, run.row, scale)[0]
         config = row_config(grid, row, scale, run.seed, settings, dict(run.dial))
     if row.snapshots:
-        every = snapshot_steps(scale)[0]
+        every = math.gcd(*judged_steps(row, scale))
         loop = replace(config.train, checkpoint_every=every, keep=1000)
         config = replace(config, train=loop)
     seed = run.seed if row.parts_seed == "run" else row.parts_seed
@@ -233,7 +280,7 @@ def resolve(
     scale: Scale,  # sizes
 ) -> Resolved:
     "A run with its settings and its key. Raises `CpoError` where a search is missing."
-    row, rows = grid.rows[run.row], RowsUsed(run.noise, run.share, grid.data_seed)
+    row, rows = grid.rows[run.row], rows_of(grid, run)
     policy = part = None
     who = "nothing is trained"
     if row.method:
@@ -241,7 +288,7 @@ def resolve(
     elif row.adapter:
         seed = run.seed if row.parts_seed == "run" else row.parts_seed
         part = _part(grid, row.adapter, seed, rows)
-    steps = snapshot_steps(scale)[1] if row.snapshots else ()
+    steps = judged_steps(row, scale)
     sampled = Row(run.row, row.label or run.row, prompt=row.prompt, snapshots=steps)
     sizes = {k: v for k, v in record_of(scale).items() if k != "seeds"}
     record = dict(
@@ -255,6 +302,8 @@ def resolve(
         searched=not who.startswith("first"),
         shipped=shipped_hashes(),
     )
+    if grid.data != "atelier":
+        record["data"] = grid.data
     label = " ".join([sampled.label, *(f"{k} {v:g}" for k, v in run.dial)])
     return Resolved(run, label, policy, part, sampled, who, to_jsonable(record))
 

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from .backbone import load_backbone
-from .batches import TrainingSet
 from .artefacts import library_versions
 from cpo_nb.core import (
     CpoError,
@@ -30,16 +28,21 @@ from cpo_nb.core import (
 from .docments import document
 from .grid import GridFields, Run, grid_runs
 from .grid_numbers import run_numbers
-from .grid_parts import Trained, train_chain, train_part
-from .grid_resolve import Resolved, grid_searches, part_seconds, resolve, row_search
+from .grid_parts import Ground, Trained, part_config, part_run, train_chain, train_part
+from .grid_resolve import Resolved, grid_searches, judged_steps, part_seconds, resolve
+from .grid_resolve import row_search, run_parts
+from .methods import METHODS
 from .metrics import judge_images, load_judge
-from .search import SEARCH_SEED, SEARCHED, search, searched
+from .search import LEARNING_RATES, SEARCH_SEED, SEARCHED, search, searched
 from .shipped import EVAL_SEED, atelier_tree, ideal_features
-from .study import checkout_commit, judge_snapshots, logged_curves, pixel_rates, row_images
+from .study import checkout_commit, judge_snapshots, logged_curves, pixel_rates
+from .study import row_images, save_strip
+from .adapters import Adapter
+from .backbone import Backbone
 
 # %% auto #0
-__all__ = ['ledger_dir', 'stored_run', 'stale_files', 'compute_run', 'store_run', 'estimate', 'selected_runs', 'Todo',
-           'plan_grid', 'run_grid']
+__all__ = ['SHOWN', 'ledger_dir', 'stored_run', 'with_stored_data', 'stale_files', 'compute_run', 'store_run', 'Measured',
+           'measured', 'estimate', 'search_estimate', 'missing_parts', 'selected_runs', 'Todo', 'plan_grid', 'run_grid']
 
 # %% ../nbs/35c_grid_runs.ipynb #25b0cbec
 def ledger_dir(
@@ -65,6 +68,25 @@ def stored_run(
     return None
 
 
+def with_stored_data(
+    grid: GridFields,  # a checked grid
+    scale: Scale,  # whose results
+) -> GridFields:
+    """The grid with the catalogue of real paintings that its stored results have.
+
+    Raises `CpoError` where they have several."""
+    if grid.data != "paintings":
+        return grid
+    files = ledger_dir(scale).glob("*.json")
+    found = {(read_json(path, dict).get("record") or {}).get("data") for path in files} - {None}
+    if len(found) > 1:
+        what = (
+            f"{ledger_dir(scale)}: results of {len(found)} catalogues: {', '.join(sorted(found))}"
+        )
+        raise CpoError(what, hint="move those of one catalogue to a folder of their own")
+    return grid.model_copy(update=dict(data=found.pop())) if found else grid
+
+
 def stale_files(
     every: list[Resolved],  # all runs of a grid whose settings are known
     scale: Scale,  # sizes
@@ -80,11 +102,11 @@ def stale_files(
     return found
 
 # %% ../nbs/35c_grid_runs.ipynb #672d90d7
-def _trained(resolved: Resolved, scale: Scale, data: TrainingSet) -> tuple[Trained | None, dict]:
+def _trained(resolved: Resolved, scale: Scale, ground: Ground) -> tuple[Trained | None, dict]:
     "The trained policy, and what a result says of its training."
     if resolved.policy is None:
         return None, dict(seconds=0.0, stopped=None, curves={}, steps=0)
-    trained = train_chain(resolved.policy, scale, data)
+    trained = train_chain(resolved.policy, scale, ground)
     said = dict(
         seconds=round(trained.result.seconds, 1),
         stopped=trained.result.stopped,
@@ -96,17 +118,20 @@ def _trained(resolved: Resolved, scale: Scale, data: TrainingSet) -> tuple[Train
     return trained, said
 
 
-def _model(resolved: Resolved, trained: Trained | None, scale: Scale, data: TrainingSet) -> tuple:
+def _model(resolved: Resolved, trained: Trained | None, scale: Scale, ground: Ground) -> tuple:
     "Backbone and adapter that the run samples from."
     if trained:
         return trained.backbone, trained.adapter
-    backbone = load_backbone("atelier")
+    backbone = ground.load()
     if resolved.part is None:
-        return backbone, None
-    backbone.load_adapter(train_part(resolved.part, scale, data)[0], "sampled")
-    return backbone, "sampled"
+        return backbone, ground.on(None)
+    backbone.load_adapter(train_part(resolved.part, scale, ground)[0], "sampled")
+    return backbone, ground.on("sampled")
 
 # %% ../nbs/35c_grid_runs.ipynb #c02354c8
+SHOWN = 8  # images of a run that are kept for figures
+
+
 def _diverged(error: CpoError) -> bool:
     "Whether a training ended because its loss was no longer finite."
     return "finite" in str(error)
@@ -115,30 +140,40 @@ def _diverged(error: CpoError) -> bool:
 def compute_run(
     resolved: Resolved,  # a run
     scale: Scale,  # sizes
-    data: TrainingSet,  # all annotated rows, clean
-) -> dict:  # numbers
+    ground: Ground,  # what it is trained on
+) -> dict:  # numbers; `images`: the first of them
     "Train, sample and judge a run. A loss that diverges is a result too, without numbers."
     began = time.monotonic()
     try:
-        trained, said = _trained(resolved, scale, data)
+        trained, said = _trained(resolved, scale, ground)
     except CpoError as error:
         if not _diverged(error):
             raise
         lost = dict(seconds=0.0, n_pos=[], n_neg=[], device="cpu")
         return lost | dict(stopped=f"diverged: {error.what}")
-    backbone, adapter = _model(resolved, trained, scale, data)
-    judge, seed = load_judge(), _caption_seed(resolved)
-    how = (resolved.row, scale, atelier_tree(), adapter, seed)
-    images, subject, palette = row_images(backbone, *how)
-    ideal = ideal_features(scale, judge)
-    numbers = run_numbers(images, judge_images(judge, images), subject, palette, ideal)
-    numbers |= pixel_rates(images)
-    if resolved.row.snapshots and trained:
-        where = (judge, trained.run, trained.result.step)
-        shots = judge_snapshots(backbone, *how[:2], *where, adapter=adapter, seed=seed)
+    backbone, adapter = _model(resolved, trained, scale, ground)
+    sampled = time.monotonic()
+    if ground.judge:
+        images, numbers = ground.judge(backbone, adapter, resolved.row.prompt, scale)
+    else:
+        images, numbers = _judged(resolved, scale, backbone, adapter)
+    numbers |= dict(images=images[:SHOWN], judging=round(time.monotonic() - sampled, 1))
+    if resolved.row.snapshots and trained and not ground.judge:
+        where = (load_judge(), trained.run, trained.result.step)
+        how = dict(adapter=adapter, seed=_caption_seed(resolved))
+        shots = judge_snapshots(backbone, resolved.row, scale, *where, **how)
         numbers["snapshots"] = [_means(shot) for shot in shots]
     wall, device = round(time.monotonic() - began, 1), backbone.device.type
     return said | numbers | dict(wall=wall, device=device)
+
+
+def _judged(resolved: Resolved, scale: Scale, backbone: Backbone, adapter: Adapter) -> tuple:
+    "Images of the atelier's captions, and their numbers."
+    judge, seed = load_judge(), _caption_seed(resolved)
+    images, *named = row_images(backbone, resolved.row, scale, atelier_tree(), adapter, seed)
+    verdict = judge_images(judge, images)
+    numbers = run_numbers(images, verdict, *named, ideal_features(scale, judge))
+    return images, numbers | pixel_rates(images)
 
 
 def _caption_seed(resolved: Resolved) -> int:
@@ -153,9 +188,16 @@ def _means(shot: dict) -> dict:
 def store_run(
     resolved: Resolved,  # a run
     scale: Scale,  # sizes
-    numbers: dict,  # as of `compute_run`
+    numbers: dict,  # as of `compute_run`; `images` are taken out of it
 ) -> dict:  # the result, as stored
-    "Write the result of a run, in one step."
+    """Write the result of a run, in one step.
+
+    A strip of its first images goes beside that of the first run of each point, rows of data that
+    are noisy or scarce aside."""
+    images, path = numbers.pop("images", None), ledger_dir(scale) / f"{resolved.name}.json"
+    if images is not None and resolved.run.seed == 0 and resolved.run.share == 1:
+        if not resolved.run.noise:
+            numbers["strip"] = save_strip(images, path.with_suffix(".jpg"))
     result = dict(
         key=resolved.key,
         record=resolved.record,
@@ -172,38 +214,103 @@ def store_run(
         time=int(time.time()),
         versions=library_versions(),
     )
-    return read_json(write_json(ledger_dir(scale) / f"{resolved.name}.json", result | numbers))
+    return read_json(write_json(path, result | numbers))
 
 # %% ../nbs/35c_grid_runs.ipynb #4e10059e
-def _times(scale: Scale) -> dict[str, list[float]]:
-    "Seconds that stored runs took, by row and by method; and trainings of stored searches."
-    times: dict[str, list[float]] = {}
+@dataclass(frozen=True)
+class Measured:
+    "Seconds that stored results took."
+
+    step: dict[str, list[float]]  # method -> seconds of a training step
+    judging: list[float]  # seconds of sampling and judging a run
+
+    def of_step(
+        self,
+        method: str,  # a name in METHODS
+    ) -> float | None:  # None where nothing like it was ever timed
+        "Seconds of a training step: of the method itself, else of methods with the same passes."
+
+        def kind(name: str) -> tuple:
+            m = METHODS[name]
+            return m.needs_auxiliary, m.needs_reference, m.images, m.prepare is None
+
+        known = self.step.get(method) or [
+            v for name, values in self.step.items() if kind(name) == kind(method) for v in values
+        ]
+        return float(np.median(known)) if known else None
+
+
+def measured(
+    scale: Scale,  # whose results
+) -> Measured:
+    "What stored runs and searches of a scale took."
+    step: dict[str, list[float]] = {}
+    judging = []
     for path in sorted(ledger_dir(scale).glob("*.json")):
         result = read_json(path, dict)
-        settings = (result.get("record") or {}).get("settings") or {}
-        for name in (f"row {result.get('row')}", f"method {settings.get('method')}"):
-            if result.get("wall"):
-                times.setdefault(name, []).append(result["wall"])
+        judging += [result["judging"]] if result.get("judging") else []
+        if result.get("steps") and result.get("seconds"):
+            method = result["record"]["settings"]["method"]
+            step.setdefault(method, []).append(result["seconds"] / result["steps"])
     for path in sorted((results_dir() / "search" / scale.name).glob("*.json")):
         stored = read_json(path, dict)
         method = SEARCHED.get(stored.get("method"), ({},))[0].get("method")
-        seconds = [c["seconds"] for c in stored.get("candidates", []) if c.get("seconds")]
-        if method and seconds:
-            times.setdefault(f"search {method}", []).extend(seconds)
-    return times
+        whole = [c["seconds"] for c in stored.get("candidates", []) if not c["stopped"]]
+        if method and whole:
+            step.setdefault(method, []).append(float(np.median(whole)) / stored["steps"])
+    return Measured(step, judging)
 
-
+# %% ../nbs/35c_grid_runs.ipynb #5b1e77b1
 def estimate(
     grid: GridFields,  # whose row it is
     run: Run,  # which
-    times: dict[str, list[float]],  # as `_times` gives them
+    scale: Scale,  # sizes
+    known: Measured,  # what stored results took
 ) -> float | None:  # None where nothing like it was ever timed
-    "Seconds that a run will take."
-    method = grid.rows[run.row].method
-    for name, more in ((f"row {run.row}", 1), (f"method {method}", 1), (f"search {method}", 1.3)):
-        if times.get(name):
-            return float(np.median(times[name])) * more  # sampling adds to training
-    return None
+    "Seconds that a run will take, its parts aside."
+    row = grid.rows[run.row]
+    judging = float(np.median(known.judging)) if known.judging else None
+    if row.method is None:
+        return judging
+    each = known.of_step(row.method)
+    if each is None:
+        return None
+    steps = dict(run.dial).get("steps") or row.settings.get("steps") or scale.align_steps
+    shots = len(judged_steps(row, scale)) / 4  # each of a quarter of the images
+    return steps * each + (judging or 0.0) * (1 + shots)
+
+
+def search_estimate(
+    grid: GridFields,  # whose row it is
+    name: str,  # of a row with a search
+    scale: Scale,  # sizes
+    known: Measured,  # what stored results took
+) -> float | None:  # None where nothing like it was ever timed
+    "Seconds that a row's search will take: all rates and strengths, with two halved steps."
+    row, each = grid.rows[name], known.of_step(grid.rows[name].method)
+    if each is None:
+        return None
+    fields = SEARCHED[row.search][1] if isinstance(row.search, str) else row.search
+    candidates = len(LEARNING_RATES) + sum(len(v) - 1 for v in fields.values()) + 2
+    judging = float(np.median(known.judging)) / 2 if known.judging else 0.0
+    return candidates * (scale.align_steps * each + judging)
+
+
+def missing_parts(
+    grid: GridFields,  # a checked grid
+    runs: list[Run],  # runs without a result
+    scale: Scale,  # sizes
+    known: Measured,  # what stored results took
+) -> dict[str, float | None]:  # name of a part with seed and data -> estimate
+    "Parts that have to be trained for runs."
+    found: dict[str, float | None] = {}
+    for part in (part for run in runs for part in run_parts(grid, run)):
+        folder = part_run(part, scale)
+        if not part.ships and not (folder / "part.json").is_file():
+            each = known.of_step("sft")
+            steps = part_config(part, scale).train.steps
+            found[folder.name] = None if each is None else steps * each
+    return found
 
 # %% ../nbs/35c_grid_runs.ipynb #b6f10299
 def selected_runs(
@@ -235,6 +342,14 @@ class Todo:
     stored: list[Run]  # runs with a result
     stale: list[str]  # files that were made with something else
     seconds: dict[str, float | None]  # name of a missing run -> estimate
+    search_seconds: dict[str, float | None]  # row -> estimate of its search
+    parts: dict[str, float | None]  # part that is to be trained -> estimate
+
+    @property
+    def every_second(self) -> list[float | None]:
+        "All estimates."
+        every = (self.search_seconds, self.parts, self.seconds)
+        return [s for estimates in every for s in estimates.values()]
 
 
 def plan_grid(
@@ -246,20 +361,22 @@ def plan_grid(
     runs = selected_runs(grid, scale, only)
     rows = list(dict.fromkeys(run.row for run in runs))
     waiting = [] if scale.name == "smoke" else _unfinished(grid, rows, scale)
-    missing, stored, resolved, unknown, times = [], [], [], [], _times(scale)
+    missing, stored, resolved, unknown, known = [], [], [], [], measured(scale)
     for run in runs:
         try:
             resolved.append(resolve(grid, run, scale))
         except CpoError:
-            if not waiting:
+            if not waiting and not grid.clock:  # equal time is known once parts are trained
                 raise
             missing.append(run)
             unknown.append(run)
             continue
         (stored if stored_run(resolved[-1], scale) else missing).append(run)
-    seconds = {run.name: estimate(grid, run, times) for run in missing}
+    seconds = {run.name: estimate(grid, run, scale, known) for run in missing}
     stale = stale_files(resolved, scale, tuple(unknown))
-    return Todo(waiting, missing, stored, stale, seconds)
+    more = {name: search_estimate(grid, name, scale, known) for name in waiting}
+    parts = missing_parts(grid, missing, scale, known)
+    return Todo(waiting, missing, stored, stale, seconds, more, parts)
 
 
 def _unfinished(grid: GridFields, rows: list[str], scale: Scale) -> list[str]:
@@ -297,7 +414,7 @@ def _left(todo: Todo, done: int) -> str:
 def run_grid(
     grid: GridFields,  # a checked grid
     scale: Scale,  # sizes
-    data: Callable[[], TrainingSet],  # gives all annotated rows, clean; called when needed
+    ground: Callable[[], Ground],  # gives what all is trained on; called when needed
     only: list[str] | None = None,  # patterns of names; None: all
     limit: float | None = None,  # seconds after which nothing new is begun
     say: Callable[[str], object] = print,  # called with lines of progress
@@ -305,14 +422,17 @@ def run_grid(
     """Run what is missing: searches, then runs. Every result is kept as soon as it is known.
 
     With a limit, nothing is begun that is expected to end later. A second session on the same
-    grid takes other runs."""
+    grid takes other runs. Raises `CpoError` for real paintings whose searches are not stored."""
     deadline = _Deadline(limit)
     todo = plan_grid(grid, scale, only)
+    if todo.searches and grid.data != "atelier":
+        what = f"searches are made on the atelier, and not stored: {', '.join(todo.searches)}"
+        raise CpoError(what, hint="run the grid of the atelier that has these rows first")
     for name in todo.searches:
         if deadline.passed():
             return plan_grid(grid, scale, only)
         say(f"search: {name}")
-        search(row_search(grid, name, scale, data), scale, data(), say)
+        search(row_search(grid, name, scale, ground), scale, ground().data, say)
     if todo.searches:
         todo = plan_grid(grid, scale, only)
     for i, run in enumerate(todo.missing):
@@ -320,11 +440,11 @@ def run_grid(
             say(f"stopped before {run.name}: the time is up; the same command goes on")
             break
         say(f"{i + 1} of {len(todo.missing)}: {run.name}; {_left(todo, i)}")
-        _run_locked(resolve(grid, run, scale), scale, data, say)
+        _run_locked(resolve(grid, run, scale), scale, ground, say)
     return plan_grid(grid, scale, only)
 
 
-def _run_locked(resolved: Resolved, scale: Scale, data: Callable, say: Callable) -> None:
+def _run_locked(resolved: Resolved, scale: Scale, ground: Callable, say: Callable) -> None:
     "Compute and store a run that no other session is computing."
     from filelock import FileLock, Timeout
 
@@ -332,7 +452,8 @@ def _run_locked(resolved: Resolved, scale: Scale, data: Callable, say: Callable)
     try:
         with FileLock(str(cache_dir() / f"ledger-{resolved.key}.lock"), timeout=0):
             if stored_run(resolved, scale) is None:
-                _say_result(store_run(resolved, scale, compute_run(resolved, scale, data())), say)
+                numbers = compute_run(resolved, scale, ground())
+                _say_result(store_run(resolved, scale, numbers), say)
     except Timeout:
         say(f"    {resolved.run.name}: another session is computing it")
 

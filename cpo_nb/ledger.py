@@ -14,9 +14,10 @@ from .atelier import PAIRS
 from .core import CpoError, Scale, np_rng
 from .docments import document
 from .grid import GridFields
-from .grid_numbers import HALVES, UNTARGETED, image_halves
+from .grid_numbers import HALVES, image_halves
 from .grid_resolve import resolve
-from .grid_runs import plan_grid, stored_run
+from .grid_runs import plan_grid, stored_run, with_stored_data
+from .untargeted import STATISTICS
 
 # %% auto #0
 __all__ = ['RESAMPLES', 'BETTER', 'Interval', 'Samples', 'resampled', 'interval_of', 'interval', 'difference', 'standing',
@@ -126,16 +127,30 @@ class Point:
         "Results with images."
         return [r for r in self.results if r["n_pos"]]
 
+    @property
+    def pairs(self) -> tuple[str, ...]:
+        "Ids of the attribute pairs that were judged."
+        return tuple(self.judged[0].get("pairs", PAIRS)) if self.judged else ()
+
+    def has(
+        self,
+        statistic: str,  # as `samples_of` takes it
+    ) -> bool:
+        "Whether its results hold a statistic: real paintings have no subject and no palette."
+        per_image = statistic in STATISTICS or statistic[:2] in ("+ ", "- ")
+        return bool(self.judged) and (per_image or statistic in self.judged[0])
+
 
 def _per_image(result: dict, statistic: str) -> np.ndarray | None:
     "Values per image, or None for a statistic of the whole set."
     if statistic in ("n_pos", "n_neg", "subject", "palette"):
         return np.asarray(result[statistic], float)
-    if statistic in UNTARGETED:
+    if statistic in STATISTICS:
         return np.asarray(result["untargeted"][statistic], float)
     sign, _, pair = statistic.partition(" ")
     if sign in ("+", "-"):
-        return np.array([s[PAIRS.index(pair)] == sign for s in result["signs"]], float)
+        column = list(result.get("pairs", PAIRS)).index(pair)
+        return np.array([s[column] == sign for s in result["signs"]], float)
     return None
 
 
@@ -150,7 +165,7 @@ def _value_and_halves(result: dict, statistic: str) -> tuple[float, np.ndarray]:
 # %% ../nbs/35d_ledger.ipynb #e7ae427f
 def samples_of(
     point: Point,  # with at least one judged result
-    # n_pos, n_neg, subject, palette, distance, recall, diversity, a name of UNTARGETED, or "- PAIR"
+    # n_pos, n_neg, subject, palette, distance, recall, diversity, a name in STATISTICS, or "- PAIR"
     # and "+ PAIR" for the share of images that show one pair's attribute
     statistic: str,
 ) -> Samples:
@@ -187,6 +202,7 @@ def load_ledger(
     only: list[str] | None = None,  # patterns of names; None: all
 ) -> Ledger:
     "Results of a grid. Raises `CpoError` for results of more than one device."
+    grid = with_stored_data(grid, scale)
     todo, found = plan_grid(grid, scale, only), {}
     for run in todo.stored:
         wanted = resolve(grid, run, scale)
@@ -305,7 +321,7 @@ def pairs_halved(
 ) -> list[Halved]:  # one for each pair that the base shows at all
     "Of each pair, whether its negative attribute is seen half as often as in the base, or less."
     found = []
-    for pair in PAIRS:
+    for pair in base.pairs:
         row, start = (samples_of(p, f"- {pair}") for p in (point, base))
         if start.mean > 0:
             gap = interval_of(row.mean - start.mean / 2, resampled(row) - resampled(start) / 2)

@@ -9,7 +9,6 @@ import numpy as np
 
 from .core import CpoError, plural
 from .docments import document
-from .grid_numbers import UNTARGETED
 from cpo_nb.ledger import (
     BETTER,
     Interval,
@@ -25,6 +24,7 @@ from cpo_nb.ledger import (
     steps_to,
 )
 from .study import provenance, text_table
+from .untargeted import STATISTICS
 
 # %% auto #0
 __all__ = ['span', 'rows_table', 'untargeted_table', 'best_table', 'equal_table', 'standings', 'ledger_notes', 'ledger_report']
@@ -48,7 +48,10 @@ def _row_cells(point: Point) -> list[str]:
     "One line of the table of rows."
     if not point.judged:
         return [point.label, str(len(point.results)), *("diverged" for _ in _COLUMNS), "-"]
-    cells = [span(interval(samples_of(point, name)), name) for name in _COLUMNS]
+    cells = [
+        span(interval(samples_of(point, name)), name) if point.has(name) else "-"
+        for name in _COLUMNS
+    ]
     seconds = np.mean([r["seconds"] for r in point.judged])
     return [point.label, str(len(point.judged)), *cells, f"{seconds:.0f} s" if seconds else "-"]
 
@@ -80,10 +83,10 @@ def untargeted_table(
     "Untargeted statistics of every point, with intervals."
     judged = [p for p in ledger.points.values() if p.judged]
     body = [
-        [_with_data(p).label, *(span(interval(samples_of(p, n)), "n_pos") for n in UNTARGETED)]
+        [_with_data(p).label, *(span(interval(samples_of(p, n)), n) for n in STATISTICS)]
         for p in judged
     ]
-    return text_table(["row", *(n.replace("_", "-") for n in UNTARGETED)], body, markdown)
+    return text_table(["row", *STATISTICS], body, markdown)
 
 # %% ../nbs/35d_ledger_tables.ipynb #db89adb4
 def _clean(ledger: Ledger) -> dict[str, Point]:
@@ -103,7 +106,7 @@ def best_table(
     for name, point in points.items():
         if point.row != grid.lead:
             continue
-        for statistic in BETTER:
+        for statistic in filter(point.has, BETTER):
             found = against_best(points, name, statistic, rivals)
             if found:
                 best, gap, who = found

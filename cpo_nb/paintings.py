@@ -44,8 +44,9 @@ from .study import rows, text_table
 
 # %% auto #0
 __all__ = ['CATALOGUES', 'AGREE', 'MIN_TRUE_ASPECT', 'PAINTINGS', 'METHODS_SHOWN', 'SHOWN', 'describe', 'load_catalogue',
-           'PaintingAnnotator', 'agreement_of_measures', 'Labelled', 'check_measured', 'label_catalogue', 'judged',
-           'paintings_table', 'reproduce_paintings']
+           'PaintingAnnotator', 'agreement_of_measures', 'Labelled', 'check_measured', 'label_catalogue',
+           'domain_adaptation', 'judge_columns', 'standardised', 'judged', 'caption_images', 'paintings_table',
+           'reproduce_paintings']
 
 # %% ../nbs/36_paintings.ipynb #eb9b598b
 CATALOGUES = ("metadata.jsonl", "metadata.csv", "paintings.csv", "catalogue.csv")
@@ -322,11 +323,33 @@ def _stage1(scale: Scale, seed: int) -> SftConfig:
     return replace(cfg, train=replace(cfg.train, steps=max(2, cfg.train.steps // 4)))
 
 
-def _base_config(cfg: SftConfig) -> SftConfig:
+def domain_adaptation(
+    scale: Scale,  # sizes
+    seed: int = 0,  # training seed
+) -> SftConfig:
     "Settings of the domain-adaptation adapter: captions alone, on all layers."
+    cfg = _stage1(scale, seed)
     return replace(cfg, attributes=False, rank=32, targets=tuple(LORA_TARGETS))
 
 # %% ../nbs/36_paintings.ipynb #c569847d
+def judge_columns(
+    lab: Labelled,  # whose judge
+) -> list[int]:  # one for each pair in use
+    "Where the pairs in use stand in what the judge gives."
+    return _columns(lab.judge, [pair.id for pair in lab.tree.pairs])
+
+
+def standardised(
+    lab: Labelled,  # whose judge and ideal to use
+    images: np.ndarray,  # RGB uint8, (N, H, W, 3)
+    workers: int | str = 2,  # as for `measure`
+) -> tuple[np.ndarray, np.ndarray]:  # (N, P) and (M, P)
+    "The judge's values of images and of the ideal, each in units of its spread in the ideal."
+    values = lab.judge.values(images, workers)[:, judge_columns(lab)]
+    mean, spread = lab.ideal.mean(0), lab.ideal.std(0) + 1e-9
+    return (values - mean) / spread, (lab.ideal - mean) / spread
+
+
 def judged(
     lab: Labelled,  # whose judge and ideal to use
     images: np.ndarray,  # RGB uint8, (N, H, W, 3)
@@ -336,11 +359,8 @@ def judged(
 
     Distance and recall use the judge's values, each in units of its spread in the ideal.
     """
-    columns = _columns(lab.judge, [pair.id for pair in lab.tree.pairs])
-    signs = lab.judge.signs(images, workers=workers)[:, columns]
-    values = lab.judge.values(images, workers)[:, columns]
-    mean, spread = lab.ideal.mean(0), lab.ideal.std(0) + 1e-9
-    own, ideal = (values - mean) / spread, (lab.ideal - mean) / spread
+    signs = lab.judge.signs(images, workers=workers)[:, judge_columns(lab)]
+    own, ideal = standardised(lab, images, workers)
     return dict(
         n_pos=(signs > 0).sum(1),
         n_neg=(signs < 0).sum(1),
@@ -357,12 +377,12 @@ _AUXILIARY = [(PAINTINGS, 1.0), ("auxiliary", 1.0)]  # stacked on the frozen bas
 
 
 def _train_stage1(
-    backbone: Backbone, lab: Labelled, cfg: SftConfig, run: Path, say: Callable[[str], None]
+    backbone: Backbone, lab: Labelled, cfg: SftConfig, base: SftConfig, run: Path, say: Callable
 ) -> None:
     "Fine-tune the base on captions alone, and the auxiliary on it."
     size = f"{cfg.train.steps} training steps of {cfg.train.batch_size}"
     say(f"base: captions alone, {size}")
-    sft(backbone, lab.data, lab.tree, run / PAINTINGS, _base_config(cfg), PAINTINGS, None)
+    sft(backbone, lab.data, lab.tree, run / PAINTINGS, base, PAINTINGS, None)
     say(f"auxiliary: captions with attributes, {size}")
     sft(backbone, lab.data, lab.tree, run / "auxiliary", cfg, "auxiliary", PAINTINGS)
 
@@ -419,6 +439,18 @@ def _row_captions(lab: Labelled, n: int, positives: bool) -> list[str]:
     return [attribute_prompt(c, pairs, [], lab.tree, use="positive") for c in captions]
 
 # %% ../nbs/36_paintings.ipynb #4ce286ec
+def caption_images(
+    backbone: Backbone,  # what samples
+    lab: Labelled,  # whose captions
+    scale: Scale,  # sizes: half of its images, at least 8
+    adapter: Adapter,  # with what lies below it
+    positives: bool = False,  # name all positive attributes too
+) -> np.ndarray:  # (N, H, W, 3), uint8
+    "Images of the captions of held-out paintings."
+    captions = _row_captions(lab, max(8, scale.eval_images // 2), positives)
+    return _sample_captions(backbone, captions, scale, adapter)
+
+
 def _judge_rows(
     backbone: Backbone,
     lab: Labelled,
@@ -432,8 +464,7 @@ def _judge_rows(
     results = {}
     for name, (label, adapter, seconds) in table.items():
         say(f"images: {label}")
-        captions = _row_captions(lab, max(8, scale.eval_images // 2), name == "aux-positives")
-        images = _sample_captions(backbone, captions, scale, adapter)
+        images = caption_images(backbone, lab, scale, adapter, name == "aux-positives")
         head = dict(label=label, seconds=round(seconds, 1))
         results[name] = head | judged(lab, images, workers)
         if processes().main:
@@ -518,7 +549,7 @@ def reproduce_paintings(
         f"measured (kappa >= {AGREE} on {len(dataset['validation'])} validation images)"
     )
     cfg = _stage1(scale, seed)
-    _train_stage1(backbone, lab, cfg, run, say)
+    _train_stage1(backbone, lab, cfg, domain_adaptation(scale, seed), run, say)
     table = _train_policies(backbone, lab, scale, seed, run, say)
     result = _described(data, dataset, lab, cfg, scale, backbone.device.type)
     result["rows"] = _judge_rows(backbone, lab, scale, table, run, say)

@@ -57,8 +57,8 @@ from .search import SEARCHED, chosen_or_first, loop_config, seconds_per_step, tr
 
 # %% auto #0
 __all__ = ['CLOCKED', 'GAMMAS', 'SCALES', 'Row', 'snapshot_steps', 'rows', 'eval_prompts', 'row_images', 'pixel_rates',
-           'judge_snapshots', 'stored_result', 'checkout_commit', 'logged_curves', 'check_searched', 'run_row',
-           'load_results', 'provenance', 'summarise', 'text_table', 'results_table']
+           'save_strip', 'judge_snapshots', 'stored_result', 'checkout_commit', 'logged_curves', 'check_searched',
+           'run_row', 'load_results', 'provenance', 'summarise', 'text_table', 'results_table']
 
 # %% ../nbs/35b_study.ipynb #b4ad5ca7
 @dataclass(frozen=True)
@@ -290,8 +290,11 @@ def _load_averaged(backbone: Backbone, run: Path, step: int) -> None:
     backbone.set_adapter_state("policy", state)
 
 
-def _save_strip(images: np.ndarray, path: Path) -> str:
-    "Write a strip of eight images; returns its path below the folder of results."
+def save_strip(
+    images: np.ndarray,  # at least one, (N, H, W, 3), uint8
+    path: Path,  # of the JPEG, below the folder of results
+) -> str:  # the same, relative to that folder
+    "Write a strip of the first eight images."
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image_grid(images[:8], 8)).save(path, quality=90, optimize=True)
     return path.relative_to(results_dir()).as_posix()
@@ -320,7 +323,7 @@ def judge_snapshots(
         shot = dict(step=step, **count_attributes(verdict, subject, palette), distance=distance)
         if path is not None:
             strip = path.with_name(f"{row.name}-step{step}.jpg")
-            shot["image"] = _save_strip(images, strip)
+            shot["image"] = save_strip(images, strip)
         out.append(shot)
     return out
 
