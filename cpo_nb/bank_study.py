@@ -54,8 +54,9 @@ def bank_cases(
     "Every run of the study."
     few = dict(pictures=min(512, scale.train_images // 2), steps=2 * scale.align_steps)
     every = dict(pictures=None, steps=scale.align_steps)
+    draws = (1, None) if scale.name == "smoke" else BANK_DRAWS
     cases = []
-    for case, n_draws in ((few, BANK_DRAWS), (every, (4, None))):
+    for case, n_draws in ((few, draws), (every, (4, None))):
         for seed in scale.seeds:
             cases += [dict(case, n_draws=k, seed=seed) for k in n_draws]
     return cases
