@@ -380,14 +380,16 @@ def wait_for_end(
     def stop(*_):
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    ends = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(sign, stop) for sign in ends]
     try:
         while client.process.poll() is None:
             time.sleep(0.5)
     except KeyboardInterrupt:
         return
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for sign, handler in zip(ends, before):
+            signal.signal(sign, handler)
     log = folder.data / "log.txt"
     what = f"Label Studio ended with exit code {client.process.poll()}"
     raise CpoError(what, last_lines(log), f"give the same command again; the whole log: {log}")

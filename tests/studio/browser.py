@@ -77,6 +77,12 @@ class Person:
         session.detach()
         return found["TaskDuration"]
 
+    def wait_for_task(self, number):
+        "Until the queue shows the task of a number."
+        self.page.wait_for_function(
+            "n => new RegExp(`\\n${n}\\n\\d+ of `).test(document.body.innerText)", arg=number
+        )
+
     def row(self, number):
         return self.page.locator(".cpo-pair").nth(number)
 
@@ -92,6 +98,11 @@ class Person:
             "ant-checkbox-wrapper-checked" in boxes.nth(i).get_attribute("class") for i in range(3)
         ]
         return [word for word, is_checked in zip(WORDS, checked) if is_checked]
+
+    def wait_for_choice(self, number, word):
+        "Until an answer that the server has is shown."
+        at = f".cpo-pair >> nth={number} >> .lsf-choice >> nth={WORDS.index(word)}"
+        self.page.wait_for_selector(f"{at} >> .ant-checkbox-wrapper-checked")
 
     def press(self, button):
         "Press Submit, Update or Skip, and wait until the server has it."
