@@ -79,9 +79,8 @@ class Person:
 
     def wait_for_task(self, number):
         "Until the queue shows the task of a number."
-        self.page.wait_for_function(
-            "n => new RegExp(`\\n${n}\\n\\d+ of `).test(document.body.innerText)", arg=number
-        )
+        number_shown = r"document.body.innerText.match(/\n(\d+)\n\d+ of \d/)?.[1]"
+        self.page.wait_for_function(f"n => {number_shown} == n", arg=number)
 
     def row(self, number):
         return self.page.locator(".cpo-pair").nth(number)
