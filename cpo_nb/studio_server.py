@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json, os, secrets, shutil, signal, socket, subprocess, sys, time
 import xml.etree.ElementTree as ET
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -401,7 +402,7 @@ class StudioProject:
 
     title: str  # 3 to 50 characters
     config: str  # its form, as of `labelling_config`
-    tasks: list[dict]  # as of `studio_tasks`
+    tasks: Iterable[dict]  # as of `studio_tasks`; gone through once
     key: str = "sha256"  # field of a task's data by which it is known again
     annotators: int = 1  # how many people see each task
     text: str = ""  # instruction, HTML
@@ -462,10 +463,17 @@ def _send_tasks(client: StudioClient, number: int, tasks: Iterable[dict]) -> int
     return count
 
 
-def _main_annotator(tasks: list[dict]) -> str:
-    "Whose suggestions there are most of."
-    made = [p["model_version"] for task in tasks for p in task.get("predictions", ())]
-    return max(sorted(set(made)), key=made.count, default="")
+def _fresh_tasks(
+    client: StudioClient, wanted: StudioProject, known: dict, models: Counter
+) -> Iterator[dict]:
+    "Tasks that are not known yet; counts whose suggestions they bring, moves what was moved."
+    for task in wanted.tasks:
+        old = known.get(task["data"][wanted.key])
+        if old is None:
+            models.update(p["model_version"] for p in task.get("predictions", ()))
+            yield task
+        elif old["data"] != task["data"]:  # the file has another name now
+            ask_studio(client, "PATCH", f"/api/tasks/{old['id']}", dict(data=task["data"]))
 
 # %% ../nbs/09a_studio_server.ipynb #622a155c
 def prepare_project(
@@ -481,13 +489,10 @@ def prepare_project(
     if not is_new:
         _update_form(client, project, wanted)
         known = _known_tasks(client, number, wanted.key)
-    for task in wanted.tasks:
-        old = known.get(task["data"][wanted.key])
-        if old and old["data"] != task["data"]:  # the file was moved
-            ask_studio(client, "PATCH", f"/api/tasks/{old['id']}", dict(data=task["data"]))
-    fresh = [t for t in wanted.tasks if t["data"][wanted.key] not in known]
-    count = _send_tasks(client, number, fresh)
-    if (main := _main_annotator(fresh)) and not project.get("model_version"):
+    models = Counter()
+    count = _send_tasks(client, number, _fresh_tasks(client, wanted, known, models))
+    if models and not project.get("model_version"):  # whose suggestions fill in the form
+        main = models.most_common(1)[0][0]
         ask_studio(client, "PATCH", f"/api/projects/{number}", dict(model_version=main))
     return project, count
 
