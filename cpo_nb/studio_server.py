@@ -18,7 +18,7 @@ import httpx2
 from filelock import FileLock, Timeout
 
 from .core import CpoError, atomic_path, cache_dir, data_dir, plain_text, plural
-from .core import read_json, remove_leftovers, sha256_file
+from .core import read_json, remove_leftovers, sha256_file, write_json
 from .docments import document
 
 # %% auto #0
@@ -332,6 +332,7 @@ def running_server(
     check_port(port)
     home, account = studio_environment(say), studio_account(folder, email)
     with _only_one(folder):
+        _refuse_leftover(folder)
         database = folder.data / "label_studio.sqlite3"
         if not database.exists():
             with atomic_path(database) as draft:
@@ -341,7 +342,7 @@ def running_server(
             client = StudioClient(f"http://localhost:{port}", account["token"])
             say(f"starting Label Studio at {client.url}")
             _wait_until_up(process, client, folder.data / "log.txt", wait)
-            (folder.data / "running.json").write_text(json.dumps(dict(url=client.url)))
+            write_json(folder.data / "running.json", dict(url=client.url, process=process.pid))
             client.process = process
             yield client
         finally:
@@ -369,7 +370,22 @@ def server_of(
 ) -> str:  # its address; "" where none runs
     "The server that runs on a folder's data."
     path = folder.data / "running.json"
-    return read_json(path)["url"] if path.is_file() else ""
+    if not path.is_file():
+        return ""
+    url = read_json(path)["url"]
+    try:
+        up = StudioClient(url, timeout=5).send("GET", "/health").status_code == 200
+    except CpoError:
+        up = False
+    return url if up else ""
+
+
+def _refuse_leftover(folder: StudioFolder) -> None:
+    "Raises `CpoError` where a server still runs whose command was killed."
+    if url := server_of(folder):
+        number = read_json(folder.data / "running.json")["process"]
+        what = f"{folder.data}: a server is left over at {url}, from a command that was killed"
+        raise CpoError(what, hint=f"end it: kill {number}; its answers are kept")
 
 # %% ../nbs/09a_studio_server.ipynb #e25eaa1c
 def wait_for_end(
