@@ -111,7 +111,7 @@ def _project(images, comparison, criteria, rename, suggest, folder, people):
         return StudioProject("Blind comparison", comparison_config(), tasks, **ways)
     tree, tasks = _tasks(images, criteria, rename, suggest, folder.prefix)
     ways = dict(annotators=people, text=_TEXT)
-    return StudioProject(project_title(images, tree), labelling_config(tree), list(tasks), **ways)
+    return StudioProject(project_title(images, tree), labelling_config(tree), tasks, **ways)
 
 # %% ../nbs/44j_cli_studio.ipynb #070b4bbe
 def _say_where(client, project: dict, added: int, account: dict, folder, import_line: str) -> None:

@@ -47,11 +47,13 @@ def _row(above: ET.Element, pair: Pair) -> None:
     ET.SubElement(question, "Choice", value="absent", alias="absent")
 
 # %% ../nbs/09_studio.ipynb #daa90fd2
-def _panel(above: ET.Element, root: Node | Pair, number: int) -> None:
-    "The part of a root dimension, which can be folded; the first one is open."
+_ALL_OPEN = 40  # pairs of a tree whose dimensions are all open; else the first one is
+
+
+def _panel(above: ET.Element, root: Node | Pair, number: int, is_open: bool) -> None:
+    "The part of a root dimension, which can be folded."
     title = f"{root.name} ({len(root.pairs)})"
-    is_open = "true" if number == 1 else "false"
-    panel = ET.SubElement(above, "Panel", value=title, open=is_open)
+    panel = ET.SubElement(above, "Panel", value=title, open=str(is_open).lower())
     for child in getattr(root, "children", (root,)):
         if isinstance(child, Node):
             group = ET.SubElement(panel, "View", className="cpo-group")
@@ -105,7 +107,7 @@ def labelling_config(
     form = ET.SubElement(top, "View", className="cpo-form")
     folds = ET.SubElement(form, "Collapse", accordion="false", bordered="false")
     for number, root in enumerate(tree.roots, 1):
-        _panel(folds, root, number)
+        _panel(folds, root, number, number == 1 or len(tree) <= _ALL_OPEN)
     ET.indent(top, space="")
     return ET.tostring(top, encoding="unicode")
 

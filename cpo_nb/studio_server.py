@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json, os, secrets, shutil, signal, socket, subprocess, sys, time
 import xml.etree.ElementTree as ET
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,7 +18,7 @@ import httpx2
 from filelock import FileLock, Timeout
 
 from .core import CpoError, atomic_path, cache_dir, data_dir, plain_text, plural
-from .core import read_json, remove_leftovers, sha256_file
+from .core import read_json, remove_leftovers, sha256_file, write_json
 from .docments import document
 
 # %% auto #0
@@ -331,6 +332,7 @@ def running_server(
     check_port(port)
     home, account = studio_environment(say), studio_account(folder, email)
     with _only_one(folder):
+        _refuse_leftover(folder)
         database = folder.data / "label_studio.sqlite3"
         if not database.exists():
             with atomic_path(database) as draft:
@@ -340,7 +342,7 @@ def running_server(
             client = StudioClient(f"http://localhost:{port}", account["token"])
             say(f"starting Label Studio at {client.url}")
             _wait_until_up(process, client, folder.data / "log.txt", wait)
-            (folder.data / "running.json").write_text(json.dumps(dict(url=client.url)))
+            write_json(folder.data / "running.json", dict(url=client.url, process=process.pid))
             client.process = process
             yield client
         finally:
@@ -368,7 +370,22 @@ def server_of(
 ) -> str:  # its address; "" where none runs
     "The server that runs on a folder's data."
     path = folder.data / "running.json"
-    return read_json(path)["url"] if path.is_file() else ""
+    if not path.is_file():
+        return ""
+    url = read_json(path)["url"]
+    try:
+        up = StudioClient(url, timeout=5).send("GET", "/health").status_code == 200
+    except CpoError:
+        up = False
+    return url if up else ""
+
+
+def _refuse_leftover(folder: StudioFolder) -> None:
+    "Raises `CpoError` where a server still runs whose command was killed."
+    if url := server_of(folder):
+        number = read_json(folder.data / "running.json")["process"]
+        what = f"{folder.data}: a server is left over at {url}, from a command that was killed"
+        raise CpoError(what, hint=f"end it: kill {number}; its answers are kept")
 
 # %% ../nbs/09a_studio_server.ipynb #e25eaa1c
 def wait_for_end(
@@ -380,14 +397,16 @@ def wait_for_end(
     def stop(*_):
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    ends = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(sign, stop) for sign in ends]
     try:
         while client.process.poll() is None:
             time.sleep(0.5)
     except KeyboardInterrupt:
         return
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for sign, handler in zip(ends, before):
+            signal.signal(sign, handler)
     log = folder.data / "log.txt"
     what = f"Label Studio ended with exit code {client.process.poll()}"
     raise CpoError(what, last_lines(log), f"give the same command again; the whole log: {log}")
@@ -399,7 +418,7 @@ class StudioProject:
 
     title: str  # 3 to 50 characters
     config: str  # its form, as of `labelling_config`
-    tasks: list[dict]  # as of `studio_tasks`
+    tasks: Iterable[dict]  # as of `studio_tasks`; gone through once
     key: str = "sha256"  # field of a task's data by which it is known again
     annotators: int = 1  # how many people see each task
     text: str = ""  # instruction, HTML
@@ -460,10 +479,17 @@ def _send_tasks(client: StudioClient, number: int, tasks: Iterable[dict]) -> int
     return count
 
 
-def _main_annotator(tasks: list[dict]) -> str:
-    "Whose suggestions there are most of."
-    made = [p["model_version"] for task in tasks for p in task.get("predictions", ())]
-    return max(sorted(set(made)), key=made.count, default="")
+def _fresh_tasks(
+    client: StudioClient, wanted: StudioProject, known: dict, models: Counter
+) -> Iterator[dict]:
+    "Tasks that are not known yet; counts whose suggestions they bring, moves what was moved."
+    for task in wanted.tasks:
+        old = known.get(task["data"][wanted.key])
+        if old is None:
+            models.update(p["model_version"] for p in task.get("predictions", ()))
+            yield task
+        elif old["data"] != task["data"]:  # the file has another name now
+            ask_studio(client, "PATCH", f"/api/tasks/{old['id']}", dict(data=task["data"]))
 
 # %% ../nbs/09a_studio_server.ipynb #622a155c
 def prepare_project(
@@ -479,13 +505,10 @@ def prepare_project(
     if not is_new:
         _update_form(client, project, wanted)
         known = _known_tasks(client, number, wanted.key)
-    for task in wanted.tasks:
-        old = known.get(task["data"][wanted.key])
-        if old and old["data"] != task["data"]:  # the file was moved
-            ask_studio(client, "PATCH", f"/api/tasks/{old['id']}", dict(data=task["data"]))
-    fresh = [t for t in wanted.tasks if t["data"][wanted.key] not in known]
-    count = _send_tasks(client, number, fresh)
-    if (main := _main_annotator(fresh)) and not project.get("model_version"):
+    models = Counter()
+    count = _send_tasks(client, number, _fresh_tasks(client, wanted, known, models))
+    if models and not project.get("model_version"):  # whose suggestions fill in the form
+        main = models.most_common(1)[0][0]
         ask_studio(client, "PATCH", f"/api/projects/{number}", dict(model_version=main))
     return project, count
 

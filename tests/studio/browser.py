@@ -60,13 +60,20 @@ class Person:
         self.page.wait_for_url(lambda url: "/user/" not in url)
 
     def open(self, path, rows):
-        "Open a page with a form of so many pairs; the seconds until it is there."
-        began = time.monotonic()
+        "Open a page with a form of so many pairs; seconds until the form is there, from the task."
+        arrived = [time.monotonic()]
+
+        def note(request):
+            if "id=next_task" in request.url:
+                arrived.append(time.monotonic())
+
+        self.page.on("requestfinished", note)
         self.page.goto(self.url + path)
         self.page.wait_for_function(
             "n => document.querySelectorAll('.cpo-pair').length >= n", arg=rows
         )
-        return time.monotonic() - began
+        self.page.remove_listener("requestfinished", note)
+        return time.monotonic() - arrived[-1]
 
     def thread_seconds(self, path, rows):
         "Seconds that the page's main thread works until the form is there, other programs aside."
@@ -76,6 +83,11 @@ class Person:
         found = {m["name"]: m["value"] for m in session.send("Performance.getMetrics")["metrics"]}
         session.detach()
         return found["TaskDuration"]
+
+    def wait_for_task(self, number):
+        "Until the queue shows the task of a number."
+        number_shown = r"document.body.innerText.match(/\n(\d+)\n\d+ of \d/)?.[1]"
+        self.page.wait_for_function(f"n => {number_shown} == n", arg=number)
 
     def row(self, number):
         return self.page.locator(".cpo-pair").nth(number)
@@ -92,6 +104,11 @@ class Person:
             "ant-checkbox-wrapper-checked" in boxes.nth(i).get_attribute("class") for i in range(3)
         ]
         return [word for word, is_checked in zip(WORDS, checked) if is_checked]
+
+    def wait_for_choice(self, number, word):
+        "Until an answer that the server has is shown."
+        at = f".cpo-pair >> nth={number} >> .lsf-choice >> nth={WORDS.index(word)}"
+        self.page.wait_for_selector(f"{at} >> .ant-checkbox-wrapper-checked")
 
     def press(self, button):
         "Press Submit, Update or Skip, and wait until the server has it."

@@ -8,17 +8,7 @@ from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENTS = os.environ.get("CPO_STUDIO_TESTS")  # the folder that tools/studio.py has prepared
-TREE = """
-id: oaks
-name: Oaks
-children:
-- id: light
-  name: Light
-  children:
-  - {id: edge, name: Edge, positive: crisp edges, negative: soft edges, definition: Look at edges.}
-  - {id: glow, name: Glow, positive: warm glow, negative: flat light, definition: Look at light.}
-- {id: accord, name: Accord, positive: in accord, negative: at odds, definition: Look at the hues.}
-"""
+TREE = (HERE / "tree.yaml").read_text()
 
 
 def pytest_collection_modifyitems(items):
