@@ -22,7 +22,7 @@ from .report import Compared
 # %% auto #0
 __all__ = ['number_text', 'interval_text', 'change_bar', 'first_line', 'evaluation_findings', 'label_text', 'evaluation_page']
 
-# %% ../nbs/34d_report_page.ipynb #7656fb6f
+# %% ../nbs/34d_report_page.ipynb #028ea4d5
 def number_text(
     value: float | None,  # a number; None where there is none
     digits: int = 3,  # significant ones
@@ -31,7 +31,7 @@ def number_text(
     "A number of the page, without an exponent where it can be read without."
     if value is None or not np.isfinite(value):
         return "–"
-    if abs(value) < 0.5 * 10.0**-digits:
+    if abs(value) < 1e-6:
         return "0"
     return f"{value:{'+' if sign else ''}.{digits}g}".replace("-", "−")
 
@@ -89,7 +89,7 @@ def _short(pair: str) -> str:
     "The id of a pair without its root."
     return pair.partition("/")[2] or pair
 
-# %% ../nbs/34d_report_page.ipynb #dc70a0d1
+# %% ../nbs/34d_report_page.ipynb #6d80928c
 def evaluation_findings(
     report: dict,  # of `evaluation_report`
 ) -> list[str]:  # sentences, the gravest first
@@ -118,7 +118,8 @@ def _percent(c: dict) -> str:
     "A change as a share of the base's mean."
     if not c["base"]:
         return number_text(c["policy"] - c["base"], 2, True)
-    return f"{c['policy'] / c['base'] - 1:+.0%}".replace("-", "−")
+    text = f"{c['policy'] / c['base'] - 1:+.0%}".replace("-", "−")
+    return "0%" if text[1:] == "0%" else text
 
 
 def _size(c: dict) -> float:
@@ -218,7 +219,7 @@ def _pair_tables(pairs: list[dict], tree: CriteriaTree) -> str:
         blocks.append(f"<details{is_open}><summary>{head}</summary>{table}</details>")
     return "".join(blocks)
 
-# %% ../nbs/34d_report_page.ipynb #398b5706
+# %% ../nbs/34d_report_page.ipynb #8f057f54
 def _wins_text(wins: dict) -> str:
     "A win rate in words."
     low, high = (f"{100 * _nan(wins[k]):.0f}" for k in ("low", "high"))
@@ -235,10 +236,11 @@ def _judge_section(report: dict, tree: CriteriaTree) -> str:
         mark = ' <b class="low">self-judged</b>' if judge["self_judged"] else ""
         for row in judge["comparisons"]:
             before, after = html.escape(names[row["before"]]), html.escape(names[row["after"]])
+            is_open = "" if blocks else " open"
             blocks.append(
-                f"<h3>{after} against {before}, by {html.escape(judge['name'])}{mark}</h3>"
-                f"<p>{after} {_wins_text(row['wins'])}.</p>{_root_rows(row['counts'], tree)}"
-                f"<p></p>{_pair_tables(row['pairs'], tree)}"
+                f'<details class="judge"{is_open}><summary>{after} against {before}, by '
+                f"{html.escape(judge['name'])}{mark}: {_wins_text(row['wins'])}</summary>"
+                f"{_root_rows(row['counts'], tree)}{_pair_tables(row['pairs'], tree)}</details>"
             )
     return "".join(blocks) or "<p>Nobody judged these images.</p>"
 
@@ -454,10 +456,14 @@ if (D.judges.length) {
 }
 """
 
-# %% ../nbs/34d_report_page.ipynb #a64d52bc
+# %% ../nbs/34d_report_page.ipynb #d30682ed
 _STYLE = """
 .first{font-weight:600;margin:0 0 .6rem;color:#3c4858}
 .first.self{background:#f6ddd9;color:#8c2f25;border-left:4px solid #b5483d;padding:.5rem .8rem}
+.judge{border:1px solid #e2e5e9;border-radius:.4rem;margin:.5rem 0;padding:.4rem .7rem}
+.judge>summary{font-weight:600}.judge>summary small{font-weight:400}
+.judge>details{border-top:1px solid #d8dbe0;margin-top:.8rem;padding-top:.3rem}
+.judge>details>summary{font-weight:600}
 .delta{display:inline-block;position:relative;width:6rem;height:1rem;border-radius:.2rem;
  background:linear-gradient(90deg,#eceef1 49.6%,#8a94a1 49.6%,#8a94a1 50.4%,#eceef1 50.4%);
  vertical-align:middle}
