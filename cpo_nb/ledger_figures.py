@@ -138,7 +138,8 @@ def best_points(
     count: int = 4,  # how many
 ) -> list[Point]:  # the best first, one of each row
     """Trained points with the largest #A_pos - #A_neg that keep the caption (subject at least 95 %
-    of the base's): the rule of the search."""
+    of the base's): the rule of the search. Rows that repeat another one with other parts are left
+    out."""
     base, found = base_point(ledger), {}
     least = 0.95 * samples_of(base, "subject").mean if base and base.has("subject") else 0
 
@@ -150,7 +151,8 @@ def best_points(
 
     for row, points in ledger.rows().items():
         judged = [p for p in points if p.judged and kept(p)]
-        if judged and ledger.grid.rows[row].method:
+        fields = ledger.grid.rows[row]
+        if judged and fields.method and fields.parts_seed != "run":
             found[row] = max(judged, key=score)
     return sorted(found.values(), key=score, reverse=True)[:count]
 
