@@ -347,11 +347,11 @@ def _open(self: AnswerCache) -> None:
 
 # %% ../nbs/08_agent.ipynb #a745657c
 class Call(NamedTuple):
-    "One question about one image."
+    "One question about one image, or about a text."
 
     image: int  # its position
     question: Question  # what is asked
-    load: Callable[[], Image.Image]  # gives the image, RGB
+    load: Callable[[], Image.Image] | None  # gives the image, RGB; None: a text alone is asked for
     note: str = ""  # what was wrong with the last answer
 
 
