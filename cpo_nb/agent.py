@@ -307,11 +307,25 @@ class AnswerCache:
             if self._is_closed:  # an answer that was under way when the run ended
                 self.close()
 
+    def begin(self) -> None:
+        "Find out that the file can be written, before anything is asked. Raises `CpoError`."
+        with self._turn:
+            self._is_closed = False
+            if self.path is not None and self._file is None:
+                try:
+                    self._open()
+                except OSError as error:
+                    why = error.strerror or type(error).__name__
+                    hint = "give another file with `answers=`"
+                    raise CpoError(f"{self.path}: cannot be written ({why})", hint=hint) from None
+
     def close(self) -> None:
         "Let others write."
         with self._turn:
             self._is_closed = True
             if self._file is not None:
+                if not self._file.tell():  # nothing came
+                    self.path.unlink(missing_ok=True)
                 self._file.close()
                 self._lock.release()
                 self._file = self._lock = None
@@ -510,6 +524,8 @@ def replies(
             else:
                 yield i, q, self.cache.replies[key]
     last = {k: self.cache.replies[k] for k in todo if k in self.cache.replies}
+    if todo:
+        self.cache.begin()
     try:
         while todo:
             for key, reply in self._round(todo, images, hashes, dict(last)):

@@ -360,6 +360,11 @@ def criteria_draft(
         raise CpoError(f"--out {out}: not the name of a tree", hint="end the name in .yaml")
     if out.exists():
         raise CpoError(f"--out {out} is there already", hint="give another name")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        what = f"--out {out}: cannot be written ({e.strerror or type(e).__name__})"
+        raise CpoError(what, hint="give another folder") from None
     if endpoint is None and model is None:
         phrases = split_phrases(text)
     else:
