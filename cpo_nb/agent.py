@@ -307,11 +307,25 @@ class AnswerCache:
             if self._is_closed:  # an answer that was under way when the run ended
                 self.close()
 
+    def begin(self) -> None:
+        "Find out that the file can be written, before anything is asked. Raises `CpoError`."
+        with self._turn:
+            self._is_closed = False
+            if self.path is not None and self._file is None:
+                try:
+                    self._open()
+                except OSError as error:
+                    why = error.strerror or type(error).__name__
+                    hint = "give another file with `answers=`"
+                    raise CpoError(f"{self.path}: cannot be written ({why})", hint=hint) from None
+
     def close(self) -> None:
         "Let others write."
         with self._turn:
             self._is_closed = True
             if self._file is not None:
+                if not self._file.tell():  # nothing came
+                    self.path.unlink(missing_ok=True)
                 self._file.close()
                 self._lock.release()
                 self._file = self._lock = None
@@ -347,11 +361,11 @@ def _open(self: AnswerCache) -> None:
 
 # %% ../nbs/08_agent.ipynb #a745657c
 class Call(NamedTuple):
-    "One question about one image."
+    "One question about one image, or about a text."
 
     image: int  # its position
     question: Question  # what is asked
-    load: Callable[[], Image.Image]  # gives the image, RGB
+    load: Callable[[], Image.Image] | None  # gives the image, RGB; None: a text alone is asked for
     note: str = ""  # what was wrong with the last answer
 
 
@@ -510,6 +524,8 @@ def replies(
             else:
                 yield i, q, self.cache.replies[key]
     last = {k: self.cache.replies[k] for k in todo if k in self.cache.replies}
+    if todo:
+        self.cache.begin()
     try:
         while todo:
             for key, reply in self._round(todo, images, hashes, dict(last)):

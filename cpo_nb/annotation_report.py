@@ -151,7 +151,7 @@ def findings(
         if d.moved
     ]
     if vanished:
-        lines.append(f"{plural(vanished, 'image')} with annotations are no longer in the folder.")
+        lines.append(f"No longer in the folder: {plural(vanished, 'image')} with annotations.")
     return lines
 
 # %% ../nbs/07c_annotation_report.ipynb #7bb50267

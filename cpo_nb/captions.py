@@ -107,6 +107,8 @@ def caption_images(
     calls = (
         Call(i, CAPTION, lambda i=i: images[i]) for i, h in enumerate(hashes) if h not in known
     )
+    if len(known) < len(todo):
+        cache.begin()
     try:
         for image, reply in known.items():
             outcome[_written(reply, caption_file(folder, todo[image]))] += 1

@@ -11,15 +11,16 @@ from typing import Annotated, Optional
 import typer
 
 # nothing heavy up here: `cpo --help` must not wait for torch
-from .core import CpoError, cache_dir, sha256_json, write_json
+from .core import CpoError, cache_dir, plural, sha256_json, write_json
 from .docments import document
 from .cli_annotate import Images, Rename, annotate_app, renames
 from .cli_base import Command, echo, parse_names, warn
 from .cli_options import Captions, Criteria, Device
+from .cli_prepare import criteria_app
 
 # %% auto #0
 __all__ = ['model_back_end', 'parse_prices', 'answers_file', 'expert_agent', 'annotate_agent', 'annotate_caption', 'only_agent',
-           'annotate_calibrate']
+           'annotate_calibrate', 'criteria_draft']
 
 # %% ../nbs/44f_cli_agent.ipynb #970f5fad
 _ENDPOINT = (
@@ -311,6 +312,78 @@ def annotate_calibrate(
     echo(f"written: {save_trust(result, out or images / 'trust.json')}")
     if table is not None:
         echo(f"written: {write_json(table, result)}")
+
+# %% ../nbs/44f_cli_agent.ipynb #d3705b19
+_CRITIQUES = "Text of critiques in UTF-8: lines with + praise, with - blame, others do not say."
+_Critiques = Annotated[Path, typer.Argument(metavar="FILE", show_default=False, help=_CRITIQUES)]
+_DRAFT = "Tree to write. [default: the file's name with .yaml, here]"
+_Draft = Annotated[Optional[Path], typer.Option("--out", metavar="FILE", help=_DRAFT)]
+_MostRoots = Annotated[int, typer.Option("--roots", min=1, help="Root dimensions at most.")]
+_MostPairs = Annotated[int, typer.Option("--pairs", min=1, help="Pairs at most.")]
+
+
+def _model_phrases(text: str, endpoint: str | None, model: str | None, answers, again, **ways):
+    "Phrases that a model finds, with what came of its answers said."
+    from cpo_nb.agent import AnswerCache
+    from cpo_nb.phrases import model_phrases
+
+    if endpoint is None:
+        raise CpoError("--model without --endpoint", hint="give --endpoint URL")
+    back_end = _back_end(endpoint, model, None, is_random=False, device=None, **ways)
+    cache = AnswerCache(answers or answers_file(back_end.model))
+    phrases, outcome, problems = model_phrases(back_end, text, cache, again)
+    echo(", ".join(f"{plural(n, 'answer')} {status}" for status, n in outcome.items()))
+    for problem in problems[:5]:
+        echo(f"  {problem}")
+    return phrases
+
+
+@criteria_app.command("draft", cls=Command)
+def criteria_draft(
+    critiques: _Critiques,
+    out: _Draft = None,
+    roots: _MostRoots = 7,
+    pairs: _MostPairs = 60,
+    endpoint: _Endpoint = None,
+    model: _Model = None,
+    answers: _Answers = None,
+    again: _Again = False,
+    in_flight: _InFlight = 32,
+    timeout: _Timeout = 120.0,
+    retries: _Retries = 6,
+    key_from: _Key = "CPO_API_KEY",
+) -> None:
+    """Draft a criteria tree from critiques, by clustering their phrases. Edit it by hand.
+
+    With --endpoint a language model finds the phrases, both sides of each; its answers are kept,
+    and the same command asks nothing twice.
+
+    \b
+    Example:
+      cpo criteria draft critiques.txt --out tree.yaml
+      cpo criteria draft critiques.txt --endpoint http://localhost:8000/v1 --model NAME
+    """
+    from cpo_nb.annotations import read_text
+    from cpo_nb.draft import draft_tree, split_phrases
+
+    text, out = read_text(critiques), out or Path(f"{critiques.stem}.yaml")
+    if out.suffix not in (".yaml", ".yml"):
+        raise CpoError(f"--out {out}: not the name of a tree", hint="end the name in .yaml")
+    if out.exists():
+        raise CpoError(f"--out {out} is there already", hint="give another name")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        what = f"--out {out}: cannot be written ({e.strerror or type(e).__name__})"
+        raise CpoError(what, hint="give another folder") from None
+    if endpoint is None and model is None:
+        phrases = split_phrases(text)
+    else:
+        ways = dict(in_flight=in_flight, timeout=timeout, retries=retries, variable=key_from)
+        phrases = _model_phrases(text, endpoint, model, answers, again, **ways)
+    tree = draft_tree(phrases, critiques.stem, roots, pairs)
+    tree.save(out)
+    echo(f"{tree.outline()}\ndraft: {out}; edit it, then: cpo criteria check {out}")
 
 # %% ../nbs/44f_cli_agent.ipynb #be1851cf
 document(globals())

@@ -16,11 +16,10 @@ from .core import CpoError, atomic_path, plural, to_jsonable, write_json
 from .docments import document
 from .cli_base import PLAIN, Clock, Command, app, echo, refuse_unused
 from .cli_options import Captions, Criteria
-from .cli_prepare import criteria_app
 
 # %% auto #0
 __all__ = ['annotate_app', 'Images', 'Rename', 'on_error', 'renames', 'Formula', 'annotate_measure', 'Kind', 'annotate_import',
-           'Rule', 'annotate_merge', 'annotate_report', 'criteria_draft']
+           'Rule', 'annotate_merge', 'annotate_report']
 
 # %% ../nbs/44e_cli_annotate.ipynb #4fb30549
 annotate_app = typer.Typer(
@@ -340,37 +339,6 @@ def annotate_report(
     if not no_card:
         write_card(images / "README.md", found, tree, title, there.vanished)
     echo("\n".join([f"report: {out}", *findings(found, there.vanished), *notes]))
-
-# %% ../nbs/44e_cli_annotate.ipynb #d3705b19
-_CRITIQUES = "Text of critiques in UTF-8: lines with + praise, with - blame, others do not say."
-_Critiques = Annotated[Path, typer.Argument(metavar="FILE", show_default=False, help=_CRITIQUES)]
-_DRAFT = "Tree to write. [default: the file's name with .yaml, here]"
-_Draft = Annotated[Optional[Path], typer.Option("--out", metavar="FILE", help=_DRAFT)]
-_Roots = Annotated[int, typer.Option("--roots", min=1, help="Root dimensions at most.")]
-_Pairs = Annotated[int, typer.Option("--pairs", min=1, help="Pairs at most.")]
-
-
-@criteria_app.command("draft", cls=Command)
-def criteria_draft(
-    critiques: _Critiques, out: _Draft = None, roots: _Roots = 7, pairs: _Pairs = 60
-) -> None:
-    """Draft a criteria tree from critiques, by clustering their words. Edit it by hand.
-
-    \b
-    Example:
-      cpo criteria draft critiques.txt --out tree.yaml
-    """
-    from cpo_nb.annotations import read_text
-    from cpo_nb.draft import draft_criteria
-
-    text, out = read_text(critiques), out or Path(f"{critiques.stem}.yaml")
-    if out.suffix not in (".yaml", ".yml"):
-        raise CpoError(f"--out {out}: not the name of a tree", hint="end the name in .yaml")
-    if out.exists():
-        raise CpoError(f"--out {out} is there already", hint="give another name")
-    tree = draft_criteria(text, critiques.stem, roots, pairs)
-    tree.save(out)
-    echo(f"{tree.outline()}\ndraft: {out}; edit it, then: cpo criteria check {out}")
 
 # %% ../nbs/44e_cli_annotate.ipynb #123e73f8
 document(globals())

@@ -87,7 +87,20 @@ _CAPTIONS = (
     "files beside the images), names (of the files), model (.txt files that `cpo annotate caption` "
     "wrote), or another column, such as title,names. An image without one is an error."
 )
-Captions = Annotated[str, typer.Option("--captions", metavar="HOW,...", help=_CAPTIONS)]
+
+
+def _parse_ways(text: str) -> str:
+    "Ways to a caption. Raises `CpoError` for an empty one."
+    if not all(way.strip() for way in text.split(",")):
+        hint = "write --captions table,names"
+        raise CpoError(f"--captions {text!r}: names nothing between commas", hint=hint)
+    return text
+
+
+Captions = Annotated[
+    str,
+    typer.Option("--captions", metavar="HOW,...", callback=_parse_ways, help=_CAPTIONS),
+]
 
 # %% ../nbs/44a_cli_options.ipynb #73abfbdb
 _ROW_OPTIONS = dict(  # name: type and default

@@ -17,7 +17,7 @@ from .criteria import CriteriaTree, parse_criteria
 from .docments import document
 
 # %% auto #0
-__all__ = ['Phrase', 'split_phrases', 'draft_criteria']
+__all__ = ['Phrase', 'phrase_words', 'split_phrases', 'draft_criteria', 'draft_tree']
 
 # %% ../nbs/07e_draft.ipynb #71145f70
 @dataclass(frozen=True)
@@ -36,6 +36,14 @@ _STOP = set(
 )
 
 
+def phrase_words(
+    text: str,  # a phrase
+) -> tuple[str, ...]:  # in lower case
+    "The words that a phrase is compared by."
+    words = re.findall(r"[^\W\d_]{3,}", text.casefold())
+    return tuple(w for w in words if w not in _STOP)
+
+
 def split_phrases(
     text: str,  # critiques
 ) -> list[Phrase]:  # each once, in order
@@ -46,8 +54,7 @@ def split_phrases(
         side = {"+": 1, "": 0}.get(mark, -1)
         for clause in re.split(r"[.,;:!?()\u2014]|\bbut\b|\band\b", rest):
             clause = " ".join(clause.split()).strip("\"'\u201c\u201d* ")
-            words = re.findall(r"[^\W\d_]{3,}", clause.casefold())
-            words = tuple(w for w in words if w not in _STOP)
+            words = phrase_words(clause)
             if words and 1 < len(clause.split()) <= 12 and len(clause) <= 120:
                 found.setdefault(clause.casefold(), Phrase(clause, side, words))
     return list(found.values())
@@ -116,11 +123,20 @@ def _top_words(vectors: np.ndarray, words: list[str]) -> list[str]:
 def draft_criteria(
     text: str,  # critiques
     name: str = "draft",  # of the tree
+    roots: int = 7,  # as for `draft_tree`
+    pairs: int = 60,  # as for `draft_tree`
+) -> CriteriaTree:  # to be edited by hand
+    "A draft of a tree from critiques. Raises `CpoError` where there are too few phrases."
+    return draft_tree(split_phrases(text), name, roots, pairs)
+
+
+def draft_tree(
+    phrases: list[Phrase],  # of `split_phrases`, or those that a model found
+    name: str = "draft",  # of the tree
     roots: int = 7,  # root dimensions at most, and at most one for three phrases
     pairs: int = 60,  # pairs at most, and at most one for two phrases
 ) -> CriteriaTree:  # to be edited by hand
-    "A draft of a tree from critiques. Raises `CpoError` where there are too few phrases."
-    phrases = split_phrases(text)
+    "A draft of a tree from phrases. Raises `CpoError` where there are too few."
     if len(phrases) < 4:
         what = f"{plural(len(phrases), 'phrase')} in the critiques, at least 4 are needed"
         raise CpoError(what, hint="give sentences, with + before praise and - before blame")

@@ -77,14 +77,15 @@ def data_url(
 
 
 def messages(
-    call: Call,  # a question about an image
-    image: str,  # the image as a data URL
+    call: Call,  # a question about an image, or about a text
+    image: str | None,  # the image as a data URL; None: there is none
 ) -> list[dict]:  # of a request
     "A call as a conversation."
     text = call.question.text
     if call.note:
         text += f"\nAn earlier answer was not usable ({call.note}). Give the JSON object alone."
     parts = [dict(type="image_url", image_url=dict(url=image)), dict(type="text", text=text)]
+    parts = parts if image else text
     return [
         dict(role="system", content=call.question.instruction),
         dict(role="user", content=parts),
@@ -347,7 +348,7 @@ def _checked(self: Endpoint, status: int, headers: dict, data: bytes) -> Answer:
 
 
 @patch
-def _once(self: Endpoint, call: Call, image: str) -> Answer:
+def _once(self: Endpoint, call: Call, image: str | None) -> Answer:
     "One attempt."
     with_image = messages(call, image)
     body = dict(model=self.model, messages=with_image, **self.forms.body(call.question))
@@ -364,8 +365,10 @@ def _wait(self: Endpoint, attempt: int, after: str | None) -> None:
 
 
 @patch
-def _image_url(self: Endpoint, call: Call) -> str:
-    "The image of a call as text; the last ones are kept for their other questions."
+def _image_url(self: Endpoint, call: Call) -> str | None:
+    "The image of a call as text, if it has one; the last ones are kept for other questions."
+    if call.load is None:
+        return None
     with self._lock:
         url = self._urls.get(call.image)
     if url is None:

@@ -44,8 +44,19 @@ class Imported:
         return "\n".join([*lines, *self.notes])
 
 
+def _each_once(found: Imported) -> None:
+    "Keep one annotation of an image and pair; where two contradict each other, none."
+    said: dict[tuple, dict] = {}
+    for a in found.annotations:
+        said.setdefault((a.image, a.pair), {}).setdefault(a.value, a)
+    found.annotations = [next(iter(v.values())) for v in said.values() if len(v) == 1]
+    twice = [key for key, values in said.items() if len(values) > 1]
+    found.skipped += [f"image {image[:12]}: two values for {pair}" for image, pair in twice]
+
+
 def _settle(found: Imported, source: str | Path, on_error: str) -> Imported:
     "Raises `DatasetError` for rows that were left out, unless that is wanted."
+    _each_once(found)
     if found.skipped and on_error == "raise":
         hint = 'correct them, or pass `on_error="skip"` to leave them out'
         what = f"{source}: {plural(len(found.skipped), 'row')} cannot be used"

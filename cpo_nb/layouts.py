@@ -293,7 +293,7 @@ def caption_beside(
         raise DatasetError(f"{show_value(beside)} has {len(lines)} lines; a caption has one")
     return record | dict(caption="".join(lines))
 
-# %% ../nbs/03d_layouts.ipynb #5c2626f6
+# %% ../nbs/03d_layouts.ipynb #c65f6ecf
 def caption_of_name(
     name: str,  # path of an image
 ) -> str:  # e.g. "oak tree"
@@ -313,11 +313,10 @@ def _caption(row: dict, root: Path, way: str, follow_links: bool) -> str:
         raise DatasetError(f"no text in the column {way!r}")
     try:
         return caption_beside(dict(file_name=name), root, follow_links)["caption"]
-    except (DatasetError, KeyError) as e:
+    except (DatasetError, KeyError):
         if way == "table":
             raise
-        why = f" ({e.what})" if isinstance(e, DatasetError) else ""
-        raise DatasetError(f"no text of a model beside it{why}") from None
+        raise DatasetError("no .txt beside it that `cpo annotate caption` wrote") from None
 
 
 def captioned(
@@ -336,7 +335,7 @@ def captioned(
             return row | dict(caption=_caption(row, root, way, follow_links))
     return row | dict(caption=_caption(row, root, last, follow_links))
 
-# %% ../nbs/03d_layouts.ipynb #f88917df
+# %% ../nbs/03d_layouts.ipynb #9e1fcf28
 def _use_caption_files(
     layout: Layout, columns: Counter, source: Source, follow_links: bool
 ) -> None:

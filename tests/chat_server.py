@@ -12,6 +12,8 @@ LOG, MODE = sys.argv[1], (sys.argv[2:3] or ["good"])[0]
 SECONDS = float((sys.argv[3:4] or ["0"])[0])  # that an answer takes
 BAD = "500 429 html hang cut wrong-json wrong-ids missing words drop refusal empty".split()
 WORDS = "positive", "negative", "absent"
+PAIRS = "edges, crisp edges, dissolving edges", "shadow, luminous shadow, dead shadow"
+PAIRS += "colour, colours in accord, clashing colours", "tone, a full range, a grey tone"
 lock, seen = threading.Lock(), {}
 
 
@@ -58,7 +60,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         parts = body["messages"][1]["content"]
-        image = hashlib.sha256(parts[0]["image_url"]["url"].encode()).hexdigest()
+        seen_by_it = parts if isinstance(parts, str) else parts[0]["image_url"]["url"]
+        image = hashlib.sha256(seen_by_it.encode()).hexdigest()
         keys = list(body["response_format"]["json_schema"]["schema"]["properties"])
         question = image[:12], keys[0]
         with lock:
@@ -69,6 +72,9 @@ class Handler(BaseHTTPRequestHandler):
         }
         if keys == ["caption"]:
             words = dict(caption=f"Image {image[:6]}.")
+        if keys == ["pairs"]:
+            names = ("about", "positive", "negative")
+            words = dict(pairs=[dict(zip(names, pair.split(", "))) for pair in PAIRS])
         time.sleep(3600 if MODE == "hang" else SECONDS)
         way = BAD[number % len(BAD)] if MODE == "bad" and count == 1 else "good"
         text = json.dumps(words)
@@ -101,7 +107,8 @@ class Handler(BaseHTTPRequestHandler):
                 return self.reply(200, completion(None, refusal="I cannot judge this."))
             case "empty":
                 return self.reply(200, dict(choices=[]))
-        tokens = spoken(words) if body.get("logprobs") else None
+        told = body.get("logprobs") and keys not in (["pairs"], ["caption"])
+        tokens = spoken(words) if told else None
         self.reply(200, completion(text, tokens=tokens))
         with lock, open(LOG, "a") as f:
             f.write(f"{image[:12]} {keys[0]} {count}\n")

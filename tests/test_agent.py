@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 
 from cpo_nb.annotations import read_annotations
 from cpo_nb.cli import app
+from cpo_nb.criteria import load_criteria
+from cpo_nb.phrases import phrase_questions
 
 HERE = Path(__file__).resolve().parent
 TREE = """
@@ -114,6 +116,20 @@ def test_a_server_that_hangs_ends_in_one_message(serve, images):
     assert not (images.parent / "answers.jsonl").exists()
 
 
+@pytest.mark.parametrize("command", ["annotate agent", "annotate caption", "criteria draft"])
+def test_answers_that_could_not_be_kept_are_not_asked_for(serve, images, command):
+    url, log = serve()
+    notes = images.parent / "notes.txt"
+    notes.write_text("+ crisp edges everywhere")
+    what = dict.fromkeys(["annotate agent", "annotate caption"], f"--images {images}")
+    what |= {"criteria draft": f"{notes} --out {images.parent}/draft.yaml"}
+    tree = f"--criteria {images.parent}/tree.yaml" if command == "annotate agent" else ""
+    line = f"{command} {what[command]} {tree} --endpoint {url} --model m --answers /proc/x/a.jsonl"
+    result = CliRunner().invoke(app, line.split(), prog_name="cpo")
+    assert result.exit_code == 2 and "cannot be written" in result.output, result.output
+    assert log.read_text() == ""
+
+
 def test_the_key_is_nowhere(serve, images, monkeypatch):
     url, _ = serve()
     monkeypatch.setenv("CPO_API_KEY", "sk-secret-1234")
@@ -135,6 +151,43 @@ def test_captions_are_asked_for_once(serve, images):
     assert len(log.read_text().splitlines()) == 23
     assert (images / "00.txt").read_text() == "By hand."
     assert len({p.read_text() for p in images.glob("*.txt")}) == 24
+
+
+@pytest.mark.parametrize("mode", ["good", "bad"])
+def test_a_model_finds_the_phrases_of_a_draft_and_is_asked_once(serve, tmp_path, mode):
+    url, log = serve(mode)
+    text = tmp_path / "critiques.txt"
+    text.write_text("\n".join("+ " + f"line {i} of praise, " * 40 for i in range(40)))
+    out = f"criteria draft {text} --endpoint {url} --model stand-in --answers {tmp_path}/a.jsonl"
+    out += f" --in-flight 1 --timeout 1 --out {tmp_path}"
+    first = CliRunner().invoke(app, f"{out}/one.yaml".split(), prog_name="cpo").output
+    sent = len(log.read_text().splitlines())
+    counts = {k: int(n) for n, k in re.findall(r"(\d+) answers? (\w+)", first)}
+    assert sum(counts.values()) == len(phrase_questions(text.read_text())) == 8, first
+    assert bool(counts.keys() - {"complete"}) == (mode == "bad"), first
+    again = CliRunner().invoke(app, f"{out}/two.yaml".split(), prog_name="cpo").output
+    assert len(log.read_text().splitlines()) == sent  # nothing is asked twice
+    assert {k: int(n) for n, k in re.findall(r"(\d+) answers? (\w+)", again)} == counts
+    pairs = load_criteria(tmp_path / "one.yaml").pairs
+    assert ("crisp edges", "dissolving edges") in {(p.positive, p.negative) for p in pairs}
+    CliRunner().invoke(app, f"{out}/three.yaml --again".split(), prog_name="cpo")
+    assert len(log.read_text().splitlines()) == sent + 8 - counts["complete"]
+
+
+def test_only_images_without_a_caption_are_described(serve, images):
+    url, log = serve()
+    names = [p.name for p in sorted(images.glob("*.png"))]
+    rows = [dict(file_name=n, caption="In the table." if i else "") for i, n in enumerate(names)]
+    (images / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    line = f"annotate caption --images {images} --endpoint {url} --model stand-in"
+    line += f" --answers {images.parent}/a.jsonl"
+    out = CliRunner().invoke(app, line.split(), prog_name="cpo").output
+    assert "23 there before, 1 written" in out
+    CliRunner().invoke(app, words(images, url), prog_name="cpo")
+    merge = f"annotate merge --images {images} --criteria {images.parent}/tree.yaml --captions"
+    CliRunner().invoke(app, f"{merge} table,model".split(), prog_name="cpo")
+    merged = [json.loads(line)["caption"] for line in (images / "metadata.jsonl").open()]
+    assert merged[0].startswith("Image ") and set(merged[1:]) == {"In the table."}
 
 
 def test_help_needs_no_torch():
