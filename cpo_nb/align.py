@@ -14,15 +14,12 @@ import numpy as np
 import torch
 
 from .adapters import Adapter, stacked
-from .ahead import Ahead
-from .backbone import Backbone, Conditioning
-from .bank import Bank, BankConfig, fill_batch, noise_draw_indices, planned_noise_draws
-from .batches import Contrast, TrainingSet, batch_means, contrast_of, noisy_batch
-from .batches import once_per_step
+from .backbone import Backbone
+from .bank import Bank, BankConfig, fill_batch, planned_noise_draws
+from .batches import Contrast, TrainingSet, batch_means, contrast_of
 from .batches import at_averaged_weights, cache_prompt_embeddings, data_origin, finish
-from .batches import frozen_predictions, held_out_score
-from .batches import preference_prompts
-from .cache import Damaged
+from .batches import held_out_score
+from .frozen import target_prompts
 from .collapse import CollapseWatch
 from .core import CpoError, later, record_of
 from .docments import document
@@ -30,17 +27,18 @@ from .criteria import CriteriaTree
 from .image_steps import image_batches, pair_step, policy_prediction
 from .loss import LossOutput, cpo_loss, dpo_loss, guidance_distillation_loss, sft_loss
 from .method_rows import rows_by_score, rows_in_pairs, rows_with_preference
+from .naming import renamed
 from .on_policy import OnPolicy
 from .origin import blaming, check_alpha, claim_training, naming_culprits, rows_hash
 from .origin import run_origin
+from .preference_batches import PreferenceBatch, measured_gaps, preference_batches
 from .runs import last_checkpoint
 from .training import Execution, TrainConfig, TrainResult, train
 from .weighting import WEIGHTINGS, weight_function
 
 # %% auto #0
-__all__ = ['METHODS', 'AlignConfig', 'Method', 'register', 'StepInputs', 'training_rows', 'PreferenceBatch', 'preference_batches',
-           'preference_step', 'cpo_step', 'distill_step', 'dpo_step', 'sft_step', 'every_align_prompt', 'align',
-           'claim_align']
+__all__ = ['METHODS', 'TARGETS', 'AlignConfig', 'Method', 'register', 'StepInputs', 'training_rows', 'preference_step',
+           'cpo_step', 'distill_step', 'dpo_step', 'sft_step', 'every_align_prompt', 'align', 'claim_align']
 
 # %% ../nbs/25_align.ipynb #8887f254
 @dataclass(frozen=True)
@@ -54,7 +52,8 @@ class AlignConfig:
     stabilize: str | None = "norm"  # cpo, dpo: None, "norm" or "safeguard"
     gamma: float = 0.9  # norm rule: largest losing gradient relative to the winning one, in [0, 1)
     mu: float = 0.5  # safeguard rule: least share of the winner's progress that remains, in [0, 1]
-    weighting: str = "none"  # w(t) inside the margin: "none", "transition" or "min-snr"
+    # w(t) inside the margin: "none", "transition", "min-snr", or "equal" (with an auxiliary; ours)
+    weighting: str = "none"
     paired: bool = False  # cpo, distill: also name the partners of each attribute (ours)
     guidance: float = 1.5  # distill: guidance strength s >= 0
     # the rows
@@ -72,6 +71,13 @@ class AlignConfig:
     positive_share: float = later(0.8)  # kto: weight of images above the median score, in [0, 1]
     margin_weight: float = later(0.1)  # mapo: weight of the term that pushes apart, >= 0
     ema_reference: bool = later(True)  # linear-dpo: does the reference follow the averaged weights?
+    # cpo, distill (ours): what their prompts name, how the targets are put together, and stored
+    completed: bool = later(False)  # name every pair of the tree; unlabelled ones as positive
+    level: int | None = later(None)  # name the groups at this level of the tree; None: the pairs
+    # directions of single attributes, scaled so far toward one length, in [0, 1]; None: one prompt
+    decouple: float | None = later(None)
+    # noise draws per image of a target bank, where `align` gets none; None: live
+    bank_draws: int | None = later(None)
     on_policy: OnPolicy = later(OnPolicy())  # spo, npo-spo: how the policy is sampled and scored
 
     def __post_init__(self):
@@ -99,6 +105,20 @@ def _config_problems(cfg: AlignConfig) -> list[str]:
             "needs averaged weights, set the loop's ema",
         ),
         ("rows", cfg.rows in ("top", "all"), "choose top or all"),
+        ("level", cfg.level is None or cfg.level >= 1, "must be a level of the tree, or None"),
+        ("decouple", cfg.decouple is None or 0 <= cfg.decouple <= 1, "must be in [0, 1], or None"),
+        (
+            "bank_draws",
+            cfg.bank_draws is None or cfg.bank_draws >= 1,
+            "must be at least 1, or None",
+        ),
+        (
+            "weighting",
+            cfg.weighting != "equal"
+            or cfg.method not in METHODS
+            or METHODS[cfg.method].needs_auxiliary,
+            "is measured from z_w and z_l, which need a method with an auxiliary",
+        ),
         ("caption_dropout", 0 <= cfg.caption_dropout < 1, "must be in [0, 1)"),
         ("collapse", cfg.collapse is None or cfg.collapse > 0, "must be positive, or None"),
     )
@@ -120,14 +140,19 @@ class Method:
     needs_reference: bool = False  # without one: does it use the reference's predictions?
     images: int = 1  # of one sample: 2 for methods on pairs
     live_only: bool = False  # ... but not at z_w and z_l, which a target bank caches?
-    # passes before the policy's: samples per row, and "auxiliary" or None for the base; None: those
-    # that the fields above say
+    # passes before the policy's: samples per row, "auxiliary", "policy" or None for the base, and,
+    # where it is not once, how often on average; None: those that the fields above say
     frozen: tuple | None = None
+    policy_samples: int | None = None  # of the policy with a gradient, per row; None: `images`
+    guided: bool = False  # passes take two samples each, or one where a model reads guidance
+    experts_alone: bool = False  # does it need experts without an auxiliary?
     prompts: Callable | None = None  # (TrainingSet, tree, AlignConfig) -> what else it encodes
     prepare: Callable | None = None  # StepInputs -> what is made once a run, from the training rows
 
 # %% ../nbs/25_align.ipynb #84fb5790
 METHODS: dict[str, Method] = {}  # by name
+# settings of every method whose targets are z_w and z_l
+TARGETS = ("paired", "completed", "level", "decouple", "bank_draws")
 
 
 def register(
@@ -167,78 +192,6 @@ def training_rows(
     "The rows that the method of `cfg` trains on."
     return METHODS[cfg.method].rows(data, cfg)
 
-# %% ../nbs/25_align.ipynb #ca630bf4
-@dataclass
-class PreferenceBatch:
-    "What a preference step is computed from."
-
-    noisy: torch.Tensor  # x_t, (B, C, h, w)
-    timesteps: torch.Tensor  # t, (B,)
-    cond: Conditioning  # the captions, encoded
-    z_w: torch.Tensor  # the auxiliary's prediction, conditioned on A+, like `noisy`
-    z_l: torch.Tensor  # the auxiliary's prediction, conditioned on A-
-    ref: torch.Tensor  # the reference's prediction for the caption
-    mask_l: torch.Tensor  # bool (B,), False where A- has nothing to name; on the CPU
-
-# %% ../nbs/25_align.ipynb #084269d0
-def _live_batches(s: StepInputs) -> Callable:  # (step, rows, part) -> PreferenceBatch
-    bb, cfg = s.backbone, s.cfg
-
-    def make(step, rows):
-        batch = s.data[rows]
-        d = noisy_batch(bb, batch, cfg.train.seed, step, cfg.caption_dropout)
-        winner, loser, _ = preference_prompts(d.captions, batch, s.tree, cfg.paired, s.auxiliary)
-        short, long = max(bb.prompt_tokens(d.captions)), max(bb.prompt_tokens(winner + loser))
-        return batch, d, winner, loser, short, long
-
-    cut = once_per_step(make)
-    models = (s.auxiliary, s.reference, cfg.paired, cfg.precision)
-
-    def batches(step: int, rows: np.ndarray, part: slice) -> PreferenceBatch:
-        batch, d, winner, loser, short, long = cut(step, rows, part)
-        cond = d.told(bb.encode_prompts(d.captions, tokens=short))
-        prompts = dict(prompts=(winner, loser), tokens=long)
-        z = frozen_predictions(bb, batch, d, s.tree, cond, *models, **prompts)
-        return PreferenceBatch(
-            d.noisy, d.timesteps, cond, z.target_w, z.target_l, z.ref, z.mask_l.cpu()
-        )
-
-    return batches
-
-# %% ../nbs/25_align.ipynb #79f4bb42
-def _banked_batches(s: StepInputs) -> Callable:  # (step, rows, part) -> PreferenceBatch
-    bb, bank = s.backbone, s.bank
-
-    def prepare(step, rows, part):
-        draws = noise_draw_indices(step, rows, len(s.data), bank.cfg.n_draws, s.cfg.train.seed)
-        at = rows[part], draws[part]
-        d = bank.noisy_batch(*at)
-        try:
-            return at, d, bank.records(*at)
-        except (Damaged, KeyError):
-            return at, d, None  # `read` computes them again, outside the thread
-
-    ahead = Ahead(prepare)
-
-    def batches(step: int, rows: np.ndarray, part: slice) -> PreferenceBatch:
-        at, d, records = ahead(step, rows, part)
-        cond = d.told(bb.encode_prompts(d.captions, tokens=bank.captions_to))
-        z = bank.read(*at, records)
-        return PreferenceBatch(
-            d.noisy, d.timesteps, cond, z.target_w, z.target_l, z.ref, z.mask_l.cpu()
-        )
-
-    prefetch = bb.device.type == "cuda" if s.prefetch is None else s.prefetch
-    batches.ahead = ahead if prefetch else None
-    return batches
-
-# %% ../nbs/25_align.ipynb #fc1e0131
-def preference_batches(
-    s: StepInputs,  # with a bank, or without
-) -> Callable:  # (step, rows, part) -> PreferenceBatch
-    "Where the frozen predictions of a step come from: the target bank, or the models themselves."
-    return _live_batches(s) if s.bank is None else _banked_batches(s)
-
 # %% ../nbs/25_align.ipynb #eaa7da34
 def preference_step(
     s: StepInputs,  # models, rows and settings
@@ -262,7 +215,7 @@ def cpo_step(
     s: StepInputs,  # models, rows and settings
 ) -> Callable:  # step function
     "Complex Preference Optimization (idea: paper; formula: ours)."
-    cfg, weight = s.cfg, weight_function(s.backbone, s.cfg.weighting)
+    cfg, weight = s.cfg, weight_function(s.backbone, s.cfg.weighting, s.prepared)
     how = dict(beta=cfg.beta, stabilize=cfg.stabilize, gamma=cfg.gamma, mu=cfg.mu)
 
     def loss(pred: torch.Tensor, b: PreferenceBatch) -> LossOutput:
@@ -278,8 +231,9 @@ register(
         "Complex Preference Optimization",
         rows_with_preference,
         cpo_step,
-        ("beta", "stabilize", "gamma", "mu", "paired", "weighting"),
+        ("beta", "stabilize", "gamma", "mu", "weighting", *TARGETS),
         needs_auxiliary=True,
+        prepare=measured_gaps,
     )
 )
 
@@ -306,7 +260,7 @@ register(
         "regression on the auxiliary model's guided prediction",
         rows_with_preference,
         distill_step,
-        ("guidance", "paired"),
+        ("guidance", *TARGETS),
         needs_auxiliary=True,
     )
 )
@@ -371,9 +325,7 @@ def every_align_prompt(
     for captions in (data.captions, [""] * len(data)) if cfg.caption_dropout else (data.captions,):
         yield from captions
         if live and method.needs_auxiliary and not method.live_only:
-            winner, loser, _ = preference_prompts(captions, data, tree, cfg.paired, auxiliary)
-            yield from winner
-            yield from loser
+            yield from target_prompts(captions, data, tree, cfg.paired, auxiliary)
 
 # %% ../nbs/25_align.ipynb #336d37ce
 def align(
@@ -405,7 +357,8 @@ def align(
 
     After a collapse or a divergence these are the last good ones. Raises `CpoError` for options
     that do not fit the method or the base, and what `train` raises."""
-    _check_options(backbone, cfg, bank)
+    auxiliary, bank = _targets(cfg, auxiliary), _own_bank(cfg, bank)
+    _check_options(backbone, cfg, bank, auxiliary)
     rows, pairs, facts = training_rows(data, cfg)
     models = (stacked(reference, name), auxiliary, reference)
     inputs = StepInputs(backbone, rows, tree, cfg, *models, pairs, prefetch=prefetch)
@@ -414,7 +367,7 @@ def align(
 
     with claim_training(backbone, run_dir, cfg, settings, bool(validation), accept_changes):
         backbone.add_adapter(name, cfg.rank, cfg.alpha, cfg.targets, seed=cfg.train.seed)
-        params = backbone.trainable_parameters(name)
+        params, inputs = backbone.trainable_parameters(name), _renamed(inputs)
         if prepare := METHODS[cfg.method].prepare:
             inputs = replace(inputs, prepared=prepare(inputs))
         held_out = _held_out_inputs(inputs, validation)
@@ -434,13 +387,36 @@ def align(
     return res
 
 # %% ../nbs/25_align.ipynb #95e60522
-def _check_options(backbone: Backbone, cfg: AlignConfig, bank: BankConfig | None) -> None:
+def _check_options(
+    backbone: Backbone, cfg: AlignConfig, bank: BankConfig | None, auxiliary: Adapter | Contrast
+) -> None:
     "Raise for what does not fit the method or the base, before anything is computed."
-    method = METHODS[cfg.method]
+    method, models = METHODS[cfg.method], contrast_of(auxiliary)
+    if method.experts_alone and (models.attributes or not models.apart):
+        hint = "give two experts, and no auxiliary"
+        raise CpoError(f"{cfg.method} needs experts that stand alone", hint=hint)
     if bank is not None and (method.live_only or not method.needs_auxiliary):
         raise CpoError(f"{cfg.method} does not read a target bank", hint="leave the bank out")
-    if "weighting" in method.settings:
+    if "weighting" in method.settings and cfg.weighting != "equal":
         weight_function(backbone, cfg.weighting)
+
+
+def _targets(cfg: AlignConfig, auxiliary: Adapter | Contrast) -> Adapter | Contrast:
+    "What gives z_w and z_l, put together as the settings say."
+    if cfg.decouple is None:
+        return auxiliary
+    return replace(contrast_of(auxiliary), decouple=cfg.decouple)
+
+
+def _own_bank(cfg: AlignConfig, bank: BankConfig | None) -> BankConfig | None:
+    "The bank that was given, else that of the settings."
+    return BankConfig(cfg.bank_draws) if bank is None and cfg.bank_draws else bank
+
+
+def _renamed(s: StepInputs) -> StepInputs:
+    "The inputs with the labels that prompts are made from."
+    data, tree = renamed(s.data, s.tree, s.cfg.completed, s.cfg.level)
+    return replace(s, data=data, tree=tree)
 
 # %% ../nbs/25_align.ipynb #edc52a27
 def _bank_facts(bank: BankConfig | None) -> dict:
@@ -458,8 +434,7 @@ def _stored_settings(s: StepInputs, bank: BankConfig | None, execution: Executio
         frozen |= contrast_of(s.auxiliary).parts()
     models = run_origin(s.backbone, execution, **frozen)
     known = dict(stage="align", reference=s.reference, tree=s.tree.hash)
-    if not contrast_of(s.auxiliary).attributes:
-        known["attributes"] = False
+    known |= {k: v for k, v in contrast_of(s.auxiliary).prompting().items() if k != "decouple"}
     return settings | known | models | _bank_facts(bank)
 
 # %% ../nbs/25_align.ipynb #dc657d94
@@ -482,7 +457,8 @@ def claim_align(
 
     Raises `CpoError` for a folder that is in use, holds another run or has no room, and for images
     from which the method cannot learn."""
-    _check_options(backbone, cfg, bank)
+    auxiliary, bank = _targets(cfg, auxiliary), _own_bank(cfg, bank)
+    _check_options(backbone, cfg, bank, auxiliary)
     columns = [list(rows[k]) for k in ("caption", "positive", "negative")] if rows else [[]] * 3
     data = TrainingSet(torch.zeros(len(columns[0]), 0), *columns)
     inputs = StepInputs(backbone, data, tree, cfg, "policy", auxiliary, reference)
@@ -502,7 +478,7 @@ def _held_out_inputs(s: StepInputs, validation: TrainingSet | None) -> StepInput
         rows, pairs, _ = training_rows(validation, s.cfg)
     except CpoError:  # they have no pairs, or no annotations
         return None
-    held_out = replace(s, data=rows, pairs=pairs)
+    held_out = _renamed(replace(s, data=rows, pairs=pairs))
     return held_out if held_out.n_samples else None
 
 

@@ -17,9 +17,10 @@ from fastcore.basics import patch
 
 from .adapters import Adapter, adapter_list
 from .backbone import Backbone
-from .batches import PRECISIONS, Contrast, FrozenPredictions, NoisyBatch, TrainingSet
+from .batches import PRECISIONS, Contrast, NoisyBatch, TrainingSet
 from .batches import contrast_of
-from .batches import frozen_predictions, loser_mask, preference_prompts
+from .batches import loser_mask
+from .frozen import FrozenPredictions, frozen_predictions, target_prompts
 from .cache import Damaged, Store, StoredLatents, fingerprint, text_key
 from .core import CpoError, cache_dir, in_main, keep_freed_memory, np_rng, processes
 from .docments import document
@@ -147,11 +148,9 @@ def bank_facts(
 ) -> dict:  # JSON-able; `tokens`: lengths that captions, and prompts with attributes, are padded to
     "All that shapes the predictions of a bank, except the images."
     captions = ["", *data.captions] if caption_dropout else data.captions
-    winners, losers, _ = preference_prompts(data.captions, data, tree, paired, auxiliary)
+    prompts = target_prompts(data.captions, data, tree, paired, auxiliary)
     models = contrast_of(auxiliary)
-    lengths = [
-        max(backbone.prompt_tokens(prompts), default=0) for prompts in (captions, winners + losers)
-    ]
+    lengths = [max(backbone.prompt_tokens(texts), default=0) for texts in (captions, prompts)]
     scheduler = backbone.pipe.scheduler.config
     return to_jsonable(
         dict(
@@ -159,7 +158,7 @@ def bank_facts(
             base=fingerprint(backbone.denoiser),
             text=text_key(backbone),
             **{part: adapter_hash(backbone, model) for part, model in models.parts().items()},
-            **({} if models.attributes else dict(attributes=False)),
+            **models.prompting(),
             reference=adapter_hash(backbone, reference),
             criteria=tree.hash,
             family=backbone.pipeline_class,

@@ -31,9 +31,8 @@ from .training import Execution, TrainResult
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'IN_MEMORY', 'TrainingSet', 'training_set', 'NoisyBatch', 'noisy_batch', 'once_per_step', 'autocast',
-           'Contrast', 'contrast_of', 'loser_mask', 'preference_prompts', 'FrozenPredictions', 'encode_distinct',
-           'frozen_predictions', 'batch_means', 'cache_prompt_embeddings', 'held_out_score', 'at_averaged_weights',
-           'data_origin', 'finish']
+           'Contrast', 'contrast_of', 'loser_mask', 'with_words', 'preference_prompts', 'batch_means',
+           'cache_prompt_embeddings', 'held_out_score', 'at_averaged_weights', 'data_origin', 'finish']
 
 # %% ../nbs/22_batches.ipynb #b96f4e17
 @dataclass
@@ -185,9 +184,14 @@ class Contrast:
     winner: Adapter  # adapters of z_w
     loser: Adapter  # adapters of z_l
     attributes: bool = True  # name attributes in their prompts; False: captions alone
+    # words that say how good an image is, of winner and loser, for a model that was trained on them
+    words: tuple[str, str] | None = None
+    # directions of single attributes, scaled so far toward one length, in [0, 1]; None: one prompt
+    # names them all
+    decouple: float | None = None
 
     def __post_init__(self):
-        if not (self.attributes or self.apart):
+        if not (self.attributes or self.apart or self.words):
             what = "winner and loser are one model, and their prompts name no attributes"
             raise CpoError(what, hint="give two models, or pass `attributes=True`")
 
@@ -202,6 +206,14 @@ def parts(self: Contrast) -> dict[str, Adapter]:
     "The models by their part in a run; the loser's only where it is another one."
     loser = dict(auxiliary_l=self.loser) if self.apart else {}
     return dict(auxiliary=self.winner) | loser
+
+
+@patch
+def prompting(self: Contrast) -> dict:  # empty for one prompt that names the attributes
+    "How its models are prompted, as far as that is unusual."
+    changed = {} if self.attributes else dict(attributes=False)
+    changed |= {} if self.words is None else dict(words=list(self.words))
+    return changed | ({} if self.decouple is None else dict(decouple=self.decouple))
 
 
 @patch
@@ -223,10 +235,22 @@ def loser_mask(
     auxiliary: Adapter | Contrast = None,  # two models: nothing is masked
 ) -> torch.Tensor:  # bool (B,), False where the losing term is masked
     "Where the loser's prompt has something to name: A-, or in the paired form any attribute."
-    if contrast_of(auxiliary).apart:
+    models = contrast_of(auxiliary)
+    if models.apart or models.words:
         return torch.ones(len(batch), dtype=torch.bool)
     named = [bool(n) or (paired and bool(p)) for p, n in zip(batch.positive, batch.negative)]
     return torch.tensor(named)
+
+# %% ../nbs/22_batches.ipynb #d3542277
+def with_words(
+    prompts: list[str],  # N
+    captions: list[str],  # of the same images; a dropped one takes the words along
+    words: str | None,  # None: nothing is added
+) -> list[str]:  # N
+    "Prompts that end in words about the whole image."
+    if words is None:
+        return list(prompts)
+    return [f"{p}, {words}" if c else p for p, c in zip(prompts, captions)]
 
 # %% ../nbs/22_batches.ipynb #17f4f386
 def preference_prompts(
@@ -238,8 +262,9 @@ def preference_prompts(
 ) -> tuple[list[str], list[str], torch.Tensor]:  # winner's prompts, loser's prompts, `loser_mask`
     "Prompts for z_w and z_l. Raises `DatasetError` for ids that the tree does not have."
     mask = loser_mask(batch, paired, auxiliary)
-    if not contrast_of(auxiliary).attributes:
-        return list(captions), list(captions), mask
+    models = contrast_of(auxiliary)
+    if not models.attributes:
+        return *(with_words(captions, captions, w) for w in models.words or (None, None)), mask
 
     def prompts(use: str, check: bool) -> list[str]:
         how = dict(use=use, paired=paired, check=check)
@@ -247,115 +272,9 @@ def preference_prompts(
         return [attribute_prompt(c, p, n, tree, **how) for c, p, n in columns]
 
     winners = prompts("positive", check=True)  # checks both sides of every row
-    return winners, prompts("negative", check=False), mask
-
-# %% ../nbs/22_batches.ipynb #ad62542f
-@dataclass
-class FrozenPredictions:
-    "Predictions of the frozen models for a batch, in float32."
-
-    target_w: torch.Tensor  # z_w: the winner conditioned on A+, (B, C, h, w)
-    target_l: torch.Tensor  # z_l: the loser conditioned on A-, (B, C, h, w); masked rows: z_w
-    ref: torch.Tensor | None  # the reference for the caption; None when it was not wanted
-    mask_l: torch.Tensor  # bool (B,), False where there is nothing to move away from
-
-# %% ../nbs/22_batches.ipynb #7c1f0a52
-def encode_distinct(
-    backbone: Backbone,  # whose text encoders encode
-    prompts: Sequence[str],  # any number, the same one as often as you like
-    adapter: Adapter = None,  # as of `encode_prompts`
-    tokens: int = 0,  # pad to at least this length
-) -> Conditioning:  # one row a prompt
-    "Encode prompts, each distinct one once: K noise draws of an image have the same prompts."
-    place = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
-    cond = backbone.encode_prompts(list(place), adapter, tokens)
-    return cond if len(place) == len(prompts) else cond[[place[prompt] for prompt in prompts]]
-
-# %% ../nbs/22_batches.ipynb #2f9d6e07
-def _targets(
-    backbone: Backbone, d: NoisyBatch, both: Conditioning, auxiliary: Adapter, mask: torch.Tensor
-) -> torch.Tensor:
-    "z_w and z_l of all rows, one after the other; where `mask` is False, z_w twice."
-    n, one = len(mask), np.flatnonzero(~mask.numpy())
-    if not len(one) or backbone.sharded:  # processes that share a base make the same passes
-        return backbone.predict_prompts(d.noisy, d.timesteps, both, auxiliary)
-
-    two = np.flatnonzero(mask.numpy())
-    z = backbone.predict(d.noisy[one], d.timesteps[one], both[one], auxiliary)
-    out = z.new_empty(2 * n, *z.shape[1:])
-    out[one] = out[n + one] = z
-    if len(two):
-        rows = np.concatenate([two, n + two])
-        out[rows] = backbone.predict_prompts(d.noisy[two], d.timesteps[two], both[rows], auxiliary)
-    return out
-
-# %% ../nbs/22_batches.ipynb #c068f410
-def _targets_apart(
-    backbone: Backbone,
-    d: NoisyBatch,
-    prompts: tuple[list[str], list[str]],
-    models: Contrast,
-    tokens: int,
-    precision: str,
-) -> torch.Tensor:
-    "z_w of the winner and z_l of the loser, one after the other."
-    z = []
-    for texts, adapter in zip(prompts, (models.winner, models.loser)):
-        cond = d.told(encode_distinct(backbone, texts, adapter, tokens))
-        with backbone.frozen_mode(), autocast(backbone.device, precision):
-            z.append(backbone.predict(d.noisy, d.timesteps, cond, adapter))
-    return torch.cat(z)
-
-# %% ../nbs/22_batches.ipynb #062a9e3a
-def _targets_together(
-    backbone: Backbone,
-    d: NoisyBatch,
-    prompts: tuple[list[str], list[str]],
-    auxiliary: Adapter,
-    tokens: int,
-    precision: str,
-    mask: torch.Tensor,
-) -> torch.Tensor:
-    "z_w and z_l of one model, in one pass."
-    winner, loser = prompts
-    both = d.told(encode_distinct(backbone, winner + loser, auxiliary, tokens))
-    with backbone.frozen_mode(), autocast(backbone.device, precision):
-        return _targets(backbone, d, both, auxiliary, mask)
-
-# %% ../nbs/22_batches.ipynb #1136f633
-def frozen_predictions(
-    backbone: Backbone,  # with the adapters
-    batch: TrainingSet,  # B annotated rows
-    d: NoisyBatch,  # their noise, timesteps and captions
-    tree: CriteriaTree,  # whose phrases the prompts use
-    cond: Conditioning,  # the captions, encoded
-    auxiliary: Adapter | Contrast,  # the frozen auxiliary model; or two, of winner and loser
-    reference: Adapter,  # the frozen start of the policy
-    paired: bool = False,  # also name the partners of each attribute
-    precision: str = "bf16",  # of forward passes
-    need_ref: bool = True,  # compute the reference's prediction too
-    tokens: int = 0,  # length that the winner's and loser's prompts are padded to
-    # the winner's and the loser's prompts, when the caller has them; default: `preference_prompts`
-    prompts: tuple[list[str], list[str]] | None = None,
-) -> FrozenPredictions:  # float32, on the backbone's device
-    "z_w, z_l and the reference's prediction for one batch, without gradient."
-    if prompts is None:
-        prompts = preference_prompts(d.captions, batch, tree, paired, auxiliary)[:2]
-
-    models, mask = contrast_of(auxiliary), loser_mask(batch, paired, auxiliary)
-    how = (tokens, precision)
-    with backbone.loaded_adapter(models.every_adapter()):
-        if models.apart:
-            z = _targets_apart(backbone, d, prompts, models, *how)
-        else:
-            z = _targets_together(backbone, d, prompts, models.winner, *how, mask)
-        with backbone.frozen_mode(), autocast(backbone.device, precision):
-            ref = backbone.predict(d.noisy, d.timesteps, cond, reference) if need_ref else None
-
-    z = z.to(torch.float32, copy=True)
-    ref = None if ref is None else ref.to(torch.float32, copy=True)
-    z_w, z_l = z.chunk(2)
-    return FrozenPredictions(z_w, z_l, ref, mask.to(z.device))
+    sides = (winners, prompts("negative", check=False))
+    words = models.words or (None, None)
+    return *(with_words(texts, captions, w) for texts, w in zip(sides, words)), mask
 
 # %% ../nbs/22_batches.ipynb #173ccf21
 def batch_means(

@@ -369,6 +369,7 @@ class Weighting(str, Enum):
     none = "none"
     transition = "transition"
     min_snr = "min-snr"
+    equal = "equal"
 
 
 class Rows(str, Enum):
@@ -391,7 +392,8 @@ _METHOD = (
     "prediction; dpo: Diffusion-DPO on pairs of images with one caption; sft: fine-tuning on the "
     "best images; on the same pairs ipo: IPO, hinge: hinge loss, mapo: MaPO without a reference, "
     "dspo: DSPO, linear-dpo: Linear-DPO; kto: Diffusion-KTO on single images; "
-    "ddspo: a caption against parts of it; slider, slider-auxiliary: Concept Sliders; spo: own "
+    "ddspo: a caption against parts of it; ddspo-experts: the two --experts, without attributes; "
+    "slider, slider-auxiliary: Concept Sliders; spo: own "
     "samples, scored at each step; npo-dpo, npo-sft, npo-spo: the same with reversed labels."
 )
 _Method = Annotated[Method, typer.Option("--method", help=_METHOD)]
@@ -415,7 +417,10 @@ _MU = (
     "[default: 0.5]"
 )
 _Mu = Annotated[Optional[float], typer.Option("--mu", help=_MU)]
-_WEIGHTING = "cpo, dpo, ipo, hinge, dspo, linear-dpo: weight w(t) of noise levels. [default: none]"
+_WEIGHTING = (
+    "cpo, dpo, ipo, hinge, dspo, linear-dpo, ddspo: weight w(t) of noise levels; with an auxiliary "
+    "or experts also equal, which is measured from their predictions (ours). [default: none]"
+)
 _Weighting = Annotated[Optional[Weighting], typer.Option("--weighting", help=_WEIGHTING)]
 _GUIDANCE = (
     f"distill: guidance strength s in z_w + s (z_w - z_l), at least 0. [default: 1.5; {_SEARCHED}]"
@@ -445,6 +450,18 @@ _EmaReference = Annotated[
     Optional[bool],
     typer.Option("--ema-reference/--no-ema-reference", show_default=False, help=_EMA_REFERENCE),
 ]
+_COMPLETED = (
+    "cpo, distill: name every pair of the tree, with --paired the positive ones to the winner and "
+    "the negative ones to the loser (ours)."
+)
+_Completed = Annotated[bool, typer.Option("--completed", help=_COMPLETED)]
+_LEVEL = "cpo, distill: name groups at this level of the tree (ours). [default: its pairs]"
+_Level = Annotated[Optional[int], typer.Option("--level", min=1, help=_LEVEL)]
+_DECOUPLE = (
+    "cpo, distill: targets from directions of single attributes, scaled so far toward one length, "
+    "0 to 1 (ours). Two passes for each attribute. [default: one prompt names them all]"
+)
+_Decouple = Annotated[Optional[float], typer.Option("--decouple", min=0, max=1, help=_DECOUPLE)]
 _OF_METHODS = dict(  # options that one method reads: name, type and default
     guidance=(_Guidance, None),
     rows=(_Rows, None),
@@ -452,6 +469,9 @@ _OF_METHODS = dict(  # options that one method reads: name, type and default
     positive_share=(_PositiveShare, None),
     margin_weight=(_MarginWeight, None),
     ema_reference=(_EmaReference, None),
+    completed=(_Completed, False),
+    level=(_Level, None),
+    decouple=(_Decouple, None),
 )
 
 # %% ../nbs/46_cli.ipynb #b0f10109

@@ -333,6 +333,7 @@ class Method(str, Enum):
     dspo = "dspo"
     linear_dpo = "linear-dpo"
     ddspo = "ddspo"
+    ddspo_experts = "ddspo-experts"
     slider = "slider"
     slider_auxiliary = "slider-auxiliary"
     spo = "spo"

@@ -71,14 +71,15 @@ def experts_config(
     else:
         settings.set("default", lr=_LR["other"])
     settings.set("default", ema=0.98, log_every=1, share=ExpertsConfig.share)
+    settings.set("default", root=None, levels=None)
     for source, values in (start or {}).items():
         settings.set(source, **values)
     settings.set_options(given, **options)
     train = settings.take(TrainConfig)
     train.setdefault("warmup", min(10, train["steps"]))
-    share = settings.values.pop("share")
+    chosen = {name: settings.values.pop(name) for name in ("share", "root", "levels")}
     own = settings.take(SftConfig)
-    config = ExpertsConfig(SftConfig(TrainConfig(**train), attributes=False, **own), share)
+    config = ExpertsConfig(SftConfig(TrainConfig(**train), attributes=False, **own), **chosen)
     del settings.sources["train"]
     return config, settings.sources
 
@@ -88,6 +89,13 @@ _SHARE = (
     "positives minus negatives, at most 0.5."
 )
 _Share = Annotated[float, typer.Option("--share", help=_SHARE)]
+_ROOT = "Count the attributes below this id alone, such as a root dimension. [default: all]"
+_Root = Annotated[Optional[str], typer.Option("--root", metavar="ID", help=_ROOT)]
+_LEVELS = (
+    "One adapter of so many levels of score, named in its prompts, in place of two experts. It "
+    "learns from all annotated images. [default: two experts]"
+)
+_Levels = Annotated[Optional[int], typer.Option("--levels", min=2, help=_LEVELS)]
 _STEPS = (
     "Training steps of either expert. [default: as many as make the family's epochs of its share "
     "of the images; on the atelier's base and with --scale half as many again as stage 2]"
@@ -122,6 +130,8 @@ def run_experts_command(
     criteria: Criteria = "painting",
     base: Base = "atelier",
     share: _Share = 0.25,
+    root: _Root = None,
+    levels: _Levels = None,
     steps: _Steps = None,
     batch_size: Batch = None,
     lr: _Lr = None,
@@ -166,7 +176,8 @@ def run_experts_command(
     check_new_folder(out)
     how = options_of(ctx, Job) | dict(held_out=0, previews=0, track="none")
     job = make_job(no_cache=no_cache, **how)
-    _, results = run_experts(job, lambda n: settle(max(1, math.ceil(share * n))), out, clock)
+    used = 1 if levels else share
+    _, results = run_experts(job, lambda n: settle(max(1, math.ceil(used * n))), out, clock)
     _end(out, base, results, clock)
 
 # %% ../nbs/44g_cli_experts.ipynb #a5a8cbb3

@@ -43,11 +43,14 @@ from cpo_nb.cli_options import (
     Base,
     Device,
     Dtype,
+    Npo,
+    NpoMerge,
     Overwrite,
     Passes,
     Resolution,
     ScaleName,
     by_family,
+    load_negative_branch,
     takes_options,
 )
 
@@ -166,7 +169,9 @@ def _write_table(out: Path, request: SampleRequest) -> None:
         draft.write_text("".join(lines), encoding="utf-8")
 
 # %% ../nbs/44c_cli_images.ipynb #b21049b3
-def _sample_rows(backbone, request: SampleRequest, rows: list[int], adapter, batch_size: int):
+def _sample_rows(
+    backbone, request: SampleRequest, rows: list[int], adapter, batch_size: int, negative_adapter
+):
     "Images of some rows of a request, an array (N, H, W, 3)."
     from cpo_nb.sampling import sample
 
@@ -181,6 +186,7 @@ def _sample_rows(backbone, request: SampleRequest, rows: list[int], adapter, bat
         precision=request.precision,
         steps=request.steps,
         guidance_scale=request.guidance_scale,
+        negative_adapter=negative_adapter,
     )
 
 
@@ -191,6 +197,7 @@ def write_images(
     adapter=None,  # active adapters, names with weights; None: the base
     batch_size: int = 8,  # images per forward pass
     grid: bool = False,  # also write grid.png
+    negative_adapter=None,  # of the negative branch of guidance; None: the same as `adapter`
 ) -> None:
     "Sample a request into a folder; what an earlier one wrote there is removed first."
     process, n = processes(), len(request.prompts)
@@ -200,7 +207,7 @@ def write_images(
     block = 4 * batch_size
     for start in range(0, n, block):
         rows = list(range(start, min(start + block, n)))[process.rank :: process.count]
-        images = _sample_rows(backbone, request, rows, adapter, batch_size)
+        images = _sample_rows(backbone, request, rows, adapter, batch_size, negative_adapter)
         for i, image in zip(rows, images):
             _save_png(image, out / image_name(i))
     process.wait()
@@ -286,6 +293,8 @@ def run_sample(
     steps: _SamplerSteps = None,
     guidance: _Guidance = None,
     negative_prompt: _Negative = None,
+    npo: Npo = None,
+    npo_merge: NpoMerge = 0.0,
     positive: _PositiveIds = None,
     negative: _NegativeIds = None,
     criteria: _Tree = None,
@@ -317,11 +326,16 @@ def run_sample(
     elif ctx.params["dial"] is None:
         note_unused(ctx, "criteria", "without --positive, --negative or --dial")
     check_new_folder(out)
+    if npo is None:
+        note_unused(ctx, "npo_merge", "without --npo")
     if not overwrite:
         _check_no_images(out)
     dialled = read_dial(ctx)
+    if dialled and npo:
+        raise CpoError("--dial with --npo", hint="give one of them: the dial has its own guidance")
     backbone = open_backbone(base, device, dtype, precision, resolution)
     names, notes = load_adapters(backbone, adapter)
+    branch, branch_notes = load_negative_branch(backbone, names, npo, npo_merge)
     sizes = sample_sizes(backbone, base, scale)
     request = SampleRequest(
         prompts=texts,
@@ -330,7 +344,7 @@ def run_sample(
         steps=steps or sizes.steps,
         guidance_scale=guidance or sizes.guidance_scale,
         precision=precision.value,
-        notes=dict(base=base, adapters=notes),
+        notes=dict(base=base, adapters=notes) | branch_notes,
     )
     at_once, is_main = batch_size or sizes.batch_size, processes().main
     if dialled:
@@ -339,7 +353,7 @@ def run_sample(
         how = {k: getattr(request, k) for k in ("steps", "guidance_scale", "precision")}
         write_dials(backbone, dialled, texts, request.seeds, out, names, batch_size=at_once, **how)
     else:
-        write_images(backbone, request, out, names, at_once, grid)
+        write_images(backbone, request, out, names, at_once, grid, branch)
     if is_main:
         echo(f"{plural(len(texts), 'grid' if dialled else 'image')}: {out}")
 

@@ -16,14 +16,15 @@ from .core import CpoError, get_scale
 from .docments import document
 from .records import FAMILIES, Starting
 from .cli_base import DType, Optimizer, Precision, Track, option_name
-from .cli_base import option_value, parse_names
+from .cli_base import option_value, parse_adapter, parse_names
 
 # %% auto #0
 __all__ = ['Data', 'Criteria', 'Base', 'Adapters', 'Skip', 'Captions', 'RunFolder', 'Steps', 'Batch', 'Every', 'Seed',
            'ScaleName', 'Rank', 'Alpha', 'SftTargets', 'AlignTargets', 'Device', 'Dtype', 'Passes', 'Resolution',
            'Micro', 'Checkpointing', 'Compile', 'OptimizerName', 'Cache', 'NoCache', 'Tracker', 'PreviewCount',
-           'Accept', 'Overwrite', 'Live', 'NDraws', 'BankPrecision', 'BankFolder', 'Paired', 'Experts', 'Start',
-           'takes_options', 'takes_rows', 'row_options', 'by_family', 'parse_targets', 'Settings', 'options_of']
+           'Accept', 'Overwrite', 'Live', 'NDraws', 'BankPrecision', 'BankFolder', 'Paired', 'Experts', 'Start', 'Npo',
+           'NpoMerge', 'takes_options', 'takes_rows', 'row_options', 'by_family', 'parse_targets', 'Settings',
+           'options_of', 'load_negative_branch']
 
 # %% ../nbs/44a_cli_options.ipynb #82811cc6
 _DATA = (
@@ -370,6 +371,33 @@ def options_of(
     "The options of a command that are fields of these dataclasses."
     names = {f.name for config in configs for f in fields(config)}
     return {name: option_value(v) for name, v in ctx.params.items() if name in names}
+
+# %% ../nbs/44a_cli_options.ipynb #a85685e9
+_NPO = (
+    "Adapter that `cpo align --method npo-dpo`, npo-sft or npo-spo wrote: it predicts the negative "
+    "branch of guidance (Diffusion-NPO). [default: none]"
+)
+Npo = Annotated[Optional[str], typer.Option("--npo", metavar="ADAPTER[:WEIGHT]", help=_NPO)]
+_MERGE = "Share of --adapter that the negative branch of --npo does without, 0 to 1."
+NpoMerge = Annotated[float, typer.Option("--npo-merge", min=0, max=1, help=_MERGE)]
+
+
+def load_negative_branch(
+    backbone,  # a `Backbone`, with the adapters of `names`
+    names,  # adapters that are sampled, with weights; None: the base
+    npo: str | None,  # as of `--npo`
+    merge: float,  # as of `--npo-merge`
+) -> tuple[list[tuple[str, float]] | None, dict]:
+    "Adapters of guidance's negative branch, None for those of `names`; and what to note of them."
+    if npo is None:
+        return None, {}
+    from cpo_nb.npo import negative_branch
+    from cpo_nb.shipped import adapter_folder
+
+    folder, weight = parse_adapter(npo)
+    backbone.load_adapter(adapter_folder(folder), "npo")
+    note = dict(npo=dict(folder=folder, weight=weight, merge=merge))
+    return negative_branch(names, [("npo", weight)], merge), note
 
 # %% ../nbs/44a_cli_options.ipynb #be3ec51b
 document(globals())

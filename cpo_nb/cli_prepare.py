@@ -167,6 +167,11 @@ _IMAGES = (
     "Number of training images. [default: those of --data, else the "
     f"{get_scale('tiny').train_images * 4 // 5:,} of the atelier]"
 )
+_DIRECTIONS = (
+    "Attributes per image whose directions are computed one by one, for `cpo align --decouple`; "
+    "with --experts those of either side (ours)."
+)
+_Directions = Annotated[Optional[int], typer.Option("--directions", min=1, help=_DIRECTIONS)]
 _PlanExperts = Annotated[
     bool, typer.Option("--experts", help="Contrast experts beside the auxiliary (ours).")
 ]
@@ -331,6 +336,7 @@ def run_plan(
     n_draws: NDraws = None,
     bank_precision: BankPrecision = None,
     experts: _PlanExperts = False,
+    directions: _Directions = None,
     steps: Steps = None,
     batch_size: Batch = None,
     rank: Rank = 32,
@@ -359,7 +365,9 @@ def run_plan(
     images = _planned_images(ctx, data, images, criteria, scale)
     numbers = dict(rank=rank, dtype=dtype.value, precision=precision.value, micro_batch=micro_batch)
     how = dict(processes=processes, sharded=sharded, optimizer=optimizer.value, experts=experts)
-    how |= dict(checkpointing=checkpointing, cached=not no_cache, n_draws=n_draws)
+    how |= dict(
+        directions=directions, checkpointing=checkpointing, cached=not no_cache, n_draws=n_draws
+    )
     plan = plan_run(
         base,
         resolution=resolution,

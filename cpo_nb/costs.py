@@ -23,14 +23,14 @@ from .records import family_of
 from .backbone import Backbone, read_pipeline_class
 from .stable_diffusion import StableDiffusionBackbone, plain_attention
 from .batches import autocast
-from .adapters import Adapter
 from .experts import EXPERTS
 from .methods import METHODS
+from .passes import frozen_passes, policy_samples
 from .gpu_autocast import GpuAutocast, gpu_rules
 
 # %% auto #0
-__all__ = ['build_part', 'bare_backbone', 'tensor_bytes', 'part_sizes', 'add_adapters', 'LiveMemory', 'StepCost', 'frozen_passes',
-           'step_cost', 'fake_mode', 'fake_tensors', 'fake_step', 'Counts', 'count_pipeline']
+__all__ = ['build_part', 'bare_backbone', 'tensor_bytes', 'part_sizes', 'add_adapters', 'LiveMemory', 'StepCost', 'step_cost',
+           'fake_mode', 'fake_tensors', 'fake_step', 'Counts', 'count_pipeline']
 
 # %% ../nbs/41_costs.ipynb #d2083c86
 @contextlib.contextmanager
@@ -188,7 +188,8 @@ def add_adapters(
     experts: bool = False,  # contrast experts too, `better` and `worse` (ours)
 ) -> None:
     "Add `policy`, and what the method needs beside it. Raises `CpoError` for bad settings."
-    frozen = ["auxiliary", *(EXPERTS if experts else ())]
+    alone = METHODS[method].experts_alone
+    frozen = [*(() if alone else ("auxiliary",)), *(EXPERTS if experts or alone else ())]
     for name in [*(frozen if METHODS[method].needs_auxiliary else ()), "policy"]:
         with _default_tensors(backbone.denoiser.dtype):
             backbone.add_adapter(name, rank, targets=targets)
@@ -297,27 +298,6 @@ class StepCost:
     backward: int  # FLOPs of its backward, with the second forward of gradient checkpointing
     frozen: int  # FLOPs of the frozen passes, of `n` rows, or of those that fill a bank
 
-# %% ../nbs/41_costs.ipynb #9a9a0591
-def frozen_passes(
-    method: str,  # key of METHODS
-    n: int,  # rows of the micro-batch: images, or pairs of them for dpo
-    experts: bool = False,  # winner and loser are two models, each with an expert
-) -> list[tuple[int, Adapter]]:  # (samples, adapter); None: the base
-    """The passes without gradient that a step takes before the policy's.
-
-    Raises `CpoError` for methods that sample with the policy in every step."""
-    record = METHODS[method]
-    if record.prepare:
-        what = f"{method} samples with its own policy in every step, which is not planned"
-        raise CpoError(what, hint="time a few training steps, or plan another method")
-    if record.frozen is not None:
-        return [(k * n, adapter) for k, adapter in record.frozen]
-    if record.needs_auxiliary:
-        if experts:
-            return [*((n, [("auxiliary", 1.0), (name, 1.0)]) for name in EXPERTS), (n, None)]
-        return [(2 * n, "auxiliary"), (n, None)]
-    return [(record.images * n, None)] if record.needs_reference else []
-
 # %% ../nbs/41_costs.ipynb #fb8b8adf
 def _checkpoint(gpu: bool):
     "How diffusers calls one block under gradient checkpointing."
@@ -382,18 +362,24 @@ def step_cost(
     live: LiveMemory | None = None,  # records into it; default: a new one
     bank: int | None = None,  # rows of the frozen passes that fill a target bank; None: no bank
     experts: bool = False,  # winner and loser are two models, see `frozen_passes`
+    directions: int | None = None,  # attributes one by one, see `frozen_passes`
 ) -> StepCost:  # bytes and FLOPs
     "Take one training step and count. The weights stay as they are."
     params, device = backbone.trainable_parameters("policy"), backbone.device
-    passes = frozen_passes(method, bank or n, experts)
-    frozen = [(*_inputs(backbone, k), adapter) for k, adapter in passes]
-    policy = _inputs(backbone, METHODS[method].images * n)
+    branches = 1 if backbone.embeds_guidance else 2
+    passes = frozen_passes(method, bank or n, experts, directions, branches)
+    frozen = [(*_inputs(backbone, k), adapter) for k, adapter, _ in passes]
+    policy = _inputs(backbone, policy_samples(method, branches) * n)
     backbone.activate("policy")
 
     live, saved = live or LiveMemory(), {}
     with live, gpu_rules(gpu, precision):
         with torch.no_grad(), autocast(device, precision):
-            targets = [backbone.predict(*x).float() for x in frozen]
+            targets, again = [], 0
+            for x, (*_, times) in zip(frozen, passes):
+                before = live.flops
+                targets.append(backbone.predict(*x).float())
+                again += round((times - 1) * (live.flops - before))
             if bank:  # a step reads as many records as it has rows
                 targets = [torch.empty_like(_inputs(backbone, n)[0]) for _ in range(3)]
         begin, frozen_flops = len(live.events), live.flops
@@ -413,7 +399,7 @@ def step_cost(
             frozen_peak=live.peak(0, begin),
             forward=forward_flops,
             backward=live.flops - forward_flops - frozen_flops,
-            frozen=frozen_flops,
+            frozen=frozen_flops + again,
         )
     finally:
         del targets, gradients  # alive until here, as in training
@@ -447,6 +433,7 @@ def fake_step(
     live: LiveMemory | None = None,  # records into it; default: a new one
     bank: int | None = None,  # rows of the frozen passes that fill a target bank; None: no bank
     experts: bool = False,  # winner and loser are two models, see `frozen_passes`
+    directions: int | None = None,  # attributes one by one, see `frozen_passes`
 ) -> StepCost:  # bytes and FLOPs
     "`step_cost` of a backbone without weights."
     if checkpointing:
@@ -457,7 +444,7 @@ def fake_step(
         plain_attention(backbone.denoiser)  # as the family does on a CPU
     with fake_mode():
         fake_tensors(backbone.denoiser)
-        return step_cost(backbone, method, n, precision, gpu, live, bank, experts)
+        return step_cost(backbone, method, n, precision, gpu, live, bank, experts, directions)
 
 # %% ../nbs/41_costs.ipynb #3fa6a690
 @dataclass(frozen=True)
@@ -470,6 +457,7 @@ class Counts:
     denoiser: str  # name of the part that is trained
     block: int  # bytes of its largest block
     adapters: dict[str, tuple[int, int]]  # adapter -> (parameters, bytes)
+    branches: int  # samples of a guided pass
     step: StepCost  # of one micro-batch
     latent: int  # numbers in the latents of one image
     embedding: int  # bytes of the embeddings of one prompt
@@ -536,12 +524,14 @@ def _counts(
     gpu,
     bank,
     experts,
+    directions,
 ) -> Counts:
     "`count_pipeline`; `config_times` is part of the cache's key alone."
     bb = bare_backbone(base, getattr(torch, dtype), resolution)
     parts = part_sizes(bb)
     add_adapters(bb, method, rank, targets, experts)
     block, adapters = _largest_block(bb.denoiser), _adapter_sizes(bb)
+    how = dict(bank=bank, experts=experts, directions=directions)
     return Counts(
         pipeline=bb.pipeline_class,
         resolution=bb.resolution,
@@ -549,7 +539,8 @@ def _counts(
         denoiser=bb.denoiser_name,
         block=block,
         adapters=adapters,
-        step=fake_step(bb, method, n, precision, checkpointing, gpu, bank=bank, experts=experts),
+        branches=1 if bb.embeds_guidance else 2,
+        step=fake_step(bb, method, n, precision, checkpointing, gpu, **how),
         latent=math.prod(bb.latent_shape),
         embedding=tensor_bytes(bb.blank_conditioning(1).tensors.values()),
         encode=_encode_cost(bb),
@@ -576,10 +567,11 @@ def count_pipeline(
     gpu: bool = True,  # count as autocast computes on a GPU
     bank: int | None = None,  # rows of the frozen passes that fill a target bank; None: no bank
     experts: bool = False,  # contrast experts beside the auxiliary (ours)
+    directions: int | None = None,  # attributes one by one, see `frozen_passes`
 ) -> Counts:  # cached in memory as long as the pipeline's config files do not change
     "Build a pipeline from its configs and count everything. Raises `CpoError`."
     settings = (base, method, n, resolution, dtype, rank, targets, precision, checkpointing, gpu)
-    return _counts(_config_times(base), *settings, bank, experts)
+    return _counts(_config_times(base), *settings, bank, experts, directions)
 
 # %% ../nbs/41_costs.ipynb #d39a8138
 document(globals())

@@ -11,19 +11,20 @@ from typing import Callable
 import numpy as np
 import torch
 
-from .align import AlignConfig, Method, StepInputs, register
+from .align import AlignConfig, Method, StepInputs, preference_step, register
 from .batches import TrainingSet, batch_means, noisy_batch, once_per_step
 from .core import np_rng
 from .criteria import CriteriaTree
 from .docments import document
 from .image_steps import frozen_prediction, policy_prediction
-from .loss import cpo_loss
+from .loss import LossOutput, cpo_loss
 from .method_rows import every_row
 from .origin import blaming
+from .preference_batches import PreferenceBatch, measured_gaps
 from .weighting import weight_function
 
 # %% auto #0
-__all__ = ['VARIANTS', 'degraded', 'ddspo_step', 'every_ddspo_prompt']
+__all__ = ['VARIANTS', 'degraded', 'ddspo_step', 'every_ddspo_prompt', 'ddspo_experts_step']
 
 # %% ../nbs/27_ddspo.ipynb #b086cd43
 VARIANTS = 5  # degraded forms of each caption
@@ -88,6 +89,32 @@ register(
         ("beta", "weighting"),
         frozen=((2, None),),
         prompts=every_ddspo_prompt,
+    )
+)
+
+# %% ../nbs/27_ddspo.ipynb #4022c81e
+def ddspo_experts_step(
+    s: StepInputs,  # models, rows and settings
+) -> Callable:  # step function
+    "DDSPO with a winning and a losing model: Diffusion-DPO's loss on their predictions."
+    weight = weight_function(s.backbone, s.cfg.weighting, s.prepared)
+
+    def loss(pred: torch.Tensor, b: PreferenceBatch) -> LossOutput:
+        return cpo_loss(pred, b.ref, b.z_w, b.z_l, beta=s.cfg.beta, weight=weight(b.timesteps))
+
+    return preference_step(s, loss)
+
+
+register(
+    Method(
+        "ddspo-experts",
+        "DDSPO with two models: experts of the best and of the worst images",
+        every_row,
+        ddspo_experts_step,
+        ("beta", "weighting", "bank_draws"),
+        needs_auxiliary=True,
+        experts_alone=True,
+        prepare=measured_gaps,
     )
 )
 

@@ -12,7 +12,7 @@ from typing import Callable
 from .backbone import Backbone
 from .criteria import load_criteria
 from .docments import document
-from .experts import EXPERTS, ExpertsConfig, claim_experts, train_experts
+from .experts import EXPERTS, LEVELS, ExpertsConfig, claim_experts, train_experts
 from .job import Job, resolved_settings, settle
 from .progress import LogLines, settings_table
 from .training import TrainResult
@@ -28,7 +28,7 @@ def _log(say: Callable, cfg: ExpertsConfig) -> Callable:
     def lines(name: str) -> LogLines:
         return LogLines(lambda text: say(f"{name}: {text}"), loop.steps, loop.batch_size)
 
-    each = {name: lines(name) for name in EXPERTS}
+    each = {name: lines(name) for name in (*EXPERTS, LEVELS)}
     return lambda name, row: each[name](row)
 
 
@@ -61,8 +61,9 @@ def run_experts(
             say(_describe_rows(stack.enter_context(claim)[2]))
         data = job.sets(bb, splits, say)[0]
         settings = resolved_settings(job, cfg.sft) | dict(share=cfg.share)
-        loop = cfg.sft.train
-        head = f"experts: twice {loop.steps:,} steps of {loop.batch_size} on {bb.device}"
+        settings |= dict(root=cfg.root or "all", levels=cfg.levels or "two experts")
+        loop, times = cfg.sft.train, "once" if cfg.levels else "twice"
+        head = f"experts: {times} {loop.steps:,} steps of {loop.batch_size} on {bb.device}"
         say(f"{head}\n{settings_table(settings, sources)}")
         how = dict(execution=job.execution, accept_changes=job.accept_changes)
         results = train_experts(bb, data, tree, out, cfg, job.store, on_log=_log(say, cfg), **how)

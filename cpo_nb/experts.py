@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable
 
@@ -15,7 +15,8 @@ import numpy as np
 from .adapters import Adapter, adapter_list
 from .backbone import Backbone
 from .batches import Contrast, TrainingSet
-from .core import CpoError, in_main, processes, read_json, record_of, to_jsonable, write_json
+from .core import CpoError, in_main, later, np_rng, processes, read_json, record_of
+from .core import to_jsonable, write_json
 from .criteria import CriteriaTree
 from .dataset import preference_mask, preference_scores
 from .docments import document
@@ -27,11 +28,12 @@ from .sft import SftConfig, sft
 from .training import Execution, TrainResult
 
 # %% auto #0
-__all__ = ['EXPERTS', 'ExpertsConfig', 'expert_rows', 'experts_record', 'claim_experts', 'train_experts', 'check_experts',
-           'load_experts']
+__all__ = ['EXPERTS', 'LEVELS', 'ExpertsConfig', 'counted_labels', 'expert_rows', 'experts_record', 'claim_experts',
+           'level_words', 'levelled_rows', 'train_experts', 'check_experts', 'load_experts']
 
 # %% ../nbs/23a_experts.ipynb #8c0a8012
 EXPERTS = ("better", "worse")  # names of the two adapters, and of their folders
+LEVELS = "levels"  # name of the one adapter that knows several levels of score
 
 
 @dataclass(frozen=True)
@@ -40,15 +42,37 @@ class ExpertsConfig:
 
     sft: SftConfig  # of either; they name no attributes
     share: float = 0.25  # of the annotated images, for each expert, in (0, 0.5]
+    # count the attributes below this id alone, such as a root dimension; None: all
+    root: str | None = later(None)
+    # one adapter of so many levels of score, named in its prompts, in place of two; None: two
+    levels: int | None = later(None)
 
     def __post_init__(self):
         problems = []
+        if self.levels is not None and self.levels < 2:
+            problems.append(f"levels={self.levels!r}: must be at least 2, or None")
         if not 0 < self.share <= 0.5:
             problems.append(f"share={self.share!r}: must be above 0 and at most 0.5")
         if self.sft.attributes:
             problems.append("sft.attributes=True: experts learn from captions alone")
         if problems:
             raise CpoError("settings of the experts are not usable:", problems, "correct these")
+
+# %% ../nbs/23a_experts.ipynb #2ac9bfaa
+def _below(labels: list[str], root: str) -> list[str]:
+    return [i for i in labels if i == root or i.startswith(f"{root}/")]
+
+
+def counted_labels(
+    rows: Any,  # annotated rows: a Dataset, or a list of dicts with positive and negative
+    root: str | None,  # id of a pair or group; None: all
+) -> Any:  # the rows, with the labels that count
+    "What the score of an expert counts."
+    if root is None:
+        return rows
+    columns = zip(rows["positive"], rows["negative"]) if not isinstance(rows, list) else None
+    columns = columns or ((row["positive"], row["negative"]) for row in rows)
+    return [dict(positive=_below(p, root), negative=_below(n, root)) for p, n in columns]
 
 # %% ../nbs/23a_experts.ipynb #497029fd
 def _score_problem(scores: np.ndarray, share: float) -> tuple[str, str] | None:
@@ -70,8 +94,10 @@ def expert_rows(
     rows: Any,  # annotated rows: a Dataset, or a list of dicts with positive and negative
     share: float = 0.25,  # of the annotated rows, for each expert, in (0, 0.5]
     seed: int = 0,  # decides between equal scores at the cuts
+    root: str | None = None,  # count the attributes below this id alone
 ) -> tuple[np.ndarray, np.ndarray, dict]:  # best rows, worst rows, and facts to record
     "The rows that each expert learns from. Raises `CpoError` when there is no contrast."
+    rows = counted_labels(rows, root)
     mask, scores = preference_mask(rows), preference_scores(rows)
     if problem := _score_problem(scores[mask], share):
         why, hint = problem
@@ -117,7 +143,7 @@ def _write_record(run_dir: Path, record: dict, accept_changes: bool) -> None:
 
 
 def _begun(run_dir: Path) -> bool:
-    return any(holds_run(run_dir / name) for name in EXPERTS)
+    return any(holds_run(run_dir / name) for name in (*EXPERTS, LEVELS))
 
 # %% ../nbs/23a_experts.ipynb #0e3a958c
 @contextlib.contextmanager
@@ -134,7 +160,9 @@ def claim_experts(
 
     Raises `CpoError` for rows without a contrast, and for a folder that is in use or holds other
     experts."""
-    chosen = expert_rows(rows, cfg.share, cfg.sft.train.seed)
+    if cfg.root is not None:
+        tree[cfg.root]  # raises for an id that it does not have
+    chosen = expert_rows(rows, cfg.share, cfg.sft.train.seed, cfg.root)
     record = experts_record(backbone, tree, cfg, chosen[2], data or rows_hash(rows))
     run_dir = Path(run_dir)
     with contextlib.ExitStack() as stack:
@@ -150,6 +178,29 @@ def claim_experts(
             if processes().main and not _begun(run_dir):
                 (run_dir / "experts.json").unlink(missing_ok=True)
 
+# %% ../nbs/23a_experts.ipynb #5e4afb65
+def level_words(
+    level: int,  # from 1
+) -> str:
+    "What a prompt says of a level."
+    return f"score {level}"
+
+
+def levelled_rows(
+    data: TrainingSet,  # annotated rows
+    cfg: ExpertsConfig,  # `levels`, `root` and the seed are read
+) -> TrainingSet:  # rows with a score, their captions ending in its level
+    "The rows that an adapter of several levels learns from."
+    rows = counted_labels(data.annotations(), cfg.root)
+    kept, scores = np.flatnonzero(preference_mask(rows)), preference_scores(rows)
+    ties = np_rng(cfg.sft.train.seed, "levels").random(len(scores))
+    order = kept[np.lexsort((ties[kept], scores[kept]))]
+    level = {r: 1 + k for k, part in enumerate(np.array_split(order, cfg.levels)) for r in part}
+    words = [level_words(level[row]) for row in kept]
+    chosen = data[kept]
+    captions = [f"{c}, {w}" for c, w in zip(chosen.captions, words)]
+    return replace(chosen, captions=captions)
+
 # %% ../nbs/23a_experts.ipynb #4d9d76ce
 def train_experts(
     backbone: Backbone,  # two adapters are added to it
@@ -162,8 +213,8 @@ def train_experts(
     execution: Execution = Execution(),  # micro-batches and optimizer
     on_log: Callable | None = None,  # called with the name of an expert and each logged row
     accept_changes: bool = False,  # resume although settings or data differ
-) -> dict[str, TrainResult]:  # of `better` and of `worse`
-    """Train the two experts; afterwards the backbone has them as `better` and `worse`.
+) -> dict[str, TrainResult]:  # of `better` and of `worse`, or of `levels`
+    """Train the experts; afterwards the backbone has them as `better` and `worse`, or `levels`.
 
     Raises what `claim_experts` and `sft` raise, and `CpoError` under FSDP."""
     if sharding_asked():
@@ -176,12 +227,15 @@ def train_experts(
     )
     results = {}
     with claim as (best, worst, _):
-        for name, rows in zip(EXPERTS, (best, worst)):
+        sets = {name: data[rows] for name, rows in zip(EXPERTS, (best, worst))}
+        for name, rows in (
+            sets if cfg.levels is None else {LEVELS: levelled_rows(data, cfg)}
+        ).items():
             log = on_log and (lambda row, name=name: on_log(name, row))
             how = dict(execution=execution, on_log=log, accept_changes=accept_changes)
             folder = Path(run_dir) / name
             results[name] = sft(
-                backbone, data[rows], tree, folder, cfg.sft, name, None, prompts_folder, **how
+                backbone, rows, tree, folder, cfg.sft, name, None, prompts_folder, **how
             )
     return results
 
@@ -194,11 +248,13 @@ def check_experts(
     if not (folder / "experts.json").is_file():
         hint = "give the folder that `cpo experts` wrote"
         raise CpoError(f"{folder}: holds no experts (it has no experts.json)", hint=hint)
-    missing = [name for name in EXPERTS if not (folder / name / "adapter").is_dir()]
+    record = read_json(folder / "experts.json", dict)
+    names = (LEVELS,) if record.get("levels") else EXPERTS
+    missing = [name for name in names if not (folder / name / "adapter").is_dir()]
     if missing:
         hint = "run the same `cpo experts` again, which resumes"
         raise CpoError(f"{folder}: {' and '.join(missing)} is not trained to the end", hint=hint)
-    return read_json(folder / "experts.json", dict)
+    return record
 
 # %% ../nbs/23a_experts.ipynb #2d5b944b
 def _base_differences(backbone: Backbone, record: dict) -> list[str]:
@@ -209,7 +265,7 @@ def _base_differences(backbone: Backbone, record: dict) -> list[str]:
 
 
 def load_experts(
-    backbone: Backbone,  # gets the adapters `better` and `worse`
+    backbone: Backbone,  # gets the adapters `better` and `worse`, or `levels`
     folder: str | Path,  # that `train_experts` wrote
     auxiliary: Adapter = None,  # the auxiliary that they are added to; None: they stand alone
 ) -> Contrast:  # for `align`
@@ -218,9 +274,12 @@ def load_experts(
     if problems := _base_differences(backbone, record):
         what = f"{folder}: these experts were trained on another base"
         raise CpoError(what, problems, "train them on this base, or give the base that they fit")
-    for name in EXPERTS:
+    start, levels = adapter_list(auxiliary), record.get("levels")
+    for name in (LEVELS,) if levels else EXPERTS:
         backbone.load_adapter(Path(folder) / name / "adapter", name)
-    start = adapter_list(auxiliary)
+    if levels:
+        one, words = [*start, (LEVELS, 1.0)], (level_words(levels), level_words(1))
+        return Contrast(one, one, attributes=auxiliary is not None, words=words)
     return Contrast(*([*start, (name, 1.0)] for name in EXPERTS), attributes=auxiliary is not None)
 
 # %% ../nbs/23a_experts.ipynb #cb6f0df0

@@ -127,6 +127,7 @@ _LOOP = tuple(f.name for f in dataclasses.fields(TrainConfig) if f.name not in (
 _SETTINGS = tuple(
     f.name for f in dataclasses.fields(AlignConfig) if f.name not in ("train", "method")
 )
+_WHOLE = {"steps", "rank", "min_gap", "level", "bank_draws"}  # a dial gives them as floats
 
 
 def _readable(method: str) -> set[str]:
@@ -175,8 +176,8 @@ def row_config(
 
     Raises `CpoError` for values that are not usable."""
     values = shared_settings(grid, row) | chosen | dict(dial)
-    if "steps" in values:
-        values["steps"] = int(values["steps"])
+    for name in _WHOLE & {k for k, v in values.items() if isinstance(v, float) and v.is_integer()}:
+        values[name] = int(values[name])
     loop = {k: values.pop(k) for k in list(values) if k in _LOOP}
     train = loop_config(scale, loop.get("lr", LEARNING_RATES[0]), seed, loop.get("steps"))
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

@@ -483,8 +483,9 @@ def run_stage2(
     tree = load_criteria(job.criteria)
     job.check(auxiliary, bank)
     check_start(start)
-    if experts is not None:
-        check_experts(experts)
+    if experts is not None and check_experts(experts).get("levels") and start == "better":
+        hint = "train experts without --levels"
+        raise CpoError("--start better needs two experts, and these are one adapter", hint=hint)
     splits = job.rows(tree, say)
     cfg, sources = settle(cfg, sources, job.n_images(splits))
     bb = job.backbone()

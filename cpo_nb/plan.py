@@ -18,7 +18,8 @@ from .bank import BankConfig, fill_batch
 from .methods import METHODS
 from .training import TrainConfig
 from .devices import CONTEXT, DEVICES, UTILISATION, known_device
-from .costs import Counts, StepCost, count_pipeline, frozen_passes
+from .costs import Counts, StepCost, count_pipeline
+from .passes import frozen_passes, policy_samples
 
 # %% auto #0
 __all__ = ['Plan', 'plan_run', 'fit', 'fit_report', 'plot_memory']
@@ -111,13 +112,14 @@ def _bank_records(s: dict) -> int:
     return min(s["steps"] * s["batch_size"], s["pictures"] * s["n_draws"])
 
 # %% ../nbs/41a_plan.ipynb #391ce7d5
-def _samples(s: dict) -> dict[str, int]:
+def _samples(s: dict, branches: int = 2) -> dict[str, int]:
     "Samples that go through the denoiser: in training steps, in frozen passes, in filling a bank."
     rows = s["steps"] * s["batch_size"]
-    frozen = sum(n for n, _ in frozen_passes(s["method"], 1))
+    passes = frozen_passes(s["method"], 1, s["experts"], s["directions"], branches)
+    frozen = sum(n * times for n, _, times in passes)
     return dict(
-        policy=rows * METHODS[s["method"]].images,
-        frozen=0 if s["n_draws"] else rows * frozen,
+        policy=rows * policy_samples(s["method"], branches),
+        frozen=0 if s["n_draws"] else round(rows * frozen),
         bank=_bank_records(s) * frozen,
     )
 
@@ -193,8 +195,7 @@ def _is_count(value) -> bool:
 
 # %% ../nbs/41a_plan.ipynb #786bb83c
 def _is_positive(value) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value > 0
+    return type(value) in (int, float) and math.isfinite(value) and value > 0
 
 # %% ../nbs/41a_plan.ipynb #f6da22d5
 def _number_problems(s: dict) -> list[str]:
@@ -203,7 +204,7 @@ def _number_problems(s: dict) -> list[str]:
     for name in _WHOLE:
         if not _is_count(s[name]):
             problems.append(f"{name}={s[name]!r}: must be a whole number of at least 1")
-    for name in ("prompts_per_picture", "micro_batch", "n_draws"):
+    for name in ("prompts_per_picture", "micro_batch", "n_draws", "directions"):
         if s[name] is not None and not _is_count(s[name]):
             problems.append(f"{name}={s[name]!r}: must be a whole number of at least 1, or None")
     if s["memory_gib"] is not None and not _is_positive(s["memory_gib"]):
@@ -220,8 +221,8 @@ def _check_settings(s: dict) -> None:
         if s[name] not in known:
             problems.append(f"{name}={s[name]!r}: choose one of {', '.join(map(str, known))}")
 
-    method = METHODS.get(s["method"])
-    for name, thing in dict(n_draws="bank", experts="experts").items():
+    method, things = METHODS.get(s["method"]), ("bank", "experts", "directions")
+    for name, thing in zip(("n_draws", *things[1:]), things):
         if s[name] and method and not method.needs_auxiliary:
             why = f"{method.name} does not use an auxiliary model, so it reads no {thing}"
             problems.append(f"{name}={s[name]!r}: {why}")
@@ -245,7 +246,7 @@ def _plan(s: dict) -> Plan:
     share = -(-s["batch_size"] // s["processes"])  # rows of one process
     n = min(s["micro_batch"] or share, share)
 
-    shape = ("base", "resolution", "dtype", "rank", "targets", "method", "precision", "experts")
+    shape = "base resolution dtype rank targets method precision experts directions".split()
     chosen = {name: s[name] for name in shape}
     bank = fill_batch(BankConfig(), share, s["micro_batch"]) if s["n_draws"] else None
     chosen |= dict(n=n, checkpointing=s["checkpointing"], gpu=gpu, bank=bank)
@@ -275,7 +276,7 @@ def _plan(s: dict) -> Plan:
         memory=_memory(counts, s, gpu),
         encode_bytes=counts.encode[1],
         flops=flops,
-        samples=_samples(s),
+        samples=_samples(s, counts.branches),
         disk=_disk(counts, s),
         memory_limit=None if gib is None else int(gib * 2**30),
         seconds=None if no_time else s["steps"] * flops["update"] / speed,
@@ -312,6 +313,7 @@ def plan_run(
     keep: int = TrainConfig.keep,  # checkpoints that stay on disk
     utilisation: float = UTILISATION,  # share of the peak speed that is reached, in (0, 1]
     experts: bool = False,  # contrast experts beside the auxiliary (ours)
+    directions: int | None = None,  # attributes per image, one by one: `decouple` (ours)
 ) -> Plan:  # seconds of work, and no weights are read
     "Plan a run. Raises `CpoError`, which names everything that is wrong with the settings."
     settings = dict(
@@ -322,7 +324,7 @@ def plan_run(
         optimizer=optimizer, cached=cached, n_draws=n_draws, bank_precision=bank_precision,
         processes=processes, sharded=sharded,
         device_name=device_name, memory_gib=memory_gib, keep=keep, utilisation=utilisation,
-        experts=experts,
+        experts=experts, directions=directions,
     )  # fmt: skip
     if prompts_per_picture is None and method in METHODS:
         live = METHODS[method].needs_auxiliary and n_draws is None
@@ -380,11 +382,8 @@ def _parameter_lines(p: Plan) -> list[str]:
     for name, n in p.parts.items():
         note = "frozen, with adapters" if name == p.denoiser else other
         rows.append((name, _parameters(n), note))
-    share = p.adapter / p.parts[p.denoiser]
-    remark = (
-        f"the only part that is trained: rank {s['rank']} on {', '.join(s['targets'])}; "
-        f"{share:.1%} of the {p.denoiser}"
-    )
+    remark = f"the only part that is trained: rank {s['rank']} on {', '.join(s['targets'])}; "
+    remark += f"{p.adapter / p.parts[p.denoiser]:.1%} of the {p.denoiser}"
     return _section("Parameters", [*rows, ("policy adapter", _parameters(p.adapter), remark)])
 
 # %% ../nbs/41a_plan.ipynb #572d9117

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
 
@@ -22,6 +23,7 @@ from .collapse import CollapseWatch
 from .core import CpoError, later, np_rng, plural, record_of
 from .docments import document
 from .criteria import CriteriaTree
+from .naming import renamed
 from .origin import check_alpha, claim_training, naming_culprits, rows_hash, run_origin
 from .prompts import attribute_prompt
 from .training import Execution, TrainConfig, TrainResult, train
@@ -74,8 +76,13 @@ class SftConfig:
     prompt_variants: int | None = None
     # most attributes that a prompt names, at least 1 (ours); None: a random share of all
     at_once: int | None = later(None)
+    # name the groups at this level of the tree (ours); None: the pairs
+    level: int | None = later(None)
 
     def __post_init__(self):
+        if self.level is not None and self.level < 1:
+            hint = "give a level of the tree, or leave it out"
+            raise CpoError(f"`level={self.level}` must be at least 1", hint=hint)
         check_alpha(self.alpha)
         if self.at_once is not None and self.at_once < 1:
             hint = "leave it out, or pass `attributes=False` for captions alone"
@@ -253,14 +260,17 @@ def sft(
     with claim_training(backbone, run_dir, cfg, settings, bool(validation), accept_changes):
         backbone.add_adapter(name, cfg.rank, cfg.alpha, cfg.targets, seed=cfg.train.seed)
         params, adapter = backbone.trainable_parameters(name), stacked(start, name)
-        cache_prompt_embeddings(backbone, lambda: every_sft_prompt(data, tree, cfg), prompts_folder)
-        how = (backbone, validation, tree, cfg, name, adapter, execution)
+        named, words = renamed(data, tree, level=cfg.level)
+        prompts = partial(every_sft_prompt, named, words, cfg)
+        cache_prompt_embeddings(backbone, prompts, prompts_folder)
+        held = renamed(validation, tree, level=cfg.level)[0] if validation else None
+        how = (backbone, held, words, cfg, name, adapter, execution)
         score = _held_out(*how) if validation else None
         watch = CollapseWatch(run_dir, 0.5, cfg.train.steps, params)
         loop = dict(watch=watch, on_resume=watch.restore, score=score, on_log=on_log)
         loop |= dict(execution=execution, accept_changes=accept_changes, desc=f"sft {name}")
         loop |= dict(scale_loss=cfg.precision == "fp16")
-        step_fn = _sft_step(backbone, data, tree, cfg, adapter)
+        step_fn = _sft_step(backbone, named, words, cfg, adapter)
         call = at_averaged_weights(backbone, name, on_checkpoint)
         backbone.activate(adapter)
         try:

@@ -28,7 +28,7 @@ from .step_scorer import StepScorer, noise_level, noise_scales, train_step_score
 
 # %% auto #0
 __all__ = ['stochastic_step', 'log_ratio', 'spo_loss', 'trajectory_timesteps', 'compared_steps', 'PoolPairs', 'sampled_pools',
-           'spo_step', 'spo_scorer', 'empty_prompt']
+           'spo_step', 'spo_scorer', 'empty_prompt', 'spo_passes']
 
 # %% ../nbs/27c_spo.ipynb #28d54590
 def stochastic_step(
@@ -256,6 +256,16 @@ def empty_prompt(
     return [""]
 
 
+def spo_passes(
+    cfg: OnPolicy = OnPolicy(),  # `steps`, `first` and `compared` are read
+) -> tuple:  # as of `Method.frozen`
+    "Passes without a gradient: the trajectory, as long as it is on average, and the reference."
+    places = cfg.steps - 1 - min(cfg.first, cfg.steps - 2)
+    compared = min(cfg.compared, places)
+    last = cfg.steps - 1 - places + compared * (places + 1) / (compared + 1)
+    return (1, "policy", last), (compared, None)
+
+
 register(
     Method(
         "spo",
@@ -264,6 +274,9 @@ register(
         spo_step,
         ("beta", "on_policy"),
         defaults=dict(beta=10.0),
+        frozen=spo_passes(),
+        policy_samples=OnPolicy.compared,
+        guided=True,
         prompts=empty_prompt,
         prepare=spo_scorer,
     )

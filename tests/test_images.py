@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from cpo_nb.batches import frozen_predictions, noisy_batch, training_set
+from cpo_nb.batches import noisy_batch, training_set
+from cpo_nb.frozen import frozen_predictions
 from cpo_nb.core import error_from
 from cpo_nb.criteria import load_criteria
 from cpo_nb.images import image_feature, rgb_image, size_conditions
