@@ -69,7 +69,7 @@ def _cut(path: Path, gap: int = 2) -> np.ndarray:
     count = (strip.shape[1] + gap) // (side + gap)
     return np.stack([strip[:, i * (side + gap) : i * (side + gap) + side] for i in range(count)])
 
-
+# %% ../nbs/35f_ledger_figures.ipynb #8e5a3c15
 @contextlib.contextmanager
 def _empty_folders():
     "Results and runs of the block go to a folder that is removed after it."
@@ -180,6 +180,7 @@ def _forest_line(ax, y: int, point: Point, statistic: str, colour: str) -> None:
 
 def forest(
     ledger: Ledger,  # with results
+    # a panel each, those left out that the results do not hold
     statistics: tuple[str, ...] = ("n_pos", "n_neg", "distance", "recall", "subject"),
 ) -> Any:  # a matplotlib figure
     "A line for each judged point, a panel for each statistic; dotted: the base."
