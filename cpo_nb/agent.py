@@ -307,18 +307,6 @@ class AnswerCache:
             if self._is_closed:  # an answer that was under way when the run ended
                 self.close()
 
-    def begin(self) -> None:
-        "Find out that the file can be written, before anything is asked. Raises `CpoError`."
-        with self._turn:
-            self._is_closed = False
-            if self.path is not None and self._file is None:
-                try:
-                    self._open()
-                except OSError as error:
-                    why = error.strerror or type(error).__name__
-                    hint = "give another file with `answers=`"
-                    raise CpoError(f"{self.path}: cannot be written ({why})", hint=hint) from None
-
     def close(self) -> None:
         "Let others write."
         with self._turn:
@@ -358,6 +346,21 @@ def _open(self: AnswerCache) -> None:
     if self.path.exists():
         os.truncate(self.path, whole_end(self.path))
     self._file = open(self.path, "ab")
+
+
+@patch
+def begin(self: AnswerCache) -> None:
+    "Find out that the file can be written, before anything is asked. Raises `CpoError`."
+    with self._turn:
+        self._is_closed = False
+        if self.path is None or self._file is not None:
+            return
+        try:
+            self._open()
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            hint = "give another file with `answers=`"
+            raise CpoError(f"{self.path}: cannot be written ({why})", hint=hint) from None
 
 # %% ../nbs/08_agent.ipynb #a745657c
 class Call(NamedTuple):

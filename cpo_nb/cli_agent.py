@@ -321,7 +321,7 @@ _Draft = Annotated[Optional[Path], typer.Option("--out", metavar="FILE", help=_D
 _MostRoots = Annotated[int, typer.Option("--roots", min=1, help="Root dimensions at most.")]
 _MostPairs = Annotated[int, typer.Option("--pairs", min=1, help="Pairs at most.")]
 
-
+# %% ../nbs/44f_cli_agent.ipynb #cf609e82
 def _model_phrases(text: str, endpoint: str | None, model: str | None, answers, again, **ways):
     "Phrases that a model finds, with what came of its answers said."
     from cpo_nb.agent import AnswerCache
@@ -337,7 +337,7 @@ def _model_phrases(text: str, endpoint: str | None, model: str | None, answers, 
         echo(f"  {problem}")
     return phrases
 
-
+# %% ../nbs/44f_cli_agent.ipynb #91896647
 @criteria_app.command("draft", cls=Command)
 def criteria_draft(
     critiques: _Critiques,

@@ -18,7 +18,22 @@ from .core import CpoError, atomic_path, processes
 from .docments import document
 
 # %% auto #0
-__all__ = ['DIAL_OPTIONS', 'DIAL_TABLE', 'dialled_rows', 'Dialled', 'read_dial', 'grid_name', 'write_dials']
+__all__ = ['DIAL_OPTIONS', 'DIAL_TABLE', 'with_attributes', 'dialled_rows', 'Dialled', 'read_dial', 'grid_name', 'write_dials']
+
+# %% ../nbs/44c_cli_dial.ipynb #92527ffc
+def with_attributes(
+    captions: list[str],  # plain captions
+    positive: list[str] | None,  # ids of pairs, as of `--positive`
+    negative: list[str] | None,  # ids of pairs, as of `--negative`
+    criteria: str,  # the tree of both, as of `--criteria`
+) -> list[str]:  # prompts
+    "Captions with the phrases of attributes. Raises `CpoError` for ids that the tree has not."
+    from cpo_nb.criteria import load_criteria
+    from cpo_nb.prompts import attribute_prompt
+
+    tree = load_criteria(criteria)
+    good, bad = positive or [], negative or []
+    return [attribute_prompt(caption, good, bad, tree) for caption in captions]
 
 # %% ../nbs/44c_cli_dial.ipynb #d430bd37
 _DIAL = (

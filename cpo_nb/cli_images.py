@@ -36,8 +36,10 @@ from cpo_nb.cli_base import (
     load_adapters,
     note_unused,
     open_backbone,
+    option_value,
 )
-from .cli_dial import DIAL_OPTIONS, DIAL_TABLE, grid_name, read_dial, write_dials
+from .cli_dial import DIAL_OPTIONS, DIAL_TABLE, grid_name, read_dial, with_attributes
+from .cli_dial import write_dials
 from cpo_nb.cli_options import (
     Adapters,
     Base,
@@ -55,8 +57,8 @@ from cpo_nb.cli_options import (
 )
 
 # %% auto #0
-__all__ = ['read_prompts', 'with_attributes', 'SampleRequest', 'image_name', 'write_images', 'run_sample', 'attribute_changes',
-           'untargeted_table', 'changes_table', 'Prompt', 'atelier_rows', 'judged_rows', 'short_name', 'judge_sentence']
+__all__ = ['read_prompts', 'SampleRequest', 'image_name', 'write_images', 'run_sample', 'attribute_changes', 'untargeted_table',
+           'changes_table', 'Prompt', 'atelier_rows', 'judged_rows', 'short_name', 'judge_sentence']
 
 # %% ../nbs/44c_cli_images.ipynb #a845cf62
 def read_prompts(
@@ -80,21 +82,6 @@ def read_prompts(
             hint='give --prompt "a painting of an oak", or --prompts FILE with one per line',
         )
     return [text for text in texts for _ in range(count)]
-
-# %% ../nbs/44c_cli_images.ipynb #92527ffc
-def with_attributes(
-    captions: list[str],  # plain captions
-    positive: list[str] | None,  # ids of pairs, as of `--positive`
-    negative: list[str] | None,  # ids of pairs, as of `--negative`
-    criteria: str,  # the tree of both, as of `--criteria`
-) -> list[str]:  # prompts
-    "Captions with the phrases of attributes. Raises `CpoError` for ids that the tree has not."
-    from cpo_nb.criteria import load_criteria
-    from cpo_nb.prompts import attribute_prompt
-
-    tree = load_criteria(criteria)
-    good, bad = positive or [], negative or []
-    return [attribute_prompt(caption, good, bad, tree) for caption in captions]
 
 # %% ../nbs/44c_cli_images.ipynb #514594cb
 @dataclass(frozen=True)
@@ -272,6 +259,30 @@ _Grid = Annotated[
 ]
 
 # %% ../nbs/44c_cli_images.ipynb #c0ffee44
+def _texts(given: dict) -> list[str]:
+    "The prompts that options ask for."
+    texts = read_prompts(given["prompt"], given["prompts"], given["count"])
+    sides = given["positive"], given["negative"]
+    return with_attributes(texts, *sides, given["criteria"] or "painting") if any(sides) else texts
+
+
+def _request(given: dict, texts: list[str], sizes, notes: dict) -> SampleRequest:
+    "What is sampled, by options and what fits the base."
+    seeds = list(range(given["seed"], given["seed"] + len(texts)))
+    steps, g = given["steps"] or sizes.steps, given["guidance"] or sizes.guidance_scale
+    how = (given["negative_prompt"], steps, g, option_value(given["precision"]))
+    return SampleRequest(texts, seeds, *how, notes)
+
+
+def _write_dials(backbone, dialled, request: SampleRequest, out: Path, names, at_once: int) -> None:
+    "Grids of a request; what an earlier one wrote there is removed first."
+    if processes().main:
+        _remove_old(out)
+    how = {k: getattr(request, k) for k in ("steps", "guidance_scale", "precision")}
+    how |= dict(adapter=names, batch_size=at_once)
+    write_dials(backbone, dialled, request.prompts, request.seeds, out, **how)
+
+
 def _check_no_images(out: Path) -> None:
     first = ("prompts.jsonl", image_name(0), DIAL_TABLE, grid_name(0))
     if any((out / name).exists() for name in first):
@@ -320,10 +331,8 @@ def run_sample(
     from cpo_nb.sizes import sample_sizes
 
     get_scale(scale)  # a word that is no preset is refused before anything is loaded
-    texts = read_prompts(prompt, prompts, count)
-    if positive or negative:
-        texts = with_attributes(texts, positive, negative, criteria or "painting")
-    elif ctx.params["dial"] is None:
+    texts = _texts(ctx.params)
+    if not (positive or negative or ctx.params["dial"]):
         note_unused(ctx, "criteria", "without --positive, --negative or --dial")
     check_new_folder(out)
     if npo is None:
@@ -337,24 +346,13 @@ def run_sample(
     names, notes = load_adapters(backbone, adapter)
     branch, branch_notes = load_negative_branch(backbone, names, npo, npo_merge)
     sizes = sample_sizes(backbone, base, scale)
-    request = SampleRequest(
-        prompts=texts,
-        seeds=list(range(seed, seed + len(texts))),
-        negative_prompt=negative_prompt,
-        steps=steps or sizes.steps,
-        guidance_scale=guidance or sizes.guidance_scale,
-        precision=precision.value,
-        notes=dict(base=base, adapters=notes) | branch_notes,
-    )
-    at_once, is_main = batch_size or sizes.batch_size, processes().main
+    request = _request(ctx.params, texts, sizes, dict(base=base, adapters=notes) | branch_notes)
+    at_once = batch_size or sizes.batch_size
     if dialled:
-        if is_main:
-            _remove_old(out)
-        how = {k: getattr(request, k) for k in ("steps", "guidance_scale", "precision")}
-        write_dials(backbone, dialled, texts, request.seeds, out, names, batch_size=at_once, **how)
+        _write_dials(backbone, dialled, request, out, names, at_once)
     else:
         write_images(backbone, request, out, names, at_once, grid, branch)
-    if is_main:
+    if processes().main:
         echo(f"{plural(len(texts), 'grid' if dialled else 'image')}: {out}")
 
 # %% ../nbs/44c_cli_images.ipynb #903f75c1

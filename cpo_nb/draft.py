@@ -157,7 +157,7 @@ def draft_tree(
         children.append(dict(id=slug, name=names[0].capitalize(), children=leaves))
     return _tree(name, children, len(phrases))
 
-
+# %% ../nbs/07e_draft.ipynb #cc8747da
 def _tree(name: str, children: list[dict], phrases: int) -> CriteriaTree:
     "The tree of its content, whose phrases all differ."
     seen: set[str] = set()
