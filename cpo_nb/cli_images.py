@@ -276,6 +276,20 @@ def _check_no_images(out: Path) -> None:
         hint = "give another folder, or --overwrite"
         raise CpoError(f"--out {out}: there are images already", hint=hint)
 
+# %% ../nbs/44c_cli_images.ipynb #516bfd77
+_OF_PROMPTS = "prompt prompts count positive negative criteria npo".split()
+
+
+def _all_prompts(ctx, prompt, prompts, count, positive, negative, criteria, npo) -> list[str]:
+    "What is sampled, one text for each image; says which options have no effect."
+    if npo is None:
+        note_unused(ctx, "npo_merge", "without --npo")
+    texts = read_prompts(prompt, prompts, count)
+    if positive or negative:
+        return with_attributes(texts, positive, negative, criteria or "painting")
+    note_unused(ctx, "criteria", "without --positive or --negative")
+    return texts
+
 # %% ../nbs/44c_cli_images.ipynb #0eb557ca
 @app.command("sample", cls=ModelCommand)
 def run_sample(
@@ -315,19 +329,13 @@ def run_sample(
     from cpo_nb.sizes import sample_sizes
 
     get_scale(scale)  # a word that is no preset is refused before anything is loaded
-    texts = read_prompts(prompt, prompts, count)
-    if positive or negative:
-        texts = with_attributes(texts, positive, negative, criteria or "painting")
-    else:
-        note_unused(ctx, "criteria", "without --positive or --negative")
+    texts = _all_prompts(ctx, **{k: ctx.params[k] for k in _OF_PROMPTS})
     check_new_folder(out)
-    if npo is None:
-        note_unused(ctx, "npo_merge", "without --npo")
     if not overwrite:
         _check_no_images(out)
     backbone = open_backbone(base, device, dtype, precision, resolution)
     names, notes = load_adapters(backbone, adapter)
-    branch, branch_notes = load_negative_branch(backbone, names, npo, npo_merge)
+    branch, npo_note = load_negative_branch(backbone, names, npo, npo_merge)
     sizes = sample_sizes(backbone, base, scale)
     request = SampleRequest(
         prompts=texts,
@@ -336,10 +344,9 @@ def run_sample(
         steps=steps or sizes.steps,
         guidance_scale=guidance or sizes.guidance_scale,
         precision=precision.value,
-        notes=dict(base=base, adapters=notes) | branch_notes,
+        notes=dict(base=base, adapters=notes) | npo_note,
     )
-    at_once = batch_size or sizes.batch_size
-    write_images(backbone, request, out, names, at_once, grid, branch)
+    write_images(backbone, request, out, names, batch_size or sizes.batch_size, grid, branch)
     if processes().main:
         echo(f"{plural(len(texts), 'image')}: {out}")
 
