@@ -259,13 +259,6 @@ _Grid = Annotated[
 ]
 
 # %% ../nbs/44c_cli_images.ipynb #c0ffee44
-def _texts(given: dict) -> list[str]:
-    "The prompts that options ask for."
-    texts = read_prompts(given["prompt"], given["prompts"], given["count"])
-    sides = given["positive"], given["negative"]
-    return with_attributes(texts, *sides, given["criteria"] or "painting") if any(sides) else texts
-
-
 def _request(given: dict, texts: list[str], sizes, notes: dict) -> SampleRequest:
     "What is sampled, by options and what fits the base."
     seeds = list(range(given["seed"], given["seed"] + len(texts)))
@@ -288,6 +281,20 @@ def _check_no_images(out: Path) -> None:
     if any((out / name).exists() for name in first):
         hint = "give another folder, or --overwrite"
         raise CpoError(f"--out {out}: there are images already", hint=hint)
+
+# %% ../nbs/44c_cli_images.ipynb #516bfd77
+def _all_prompts(ctx: typer.Context) -> list[str]:
+    "What is sampled, one text for each image; says which options have no effect."
+    given = ctx.params
+    if given["npo"] is None:
+        note_unused(ctx, "npo_merge", "without --npo")
+    elif given["dial"]:
+        raise CpoError("--dial with --npo", hint="give one: each has a guidance of its own")
+    texts = read_prompts(given["prompt"], given["prompts"], given["count"])
+    sides = given["positive"], given["negative"]
+    if not any(sides) and not given["dial"]:
+        note_unused(ctx, "criteria", "without --positive, --negative or --dial")
+    return with_attributes(texts, *sides, given["criteria"] or "painting") if any(sides) else texts
 
 # %% ../nbs/44c_cli_images.ipynb #0eb557ca
 @app.command("sample", cls=ModelCommand)
@@ -331,22 +338,16 @@ def run_sample(
     from cpo_nb.sizes import sample_sizes
 
     get_scale(scale)  # a word that is no preset is refused before anything is loaded
-    texts = _texts(ctx.params)
-    if not (positive or negative or ctx.params["dial"]):
-        note_unused(ctx, "criteria", "without --positive, --negative or --dial")
+    texts = _all_prompts(ctx)
     check_new_folder(out)
-    if npo is None:
-        note_unused(ctx, "npo_merge", "without --npo")
     if not overwrite:
         _check_no_images(out)
     dialled = read_dial(ctx)
-    if dialled and npo:
-        raise CpoError("--dial with --npo", hint="give one of them: the dial has its own guidance")
     backbone = open_backbone(base, device, dtype, precision, resolution)
     names, notes = load_adapters(backbone, adapter)
-    branch, branch_notes = load_negative_branch(backbone, names, npo, npo_merge)
+    branch, npo_note = load_negative_branch(backbone, names, npo, npo_merge)
     sizes = sample_sizes(backbone, base, scale)
-    request = _request(ctx.params, texts, sizes, dict(base=base, adapters=notes) | branch_notes)
+    request = _request(ctx.params, texts, sizes, dict(base=base, adapters=notes) | npo_note)
     at_once = batch_size or sizes.batch_size
     if dialled:
         _write_dials(backbone, dialled, request, out, names, at_once)

@@ -79,6 +79,9 @@ register(
         spo_step,
         METHODS["spo"].settings,
         METHODS["spo"].defaults,
+        frozen=METHODS["spo"].frozen,
+        policy_samples=METHODS["spo"].policy_samples,
+        guided=True,
         prompts=empty_prompt,
         prepare=spo_scorer,
     )
