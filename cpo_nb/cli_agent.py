@@ -329,7 +329,7 @@ def _model_phrases(text: str, endpoint: str | None, model: str | None, answers, 
 
     if endpoint is None:
         raise CpoError("--model without --endpoint", hint="give --endpoint URL")
-    back_end = _back_end(endpoint, model, None, is_random=False, device=None, **ways)
+    back_end = model_back_end(endpoint, model, None, is_random=False, device=None, **ways)
     cache = AnswerCache(answers or answers_file(back_end.model))
     phrases, outcome, problems = model_phrases(back_end, text, cache, again)
     echo(", ".join(f"{plural(n, 'answer')} {status}" for status, n in outcome.items()))
