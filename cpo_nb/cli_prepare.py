@@ -365,18 +365,15 @@ def run_plan(
     images = _planned_images(ctx, data, images, criteria, scale)
     numbers = dict(rank=rank, dtype=dtype.value, precision=precision.value, micro_batch=micro_batch)
     how = dict(processes=processes, sharded=sharded, optimizer=optimizer.value, experts=experts)
-    how |= dict(
-        directions=directions, checkpointing=checkpointing, cached=not no_cache, n_draws=n_draws
-    )
+    how |= dict(directions=directions, checkpointing=checkpointing, cached=not no_cache)
+    how |= dict(n_draws=n_draws, bank_precision=option_value(bank_precision))
+    how |= dict(device_name=_device_name(gpu, base, memory), memory_gib=memory)
     plan = plan_run(
         base,
         resolution=resolution,
         method=method.value,
         pictures=images,
         prompts_per_picture=prompts_per_image(method.value, n_draws, prompt_variants),
-        bank_precision=option_value(bank_precision),
-        device_name=_device_name(gpu, base, memory),
-        memory_gib=memory,
         **(numbers | how),
         **_say_sizes(base, scale, method, images, batch_size, steps, targets),
     )

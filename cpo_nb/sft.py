@@ -271,20 +271,11 @@ def sft(
         loop |= dict(execution=execution, accept_changes=accept_changes, desc=f"sft {name}")
         loop |= dict(scale_loss=cfg.precision == "fp16")
         step_fn = _sft_step(backbone, named, words, cfg, adapter)
-        call = at_averaged_weights(backbone, name, on_checkpoint)
+        loop |= dict(on_checkpoint=at_averaged_weights(backbone, name, on_checkpoint))
         backbone.activate(adapter)
         try:
             with naming_culprits(backbone):
-                result = train(
-                    run_dir,
-                    params,
-                    step_fn,
-                    len(data),
-                    cfg.train,
-                    settings,
-                    on_checkpoint=call,
-                    **loop,
-                )
+                result = train(run_dir, params, step_fn, len(data), cfg.train, settings, **loop)
         finally:
             backbone.activate(None)
         finish(backbone, name, run_dir, result, cfg, data, tree, dict(stage="sft", start=start))
