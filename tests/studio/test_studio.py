@@ -87,27 +87,28 @@ def said_after_import(folder, given):
     return said(folder)
 
 
-def test_the_form_of_246_pairs_is_there_in_three_seconds(tmp_path, browser, start):
+def test_the_form_of_246_pairs_is_there(tmp_path, browser, start):
     from browser import Person
+
+    from cpo_nb.atelier import sample_scenes
+    from cpo_nb.painter import paint
 
     folder = tmp_path / "paintings"
     folder.mkdir()
-    Image.new("RGB", (512, 384), (90, 60, 40)).save(folder / "1.png")
+    painted = Image.fromarray(paint(sample_scenes(1, 3), 1)[0])
+    painted.resize((512, 512), Image.Resampling.LANCZOS).save(folder / "1.png")
     server = start("--images", folder)
     server.wait()
     anna = Person(browser, server.url)
     anna.log_in(*account(tmp_path / "paintings-studio"))
     page = "/projects/1/data?labeling=1"
-    waits = [anna.open(page, 246) for _ in range(3)]
+    waits = [anna.open(page, 246) for _ in range(3)]  # waits for 246 choices
     works = anna.thread_seconds(page, 246)
     print(f"seconds from task to form: {waits}; the whole page works {works:.2f}")
-    assert works < 3
-    if os.getloadavg()[0] < os.cpu_count():  # nothing else runs here
-        assert min(waits) < 3
+    for i, word in enumerate(("positive", "negative", "absent")):
+        anna.choose(i, word)
+    assert [anna.chosen(i) for i in range(4)] == [["positive"], ["negative"], ["absent"], []]
     if goal := os.environ.get("CPO_STUDIO_PICTURE"):
-        anna.choose(0, "positive")
-        anna.choose(1, "negative")
-        anna.choose(2, "absent")
         anna.page.wait_for_timeout(500)
         anna.page.screenshot(path=goal)
 
