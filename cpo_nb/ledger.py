@@ -22,7 +22,7 @@ from .untargeted import STATISTICS
 # %% auto #0
 __all__ = ['RESAMPLES', 'BETTER', 'Interval', 'Samples', 'resampled', 'interval_of', 'interval', 'difference', 'standing',
            'Point', 'samples_of', 'Ledger', 'load_ledger', 'against_best', 'Equal', 'at_equal', 'Halved',
-           'pairs_halved', 'gain_kept', 'collapsed_share', 'steps_to']
+           'pairs_halved', 'gains', 'gain_kept', 'collapsed_share', 'steps_to']
 
 # %% ../nbs/35d_ledger.ipynb #aaa533ed
 RESAMPLES = 2000
@@ -329,16 +329,26 @@ def pairs_halved(
     return found
 
 # %% ../nbs/35d_ledger.ipynb #bd1f7ca6
+def gains(
+    point: Point,  # a row
+    base: Point,  # the base
+    statistic: str = "n_neg",  # n_neg (less is better), or one of which more is better
+) -> bool:
+    "Whether a row is better than the base, on average."
+    after, before = (samples_of(p, statistic).mean for p in (point, base))
+    return after < before if statistic == "n_neg" else after > before
+
+
 def gain_kept(
     point: Point,  # a row on noisy or scarce rows
     clean: Point,  # the same row on all rows
     base: Point,  # the base
     statistic: str = "n_neg",  # whose gain
 ) -> Interval:  # 1: all of it; 0: none
-    "The share of a row's gain over the base that it keeps."
+    "The share of a row's gain over the base that it keeps. Raises `CpoError` for no gain at all."
     noisy, whole, start = (samples_of(p, statistic) for p in (point, clean, base))
     noisy, whole = _of_common_seeds(noisy, whole)
-    if whole.mean == start.mean:
+    if not gains(clean, base, statistic):
         raise CpoError(f"{clean.label}: no gain in {statistic}, so there is no share of it")
     draws = resampled(start)
     shares = (resampled(noisy) - draws) / (resampled(whole) - draws)

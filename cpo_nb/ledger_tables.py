@@ -18,6 +18,7 @@ from cpo_nb.ledger import (
     at_equal,
     collapsed_share,
     gain_kept,
+    gains,
     interval,
     pairs_halved,
     samples_of,
@@ -178,6 +179,9 @@ def _kept_lines(ledger: Ledger, base: Point | None) -> list[str]:
     for point in ledger.points.values() if base else ():
         whole = clean.get((point.row, str(point.dial)))
         if (point.noise or point.share < 1) and whole and point.judged and whole.row != base.row:
+            if not gains(whole, base):
+                lines.append(f"{whole.label}: no gain in #A_neg, so there is no share to keep")
+                continue
             kept = gain_kept(point, whole, base)
             lines.append(
                 f"{_with_data(point).label}: keeps {span(kept, 'n_pos')} of its gain in #A_neg"

@@ -18,6 +18,7 @@ from cpo_nb.ledger import (
     at_equal,
     difference,
     gain_kept,
+    gains,
     interval_of,
     pairs_halved,
     resampled,
@@ -192,6 +193,9 @@ def kept_target(
     easy = [_of_data(ledger, row, 0.0, 1.0) for row in rows]
     if base is None or None in (*hard, *easy):
         return _none(what, want)
+    lost = [row for row, p in zip(rows, easy) if not gains(p, base)]
+    if lost:
+        return Target(what, f"no gain of {' and '.join(lost)} to keep", want, False)
     kept = [gain_kept(a, b, base) for a, b in zip(hard, easy)]
     words = [f"{row} {k.mean:.0%} [{k.low:.0%}, {k.high:.0%}]" for row, k in zip(rows, kept)]
     return Target(what, ", ".join(words), want, kept[0].mean >= max(least, kept[1].mean))
