@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors import safe_open
 from typer.testing import CliRunner
 
+from cpo_nb.annotations import Annotation, append_annotations, image_files
 from cpo_nb.cli import app
 from cpo_nb.pipelines import tiny_pipeline
 from cpo_nb.training import TrainConfig, train
@@ -289,9 +290,9 @@ def block(language: str, having: str) -> str:
     return next(b for b in blocks if having in b)
 
 
-def cpo(line: str) -> str:
+def cpo(line: str, code: int = 0) -> str:
     r = CliRunner().invoke(app, shlex.split(line)[1:], prog_name="cpo")
-    assert r.exit_code == 0, r.output
+    assert r.exit_code == code, r.output
     return r.output
 
 
@@ -300,11 +301,12 @@ SMALL = {  # what is added to README's lines, so that they take seconds
     "sft": "--steps 2 --batch-size 4 --rank 2 --previews 0 --precision fp32",
     "align": "--steps 2 --batch-size 4 --rank 2 --previews 0 --precision fp32 --lr 1e-2",
     "sample": "--steps 2",
+    "evaluate": "--steps 2",
 }
 
 
 def test_commands_of_readme_with_images_of_ones_own(tmp_path, monkeypatch):
-    "The tree, the row and the four commands as they stand there, from plan to images."
+    "The tree, the row and the commands as they stand there, from plan to a verdict of people."
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CPO_CACHE", str(tmp_path / "cache"))
     tiny_pipeline(tmp_path / "PIPELINE")
@@ -318,7 +320,8 @@ def test_commands_of_readme_with_images_of_ones_own(tmp_path, monkeypatch):
             print(json.dumps(row | dict(file_name=name, caption=f"{row['caption']} {i}")), file=f)
 
     lines = block("bash", "cpo plan").replace("\\\n", " ").splitlines()
-    said = {line.split()[1]: cpo(f"{line} {SMALL[line.split()[1]]}") for line in lines}
+    *lines, verdict = [f"{line} {SMALL[line.split()[1]]}" for line in lines]
+    said = {line.split()[1]: cpo(line) for line in lines}
     assert list(said) == ["plan", "sft", "align", "sample"]
     assert "RTX 4090" in said["plan"] and "GiB" in said["plan"]
     assert Image.open("samples/00000.png").size == (64, 64)
@@ -329,6 +332,13 @@ def test_commands_of_readme_with_images_of_ones_own(tmp_path, monkeypatch):
     pipeline.load_lora_weights("runs/policy/adapter")
     loras = {n: p for n, p in pipeline.unet.named_parameters() if "lora_B" in n}
     assert loras and all(p.abs().max() > 0 for p in loras.values())
+
+    Path("prompts.txt").write_text("a cup of coffee\na cup of tea\n", encoding="utf-8")
+    assert "label the images" in cpo(verdict, 2)  # nobody has looked at them yet
+    answers = [Annotation(h, "light", 1, "anna") for h in image_files("report/images").values()]
+    append_annotations("report/images", answers)
+    assert "#A_pos 1.00 → 1.00" in cpo(verdict)
+    assert Path("report/report.html").is_file()
 
 
 def test_a_hub_id_is_read_from_the_hubs_own_cache(tmp_path, monkeypatch):
