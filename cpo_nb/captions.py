@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Iterable
 
@@ -17,7 +17,7 @@ from .core import CpoError, atomic_path, plain_text, sha256_json
 from .docments import document
 
 # %% auto #0
-__all__ = ['CAPTION', 'CaptionQuestion', 'read_caption', 'caption_file', 'caption_images']
+__all__ = ['CAPTION', 'CaptionQuestion', 'opened', 'read_caption', 'caption_file', 'caption_images']
 
 # %% ../nbs/08c_captions.ipynb #83e07ed1
 _SYSTEM = "You describe images for a catalogue. Answer with one JSON object and nothing else."
@@ -49,24 +49,33 @@ class CaptionQuestion(Question):
 CAPTION = CaptionQuestion("caption", (), ("caption",), _ASKED, _SYSTEM)
 
 # %% ../nbs/08c_captions.ipynb #d2acbf4e
+def opened(
+    answer: Answer,  # of a back end that was asked for a text
+) -> tuple[dict | None, Reply]:  # its object, and the reply that stands if nothing is wrong in it
+    "Open an answer; where there is no object, the reply says why."
+    used = dict(tokens_in=answer.tokens_in, tokens_out=answer.tokens_out, seconds=answer.seconds)
+    if answer.finish in ("refusal", "unanswered"):
+        status = "refused" if answer.finish == "refusal" else "unanswered"
+        return None, Reply(status, problem=(answer.problem or answer.text)[:200], **used)
+    try:
+        return object_in(answer.text), Reply("complete", **used)
+    except ValueError as error:
+        return None, Reply("malformed", problem=str(error)[:300], **used)
+
+
 def read_caption(
     answer: Answer,  # of a back end
 ) -> Reply:  # its `text` is the caption
     "Check a caption: one line of readable text that is neither empty nor too long."
-    used = dict(tokens_in=answer.tokens_in, tokens_out=answer.tokens_out, seconds=answer.seconds)
-    if answer.finish in ("refusal", "unanswered"):
-        status = "refused" if answer.finish == "refusal" else "unanswered"
-        return Reply(status, problem=(answer.problem or answer.text)[:200], **used)
-    try:
-        found = object_in(answer.text)
-    except ValueError as error:
-        return Reply("malformed", problem=str(error)[:300], **used)
+    found, reply = opened(answer)
+    if found is None:
+        return reply
     said = found.get("caption")
     text = " ".join(plain_text(said).split()) if isinstance(said, str) else ""
     if not text or len(text) > _LONGEST or list(found) != ["caption"]:
         problem = f"no caption of 1 to {_LONGEST} characters alone"
-        return Reply("malformed", problem=problem, **used)
-    return Reply("complete", text=text, **used)
+        return replace(reply, status="malformed", problem=problem)
+    return replace(reply, text=text)
 
 # %% ../nbs/08c_captions.ipynb #4ae5aa05
 def caption_file(

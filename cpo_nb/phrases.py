@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json, re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tqdm.auto import tqdm
 
-from .agent import Answer, AnswerCache, BackEnd, Call, Question, Reply, object_in
+from .agent import Answer, AnswerCache, BackEnd, Call, Question, Reply
+from .captions import opened
 from .core import CpoError, plain_text, sha256_json
 from .docments import document
 from .draft import Phrase, phrase_words
@@ -101,22 +102,18 @@ def read_pairs(
     answer: Answer,  # of a back end
 ) -> Reply:  # its `text` is a JSON list of the pairs that can be used
     "Check an answer: complete, partial (some pairs cannot be used), malformed or refused."
-    used = dict(tokens_in=answer.tokens_in, tokens_out=answer.tokens_out, seconds=answer.seconds)
-    if answer.finish in ("refusal", "unanswered"):
-        status = "refused" if answer.finish == "refusal" else "unanswered"
-        return Reply(status, problem=(answer.problem or answer.text)[:200], **used)
-    try:
-        found = object_in(answer.text)
-    except ValueError as error:
-        return Reply("malformed", problem=str(error)[:300], **used)
+    found, reply = opened(answer)
+    if found is None:
+        return reply
     items = found.get("pairs")
     if not isinstance(items, list):
-        return Reply("malformed", problem="no list of pairs", **used)
+        return replace(reply, status="malformed", problem="no list of pairs")
     pairs = [pair for pair in map(_good_pair, items) if pair]
     if wrong := len(items) - len(pairs):
         status, problem = "partial" if pairs else "malformed", f"{wrong} of {len(items)} no pair"
-        return Reply(status, problem=problem, text=json.dumps(pairs) if pairs else "", **used)
-    return Reply("complete", text=json.dumps(pairs), **used)
+        text = json.dumps(pairs) if pairs else ""
+        return replace(reply, status=status, problem=problem, text=text)
+    return replace(reply, text=json.dumps(pairs))
 
 # %% ../nbs/08d_phrases.ipynb #8859bf4a
 def _phrases(pair: dict) -> list[Phrase]:
