@@ -38,6 +38,11 @@ class PartFields(BaseModel):
     kind: Literal["auxiliary", "expert"]  # structured prompts; or captions alone, on chosen rows
     of: Literal["best", "worst"] = "best"  # expert: which rows by #A+ - #A-
     share: float = Field(0.25, gt=0, le=0.5)  # expert: of the rows
+    root: str | None = None  # expert: count the attributes below this id alone
+    # expert: one adapter that knows so many levels of score, for winner and loser; None: one share
+    levels: int | None = Field(None, ge=2)
+    at_once: int | None = Field(None, ge=1)  # auxiliary: name at most so many; None: a random share
+    level: int | None = Field(None, ge=1)  # auxiliary: name groups at this level; None: the pairs
     steps: int | None = Field(None, ge=1)  # training steps; None: those of the scale
     lr: float | None = Field(None, gt=0)  # learning rate; None: that of the kind
     rank: int | None = Field(None, ge=1)  # of the LoRA; None: that of the kind
@@ -59,6 +64,8 @@ class RowFields(BaseModel):
     loser: tuple[str, ...] = ()  # parts that give z_l; (): the winner's
     prompt: Literal["caption", "positives", "guided"] = "caption"  # what is sampled
     adapter: str | None = None  # part that is sampled, where nothing is trained
+    # trained row whose adapter predicts the negative branch of guidance (Diffusion-NPO)
+    negative: str | None = None
     seeds: tuple[int, ...] | None = None  # training seeds; None: the grid's
     # seed of parts and of a starting row's parts: a number, or "run": that of the run
     parts_seed: int | Literal["run"] = 0
@@ -229,7 +236,7 @@ def _rate_problems(row: RowFields, grid: GridFields) -> Iterator[str]:
     other = grid.rows.get(row.like)
     if other is None or other.search is None:
         yield f"like {row.like!r}: no row with a search{_nearest(row.like, grid.rows)}"
-    elif other.method != row.method:
+    elif other.method not in (row.method, row.method.removeprefix("npo-")):
         yield f"like {row.like!r}: that row is of method {other.method}"
 
 
@@ -242,7 +249,7 @@ def _untrained_problems(row: RowFields) -> Iterator[str]:
 
 # %% ../nbs/35c_grid.ipynb #9c7e69ab
 def _part_problems(row: RowFields, grid: GridFields) -> Iterator[str]:
-    "Parts and rows that a row names and the file lacks."
+    "Parts and rows that a row names and the file lacks, or that do not fit one another."
     parts = ("auxiliary", *grid.parts)
     named = [("winner", n) for n in row.winner] + [("loser", n) for n in row.loser]
     named += [("adapter", row.adapter)] if row.adapter else []
@@ -252,6 +259,27 @@ def _part_problems(row: RowFields, grid: GridFields) -> Iterator[str]:
     starts = (*parts, *(n for n, r in grid.rows.items() if r.method))
     if row.start and row.start not in starts:
         yield f"start {row.start!r}: no such part or trained row{_nearest(row.start, starts)}"
+    graded = [n for n in (*row.winner, *row.loser) if n in grid.parts and grid.parts[n].levels]
+    if graded and set(row.loser or row.winner) != set(row.winner):
+        yield f"{graded[0]} knows several levels: winner and loser must have the same parts"
+    yield from _negative_problems(row, grid)
+
+
+def _negative_problems(row: RowFields, grid: GridFields) -> Iterator[str]:
+    "What is wrong with the row that a row takes its negative branch from."
+    trained = [n for n, r in grid.rows.items() if r.method and r is not row]
+    if row.negative is None:
+        return
+    if row.negative not in trained:
+        yield f"negative {row.negative!r}: no other trained row{_nearest(row.negative, trained)}"
+    elif grid.rows[row.negative].start or grid.rows[row.negative].negative:
+        yield f"negative {row.negative!r}: that row must stand on the base alone"
+    if row.snapshots:
+        yield "snapshots are sampled without a negative branch"
+    if grid.data != "atelier":
+        yield "negative: real paintings are not sampled with one"
+    if row.search is not None:
+        yield "a search samples without a negative branch: give the row's own by `like`"
 
 
 def _starts_from_itself(name: str, grid: GridFields) -> bool:
@@ -286,6 +314,7 @@ def _list_problems(grid: GridFields) -> Iterator[str]:
             yield f"{where}: no row {name!r}{_nearest(name, grid.rows)}"
     if grid.clock and grid.clock.row in grid.rows and not grid.rows[grid.clock.row].method:
         yield f"clock / row: {grid.clock.row} is not trained"
+    yield from _field_of_other_kind(grid)
     if "auxiliary" in grid.parts:
         yield "parts / auxiliary: this name is that of the atelier's own; choose another"
     for name in [*grid.parts, *grid.rows]:
@@ -293,6 +322,18 @@ def _list_problems(grid: GridFields) -> Iterator[str]:
             yield f"{name!r}: a name has a-z, 0-9 and single hyphens"
     for name in set(grid.parts) & set(grid.rows):
         yield f"{name!r} names a part and a row"
+
+# %% ../nbs/35c_grid.ipynb #e1786bd3
+_OF_KIND = {"auxiliary": ("at_once", "level"), "expert": ("root", "levels")}
+
+
+def _field_of_other_kind(grid: GridFields) -> Iterator[str]:
+    "Fields of parts that their kind does not read."
+    for name, part in grid.parts.items():
+        other = "expert" if part.kind == "auxiliary" else "auxiliary"
+        for field in _OF_KIND[other]:
+            if getattr(part, field) is not None:
+                yield f"parts / {name}: {field} is not read by kind {part.kind}"
 
 # %% ../nbs/35c_grid.ipynb #c3961165
 def _slug(name: str) -> bool:
@@ -437,7 +478,7 @@ def grid_runs(
     for name, row in grid.rows.items():
         seeds = row.seeds or grid.seeds or scale.seeds
         if row.method is None:
-            untouched = row.adapter is None
+            untouched = row.adapter is None and row.negative is None
             data = [(0.0, 1.0)] if untouched else product(grid.noise, grid.share)
             runs += [(0, Run(name, seeds[0], (), *d)) for d in data]
             continue

@@ -32,7 +32,7 @@ from cpo_nb.core import (
 )
 from .criteria import CriteriaTree
 from .docments import document
-from .experts import expert_rows
+from .experts import ExpertsConfig, expert_rows, level_words, levelled_rows
 from .grid import PartFields
 from .methods import METHODS
 from .search import loop_config, policy_run
@@ -151,10 +151,17 @@ def part_config(
         config = auxiliary_config(scale, part.seed)
         if part.rows.source != "atelier":  # a quarter: base and auxiliary are both trained
             given = dict(steps=max(2, config.train.steps // 4)) | given
-        return replace(config, train=replace(config.train, **given), **rank)
+        named = dict(at_once=part.fields.at_once, level=part.fields.level)
+        return replace(config, train=replace(config.train, **given), **rank, **named)
     steps = given.get("steps") or max(2, 3 * scale.align_steps // 2)
     loop = loop_config(scale, given.get("lr", 3e-3), part.seed, steps)
     return SftConfig(loop, attributes=False, **rank)
+
+
+def _expert_config(part: Part, scale: Scale) -> ExpertsConfig:
+    "An expert's settings as `cpo experts` takes them."
+    fields = part.fields
+    return ExpertsConfig(part_config(part, scale), fields.share, fields.root, fields.levels)
 
 # %% ../nbs/35c_grid_parts.ipynb #b7b65d9c
 def part_record(
@@ -166,6 +173,7 @@ def part_record(
     if part.ships:
         return {k: v for k, v in base.items() if k.startswith("auxiliary")}
     about = part.fields.model_dump(include={"kind", "of", "share"})
+    about |= part.fields.model_dump(include={"root", "levels"}, exclude_none=True)
     return dict(
         about,
         config=record_of(part_config(part, scale)),
@@ -182,6 +190,15 @@ def part_run(
     "Folder of a part's training."
     digits = sha256_json(part_record(part, scale))[:12]
     return runs_dir() / scale.name / "parts" / f"{part.name}-seed{part.seed}-{digits}"
+
+# %% ../nbs/35c_grid_parts.ipynb #9e1acabf
+def _learnt_rows(part: Part, rows: TrainingSet, scale: Scale) -> TrainingSet:
+    "The rows that an expert learns from; with levels, their captions end in their score."
+    if part.fields.levels is not None:
+        return levelled_rows(rows, _expert_config(part, scale))
+    how = part.fields.share, part.seed, part.fields.root
+    best, worst, _ = expert_rows(rows.annotations(), *how)
+    return rows[best if part.fields.of == "best" else worst]
 
 # %% ../nbs/35c_grid_parts.ipynb #fe3bb8bf
 def train_part(
@@ -202,8 +219,9 @@ def train_part(
     if not done.is_file():
         rows = used_rows(ground.data, part.rows)
         if part.fields.kind == "expert":
-            best, worst, _ = expert_rows(rows.annotations(), part.fields.share, part.seed)
-            rows = rows[best if part.fields.of == "best" else worst]
+            if part.fields.root is not None:
+                ground.tree[part.fields.root]  # raises for an id that it does not have
+            rows = _learnt_rows(part, rows, scale)
         name = part.name.replace("-", "_")
         config, start = part_config(part, scale), ground.on(None)
         result = sft(ground.load(), rows, ground.tree, run, config, name, start)
@@ -294,10 +312,15 @@ def _both_sides(policy: Policy, backbone: Backbone, scale: Scale, ground: Ground
     if not METHODS[policy.config.method].needs_auxiliary:
         return {}
     winner = _load(backbone, policy.winner, scale, ground)
+    both = (*policy.winner, *policy.loser)
+    named = any(part.fields.kind == "auxiliary" for part in both)
+    levels = next((part.fields.levels for part in both if part.fields.levels), None)
+    if levels is not None:
+        words = (level_words(levels), level_words(1))
+        return dict(auxiliary=Contrast(winner, winner, attributes=named, words=words))
     if policy.loser == policy.winner:
         return dict(auxiliary=winner)
     loser = _load(backbone, policy.loser, scale, ground)
-    named = any(part.fields.kind == "auxiliary" for part in (*policy.winner, *policy.loser))
     return dict(auxiliary=Contrast(winner, loser, attributes=named))
 
 

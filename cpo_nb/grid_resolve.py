@@ -29,6 +29,7 @@ from cpo_nb.grid_parts import (
     RowsUsed,
     made_from,
     part_record,
+    run_folder,
     train_chain,
     train_part,
 )
@@ -146,13 +147,15 @@ def grid_searches(
     names: list[str],  # rows in use
     scale: Scale,  # sizes
 ) -> list[str]:  # rows, each after the row that it starts from
-    "Rows whose own searches choose the settings of the rows in use and of their starts."
+    "Rows whose own searches choose the settings of the rows in use and of what they stand on."
     found: list[str] = []
 
     def visit(name: str) -> None:
         row = grid.rows[name]
         if row.start in grid.rows:
             visit(row.start)
+        if row.negative:
+            visit(row.negative)
         if row.like:
             visit(row.like)
         elif row.search is not None and name not in found:
@@ -178,6 +181,8 @@ def run_parts(
         names += [at.start] if at.start and at.start not in grid.rows else []
         found += [_part(grid, name, seed, rows) for name in names]
         at = grid.rows.get(at.start)
+    if row.negative:
+        found += run_parts(grid, replace(run, row=row.negative, dial=()))
     return list(dict.fromkeys(found))
 
 # %% ../nbs/35c_grid_resolve.ipynb #016cbe98
@@ -189,6 +194,7 @@ class Resolved:
     label: str  # as printed
     policy: Policy | None  # None where nothing is trained
     part: Part | None  # what is sampled instead, or None
+    negative: Policy | None  # what predicts the negative branch; None: the same model
     row: Row  # how it is sampled, and at which steps it is judged
     settings_from: str  # who chose the settings
     record: dict  # everything that its numbers depend on
@@ -288,6 +294,9 @@ def resolve(
     elif row.adapter:
         seed = run.seed if row.parts_seed == "run" else row.parts_seed
         part = _part(grid, row.adapter, seed, rows)
+    negative = None
+    if row.negative:
+        negative = grid_policy(grid, replace(run, row=row.negative, dial=()), scale)
     steps = judged_steps(row, scale)
     sampled = Row(run.row, row.label or run.row, prompt=row.prompt, snapshots=steps)
     sizes = {k: v for k, v in record_of(scale).items() if k != "seeds"}
@@ -304,8 +313,10 @@ def resolve(
     )
     if grid.data != "atelier":
         record["data"] = grid.data
+    if negative is not None:
+        record["negative"] = run_folder(negative, scale).name
     label = " ".join([sampled.label, *(f"{k} {v:g}" for k, v in run.dial)])
-    return Resolved(run, label, policy, part, sampled, who, to_jsonable(record))
+    return Resolved(run, label, policy, part, negative, sampled, who, to_jsonable(record))
 
 # %% ../nbs/35c_grid_resolve.ipynb #a10795ab
 document(globals())

@@ -33,6 +33,7 @@ from .grid_resolve import Resolved, grid_searches, judged_steps, part_seconds, r
 from .grid_resolve import row_search, run_parts
 from .methods import METHODS
 from .metrics import judge_images, load_judge
+from .npo import negative_branch
 from .search import LEARNING_RATES, SEARCH_SEED, SEARCHED, search, searched
 from .shipped import EVAL_SEED, atelier_tree, ideal_features
 from .study import checkout_commit, judge_snapshots, logged_curves, pixel_rates
@@ -128,6 +129,17 @@ def _model(resolved: Resolved, trained: Trained | None, scale: Scale, ground: Gr
     backbone.load_adapter(train_part(resolved.part, scale, ground)[0], "sampled")
     return backbone, ground.on("sampled")
 
+
+def _negative(
+    resolved: Resolved, backbone: Backbone, adapter: Adapter, scale: Scale, ground: Ground
+) -> Adapter:
+    "Adapters of the negative branch; None where it is the model's own."
+    if resolved.negative is None:
+        return None
+    trained = train_chain(resolved.negative, scale, ground)
+    backbone.load_adapter(trained.run / "adapter", "negative")
+    return negative_branch(adapter, "negative")
+
 # %% ../nbs/35c_grid_runs.ipynb #c02354c8
 SHOWN = 8  # images of a run that are kept for figures
 
@@ -156,7 +168,8 @@ def compute_run(
     if ground.judge:
         images, numbers = ground.judge(backbone, adapter, resolved.row.prompt, scale)
     else:
-        images, numbers = _judged(resolved, scale, backbone, adapter)
+        other = _negative(resolved, backbone, adapter, scale, ground)
+        images, numbers = _judged(resolved, scale, backbone, adapter, other)
     numbers |= dict(images=images[:SHOWN], judging=round(time.monotonic() - sampled, 1))
     if resolved.row.snapshots and trained and not ground.judge:
         where = (load_judge(), trained.run, trained.result.step)
@@ -167,10 +180,13 @@ def compute_run(
     return said | numbers | dict(wall=wall, device=device)
 
 
-def _judged(resolved: Resolved, scale: Scale, backbone: Backbone, adapter: Adapter) -> tuple:
+def _judged(
+    resolved: Resolved, scale: Scale, backbone: Backbone, adapter: Adapter, negative: Adapter
+) -> tuple:
     "Images of the atelier's captions, and their numbers."
     judge, seed = load_judge(), _caption_seed(resolved)
-    images, *named = row_images(backbone, resolved.row, scale, atelier_tree(), adapter, seed)
+    how = (atelier_tree(), adapter, seed, negative)
+    images, *named = row_images(backbone, resolved.row, scale, *how)
     verdict = judge_images(judge, images)
     numbers = run_numbers(images, verdict, *named, ideal_features(scale, judge))
     return images, numbers | pixel_rates(images)

@@ -90,6 +90,7 @@ def sample_prompts(
     scale: Scale,  # sampler steps, guidance and batch size
     adapter: Adapter = None,  # None, a name, or several with weights
     negative_prompts: list[str] | None = None,  # in place of the empty prompt; one per image
+    negative_adapter: Adapter = None,  # of the negative branch alone; None: `adapter`
 ) -> np.ndarray:  # (N, H, W, 3), uint8
     "Sample one image for each prompt at a scale's settings; the noise of image i has seed i."
     return sample(
@@ -101,6 +102,7 @@ def sample_prompts(
         adapter,
         negative_prompts,
         scale.sample_batch,
+        negative_adapter=negative_adapter,
     )
 
 # %% ../nbs/35_shipped.ipynb #863750b8

@@ -258,10 +258,12 @@ def row_images(
     tree: CriteriaTree,  # whose phrases the attribute prompts use
     adapter: Adapter,  # adapter to sample with, or None
     seed: int = EVAL_SEED,  # of the captions
+    negative_adapter: Adapter = None,  # of the negative branch alone; None: `adapter`
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # (N, H, W, 3) uint8; (N,); (N,)
     "Images of a row, and the subject and palette that their captions name."
     prompts, negative_prompts, subject, palette = eval_prompts(scale, tree, row.prompt, seed)
-    images = sample_prompts(backbone, prompts, scale, adapter, negative_prompts)
+    branches = (adapter, negative_prompts, negative_adapter)
+    images = sample_prompts(backbone, prompts, scale, *branches)
     return images, subject, palette
 
 # %% ../nbs/35b_study.ipynb #1effc148
