@@ -244,20 +244,34 @@ def _execute(path: Path, env: dict[str, str], folder: str) -> str | None:
     return re.sub(_ANSI, "", last_line)
 
 # %% ../nbs/45_cli_study.ipynb #5b0476cb
-def figure_notebooks() -> list[Path] | None:  # None without a checkout
+def figure_notebooks(
+    ledger: bool = True,  # those too that show results of grids?
+) -> list[Path] | None:  # None without a checkout
     "The notebooks that make figures, 50 to 59."
     root = repo_root()
-    return None if root is None else sorted((root / "nbs").glob("5*.ipynb"))
+    if root is None:
+        return None
+    every = sorted((root / "nbs").glob("5*.ipynb"))
+    return [p for p in every if ledger or not _shows_ledger(p)]
+
+
+def _shows_ledger(notebook: Path) -> bool:
+    text = notebook.read_text(encoding="utf-8")
+    return "cpo_nb.ledger" in text or "cpo_nb.targets" in text
 
 
 def rebuild_figures(
     scale: Scale,  # what the figures are made at
     results: Path,  # folder of results that they read
     say: Callable[[str], None],  # called with lines of progress
-    notebooks: list[Path] | None = None,  # default: every figure notebook of the checkout
+    notebooks: list[Path] | None = None,  # default: those of the checkout that have results
 ) -> None:
     "Execute figure notebooks. Raises `CpoError` with the last line of output of each that fails."
-    notebooks = figure_notebooks() if notebooks is None else notebooks
+    if notebooks is None:
+        stored = any((results / "ledger" / scale.name).glob("*.json"))
+        notebooks = figure_notebooks(stored)
+        if notebooks and not stored:
+            say("figures of grids: skipped; no grid has a result (`cpo experiment` computes them)")
     if notebooks is None:
         return say("figures: skipped; their notebooks are in the checkout, not in the package")
     if importlib.util.find_spec("nbconvert") is None:
