@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -46,12 +45,11 @@ from cpo_nb.cli_base import (
     refuse_unused,
     warn,
 )
-from .cli_images import judge_sentence
 from .cli_options import ScaleName
 
 # %% auto #0
-__all__ = ['wanted_rows', 'cost_line', 'call_each', 'figure_notebooks', 'rebuild_figures', 'table_rows', 'run_results',
-           'compare_losses', 'begin_stage1', 'merged_results', 'reproduce_atelier', 'run_reproduce']
+__all__ = ['OwnTree', 'wanted_rows', 'cost_line', 'atelier_rows', 'environ', 'call_each', 'figure_notebooks', 'rebuild_figures',
+           'table_rows', 'run_results']
 
 # %% ../nbs/45_cli_study.ipynb #835e349c
 def _row_seeds(row, seeds: list[int], scale: Scale) -> list[int]:
@@ -105,8 +103,10 @@ def cost_line(
 
 # %% ../nbs/45_cli_study.ipynb #3b8e0d87
 @lru_cache(maxsize=1)
-def _training_set(scale: Scale):
-    "The atelier's training set, encoded."
+def atelier_rows(
+    scale: Scale,  # `train_images` says how many
+):  # a `TrainingSet`
+    "The atelier's annotated rows, encoded once a process."
     from cpo_nb.backbone import load_backbone
     from cpo_nb.shipped import atelier_training_set
 
@@ -114,7 +114,9 @@ def _training_set(scale: Scale):
 
 
 @contextlib.contextmanager
-def _environ(**values: str):
+def environ(
+    **values: str,  # by name
+):
     "Set environment variables for the length of a block."
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
@@ -132,7 +134,7 @@ def _in_processes(task: Callable, calls: list[tuple], jobs: int) -> None:
     "Call a task with each tuple of arguments in worker processes; the first error ends them all."
     threads = max(1, (os.cpu_count() or 1) // jobs)
     with (
-        _environ(TQDM_DISABLE="1", OMP_NUM_THREADS=str(threads)),  # a new process reads them
+        environ(TQDM_DISABLE="1", OMP_NUM_THREADS=str(threads)),  # a new process reads them
         ProcessPoolExecutor(jobs, get_context("spawn")) as pool,
     ):
         try:
@@ -161,7 +163,7 @@ def _search_one(method: str, scale: Scale, clock: Clock) -> None:
 
     quiet_libraries()  # in a worker process nothing has done so
     clock(f"search: {method}")
-    best = search(method, scale, _training_set(scale), clock)["best"]
+    best = search(method, scale, atelier_rows(scale), clock)["best"]
     clock(f"    {method}, chosen: {', '.join(f'{k} {v:g}' for k, v in best.items())}")
 
 
@@ -169,7 +171,7 @@ def _search_all(scale: Scale, clock: Clock, jobs: int) -> None:
     "Choose learning rate and strength of every method, where that is not stored yet."
     from cpo_nb.search import SEARCHED
 
-    _training_set(scale)  # made once, before several need it
+    atelier_rows(scale)  # made once, before several need it
     call_each(_search_one, [(method, scale, clock) for method in SEARCHED], jobs)
 
 # %% ../nbs/45_cli_study.ipynb #01948ea0
@@ -179,7 +181,7 @@ def _compute_one(row, seed: int, scale: Scale, clock: Clock, which: str) -> None
 
     quiet_libraries()  # in a worker process nothing has done so
     clock(f"{which}: {row.label}, seed {seed}")
-    data = _training_set(scale) if row.align is not None else None
+    data = atelier_rows(scale) if row.align is not None else None
     result = run_row(row, scale, seed, data)
     positive = sum(result["n_pos"]) / len(result["n_pos"])
     negative = sum(result["n_neg"]) / len(result["n_neg"])
@@ -196,7 +198,7 @@ def _compute(missing: list[tuple], scale: Scale, clock: Clock, jobs: int) -> Non
 
     clock(f"scale {scale.name}: {cost_line(missing, load_results(scale.name))}")
     if any(row.align is not None for row, _ in missing):
-        _training_set(scale)  # made once, before several need it
+        atelier_rows(scale)  # made once, before several need it
     calls = [
         (row, seed, scale, clock, f"{i} of {len(missing)}")
         for i, (row, seed) in enumerate(missing, 1)
@@ -365,7 +367,7 @@ def _note_missing(missing: list[tuple], wanted: int) -> None:
     warn(f"note: {len(missing)} of {wanted} results {settings}: {listed}")
 
 # %% ../nbs/45_cli_study.ipynb #da9acc25
-_OwnTree = Annotated[
+OwnTree = Annotated[
     Optional[str],
     typer.Option(
         "--criteria",
@@ -382,7 +384,7 @@ def run_results(
     rows: _Rows = None,
     seeds: _Seeds = None,
     data: _OwnData = None,
-    criteria: _OwnTree = None,
+    criteria: OwnTree = None,
     search: _Search = False,
     stored: _Stored = False,
     figures: _Figures = False,
@@ -425,182 +427,6 @@ def run_results(
     _print_table(names, sizes, markdown)
     if figures:
         rebuild_figures(sizes, results_dir(), clock)
-
-# %% ../nbs/45_cli_study.ipynb #dcf1d3b7
-def _shipped_losses(auxiliary: Path, scale: Scale) -> dict[int, float]:
-    "Losses by training step that an auxiliary's recipe holds; empty at another scale."
-    path = auxiliary / "recipe.json"
-    recipe = read_json(path)["recipe"] if path.is_file() else {}
-    return dict(map(tuple, recipe.get("losses", []))) if recipe.get("scale") == scale.name else {}
-
-
-def compare_losses(
-    ours: dict[int, float],  # loss by training step, now
-    shipped: dict[int, float],  # when the shipped auxiliary was trained
-) -> str:
-    "One line that lays both side by side, over the steps that both logged."
-    steps = [step for step in ours if step in shipped]
-    if not steps:
-        return f"loss {ours[max(ours)]:.4f}; there is no log of the shipped one to compare with"
-    now = sum(ours[step] for step in steps) / len(steps)
-    then = sum(shipped[step] for step in steps) / len(steps)
-    return (
-        f"loss {now:.4f} now, {then:.4f} when the shipped one was trained "
-        f"(mean of {len(steps)} logged steps)"
-    )
-
-# %% ../nbs/45_cli_study.ipynb #1bb2b657
-def begin_stage1(
-    scale: Scale,  # sizes
-    data,  # the `TrainingSet`
-    clock: Callable[[str], None],  # called with lines of progress
-    auxiliary: Path | None = None,  # whose log to compare with; default: the shipped one
-) -> None:
-    "Train the first twenty-fifth of stage 1 and compare its losses with the auxiliary's own."
-    from cpo_nb.backbone import load_backbone
-    from cpo_nb.runs import read_metrics
-    from cpo_nb.sft import sft
-    from cpo_nb.shipped import atelier_tree, auxiliary_config, shipped_auxiliary
-
-    config = auxiliary_config(scale)
-    whole = config.train.steps
-    # the learning rates are those of the whole run
-    shortened = replace(config.train, steps=max(2, whole // 25), horizon=whole)
-    config = replace(config, train=shortened)
-    clock(f"stage 1: the first {shortened.steps} of {whole} training steps of the auxiliary")
-    run = runs_dir() / "reproduce" / scale.name / "stage1"
-    result = sft(load_backbone("atelier"), data, atelier_tree(), run, config)
-    ours = {row["step"]: row["loss"] for row in read_metrics(run)}
-    shipped = _shipped_losses(auxiliary or shipped_auxiliary(), scale)
-    clock(f"    {compare_losses(ours, shipped)}; {readable_time(result.seconds)} of training")
-    clock("    from here on the shipped auxiliary is used")
-
-# %% ../nbs/45_cli_study.ipynb #76ddfd2f
-def merged_results(
-    fresh: Path,  # results computed now
-    folder: Path,  # folder to fill
-) -> Path:  # the folder
-    "Stored results, with those computed now in place of theirs: what the figures read."
-    if results_dir().is_dir():
-        shutil.copytree(results_dir(), folder, dirs_exist_ok=True)
-    return Path(shutil.copytree(fresh, folder, dirs_exist_ok=True))
-
-
-def _run_fresh(wanted: list[tuple], scale: Scale, data, clock: Clock) -> dict[str, list[dict]]:
-    "Compute rows into a folder of their own; results by row name."
-    from cpo_nb.study import run_row
-
-    results = {}
-    for row, seed in wanted:
-        what = f"{row.label}"
-        if row.align is not None:
-            what = f"stage 2: {row.label}, {row.align.train.steps} training steps"
-            if row.unsearched:
-                what += f" (first of each grid: the search {row.unsearched} is not stored)"
-        clock(f"{what}, {scale.eval_images} images, judge")
-        results[row.name] = [run_row(row, scale, seed, data, unsearched=True)]
-    return results
-
-# %% ../nbs/45_cli_study.ipynb #09b34207
-def _print_beside(fresh: dict, committed: dict, scale: Scale) -> None:
-    "The table of new rows above the committed ones."
-    from cpo_nb.metrics import load_judge
-    from cpo_nb.shipped import judge_agreement
-    from cpo_nb.study import results_table
-
-    table = {f"{name} now": results for name, results in fresh.items()} | committed
-    marks = {name: "committed" if name in committed else "computed now" for name in table}
-    agreement = judge_agreement(scale, load_judge())
-    echo(f"{results_table(table, marks=marks)}\n{judge_sentence(agreement)}\n")
-
-
-def _compare_counts(fresh: dict, committed: dict, seed: int) -> None:
-    "Negative attributes of each new row beside the committed ones of the same seed."
-    from cpo_nb.study import summarise
-
-    for name, results in fresh.items():
-        same = [r for r in committed.get(name, []) if r["seed"] == seed or name == "base"]
-        if same:
-            now, then = (summarise(rows)["n_neg"][0] for rows in (results, same))
-            label = results[0]["label"]
-            echo(f"{label}: #A_neg {now:.3f} now, {then:.3f} committed for the same seed")
-
-# %% ../nbs/45_cli_study.ipynb #038de764
-def reproduce_atelier(
-    scale: Scale,  # sizes
-    seed: int,  # training seed of stage 2
-    figures: bool = True,  # make the figures again?
-) -> None:
-    "The beginning of stage 1, stage 2, images, judge, table and figures on the atelier."
-    from cpo_nb.study import load_results, rows
-
-    clock = Clock()
-    committed = table_rows(load_results(scale.name), None, scale)
-    wanted = [(rows(scale, seed)[name], seed) for name in ("base", "cpo-norm")]
-    where = f"atelier at scale {scale.name}, on the CPU, seed {seed}"
-    clock(f"{where}: {cost_line(wanted, committed)}")
-    data = _training_set(scale)
-    clock(f"data: {len(data):,} annotated images to train on")
-    begin_stage1(scale, data, clock)
-    folder = runs_dir() / "reproduce" / scale.name / "results"
-    with _environ(CPO_RESULTS=str(folder)):
-        fresh = _run_fresh(wanted, scale, data, clock)
-    clock("table\n")
-    _print_beside(fresh, committed, scale)
-    _compare_counts(fresh, committed, seed)
-    if figures:
-        with tempfile.TemporaryDirectory() as merged:
-            rebuild_figures(scale, merged_results(folder, Path(merged)), clock)
-    clock(f"done; results in {folder}")
-
-# %% ../nbs/45_cli_study.ipynb #010508f8
-_Seed2 = Annotated[int, typer.Option("--seed", min=0, help="Training seed of stage 2.")]
-_OWN_IMAGES = (
-    "Your own paintings instead of the atelier: a folder with a table of file_name and caption, or "
-    "style and period. Pixel measures annotate them; annotations of the table are not used."
-)
-_OwnImages = Annotated[Optional[str], typer.Option("--data", metavar="SOURCE", help=_OWN_IMAGES)]
-_FiguresToo = Annotated[
-    bool,
-    typer.Option(
-        "--figures/--no-figures",
-        help="Make all figures again at the end (needs the checkout and Jupyter).",
-    ),
-]
-
-# %% ../nbs/45_cli_study.ipynb #23590e12
-@app.command("reproduce", cls=ModelCommand)
-def run_reproduce(
-    ctx: typer.Context,
-    seed: _Seed2 = 0,
-    data: _OwnImages = None,
-    criteria: _OwnTree = None,
-    figures: _FiguresToo = True,
-    scale: ScaleName = None,
-) -> None:
-    """Reproduce the main result, from data to table and figures, for one seed.
-
-    Runs the beginning of stage 1 and all of stage 2 (stabilised CPO), samples and judges the
-    result and the base, and prints them beside the committed rows. It resumes where it was
-    stopped, and writes under runs/reproduce, never over committed results.
-
-    \b
-    Example:
-      cpo reproduce --scale tiny
-    """
-    sizes = get_scale(scale)
-    if data is not None:
-        from cpo_nb.paintings import reproduce_paintings
-
-        refuse_unused(ctx, "figures", "with --data")
-        tree = criteria or "painting"
-        reproduce_paintings(data, criteria=tree, scale=sizes, seed=seed, say=Clock())
-        return
-    refuse_unused(ctx, "criteria", "without --data")
-    if sizes.name == "full":
-        hint = "give --scale tiny, or --data for real paintings"
-        raise CpoError("the atelier is reproduced at scale smoke or tiny", hint=hint)
-    reproduce_atelier(sizes, seed, figures)
 
 # %% ../nbs/45_cli_study.ipynb #939ddeb7
 document(globals())

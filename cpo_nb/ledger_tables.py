@@ -28,7 +28,8 @@ from .study import provenance, text_table
 from .untargeted import STATISTICS
 
 # %% auto #0
-__all__ = ['span', 'rows_table', 'untargeted_table', 'best_table', 'equal_table', 'standings', 'ledger_notes', 'ledger_report']
+__all__ = ['SHOWN_ROWS', 'span', 'rows_table', 'shown_results', 'untargeted_table', 'best_table', 'equal_table', 'standings',
+           'ledger_notes', 'ledger_report']
 
 # %% ../nbs/35d_ledger_tables.ipynb #1f01dfd9
 _COLUMNS = ("n_pos", "n_neg", "distance", "recall", "diversity", "subject", "palette")
@@ -75,6 +76,20 @@ def _with_data(point: Point) -> Point:
     words += [f"{point.share:.0%} of the rows"] if point.share < 1 else []
     label = ", ".join([point.label, *words])
     return Point(point.row, label, point.dial, point.noise, point.share, point.results)
+
+# %% ../nbs/35d_ledger_tables.ipynb #e6fd4606
+SHOWN_ROWS = ("base", "sft-top", "dpo", "sft-dpo-safeguard", "best-dpo-safeguard", "distill")
+SHOWN_ROWS += ("cpo-norm", "cpo-experts")
+
+
+def shown_results(
+    ledger: Ledger,  # with results, or without
+    names: tuple[str, ...] = SHOWN_ROWS,  # rows
+) -> dict[str, list[dict]]:  # by row; rows without a judged result are left out
+    "Judged results on clean and complete rows of data, as `results_table` takes them."
+    every = ledger.rows()
+    found = {n: [r for p in every.get(n, []) if not p.dial for r in p.judged] for n in names}
+    return {name: results for name, results in found.items() if results}
 
 # %% ../nbs/35d_ledger_tables.ipynb #beda3953
 def untargeted_table(

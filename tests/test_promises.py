@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROMISES = {
     "README.md": {
         "offline, in under 10 minutes": [  # the minutes: README's table says what was measured
-            'cli_study: print(cpo("reproduce --no-figures", contains=["computed now"',
+            'cli_reproduce: print(cpo("reproduce --no-figures", contains=["computed now"',
             "test_tools.py::test_the_network_is_out_of_reach",
         ],
         "every test, and every notebook in a process of its own": [
