@@ -34,7 +34,7 @@ from .core import record_of, to_jsonable, write_json
 from .docments import document
 
 # %% auto #0
-__all__ = ['write_report', 'summary_lines', 'adapter_notes', 'run_evaluate']
+__all__ = ['write_report', 'summary_lines', 'run_evaluate']
 
 # %% ../nbs/44k_cli_evaluate.ipynb #4745f938
 def _own_plan(a: SimpleNamespace, backbone) -> tuple[dict, list[int], Any]:
@@ -343,6 +343,7 @@ def _atelier_numbers(a: SimpleNamespace, images: dict, facts, scale: Scale) -> l
 # %% ../nbs/44k_cli_evaluate.ipynb #3f96db2c
 def _evaluate(ctx: typer.Context, a: SimpleNamespace) -> None:
     "Sample, judge, report."
+    from cpo_nb.job import adapter_note
     from cpo_nb.judges import labellers
     from cpo_nb.report import Compared
     from cpo_nb.shipped import atelier_tree
@@ -354,7 +355,7 @@ def _evaluate(ctx: typer.Context, a: SimpleNamespace) -> None:
     if "atelier" in a.judges and backbone.resolution != JUDGED_PIXELS:
         raise only_atelier(a.base, f"makes images of {backbone.resolution} px")
     _load_policies(a, backbone)
-    a.labelled = labellers(a.labelled_by, adapter_notes(a.notes))
+    a.labelled = labellers(a.labelled_by, [adapter_note(note["folder"]) for note in a.notes])
     plans, lines, facts = _own_plan(a, backbone) if a.own else _atelier_plan(a, scale)
     images = _sample_all(a, backbone, plans, clock)
     if not processes().main:
@@ -372,16 +373,6 @@ def _evaluate(ctx: typer.Context, a: SimpleNamespace) -> None:
             a.out, dict(base=a.base, adapters=a.notes, versions=versions, **(a.atelier or {}))
         )
         echo(f"\nnumbers: {a.out}")
-
-
-def adapter_notes(
-    notes: list[dict],  # folder and weight, as `load_adapters` gives them
-) -> list[dict]:  # adapter.json of each, {} where there is none
-    "What adapters record of their training."
-    from cpo_nb.shipped import adapter_folder
-
-    files = [adapter_folder(note["folder"]) / "adapter.json" for note in notes]
-    return [read_json(f, dict) if f.is_file() else {} for f in files]
 
 # %% ../nbs/44k_cli_evaluate.ipynb #eb1fd05c
 @app.command("evaluate", cls=ModelCommand)

@@ -22,10 +22,11 @@ from .docments import document
 from .measures import MEASURES
 from .merge import RECORD, count_votes
 from .metrics import Verdict
+from .tables import find_source
 
 # %% auto #0
-__all__ = ['LEAST', 'Judged', 'judge_by_measures', 'judge_by_classifier', 'SetAnnotations', 'read_set_annotations',
-           'majority_labels', 'judge_by_annotations', 'labellers', 'self_judged', 'judges_agree']
+__all__ = ['LEAST', 'CHANGED', 'Judged', 'judge_by_measures', 'judge_by_classifier', 'SetAnnotations', 'read_set_annotations',
+           'majority_labels', 'judge_by_annotations', 'dataset_labellers', 'labellers', 'self_judged', 'judges_agree']
 
 # %% ../nbs/34b_judges.ipynb #127a409a
 @dataclass(frozen=True)
@@ -167,21 +168,41 @@ def judge_by_annotations(
     return Judged(shown, tuple(names), ids, labels, tuple(notes), kind == "people")
 
 # %% ../nbs/34b_judges.ipynb #7b661371
+CHANGED = "others after the merge"  # whoever changed metadata.jsonl since
+
+
+def dataset_labellers(
+    source: str | Path,  # as of `load_paintings`
+) -> tuple[str, ...]:  # names; empty where no merge has recorded them
+    "Who labelled a dataset. Raises `DatasetError` for what is none."
+    names = []
+    for table in find_source(source).tables:
+        record = table.with_name(RECORD)
+        if table.name != "metadata.jsonl" or not record.is_file():
+            continue
+        content = read_json(record, dict)
+        report = content.get("report")
+        names += report.get("annotators") or () if isinstance(report, dict) else ()
+        if names and content.get("metadata") != sha256_file(table):
+            names.append(CHANGED)
+    return tuple(dict.fromkeys(map(str, names)))
+
+
 def labellers(
     given: str | None,  # names with commas, or a folder of training images with merge.json
     notes: Sequence[dict],  # adapter.json of each adapter
 ) -> tuple[str, ...]:  # names; empty where it is not known
     "Who labelled the training images. Raises `CpoError` for a folder without a record."
     if given is None:
-        names = [n for note in notes for n in (note.get("info") or {}).get("labelled_by") or ()]
+        known = [(note.get("info") or {}).get("labelled_by") for note in notes]
+        names = [name for each in known if isinstance(each, list) for name in each]
         return tuple(dict.fromkeys(map(str, names)))
     if not Path(given).is_dir():
         return tuple(part.strip() for part in given.split(",") if part.strip())
-    record = Path(given) / RECORD
-    if not record.is_file():
-        hint = "give the names, such as --labelled-by anna,agent:MODEL"
-        raise CpoError(f"--labelled-by {given}: no {RECORD} of `cpo annotate merge`", hint=hint)
-    return tuple((read_json(record, dict).get("report") or {}).get("annotators") or ())
+    if names := dataset_labellers(given):
+        return names
+    hint = "give the names, such as --labelled-by anna,agent:MODEL"
+    raise CpoError(f"--labelled-by {given}: no {RECORD} of `cpo annotate merge`", hint=hint)
 
 
 def self_judged(
