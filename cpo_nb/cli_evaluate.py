@@ -137,7 +137,7 @@ def _judge_all(a: SimpleNamespace, tree, compared, clock: Clock) -> tuple[list, 
         elif word == "atelier":
             found.append(_classified(a, tree, compared.images))
         else:
-            found.append(j.judge_by_annotations(said, tree, word, root))
+            found.append(j.judge_by_annotations(said, tree, word, root, a.criteria))
     known, also = {source for judge in found for source in judge.sources}, []
     if "measures-labeller" in a.labelled and "measures-labeller" not in known:
         if len(compared) >= j.LEAST and any(p in tree.index for p in j.MEASURES):
@@ -319,11 +319,8 @@ def _atelier_numbers(a: SimpleNamespace, images: dict, facts, scale: Scale) -> l
     from cpo_nb.study import results_table
     from cpo_nb.untargeted import untargeted_changes
 
-    rows = {"adapter" if name == "policy" else name: each for name, each in images.items()}
-    labels = {row: a.sets[name] for row, name in zip(rows, images)}
-    results, verdicts = atelier_rows(a.classifier, rows, *facts, scale, labels)
-    a.verdicts = dict(zip(images, verdicts.values()))
-    changes = attribute_changes(verdicts["base"], verdicts["adapter"])
+    results, a.verdicts = atelier_rows(a.classifier, images, *facts, scale, a.sets)
+    changes = attribute_changes(a.verdicts["base"], a.verdicts["policy"])
     agreement = judge_agreement(scale, a.classifier)
     sentence = judge_sentence(agreement)
     echo(f"\n{results_table(results)}\n{sentence}\n\n{changes_table(changes)}")
@@ -336,7 +333,7 @@ def _atelier_numbers(a: SimpleNamespace, images: dict, facts, scale: Scale) -> l
     )
     if not a.folder:
         drifts = to_jsonable(untargeted_changes(images["base"], images["policy"]))
-        results["adapter"][0]["untargeted"] = drifts
+        results["policy"][0]["untargeted"] = drifts
         echo(f"\n{untargeted_table(drifts)}")
     return [sentence]
 

@@ -367,7 +367,7 @@ def _paired_rates(before, after) -> dict:
 
 def attribute_changes(
     before,  # a `Verdict` on the base's images
-    after,  # one on the adapter's, for the same prompts and seeds
+    after,  # one on the policy's, for the same prompts and seeds
 ) -> list[dict]:  # one per pair: rates before and after, and (mean, low, high) of their change
     """Paired changes of attribute rates, with 95 % bootstrap intervals over images. Source: ours.
 
@@ -406,7 +406,7 @@ def untargeted_table(
     from cpo_nb.study import text_table
     from cpo_nb.untargeted import Drift, untargeted_rows
 
-    head = ["not aimed at", "base", "adapter", "change"]
+    head = ["not aimed at", "base", "policy", "change"]
     return text_table(head, untargeted_rows([Drift(**change) for change in changes]))
 
 
@@ -416,7 +416,7 @@ def changes_table(
     "Changes as a table, the pair whose negative attribute fell most first."
     from cpo_nb.study import text_table
 
-    head = ["pair", "positive: base", "adapter", "change", "negative: base", "adapter", "change"]
+    head = ["pair", "positive: base", "policy", "change", "negative: base", "policy", "change"]
     by_change = sorted(changes, key=lambda c: c["negative"]["change"][0])
     body = [
         [c["pair"], *_change_cells(c["positive"]), *_change_cells(c["negative"])] for c in by_change
@@ -456,12 +456,12 @@ def atelier_rows(
 def judged_rows(
     backbone,  # a `Backbone`
     judge,  # an `AtelierJudge`
-    adapter,  # the adapter beside the base, names with weights
+    adapter,  # the policy, names with weights
     prompt: str,  # caption, positives or guided
     scale: Scale,  # sizes
-    label: str,  # of the adapter's row
+    label: str,  # of the policy's row
 ) -> tuple[dict[str, list[dict]], list]:
-    "Results of base and adapter in the form of stored ones, and the judge's verdicts on both."
+    "Results of base and policy in the form of stored ones, and the judge's verdicts on both."
     from cpo_nb.shipped import atelier_tree
     from cpo_nb.study import Row, row_images
     from cpo_nb.untargeted import untargeted_changes
@@ -469,12 +469,12 @@ def judged_rows(
     tree, sets, facts = atelier_tree(), {}, ()
     for row, active in (
         (Row("base", "base"), None),
-        (Row("adapter", label, prompt=prompt), adapter),
+        (Row("policy", label, prompt=prompt), adapter),
     ):
         sets[row.name], *facts = row_images(backbone, row, scale, tree, active)
-    labels = dict(base="base", adapter=label)
+    labels = dict(base="base", policy=label)
     results, verdicts = atelier_rows(judge, sets, *facts, scale, labels)
-    results["adapter"][0]["untargeted"] = to_jsonable(untargeted_changes(*sets.values()))
+    results["policy"][0]["untargeted"] = to_jsonable(untargeted_changes(*sets.values()))
     return results, list(verdicts.values())
 
 # %% ../nbs/44c_cli_images.ipynb #a96f299c

@@ -145,13 +145,15 @@ def judge_by_annotations(
     tree: CriteriaTree,  # whose pairs they are of
     kind: str,  # "people" or "agent"
     root: str | Path,  # where annotations are expected, for the message
+    criteria: str = "TREE",  # name or file of the tree, for the message
 ) -> Judged:
     "Judge by people's, or an agent's, annotations. Raises `CpoError` when there are none."
     names = [name for name in found.by if _kind(name) == kind]
     if not names:
+        where = f"--images {root} --criteria {criteria}"
         how = dict(
-            people=f"label the images with `cpo annotate studio start --images {root}`, or import",
-            agent=f"give --endpoint URL --model NAME, or `cpo annotate agent --images {root}`",
+            people=f"label the images with `cpo annotate studio start {where}`, or import",
+            agent=f"give --endpoint URL --model NAME, or `cpo annotate agent {where}`",
         )
         random = f" ({found.random:,} by random weights do not count)" if found.random else ""
         what = f"--judge {kind}: no annotations in {root}{random}"

@@ -350,7 +350,7 @@ def _cards(compared: Compared, shown: int, side: int) -> str:
     cards = []
     for i in range(shown):
         images = "".join(
-            f'<span><img loading="lazy" alt="{name}" '
+            f'<span><img loading="lazy" alt="{html.escape(compared.names[name])}" '
             f'src="{jpeg_uri(Image.fromarray(each[i]), side)}"></span>'
             for name, each in compared.images.items()
         )
@@ -532,12 +532,12 @@ def _repeat_section(report: dict) -> str:
 
 def _blind_section(report: dict) -> str:
     "What people said without knowing which is which."
-    wins = report["blind"]
+    wins, name = report["blind"], html.escape(report["sets"]["policy"])
     people = wins.get("people", 0)
     who = plural(people if isinstance(people, int) else len(people), "person")
     low, high = (f"{100 * _nan(wins[k]):.0f}" for k in ("low", "high"))
     return (
-        f"<p>Pairs in random order, {wins['n']:,} answers by {who}: the policy wins "
+        f"<p>Pairs in random order, {wins['n']:,} answers by {who}: {name} wins "
         f"{100 * _nan(wins['rate']):.0f} % <small>[{low}, {high}]</small> "
         f"({wins['wins']:,} won, {wins['ties']:,} equal, {wins['losses']:,} lost).</p>"
     )
