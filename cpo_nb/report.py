@@ -14,7 +14,7 @@ from .changes import LEVEL, Change, count_changes, net_scores, pair_changes, pai
 from .changes import resample_weights, sampling_units, win_rate_of
 from .core import CpoError, plural
 from .criteria import CriteriaTree
-from .distances import Extractor, distances, load_extractor
+from .distances import LEAST, Extractor, feature_distances, load_extractor
 from .docments import document
 from .judges import Judged, SetAnnotations, judges_agree, self_judged
 from .scorer_weights import load_scorer
@@ -132,20 +132,20 @@ def score_rows(
 def distance_rows(
     compared: Compared,  # the sets
     extractor: str | Extractor = "pixels",  # whose features
-    reference: Sequence[np.ndarray] | None = None,  # images of a reference set
+    reference: Sequence | None = None,  # images of a reference set, each read when it is needed
 ) -> tuple[list[dict], str]:  # distances; why there are none
     "Distances of every set to the reference, or of the policies to the base."
     extractor = load_extractor(extractor) if isinstance(extractor, str) else extractor
-    least = 12
-    if len(compared) < least:
-        return [], f"{plural(len(compared), 'image')}, and {least} are the least"
+    own = reference is not None
+    for n, where in ((len(compared), ""), (len(reference) if own else LEAST, " in the reference")):
+        if n < LEAST:
+            return [], f"{plural(n, 'image')}{where}, and {LEAST} are the least"
+    features = {name: extractor(images) for name, images in compared.images.items()}
+    to, real = ("reference", extractor(reference)) if own else ("base", features.pop("base"))
     rows = []
-    others = [n for n in compared.images if reference is not None or n != "base"]
-    for name in others:
-        to = compared.images["base"] if reference is None else reference
-        found = distances(compared.images[name], to, extractor)
-        against = "reference" if reference is not None else "base"
-        rows += [asdict(d) | dict(set=name, to=against) for d in found]
+    for name, each in features.items():
+        found = feature_distances(each, real, extractor.name)
+        rows += [asdict(d) | dict(set=name, to=to, weights=extractor.weights) for d in found]
     return rows, ""
 
 # %% ../nbs/34c_report.ipynb #447e77cc
