@@ -43,7 +43,7 @@ def _own_plan(a: SimpleNamespace, backbone) -> tuple[dict, list[int], Any]:
     from cpo_nb.sizes import sample_sizes
 
     sizes = sample_sizes(backbone, a.base, a.scale)
-    texts, seeds, lines = crossed(a.texts, parse_numbers(a.seeds, "--seeds"))
+    texts, seeds, lines = crossed(a.texts, a.seeds)
     plan = Sampling(
         texts,
         seeds,
@@ -215,9 +215,6 @@ def _blind_answers(a: SimpleNamespace, compared) -> dict | None:
     if a.blind_answers is None:
         return None
     path = a.blind_answers / "comparisons.json"
-    if not path.is_file():
-        hint = f"`cpo annotate studio import EXPORT --comparison {a.blind_answers}` writes it"
-        raise CpoError(f"--blind-answers {a.blind_answers}: no comparisons.json", hint=hint)
     content = read_json(path, dict)
     rows, wins = content.get("comparisons"), content.get("win_rate")
     if not isinstance(rows, list) or not isinstance(wins, dict):
@@ -389,12 +386,18 @@ def _evaluate(ctx: typer.Context, a: SimpleNamespace) -> None:
 def _check_report(ctx: typer.Context, a: SimpleNamespace) -> None:
     "Raises `CpoError` for what judges and report need and is not there."
     from cpo_nb.distances import check_extractor
+    from cpo_nb.job import check_new_folder
     from cpo_nb.scorer_weights import find_parts
     from cpo_nb.tables import IMAGE_SUFFIXES
 
     if "agent" not in a.judges:
         refuse_unused(ctx, "endpoint model local", "without --judge agent")
     a.back_end = _back_end(a) if a.endpoint else None
+    if a.blind_tasks is not None:
+        check_new_folder(a.blind_tasks, "--blind-tasks")
+    if a.blind_answers and not (a.blind_answers / "comparisons.json").is_file():
+        hint = f"`cpo annotate studio import EXPORT --comparison {a.blind_answers}` writes it"
+        raise CpoError(f"--blind-answers {a.blind_answers}: no comparisons.json", hint=hint)
     check_extractor(a.extractor)
     for name in _wanted(a) or ():
         find_parts(name)
@@ -435,6 +438,7 @@ def run_evaluate(
     a.folder, a.atelier, a.verdicts = check_out(out, a.own), None, None
     check_request(ctx, a)
     a.texts = read_prompts(None, a.prompts) if a.own else []
+    a.seeds = parse_numbers(a.seeds, "--seeds")
     a.criteria = a.criteria or "painting"
     a.tree = load_criteria(a.criteria)
     if "atelier" in a.judges:
