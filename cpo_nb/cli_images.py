@@ -70,6 +70,9 @@ def read_prompts(
     "All prompts, those of the command line first. Raises `CpoError` when there is none."
     texts = list(prompts or [])
     if file is not None:
+        if not file.is_file():  # a pipe would block for ever
+            hint = "give a text file with one prompt per line"
+            raise CpoError(f"--prompts {file}: no such file", hint=hint)
         try:
             lines = file.read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError:
