@@ -19,7 +19,7 @@ from .docments import document
 from .judges import Judged, SetAnnotations, judges_agree, self_judged
 from .scorer_weights import load_scorer
 from .scorers import SCORERS, LoadedScorer, score_images
-from .untargeted import panel, panel_changes
+from .untargeted import Drift, panel, panel_changes
 
 # %% auto #0
 __all__ = ['Compared', 'judge_rows', 'score_rows', 'distance_rows', 'untargeted_rows_of', 'evaluation_report']
@@ -149,6 +149,13 @@ def distance_rows(
     return rows, ""
 
 # %% ../nbs/34c_report.ipynb #447e77cc
+def _untargeted(d: Drift) -> dict:
+    "A change of one statistic as JSON has it."
+    facts = asdict(d)
+    means = dict(before=facts.pop("base"), after=facts.pop("policy"), change=d.change)
+    return facts | means
+
+
 def untargeted_rows_of(
     compared: Compared,  # the sets
 ) -> list[dict]:  # one per comparison, with the changes of every statistic
@@ -157,7 +164,7 @@ def untargeted_rows_of(
         return []
     panels = {name: panel(each) for name, each in compared.images.items()}
     return [
-        dict(before=a, after=b, changes=panel_changes(panels[a], panels[b]))
+        dict(before=a, after=b, changes=[*map(_untargeted, panel_changes(panels[a], panels[b]))])
         for a, b in compared.couples
     ]
 
