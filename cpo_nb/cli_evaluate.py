@@ -361,8 +361,12 @@ def _evaluate(ctx: typer.Context, a: SimpleNamespace) -> None:
     scale = replace(scale, eval_images=a.images or scale.eval_images)
     device = a.device if a.own else a.device or "cpu"
     backbone = open_backbone(a.base, device, a.dtype, a.precision, a.resolution)
-    if "atelier" in a.judges and backbone.resolution != JUDGED_PIXELS:
-        raise only_atelier(a.base, f"makes images of {backbone.resolution} px")
+    if backbone.resolution != JUDGED_PIXELS:
+        if "atelier" in a.judges:
+            raise only_atelier(a.base, f"makes images of {backbone.resolution} px")
+        if a.folder and a.extractor == "judge":
+            what = f"--extractor judge: --base {a.base} makes images of {backbone.resolution} px"
+            raise CpoError(what, hint=f"it knows images of {JUDGED_PIXELS} px alone; take pixels")
     _load_policies(a, backbone)
     a.labelled = labellers(a.labelled_by, [adapter_note(note["folder"]) for note in a.notes])
     plans, lines, facts = _own_plan(a, backbone) if a.own else _atelier_plan(a, scale)
@@ -387,12 +391,15 @@ def _check_report(ctx: typer.Context, a: SimpleNamespace) -> None:
     "Raises `CpoError` for what judges and report need and is not there."
     from cpo_nb.distances import check_extractor
     from cpo_nb.job import check_new_folder
+    from cpo_nb.judges import measured_pairs
     from cpo_nb.scorer_weights import find_parts
     from cpo_nb.tables import IMAGE_SUFFIXES
 
     if "agent" not in a.judges:
         refuse_unused(ctx, "endpoint model local", "without --judge agent")
-    a.back_end = _back_end(a) if a.endpoint else None
+    a.back_end = _back_end(a) if a.endpoint or (a.model and not a.local) else None
+    if a.own and "measures" in a.judges:
+        measured_pairs(a.tree, len(a.texts) * len(a.seeds))
     if a.blind_tasks is not None:
         check_new_folder(a.blind_tasks, "--blind-tasks")
     if a.blind_answers and not (a.blind_answers / "comparisons.json").is_file():

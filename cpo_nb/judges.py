@@ -25,8 +25,9 @@ from .metrics import Verdict
 from .tables import find_source
 
 # %% auto #0
-__all__ = ['LEAST', 'CHANGED', 'Judged', 'judge_by_measures', 'judge_by_classifier', 'SetAnnotations', 'read_set_annotations',
-           'majority_labels', 'judge_by_annotations', 'dataset_labellers', 'labellers', 'self_judged', 'judges_agree']
+__all__ = ['LEAST', 'CHANGED', 'Judged', 'measured_pairs', 'judge_by_measures', 'judge_by_classifier', 'SetAnnotations',
+           'read_set_annotations', 'majority_labels', 'judge_by_annotations', 'dataset_labellers', 'labellers',
+           'self_judged', 'judges_agree']
 
 # %% ../nbs/34b_judges.ipynb #127a409a
 @dataclass(frozen=True)
@@ -44,19 +45,28 @@ class Judged:
 LEAST = 10  # images that thresholds can be taken from
 
 
+def measured_pairs(
+    tree: CriteriaTree,  # whose pairs are judged, as far as there are measures
+    images: int,  # of the base
+) -> tuple[str, ...]:  # their ids
+    "What measures can judge. Raises `CpoError` for no pair, and for too few images."
+    pairs = tuple(p for p in MEASURES if p in tree.index)
+    if not pairs:
+        hint = "measures exist for pairs of the tree painting; take another judge"
+        raise CpoError(f"the tree {tree.id} has no pair that a measure sees", hint=hint)
+    if images < LEAST:
+        what = f"the judge measures needs {LEAST} images of the base, not {images}"
+        raise CpoError(what, hint="give more prompts or seeds")
+    return pairs
+
+
 def judge_by_measures(
     images: dict[str, np.ndarray],  # set -> (N, H, W, 3), uint8; one of them is "base"
     tree: CriteriaTree,  # whose pairs are judged, as far as there are measures
     role: str = "judge",  # formula of each pair: "judge" is the second, "labeller" the first
 ) -> Judged:
-    "Judge by measures on pixels. Raises `CpoError` for a tree without a measured pair. (ours)"
-    pairs = tuple(p for p in MEASURES if p in tree.index)
-    if not pairs:
-        hint = "measures exist for pairs of the tree painting; take another judge"
-        raise CpoError(f"the tree {tree.id} has no pair that a measure sees", hint=hint)
-    if len(images["base"]) < LEAST:
-        what = f"the judge measures needs {LEAST} images of the base, not {len(images['base'])}"
-        raise CpoError(what, hint="give more prompts or seeds")
+    "Judge by measures on pixels. Raises what `measured_pairs` raises. (ours)"
+    pairs = measured_pairs(tree, len(images["base"]))
     judge = Annotator.fit(images["base"], pairs, role)
     labels = {name: judge.annotate(each) for name, each in images.items()}
     note = f"{judge.name}: thresholds are quantiles of the base's images ({judge.how})."
