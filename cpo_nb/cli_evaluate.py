@@ -334,9 +334,9 @@ def _atelier_numbers(a: SimpleNamespace, images: dict, facts, scale: Scale) -> l
 
     results, a.verdicts = atelier_rows(a.classifier, images, *facts, scale, a.sets)
     changes = attribute_changes(a.verdicts["base"], a.verdicts["policy"])
-    agreement = judge_agreement(scale, a.classifier)
+    agreement, name = judge_agreement(scale, a.classifier), a.sets["policy"]
     sentence = judge_sentence(agreement)
-    echo(f"\n{results_table(results)}\n{sentence}\n\n{changes_table(changes)}")
+    echo(f"\n{results_table(results)}\n{sentence}\n\n{changes_table(changes, name)}")
     a.atelier = dict(
         prompt=a.prompt.value,
         scale=record_of(scale),
@@ -347,7 +347,7 @@ def _atelier_numbers(a: SimpleNamespace, images: dict, facts, scale: Scale) -> l
     if not a.folder:
         drifts = to_jsonable(untargeted_changes(images["base"], images["policy"]))
         results["policy"][0]["untargeted"] = drifts
-        echo(f"\n{untargeted_table(drifts)}")
+        echo(f"\n{untargeted_table(drifts, name)}")
     return [sentence]
 
 # %% ../nbs/44k_cli_evaluate.ipynb #3f96db2c

@@ -411,22 +411,24 @@ def _change_cells(rates: dict) -> list[str]:
 
 def untargeted_table(
     changes: list[dict],  # `Drift`s, as JSON holds them
+    name: str = "adapter",  # of the policy
 ) -> str:
     "What changed that nobody aimed at, as a table; * where the interval leaves zero out."
     from cpo_nb.study import text_table
     from cpo_nb.untargeted import Drift, untargeted_rows
 
-    head = ["not aimed at", "base", "policy", "change"]
+    head = ["not aimed at", "base", name, "change"]
     return text_table(head, untargeted_rows([Drift(**change) for change in changes]))
 
 
 def changes_table(
     changes: list[dict],  # of `attribute_changes`
+    name: str = "adapter",  # of the policy
 ) -> str:
     "Changes as a table, the pair whose negative attribute fell most first."
     from cpo_nb.study import text_table
 
-    head = ["pair", "positive: base", "policy", "change", "negative: base", "policy", "change"]
+    head = ["pair", "positive: base", name, "change", "negative: base", name, "change"]
     by_change = sorted(changes, key=lambda c: c["negative"]["change"][0])
     body = [
         [c["pair"], *_change_cells(c["positive"]), *_change_cells(c["negative"])] for c in by_change
@@ -466,12 +468,12 @@ def atelier_rows(
 def judged_rows(
     backbone,  # a `Backbone`
     judge,  # an `AtelierJudge`
-    adapter,  # the policy, names with weights
+    adapter,  # the adapter beside the base, names with weights
     prompt: str,  # caption, positives or guided
     scale: Scale,  # sizes
-    label: str,  # of the policy's row
+    label: str,  # of the adapter's row
 ) -> tuple[dict[str, list[dict]], list]:
-    "Results of base and policy in the form of stored ones, and the judge's verdicts on both."
+    "Results of base and adapter in the form of stored ones, and the judge's verdicts on both."
     from cpo_nb.shipped import atelier_tree
     from cpo_nb.study import Row, row_images
     from cpo_nb.untargeted import untargeted_changes
@@ -479,12 +481,12 @@ def judged_rows(
     tree, sets, facts = atelier_tree(), {}, ()
     for row, active in (
         (Row("base", "base"), None),
-        (Row("policy", label, prompt=prompt), adapter),
+        (Row("adapter", label, prompt=prompt), adapter),
     ):
         sets[row.name], *facts = row_images(backbone, row, scale, tree, active)
-    labels = dict(base="base", policy=label)
+    labels = dict(base="base", adapter=label)
     results, verdicts = atelier_rows(judge, sets, *facts, scale, labels)
-    results["policy"][0]["untargeted"] = to_jsonable(untargeted_changes(*sets.values()))
+    results["adapter"][0]["untargeted"] = to_jsonable(untargeted_changes(*sets.values()))
     return results, list(verdicts.values())
 
 # %% ../nbs/44c_cli_images.ipynb #a96f299c
