@@ -47,6 +47,7 @@ class TrainingSet:
     # None for other families, and where all are squares of the right size
     sizes: torch.Tensor | None = None
     source: str | None = None  # hash of the annotated images (`rows_hash`), where they were hashed
+    labelled_by: tuple[str, ...] = ()  # who labelled the images, where that is recorded
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -56,7 +57,8 @@ class TrainingSet:
         columns = (self.captions, self.positive, self.negative)
         latents = self.latents[torch.from_numpy(rows)]
         sizes = None if self.sizes is None else self.sizes[torch.from_numpy(rows)]
-        return TrainingSet(latents, *([column[i] for i in rows] for column in columns), sizes)
+        columns = [[column[i] for i in rows] for column in columns]
+        return TrainingSet(latents, *columns, sizes, labelled_by=self.labelled_by)
 
     @cached_property
     def hash(self) -> str:
@@ -407,6 +409,7 @@ def _run_facts(
         criteria=f"{tree.id} ({len(tree)} pairs)",
         data=data.hash,
         pictures=len(data),
+        labelled_by=list(data.labelled_by),
         settings=record_of(cfg),
         best=res.best,
     )

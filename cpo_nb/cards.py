@@ -122,6 +122,7 @@ def _facts_table(note: dict) -> str:
         "method": _method(info),
         "criteria": info.get("criteria") and f"{_plain(info['criteria'])}, hash {info['tree']}",
         "data": info.get("data") and f"{number:,} images, hash {info['data']}",
+        "labelled by": _plain(", ".join(info.get("labelled_by") or ())),
         "training steps": info.get("steps"),
         "stopped early": info.get("stopped") and _plain(info["stopped"]),
     }

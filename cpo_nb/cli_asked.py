@@ -13,10 +13,9 @@ from typing import Annotated, Callable, Optional
 import typer
 
 # nothing heavy up here: `cpo --help` must not wait for torch
-from .cli_base import DType, Precision, check_new_folder, given_options, option_name
+from .cli_base import check_new_folder, given_options, option_name
 from .cli_base import option_value, parse_names, refuse_unused
-from .cli_images import Prompt
-from .cli_options import Device, Dtype, Overwrite, Passes, Resolution, ScaleName
+from .cli_images import SAMPLING_OPTIONS, Prompt
 from .cli_options import takes_options
 from .core import CpoError
 from .docments import document
@@ -34,31 +33,13 @@ OUT_HELP = (
     "Folder for images, report.json and report.html; the same command goes on where it was "
     "stopped. For the atelier also FILE.json, for the numbers alone."
 )
-_SAMPLING: dict[str, tuple] = dict(
+_SETS: dict[str, tuple] = dict(
     against=(
         Annotated[Optional[list[str]], typer.Option(metavar="FOLDER[:WEIGHT]", help=_AGAINST)],
         None,
     ),
     prompts=(Annotated[Optional[Path], typer.Option(metavar="FILE", help=_PROMPTS)], None),
     seeds=(Annotated[str, typer.Option(metavar="A,B,...", help=_SEEDS)], "0"),
-    steps=(
-        Annotated[Optional[int], typer.Option(min=1, help="Sampler steps, as in `cpo sample`.")],
-        None,
-    ),
-    guidance=(
-        Annotated[Optional[float], typer.Option(min=1, help="Guidance, as in `cpo sample`.")],
-        None,
-    ),
-    batch_size=(
-        Annotated[Optional[int], typer.Option(min=1, help="Images per forward pass.")],
-        None,
-    ),
-    overwrite=(Overwrite, False),
-    device=(Device, None),
-    dtype=(Dtype, DType.float32),
-    precision=(Passes, Precision.bf16),
-    resolution=(Resolution, None),
-    scale=(ScaleName, None),
 )
 
 # %% ../nbs/44k_cli_asked.ipynb #2a8ae06a
@@ -67,7 +48,10 @@ _JUDGE = (
     "annotations.jsonl beside the sampled images. atelier, or FILE of `cpo atelier judge`: its "
     "classifier. [default: atelier for the atelier, else measures]"
 )
-_BY = "Who labelled the training images: names with commas, or their folder with merge.json."
+_BY = (
+    "Who labelled the training images: names with commas, or their folder with merge.json. "
+    "[default: what the adapters record]"
+)
 _SCORES = "Preference scores, or none. [default: all with weights here]"
 _EXTRACTOR = "Of distances: pixels, judge, inception, clip, dinov2."
 _REFERENCE = "Folder of real images that distances are measured to. [default: the base's images]"
@@ -130,7 +114,7 @@ def takes_evaluation(
     command: Callable,  # a command
 ) -> Callable:  # the same with more options, which it finds in its context
     "Give a command all options of an evaluation."
-    return takes_options(command, _SAMPLING | _JUDGING | _ATELIER)
+    return takes_options(command, _SETS | SAMPLING_OPTIONS | _JUDGING | _ATELIER)
 
 # %% ../nbs/44k_cli_asked.ipynb #8f551797
 def repeat_line(

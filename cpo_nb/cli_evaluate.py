@@ -14,7 +14,7 @@ import typer
 
 # nothing heavy up here: `cpo --help` must not wait for torch
 from .artefacts import library_versions
-from .cli_agent import answers_file, expert_agent, model_back_end
+from .cli_agent import expert_agent, model_back_end
 from cpo_nb.cli_asked import (
     JUDGED_PIXELS,
     OUT_HELP,
@@ -24,8 +24,8 @@ from cpo_nb.cli_asked import (
     parse_judges,
 )
 from .cli_asked import repeat_line, takes_evaluation
-from .cli_base import Clock, ModelCommand, app, echo, given_options, load_adapters
-from .cli_base import note_unused, open_backbone, parse_numbers
+from .cli_base import Clock, ModelCommand, app, echo, load_adapters, note_unused
+from .cli_base import open_backbone, parse_names, parse_numbers, refuse_unused
 from .cli_images import atelier_rows, attribute_changes, changes_table, judge_sentence
 from .cli_images import read_prompts, short_name, untargeted_table
 from .cli_options import Adapters, Base
@@ -34,7 +34,7 @@ from .core import record_of, to_jsonable, write_json
 from .docments import document
 
 # %% auto #0
-__all__ = ['write_report', 'summary_lines', 'adapter_notes', 'run_evaluate']
+__all__ = ['write_report', 'summary_lines', 'run_evaluate']
 
 # %% ../nbs/44k_cli_evaluate.ipynb #4745f938
 def _own_plan(a: SimpleNamespace, backbone) -> tuple[dict, list[int], Any]:
@@ -43,7 +43,7 @@ def _own_plan(a: SimpleNamespace, backbone) -> tuple[dict, list[int], Any]:
     from cpo_nb.sizes import sample_sizes
 
     sizes = sample_sizes(backbone, a.base, a.scale)
-    texts, seeds, lines = crossed(a.texts, parse_numbers(a.seeds, "--seeds"))
+    texts, seeds, lines = crossed(a.texts, a.seeds)
     plan = Sampling(
         texts,
         seeds,
@@ -124,11 +124,12 @@ def _load_policies(a: SimpleNamespace, backbone) -> None:
 def _judge_all(a: SimpleNamespace, tree, compared, clock: Clock) -> tuple[list, Any, list]:
     "What every judge says, what annotators say, and measures that labelled."
     from cpo_nb import judges as j
+    from cpo_nb.sampled import image_file
 
     root, found = (a.out / "images") if a.folder else None, []
     if "agent" in a.judges and (a.endpoint or a.local):
         _ask_agent(a, root)
-    files = {name: [f"{i:05d}.png" for i in range(len(compared))] for name in compared.images}
+    files = dict.fromkeys(compared.images, [image_file(i) for i in range(len(compared))])
     said = j.read_set_annotations(root, files, tree) if root else j.SetAnnotations({}, 0, 0)
     for word in a.judges:
         clock(f"judge: {word}")
@@ -137,7 +138,7 @@ def _judge_all(a: SimpleNamespace, tree, compared, clock: Clock) -> tuple[list, 
         elif word == "atelier":
             found.append(_classified(a, tree, compared.images))
         else:
-            found.append(j.judge_by_annotations(said, tree, word, root))
+            found.append(j.judge_by_annotations(said, tree, word, root, a.criteria))
     known, also = {source for judge in found for source in judge.sources}, []
     if "measures-labeller" in a.labelled and "measures-labeller" not in known:
         if len(compared) >= j.LEAST and any(p in tree.index for p in j.MEASURES):
@@ -158,15 +159,25 @@ def _classified(a: SimpleNamespace, tree, images: dict):
     return judge_by_classifier(a.verdicts, tree, name)
 
 
+_IN_FLIGHT = 32  # requests at the same time
+
+
+def _back_end(a: SimpleNamespace):
+    "The model that the agent asks."
+    ways = dict(in_flight=_IN_FLIGHT, timeout=120.0, retries=6, variable="CPO_API_KEY")
+    more = dict(side=1024, is_random=False, device=a.device)
+    return model_back_end(a.endpoint, a.model, a.local, **ways, **more)
+
+
 def _ask_agent(a: SimpleNamespace, root: Path) -> None:
     "Let the agent annotate the sampled images; what it said before is not asked again."
-    from cpo_nb.agent_run import annotate_folder
+    from cpo_nb.agent_run import annotate_folder, estimate_calls, folder_images
 
-    ways = dict(in_flight=32, timeout=120.0, retries=6, variable="CPO_API_KEY")
-    more = dict(side=1024, is_random=False, device=a.device)
-    back_end = model_back_end(a.endpoint, a.model, a.local, **ways, **more)
-    agent = expert_agent(back_end, a.criteria, None, answers_file(back_end.model))
-    outcome, _ = annotate_folder(agent, root)
+    back_end = a.back_end or _back_end(a)
+    agent = expert_agent(back_end, a.criteria, None, None)
+    names, _ = folder_images(root)
+    echo(str(estimate_calls(agent, list(names), back_end.side, _IN_FLIGHT)))
+    outcome, _ = annotate_folder(agent, root, names)
     echo(str(outcome))
 
 # %% ../nbs/44k_cli_evaluate.ipynb #a33ef077
@@ -175,12 +186,9 @@ def _reference(folder: Path | None):
     if folder is None:
         return None
     from cpo_nb.agent import LazyImages
-    from cpo_nb.annotations import image_files
+    from cpo_nb.agent_run import folder_images
 
-    import numpy as np
-
-    names = list(image_files(folder))
-    return [np.asarray(image) for image in LazyImages(folder, names)]
+    return LazyImages(folder, list(folder_images(folder)[0].values()))
 
 
 def _scores(a: SimpleNamespace, compared) -> tuple[list, list]:
@@ -190,8 +198,16 @@ def _scores(a: SimpleNamespace, compared) -> tuple[list, list]:
 
     if a.scores == "none":
         return [], []
-    wanted = [name.strip() for name in a.scores.split(",")] if a.scores else None
-    return score_rows(compared, wanted, str(get_device(a.device)))
+    return score_rows(compared, _wanted(a), str(get_device(a.device)))
+
+
+def _wanted(a: SimpleNamespace) -> tuple[str, ...] | None:
+    "Scores that must be computed; None: those that can be."
+    from cpo_nb.scorers import SCORERS
+
+    if a.scores in (None, "none"):
+        return None
+    return tuple(dict.fromkeys(parse_names(a.scores, "--scores", tuple(SCORERS))))
 
 
 def _blind_answers(a: SimpleNamespace, compared) -> dict | None:
@@ -199,9 +215,6 @@ def _blind_answers(a: SimpleNamespace, compared) -> dict | None:
     if a.blind_answers is None:
         return None
     path = a.blind_answers / "comparisons.json"
-    if not path.is_file():
-        hint = f"`cpo annotate studio import EXPORT --comparison {a.blind_answers}` writes it"
-        raise CpoError(f"--blind-answers {a.blind_answers}: no comparisons.json", hint=hint)
     content = read_json(path, dict)
     rows, wins = content.get("comparisons"), content.get("win_rate")
     if not isinstance(rows, list) or not isinstance(wins, dict):
@@ -319,14 +332,11 @@ def _atelier_numbers(a: SimpleNamespace, images: dict, facts, scale: Scale) -> l
     from cpo_nb.study import results_table
     from cpo_nb.untargeted import untargeted_changes
 
-    rows = {"adapter" if name == "policy" else name: each for name, each in images.items()}
-    labels = {row: a.sets[name] for row, name in zip(rows, images)}
-    results, verdicts = atelier_rows(a.classifier, rows, *facts, scale, labels)
-    a.verdicts = dict(zip(images, verdicts.values()))
-    changes = attribute_changes(verdicts["base"], verdicts["adapter"])
-    agreement = judge_agreement(scale, a.classifier)
+    results, a.verdicts = atelier_rows(a.classifier, images, *facts, scale, a.sets)
+    changes = attribute_changes(a.verdicts["base"], a.verdicts["policy"])
+    agreement, name = judge_agreement(scale, a.classifier), a.sets["policy"]
     sentence = judge_sentence(agreement)
-    echo(f"\n{results_table(results)}\n{sentence}\n\n{changes_table(changes)}")
+    echo(f"\n{results_table(results)}\n{sentence}\n\n{changes_table(changes, name)}")
     a.atelier = dict(
         prompt=a.prompt.value,
         scale=record_of(scale),
@@ -336,25 +346,29 @@ def _atelier_numbers(a: SimpleNamespace, images: dict, facts, scale: Scale) -> l
     )
     if not a.folder:
         drifts = to_jsonable(untargeted_changes(images["base"], images["policy"]))
-        results["adapter"][0]["untargeted"] = drifts
-        echo(f"\n{untargeted_table(drifts)}")
+        results["policy"][0]["untargeted"] = drifts
+        echo(f"\n{untargeted_table(drifts, name)}")
     return [sentence]
 
 # %% ../nbs/44k_cli_evaluate.ipynb #3f96db2c
 def _evaluate(ctx: typer.Context, a: SimpleNamespace) -> None:
     "Sample, judge, report."
+    from cpo_nb.job import adapter_note
     from cpo_nb.judges import labellers
     from cpo_nb.report import Compared
-    from cpo_nb.shipped import atelier_tree
 
     clock, scale = Clock(), get_scale(a.scale)
     scale = replace(scale, eval_images=a.images or scale.eval_images)
     device = a.device if a.own else a.device or "cpu"
     backbone = open_backbone(a.base, device, a.dtype, a.precision, a.resolution)
-    if "atelier" in a.judges and backbone.resolution != JUDGED_PIXELS:
-        raise only_atelier(a.base, f"makes images of {backbone.resolution} px")
+    if backbone.resolution != JUDGED_PIXELS:
+        if "atelier" in a.judges:
+            raise only_atelier(a.base, f"makes images of {backbone.resolution} px")
+        if a.folder and a.extractor == "judge":
+            what = f"--extractor judge: --base {a.base} makes images of {backbone.resolution} px"
+            raise CpoError(what, hint=f"it knows images of {JUDGED_PIXELS} px alone; take pixels")
     _load_policies(a, backbone)
-    a.labelled = labellers(a.labelled_by, adapter_notes(a.notes))
+    a.labelled = labellers(a.labelled_by, [adapter_note(note["folder"]) for note in a.notes])
     plans, lines, facts = _own_plan(a, backbone) if a.own else _atelier_plan(a, scale)
     images = _sample_all(a, backbone, plans, clock)
     if not processes().main:
@@ -363,9 +377,8 @@ def _evaluate(ctx: typer.Context, a: SimpleNamespace) -> None:
     if facts is not None and "atelier" in a.judges:
         trust = _atelier_numbers(a, images, facts, scale)
     if a.folder:
-        tree = a.tree if a.own or given_options(ctx) & {"criteria"} else atelier_tree()
-        captions = Compared(images, plan.prompts, plan.seeds, lines, a.sets)
-        _report(ctx, a, tree, captions, plan, trust, clock)
+        compared = Compared(images, plan.prompts, plan.seeds, lines, a.sets)
+        _report(ctx, a, a.tree, compared, plan, trust, clock)
     elif a.out is not None:
         versions = library_versions()
         write_json(
@@ -373,15 +386,33 @@ def _evaluate(ctx: typer.Context, a: SimpleNamespace) -> None:
         )
         echo(f"\nnumbers: {a.out}")
 
+# %% ../nbs/44k_cli_evaluate.ipynb #3d958b2f
+def _check_report(ctx: typer.Context, a: SimpleNamespace) -> None:
+    "Raises `CpoError` for what judges and report need and is not there."
+    from cpo_nb.distances import check_extractor
+    from cpo_nb.job import check_new_folder
+    from cpo_nb.judges import measured_pairs
+    from cpo_nb.scorer_weights import find_parts
+    from cpo_nb.tables import IMAGE_SUFFIXES
 
-def adapter_notes(
-    notes: list[dict],  # folder and weight, as `load_adapters` gives them
-) -> list[dict]:  # adapter.json of each, {} where there is none
-    "What adapters record of their training."
-    from cpo_nb.shipped import adapter_folder
-
-    files = [adapter_folder(note["folder"]) / "adapter.json" for note in notes]
-    return [read_json(f, dict) if f.is_file() else {} for f in files]
+    if "agent" not in a.judges:
+        refuse_unused(ctx, "endpoint model local", "without --judge agent")
+    a.back_end = _back_end(a) if a.endpoint or (a.model and not a.local) else None
+    if a.own and "measures" in a.judges:
+        measured_pairs(a.tree, len(a.texts) * len(a.seeds))
+    if a.blind_tasks is not None:
+        check_new_folder(a.blind_tasks, "--blind-tasks")
+    if a.blind_answers and not (a.blind_answers / "comparisons.json").is_file():
+        hint = f"`cpo annotate studio import EXPORT --comparison {a.blind_answers}` writes it"
+        raise CpoError(f"--blind-answers {a.blind_answers}: no comparisons.json", hint=hint)
+    check_extractor(a.extractor)
+    for name in _wanted(a) or ():
+        find_parts(name)
+    if a.reference is not None:
+        names = (path.name.casefold() for path in a.reference.rglob("*"))
+        if not any(name.endswith(IMAGE_SUFFIXES) for name in names):
+            hint = "give a folder of real images"
+            raise CpoError(f"--reference {a.reference}: no images", hint=hint)
 
 # %% ../nbs/44k_cli_evaluate.ipynb #eb1fd05c
 @app.command("evaluate", cls=ModelCommand)
@@ -414,11 +445,14 @@ def run_evaluate(
     a.folder, a.atelier, a.verdicts = check_out(out, a.own), None, None
     check_request(ctx, a)
     a.texts = read_prompts(None, a.prompts) if a.own else []
+    a.seeds = parse_numbers(a.seeds, "--seeds")
     a.criteria = a.criteria or "painting"
     a.tree = load_criteria(a.criteria)
     if "atelier" in a.judges:
         a.classifier = load_judge(a.classifier_file)
-    if not a.folder:
+    if a.folder:
+        _check_report(ctx, a)
+    else:
         note_unused(ctx, "extractor reference scores shown title", "without --out FOLDER")
     _evaluate(ctx, a)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Optional
 
 import typer
@@ -57,8 +58,8 @@ from cpo_nb.cli_options import (
 )
 
 # %% auto #0
-__all__ = ['read_prompts', 'SampleRequest', 'image_name', 'write_images', 'run_sample', 'attribute_changes', 'untargeted_table',
-           'changes_table', 'Prompt', 'atelier_rows', 'judged_rows', 'short_name', 'judge_sentence']
+__all__ = ['SAMPLING_OPTIONS', 'read_prompts', 'SampleRequest', 'image_name', 'write_images', 'run_sample', 'attribute_changes',
+           'untargeted_table', 'changes_table', 'Prompt', 'atelier_rows', 'judged_rows', 'short_name', 'judge_sentence']
 
 # %% ../nbs/44c_cli_images.ipynb #a845cf62
 def read_prompts(
@@ -69,6 +70,9 @@ def read_prompts(
     "All prompts, those of the command line first. Raises `CpoError` when there is none."
     texts = list(prompts or [])
     if file is not None:
+        if not file.is_file():  # a pipe would block for ever
+            hint = "give a text file with one prompt per line"
+            raise CpoError(f"--prompts {file}: no such file", hint=hint)
         try:
             lines = file.read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError:
@@ -224,7 +228,7 @@ _SEED_HELP = (
 )
 _FirstSeed = Annotated[int, typer.Option("--seed", min=0, help=_SEED_HELP)]
 
-# %% ../nbs/44c_cli_images.ipynb #209b6ac0
+# %% ../nbs/44c_cli_images.ipynb #3ac1ca39
 _TINY = get_scale("tiny")
 _STEPS = "Sampler steps. " + by_family("sampler_steps", _TINY.sample_steps, "; FLUX.1-schnell 4")
 _SamplerSteps = Annotated[Optional[int], typer.Option("--steps", min=1, help=_STEPS)]
@@ -232,6 +236,21 @@ _GUIDANCE = "Guidance strength; 1 turns it off. " + by_family(
     "guidance", _TINY.guidance_scale, "; FLUX.1-schnell 1"
 )
 _Guidance = Annotated[Optional[float], typer.Option("--guidance", min=1, help=_GUIDANCE)]
+_AT_ONCE = "Images per forward pass. " + by_family("sample_batch", _TINY.sample_batch)
+_AtOnce = Annotated[Optional[int], typer.Option("--batch-size", min=1, help=_AT_ONCE)]
+SAMPLING_OPTIONS: dict[str, tuple] = dict(  # as `takes_options` takes them
+    steps=(_SamplerSteps, None),
+    guidance=(_Guidance, None),
+    batch_size=(_AtOnce, None),
+    overwrite=(Overwrite, False),
+    device=(Device, None),
+    dtype=(Dtype, DType.float32),
+    precision=(Passes, Precision.bf16),
+    resolution=(Resolution, None),
+    scale=(ScaleName, None),
+)
+
+# %% ../nbs/44c_cli_images.ipynb #209b6ac0
 _Negative = Annotated[
     Optional[str],
     typer.Option("--negative-prompt", help="What to guide away from. [default: nothing]"),
@@ -252,8 +271,6 @@ _Tree = Annotated[
         help="Tree of --positive, --negative and --dial. [default: painting]",
     ),
 ]
-_AT_ONCE = "Images per forward pass. " + by_family("sample_batch", _TINY.sample_batch)
-_AtOnce = Annotated[Optional[int], typer.Option("--batch-size", min=1, help=_AT_ONCE)]
 _Grid = Annotated[
     bool, typer.Option("--grid", help="Also write grid.png, all images in rows of eight.")
 ]
@@ -298,7 +315,7 @@ def _all_prompts(ctx: typer.Context) -> list[str]:
 
 # %% ../nbs/44c_cli_images.ipynb #0eb557ca
 @app.command("sample", cls=ModelCommand)
-@partial(takes_options, options=DIAL_OPTIONS)
+@partial(takes_options, options=SAMPLING_OPTIONS | DIAL_OPTIONS)
 def run_sample(
     ctx: typer.Context,
     out: _Out,
@@ -308,22 +325,13 @@ def run_sample(
     adapter: Adapters = None,
     count: _Count = 1,
     seed: _FirstSeed = 0,
-    steps: _SamplerSteps = None,
-    guidance: _Guidance = None,
     negative_prompt: _Negative = None,
     npo: Npo = None,
     npo_merge: NpoMerge = 0.0,
     positive: _PositiveIds = None,
     negative: _NegativeIds = None,
     criteria: _Tree = None,
-    batch_size: _AtOnce = None,
     grid: _Grid = False,
-    overwrite: Overwrite = False,
-    scale: ScaleName = None,
-    device: Device = None,
-    dtype: Dtype = DType.float32,
-    precision: Passes = Precision.bf16,
-    resolution: Resolution = None,
 ) -> None:
     """Sample images from prompts, with or without adapters; with --dial, grids of strengths.
 
@@ -337,18 +345,20 @@ def run_sample(
     """
     from cpo_nb.sizes import sample_sizes
 
-    get_scale(scale)  # a word that is no preset is refused before anything is loaded
+    given = SimpleNamespace(**ctx.params)
+    get_scale(given.scale)  # a word that is no preset is refused before anything is loaded
     texts = _all_prompts(ctx)
     check_new_folder(out)
-    if not overwrite:
+    if not given.overwrite:
         _check_no_images(out)
     dialled = read_dial(ctx)
-    backbone = open_backbone(base, device, dtype, precision, resolution)
+    where = (given.device, given.dtype, given.precision, given.resolution)
+    backbone = open_backbone(base, *where)
     names, notes = load_adapters(backbone, adapter)
     branch, npo_note = load_negative_branch(backbone, names, npo, npo_merge)
-    sizes = sample_sizes(backbone, base, scale)
+    sizes = sample_sizes(backbone, base, given.scale)
     request = _request(ctx.params, texts, sizes, dict(base=base, adapters=notes) | npo_note)
-    at_once = batch_size or sizes.batch_size
+    at_once = given.batch_size or sizes.batch_size
     if dialled:
         _write_dials(backbone, dialled, request, out, names, at_once)
     else:
@@ -367,7 +377,7 @@ def _paired_rates(before, after) -> dict:
 
 def attribute_changes(
     before,  # a `Verdict` on the base's images
-    after,  # one on the adapter's, for the same prompts and seeds
+    after,  # one on the policy's, for the same prompts and seeds
 ) -> list[dict]:  # one per pair: rates before and after, and (mean, low, high) of their change
     """Paired changes of attribute rates, with 95 % bootstrap intervals over images. Source: ours.
 
@@ -401,22 +411,24 @@ def _change_cells(rates: dict) -> list[str]:
 
 def untargeted_table(
     changes: list[dict],  # `Drift`s, as JSON holds them
+    name: str = "adapter",  # of the policy
 ) -> str:
     "What changed that nobody aimed at, as a table; * where the interval leaves zero out."
     from cpo_nb.study import text_table
     from cpo_nb.untargeted import Drift, untargeted_rows
 
-    head = ["not aimed at", "base", "adapter", "change"]
+    head = ["not aimed at", "base", name, "change"]
     return text_table(head, untargeted_rows([Drift(**change) for change in changes]))
 
 
 def changes_table(
     changes: list[dict],  # of `attribute_changes`
+    name: str = "adapter",  # of the policy
 ) -> str:
     "Changes as a table, the pair whose negative attribute fell most first."
     from cpo_nb.study import text_table
 
-    head = ["pair", "positive: base", "adapter", "change", "negative: base", "adapter", "change"]
+    head = ["pair", "positive: base", name, "change", "negative: base", name, "change"]
     by_change = sorted(changes, key=lambda c: c["negative"]["change"][0])
     body = [
         [c["pair"], *_change_cells(c["positive"]), *_change_cells(c["negative"])] for c in by_change

@@ -105,7 +105,7 @@ def _run_fresh(every: list, scale: Scale, ground, clock: Clock) -> dict[str, lis
         what = resolved.label
         if resolved.policy is not None:
             steps = resolved.policy.config.train.steps
-            what = f"stage 2: {what}, {steps} training steps ({resolved.settings_from})"
+            what = f"stage 2: {what}, {steps} training steps, settings: {resolved.settings_from}"
         clock(f"{what}, {scale.eval_images} images, judge")
         numbers = compute_run(resolved, scale, ground)
         results[resolved.run.row] = [store_run(resolved, scale, numbers)]

@@ -5,6 +5,7 @@
 # %% ../nbs/33b_distances.ipynb #b50fd240
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Sequence
@@ -19,9 +20,9 @@ from .scorer_weights import Part, find_part, load_clip, missing_part, read_weigh
 from .scorers import Preprocess, rgb_bytes, unit_image_features
 
 # %% auto #0
-__all__ = ['DINO', 'CLIP_336', 'DINO_BASE', 'INCEPTION', 'EXTRACTORS', 'MEASURES', 'kid', 'cmmd', 'density_coverage', 'diversity',
-           'Distance', 'subset_interval', 'Extractor', 'square_336', 'pixel_features', 'load_extractor', 'name_of',
-           'distances']
+__all__ = ['DINO', 'CLIP_336', 'DINO_BASE', 'INCEPTION', 'EXTRACTORS', 'MEASURES', 'LEAST', 'kid', 'cmmd', 'density_coverage',
+           'diversity', 'Distance', 'subset_interval', 'Extractor', 'square_336', 'pixel_features', 'check_extractor',
+           'load_extractor', 'name_of', 'feature_distances', 'distances']
 
 # %% ../nbs/33b_distances.ipynb #2e8a2024
 def _cubic(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -173,7 +174,8 @@ def _batched(model: Callable, prepare: Callable, batch_size: int = 16) -> Callab
     def features(images):
         parts = []
         for start in range(0, len(images), batch_size):
-            ready = [prepare(image) for image in images[start : start + batch_size]]
+            rows = range(start, min(start + batch_size, len(images)))
+            ready = [prepare(np.asarray(images[i])) for i in rows]
             alike = len({x.shape for x in ready}) == 1
             groups = [torch.stack(ready)] if alike else [x[None] for x in ready]
             parts += [model(x).cpu().numpy() for x in groups]
@@ -218,13 +220,18 @@ INCEPTION = Part(
 )
 
 
+def _need_fidelity() -> None:
+    "Raises `CpoError` where torch-fidelity is not installed."
+    if importlib.util.find_spec("torch_fidelity") is None:
+        what = "extractor inception: torch-fidelity is not installed"
+        raise CpoError(what, hint="pip install 'cpo_nb[fidelity]'")
+
+
 def _inception(download: bool) -> Extractor:
     "FID's Inception, 2,048 features, by torch-fidelity."
-    try:
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    except ImportError:
-        what = "extractor inception: torch-fidelity is not installed"
-        raise CpoError(what, hint="pip install 'cpo_nb[fidelity]'") from None
+    _need_fidelity()
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
     path = next(iter(_needed(INCEPTION, download).values()))
     _, digest = read_weights(path, INCEPTION)  # first: torch-fidelity reads pickles in full
     model = FeatureExtractorInceptionV3(
@@ -262,7 +269,15 @@ def _pixel_row(image: np.ndarray) -> np.ndarray:
 def _judge(download: bool) -> Extractor:
     "The atelier's judge, 128 features of images of 64 x 64."
     judge = load_judge()
-    return Extractor("atelier judge", lambda images: judge_images(judge, np.stack(images)).features)
+
+    def features(images):
+        arrays = [np.asarray(image) for image in images]
+        if other := {a.shape[:2] for a in arrays} - {(64, 64)}:
+            what = f"extractor judge: images of {' and '.join(map(str, sorted(other)))} pixels"
+            raise CpoError(what, hint="it knows the atelier's 64 x 64 alone; take 'pixels'")
+        return judge_images(judge, np.stack(arrays)).features
+
+    return Extractor("atelier judge", features)
 
 
 def _pixels(download: bool) -> Extractor:
@@ -273,17 +288,30 @@ def _pixels(download: bool) -> Extractor:
 EXTRACTORS = dict(
     pixels=_pixels, judge=_judge, inception=_inception, clip=_clip_336, dinov2=_dinov2
 )
+_WEIGHTS = dict(inception=INCEPTION, clip=CLIP_336, dinov2=DINO_BASE)
+
+
+def check_extractor(
+    name: str,  # a key of EXTRACTORS
+    download: bool = False,  # ask the hub for weights that are not here
+) -> None:
+    "Raises `CpoError` for a name that is none, and for weights or libraries that are missing."
+    if name not in EXTRACTORS:
+        raise CpoError(
+            f"no extractor is called {name!r}", hint=f"choose one of {', '.join(EXTRACTORS)}"
+        )
+    if name == "inception":
+        _need_fidelity()
+    if name in _WEIGHTS:
+        _needed(_WEIGHTS[name], download)
 
 
 def load_extractor(
     name: str = "pixels",  # a key of EXTRACTORS
     download: bool = False,  # ask the hub for weights that are not here
 ) -> Extractor:
-    "A feature extractor by name. Raises `CpoError` that names missing weights; takes no other."
-    if name not in EXTRACTORS:
-        raise CpoError(
-            f"no extractor is called {name!r}", hint=f"choose one of {', '.join(EXTRACTORS)}"
-        )
+    "A feature extractor by name. Raises what `check_extractor` raises; takes no other."
+    check_extractor(name, download)
     return EXTRACTORS[name](download)
 
 # %% ../nbs/33b_distances.ipynb #4f8ac7eb
@@ -324,6 +352,29 @@ def name_of(
     return measure
 
 # %% ../nbs/33b_distances.ipynb #2fa7300c
+LEAST = 12  # images of a set; half of it still has more than five
+
+
+def feature_distances(
+    a: np.ndarray,  # features of generated images, (N, D)
+    b: np.ndarray,  # features of the set that they are compared with, (M, D)
+    extractor: str,  # its name
+    rounds: int = 30,  # subsets for the intervals
+) -> list[Distance]:  # CMMD only over CLIP's features
+    "All distances between two sets of features. Raises `CpoError` for too few."
+    measures = dict(MEASURES)
+    if extractor == "CLIP ViT-L/14-336":
+        measures["CMMD"] = cmmd
+    if min(len(a), len(b)) < LEAST:
+        hint = f"give at least {LEAST} of each"
+        raise CpoError(f"distances: {len(a)} and {len(b)} images", hint=hint)
+    found = []
+    for name, measure in measures.items():
+        interval = _bounded(name, subset_interval(measure, a, b, rounds))
+        found.append(Distance(name_of(name, extractor), extractor, *interval, (len(a), len(b))))
+    return found
+
+
 def distances(
     generated: Sequence[np.ndarray],  # N images, uint8, (H, W, 3)
     real: Sequence[np.ndarray],  # M images of the set that they are compared with
@@ -332,21 +383,7 @@ def distances(
 ) -> list[Distance]:  # CMMD only over CLIP's features
     "All distances between two sets of images over one extractor's features."
     extractor = load_extractor(extractor) if isinstance(extractor, str) else extractor
-    a, b = extractor(generated), extractor(real)
-    measures = dict(MEASURES)
-    if extractor.name == "CLIP ViT-L/14-336":
-        measures["CMMD"] = cmmd
-    least = 12  # half of it still has more than five
-    if min(len(a), len(b)) < least:
-        hint = f"give at least {least} of each"
-        raise CpoError(f"distances: {len(a)} and {len(b)} images", hint=hint)
-    found = []
-    for name, measure in measures.items():
-        interval = _bounded(name, subset_interval(measure, a, b, rounds))
-        found.append(
-            Distance(name_of(name, extractor.name), extractor.name, *interval, (len(a), len(b)))
-        )
-    return found
+    return feature_distances(extractor(generated), extractor(real), extractor.name, rounds)
 
 # %% ../nbs/33b_distances.ipynb #64aa644a
 document(globals())

@@ -13,7 +13,7 @@ from typing import Any, Callable
 import numpy as np
 from fastcore.basics import patch
 
-from .core import CpoError, Scale, cache_dir, get_scale, processes
+from .core import CpoError, Scale, cache_dir, get_scale, processes, read_json
 from .docments import document
 from .criteria import CriteriaTree, load_criteria
 from .images import ImageRules, size_line
@@ -35,6 +35,7 @@ from .machine import DTYPES, check_formats, get_device
 from .method_rows import preference_rows
 from .sampling import Previews, preview_prompts
 from .gain import atelier_held_out, attribute_sheet, auxiliary_notes, best_note, report_gains
+from .judges import dataset_labellers, labellers
 from .shipped import adapter_folder, atelier_training_set, shipped_auxiliary
 from .untargeted import untargeted_line
 from .starts import check_start, load_start
@@ -44,7 +45,7 @@ from .progress import settings_table
 
 # %% auto #0
 __all__ = ['check_new_folder', 'check_run_folder', 'Job', 'resolved_settings', 'settle', 'run_stage1', 'load_expert',
-           'run_stage2', 'build_bank']
+           'adapter_note', 'run_stage2', 'build_bank']
 
 # %% ../nbs/40_job.ipynb #458c1234
 def check_new_folder(
@@ -219,11 +220,13 @@ def sets(
     "Encode the images of the splits, or generate the atelier's."
     if splits is None:
         return atelier_training_set(self.sizes, backbone), None
+    labelled_by = dataset_labellers(self.data)
     if enlarged := size_line(splits.report.images, backbone.resolution):
         say(enlarged)
     if long := long_prompts(splits["train"]["caption"], backbone.prompt_tokens):
         say(long)
     train = training_set(splits["train"], backbone, folder=self.store)
+    train = replace(train, labelled_by=labelled_by)
     n_held = min(self.held_out, len(splits["validation"]))
     if not n_held:
         return train, None
@@ -426,6 +429,22 @@ def load_expert(
     for note in auxiliary_notes(folder, tree, backbone.name):
         say(note)
 
+# %% ../nbs/40_job.ipynb #7c68b7db
+def adapter_note(
+    folder: str | Path,  # of an adapter, as of `adapter_folder`
+) -> dict:  # {} where it records nothing
+    "What an adapter records of its training, adapter.json."
+    file = adapter_folder(folder) / "adapter.json"
+    return read_json(file, dict) if file.is_file() else {}
+
+
+def _with_teachers(p: _Prepared, auxiliary: str | Path | None, experts: str | Path | None):
+    "What was prepared, with who labelled the images of auxiliary and experts."
+    folders = [auxiliary] if auxiliary is not None else []
+    folders += sorted(Path(experts).glob("*/adapter")) if experts is not None else []
+    names = (*p.data.labelled_by, *labellers(None, [adapter_note(each) for each in folders]))
+    return replace(p, data=replace(p.data, labelled_by=tuple(dict.fromkeys(names))))
+
 # %% ../nbs/40_job.ipynb #90cf0e5d
 def _bank_settings(
     job: Job, bank: BankConfig | None, batch_size: int | None = None
@@ -496,6 +515,7 @@ def run_stage2(
     models = dict(auxiliary=targets, reference=reference)
     with claim_align(bb, tree, out, cfg, bank=bank, **models, **_claim_options(job, splits)):
         p = _Prepared(tree, splits, bb, *job.sets(bb, splits, say))
+        p = _with_teachers(p, auxiliary, experts)
         settings = resolved_settings(job, cfg, auxiliary, bank)
         if experts is not None or start != "base":
             settings |= dict(experts=experts, start=start)

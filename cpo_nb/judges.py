@@ -22,10 +22,12 @@ from .docments import document
 from .measures import MEASURES
 from .merge import RECORD, count_votes
 from .metrics import Verdict
+from .tables import find_source
 
 # %% auto #0
-__all__ = ['LEAST', 'Judged', 'judge_by_measures', 'judge_by_classifier', 'SetAnnotations', 'read_set_annotations',
-           'majority_labels', 'judge_by_annotations', 'labellers', 'self_judged', 'judges_agree']
+__all__ = ['LEAST', 'CHANGED', 'Judged', 'measured_pairs', 'judge_by_measures', 'judge_by_classifier', 'SetAnnotations',
+           'read_set_annotations', 'majority_labels', 'judge_by_annotations', 'dataset_labellers', 'labellers',
+           'self_judged', 'judges_agree']
 
 # %% ../nbs/34b_judges.ipynb #127a409a
 @dataclass(frozen=True)
@@ -43,19 +45,28 @@ class Judged:
 LEAST = 10  # images that thresholds can be taken from
 
 
+def measured_pairs(
+    tree: CriteriaTree,  # whose pairs are judged, as far as there are measures
+    images: int,  # of the base
+) -> tuple[str, ...]:  # their ids
+    "What measures can judge. Raises `CpoError` for no pair, and for too few images."
+    pairs = tuple(p for p in MEASURES if p in tree.index)
+    if not pairs:
+        hint = "measures exist for pairs of the tree painting; take another judge"
+        raise CpoError(f"the tree {tree.id} has no pair that a measure sees", hint=hint)
+    if images < LEAST:
+        what = f"the judge measures needs {LEAST} images of the base, not {images}"
+        raise CpoError(what, hint="give more prompts or seeds")
+    return pairs
+
+
 def judge_by_measures(
     images: dict[str, np.ndarray],  # set -> (N, H, W, 3), uint8; one of them is "base"
     tree: CriteriaTree,  # whose pairs are judged, as far as there are measures
     role: str = "judge",  # formula of each pair: "judge" is the second, "labeller" the first
 ) -> Judged:
-    "Judge by measures on pixels. Raises `CpoError` for a tree without a measured pair. (ours)"
-    pairs = tuple(p for p in MEASURES if p in tree.index)
-    if not pairs:
-        hint = "measures exist for pairs of the tree painting; take another judge"
-        raise CpoError(f"the tree {tree.id} has no pair that a measure sees", hint=hint)
-    if len(images["base"]) < LEAST:
-        what = f"the judge measures needs {LEAST} images of the base, not {len(images['base'])}"
-        raise CpoError(what, hint="give more prompts or seeds")
+    "Judge by measures on pixels. Raises what `measured_pairs` raises. (ours)"
+    pairs = measured_pairs(tree, len(images["base"]))
     judge = Annotator.fit(images["base"], pairs, role)
     labels = {name: judge.annotate(each) for name, each in images.items()}
     note = f"{judge.name}: thresholds are quantiles of the base's images ({judge.how})."
@@ -144,13 +155,15 @@ def judge_by_annotations(
     tree: CriteriaTree,  # whose pairs they are of
     kind: str,  # "people" or "agent"
     root: str | Path,  # where annotations are expected, for the message
+    criteria: str = "TREE",  # name or file of the tree, for the message
 ) -> Judged:
     "Judge by people's, or an agent's, annotations. Raises `CpoError` when there are none."
     names = [name for name in found.by if _kind(name) == kind]
     if not names:
+        where = f"--images {root} --criteria {criteria}"
         how = dict(
-            people=f"label the images with `cpo annotate studio start --images {root}`, or import",
-            agent=f"give --endpoint URL --model NAME, or `cpo annotate agent --images {root}`",
+            people=f"label the images with `cpo annotate studio start {where}`, or import",
+            agent=f"give --endpoint URL --model NAME, or `cpo annotate agent {where}`",
         )
         random = f" ({found.random:,} by random weights do not count)" if found.random else ""
         what = f"--judge {kind}: no annotations in {root}{random}"
@@ -167,21 +180,41 @@ def judge_by_annotations(
     return Judged(shown, tuple(names), ids, labels, tuple(notes), kind == "people")
 
 # %% ../nbs/34b_judges.ipynb #7b661371
+CHANGED = "others after the merge"  # whoever changed metadata.jsonl since
+
+
+def dataset_labellers(
+    source: str | Path,  # as of `load_paintings`
+) -> tuple[str, ...]:  # names; empty where no merge has recorded them
+    "Who labelled a dataset. Raises `DatasetError` for what is none."
+    names = []
+    for table in find_source(source).tables:
+        record = table.with_name(RECORD)
+        if table.name != "metadata.jsonl" or not record.is_file():
+            continue
+        content = read_json(record, dict)
+        report = content.get("report")
+        names += report.get("annotators") or () if isinstance(report, dict) else ()
+        if names and content.get("metadata") != sha256_file(table):
+            names.append(CHANGED)
+    return tuple(dict.fromkeys(map(str, names)))
+
+
 def labellers(
     given: str | None,  # names with commas, or a folder of training images with merge.json
     notes: Sequence[dict],  # adapter.json of each adapter
 ) -> tuple[str, ...]:  # names; empty where it is not known
     "Who labelled the training images. Raises `CpoError` for a folder without a record."
     if given is None:
-        names = [n for note in notes for n in (note.get("info") or {}).get("labelled_by") or ()]
+        known = [(note.get("info") or {}).get("labelled_by") for note in notes]
+        names = [name for each in known if isinstance(each, list) for name in each]
         return tuple(dict.fromkeys(map(str, names)))
     if not Path(given).is_dir():
         return tuple(part.strip() for part in given.split(",") if part.strip())
-    record = Path(given) / RECORD
-    if not record.is_file():
-        hint = "give the names, such as --labelled-by anna,agent:MODEL"
-        raise CpoError(f"--labelled-by {given}: no {RECORD} of `cpo annotate merge`", hint=hint)
-    return tuple((read_json(record, dict).get("report") or {}).get("annotators") or ())
+    if names := dataset_labellers(given):
+        return names
+    hint = "give the names, such as --labelled-by anna,agent:MODEL"
+    raise CpoError(f"--labelled-by {given}: no {RECORD} of `cpo annotate merge`", hint=hint)
 
 
 def self_judged(

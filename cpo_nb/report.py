@@ -14,12 +14,12 @@ from .changes import LEVEL, Change, count_changes, net_scores, pair_changes, pai
 from .changes import resample_weights, sampling_units, win_rate_of
 from .core import CpoError, plural
 from .criteria import CriteriaTree
-from .distances import Extractor, distances, load_extractor
+from .distances import LEAST, Extractor, feature_distances, load_extractor
 from .docments import document
 from .judges import Judged, SetAnnotations, judges_agree, self_judged
 from .scorer_weights import load_scorer
 from .scorers import SCORERS, LoadedScorer, score_images
-from .untargeted import panel, panel_changes
+from .untargeted import Drift, panel, panel_changes
 
 # %% auto #0
 __all__ = ['Compared', 'judge_rows', 'score_rows', 'distance_rows', 'untargeted_rows_of', 'evaluation_report']
@@ -132,23 +132,30 @@ def score_rows(
 def distance_rows(
     compared: Compared,  # the sets
     extractor: str | Extractor = "pixels",  # whose features
-    reference: Sequence[np.ndarray] | None = None,  # images of a reference set
+    reference: Sequence | None = None,  # images of a reference set, each read when it is needed
 ) -> tuple[list[dict], str]:  # distances; why there are none
     "Distances of every set to the reference, or of the policies to the base."
     extractor = load_extractor(extractor) if isinstance(extractor, str) else extractor
-    least = 12
-    if len(compared) < least:
-        return [], f"{plural(len(compared), 'image')}, and {least} are the least"
+    own = reference is not None
+    for n, where in ((len(compared), ""), (len(reference) if own else LEAST, " in the reference")):
+        if n < LEAST:
+            return [], f"{plural(n, 'image')}{where}, and {LEAST} are the least"
+    features = {name: extractor(images) for name, images in compared.images.items()}
+    to, real = ("reference", extractor(reference)) if own else ("base", features.pop("base"))
     rows = []
-    others = [n for n in compared.images if reference is not None or n != "base"]
-    for name in others:
-        to = compared.images["base"] if reference is None else reference
-        found = distances(compared.images[name], to, extractor)
-        against = "reference" if reference is not None else "base"
-        rows += [asdict(d) | dict(set=name, to=against) for d in found]
+    for name, each in features.items():
+        found = feature_distances(each, real, extractor.name)
+        rows += [asdict(d) | dict(set=name, to=to, weights=extractor.weights) for d in found]
     return rows, ""
 
 # %% ../nbs/34c_report.ipynb #447e77cc
+def _untargeted(d: Drift) -> dict:
+    "A change of one statistic as JSON has it."
+    facts = asdict(d)
+    means = dict(before=facts.pop("base"), after=facts.pop("policy"), change=d.change)
+    return facts | means
+
+
 def untargeted_rows_of(
     compared: Compared,  # the sets
 ) -> list[dict]:  # one per comparison, with the changes of every statistic
@@ -157,7 +164,7 @@ def untargeted_rows_of(
         return []
     panels = {name: panel(each) for name, each in compared.images.items()}
     return [
-        dict(before=a, after=b, changes=panel_changes(panels[a], panels[b]))
+        dict(before=a, after=b, changes=[*map(_untargeted, panel_changes(panels[a], panels[b]))])
         for a, b in compared.couples
     ]
 

@@ -115,16 +115,16 @@ def evaluation_findings(
 
 
 def _percent(c: dict) -> str:
-    "A change as a share of the base's mean."
-    if not c["base"]:
-        return number_text(c["policy"] - c["base"], 2, True)
-    text = f"{c['policy'] / c['base'] - 1:+.0%}".replace("-", "−")
+    "A change as a share of the mean before."
+    if not c["before"]:
+        return number_text(c["change"], 2, True)
+    text = f"{c['after'] / c['before'] - 1:+.0%}".replace("-", "−")
     return "0%" if text[1:] == "0%" else text
 
 
 def _size(c: dict) -> float:
     "What clear changes are sorted by, the largest first."
-    return -abs(c["policy"] - c["base"]) / (c["spread"] or 1.0)
+    return -abs(c["change"]) / (c["spread"] or 1.0)
 
 # %% ../nbs/34d_report_page.ipynb #c69fe72b
 def _tiles(report: dict) -> str:
@@ -288,15 +288,15 @@ def _untargeted_section(report: dict) -> str:
     for row in report["untargeted"]:
         rows = []
         for c in sorted(row["changes"], key=_size):
-            d = dict(change=c["policy"] - c["base"], low=c["low"], high=c["high"])
+            d = {k: c[k] for k in ("change", "low", "high")}
             unit = {k: v / (c["spread"] or 1.0) for k, v in d.items()}
             clear = bool(c["low"] > 0 or c["high"] < 0)
             bar = change_bar(unit, 2.0, 0, clear).replace("flat", "flat" if not clear else "moved")
-            numbers = [number_text(c["base"]), number_text(c["policy"]), _percent(c)]
+            numbers = [number_text(c["before"]), number_text(c["after"]), _percent(c)]
             change = interval_text(d["change"], c["low"], c["high"])
             rows.append([c["name"] + (" *" if clear else ""), *numbers, bar, change])
         names = (html.escape(report["sets"][row[k]]) for k in ("after", "before"))
-        head = ("statistic", "before", "after", "share", "in base’s deviations, ±2", "change")
+        head = ("statistic", "before", "after", "share", "in standard deviations, ±2", "change")
         blocks.append(f"<h3>{' against '.join(names)}</h3>{html_table(head, rows)}")
     return "".join(blocks) or "<p>One image is too few.</p>"
 
@@ -350,7 +350,7 @@ def _cards(compared: Compared, shown: int, side: int) -> str:
     cards = []
     for i in range(shown):
         images = "".join(
-            f'<span><img loading="lazy" alt="{name}" '
+            f'<span><img loading="lazy" alt="{html.escape(compared.names[name])}" '
             f'src="{jpeg_uri(Image.fromarray(each[i]), side)}"></span>'
             for name, each in compared.images.items()
         )
@@ -532,12 +532,12 @@ def _repeat_section(report: dict) -> str:
 
 def _blind_section(report: dict) -> str:
     "What people said without knowing which is which."
-    wins = report["blind"]
+    wins, name = report["blind"], html.escape(report["sets"]["policy"])
     people = wins.get("people", 0)
     who = plural(people if isinstance(people, int) else len(people), "person")
     low, high = (f"{100 * _nan(wins[k]):.0f}" for k in ("low", "high"))
     return (
-        f"<p>Pairs in random order, {wins['n']:,} answers by {who}: the policy wins "
+        f"<p>Pairs in random order, {wins['n']:,} answers by {who}: {name} wins "
         f"{100 * _nan(wins['rate']):.0f} % <small>[{low}, {high}]</small> "
         f"({wins['wins']:,} won, {wins['ties']:,} equal, {wins['losses']:,} lost).</p>"
     )

@@ -15,8 +15,8 @@ from PIL import Image
 
 from .adapters import Adapter
 from .backbone import Backbone
-from .core import CpoError, atomic_path, plural, processes, read_json, remove_leftovers
-from .core import sha256_json, to_jsonable, write_json
+from .core import CpoError, atomic_path, in_main, plural, processes, read_json
+from .core import remove_leftovers, sha256_json, to_jsonable, write_json
 from .docments import document
 from .images import ImageError, rgb_image
 from .origin import adapter_hash, base_origin
@@ -190,11 +190,13 @@ def sample_set(
     folder, n, process = Path(folder), len(sampling), processes()
     there = {i: _read_image(folder / image_file(i)) for i in range(n)}
     images = {i: image for i, image in there.items() if image is not None}
-    if process.main:
+
+    def claim():
         claim_set(folder, sampling_record(backbone, sampling, adapter, origin), len(images) == n)
         remove_leftovers(folder)
         _write_table(folder, sampling)
-    process.wait()
+
+    in_main(claim)
     batches = [rows for rows in _batches(backbone, sampling) if any(i not in images for i in rows)]
     if images:
         say(f"{folder.name}: {len(images):,} of {plural(n, 'image')} were there")

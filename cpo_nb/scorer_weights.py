@@ -131,14 +131,14 @@ def find_parts(
     name: str,  # a key of SCORERS
     download: bool = False,  # ask the hub for what is not here
 ) -> dict[str, dict[str, Path]]:  # files by part
-    "All files of a scorer. Raises `CpoError` that names what is missing, and what is skipped."
+    "All files of a scorer. Raises `CpoError` that names what is missing."
     if name not in SCORERS:
         raise CpoError(f"no scorer is called {name!r}", hint=f"choose one of {', '.join(SCORERS)}")
     found = {part: find_part(PARTS[part], download) for part in SCORERS[name].parts}
     missing = [missing_part(PARTS[part], files) for part, files in found.items()]
     if any(missing):
         raise CpoError(
-            f"{name}: no weights, so {SCORERS[name].title} is skipped. Missing:",
+            f"{name}: no weights of {SCORERS[name].title} here. Missing:",
             [line for line in missing if line],
             "put the files there, or set CPO_SCORERS, or give `download=True`",
         )

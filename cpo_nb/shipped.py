@@ -39,9 +39,9 @@ from .sampling import sample
 from .metrics import JUDGE_SEED, AtelierJudge, judge_images
 
 # %% auto #0
-__all__ = ['DATA_SEED', 'EVAL_SEED', 'IDEAL_SEED', 'HELD_SEED', 'SWEPT', 'atelier_tree', 'shipped_auxiliary', 'adapter_folder',
-           'shipped_hashes', 'sample_prompts', 'atelier_training_set', 'ideal_features', 'judge_agreement',
-           'auxiliary_config', 'sweep_path', 'held_out_rows', 'sweep_auxiliary']
+__all__ = ['DATA_SEED', 'EVAL_SEED', 'IDEAL_SEED', 'PAINTER', 'HELD_SEED', 'SWEPT', 'atelier_tree', 'shipped_auxiliary',
+           'adapter_folder', 'shipped_hashes', 'sample_prompts', 'atelier_training_set', 'ideal_features',
+           'judge_agreement', 'auxiliary_config', 'sweep_path', 'held_out_rows', 'sweep_auxiliary']
 
 # %% ../nbs/35_shipped.ipynb #c13430a6
 def atelier_tree() -> CriteriaTree:  # 19 pairs
@@ -114,6 +114,9 @@ def _weights_key(module: torch.nn.Module) -> str:
     return sha256_json([v.double().sum().item() for v in module.state_dict().values()])
 
 # %% ../nbs/35_shipped.ipynb #e302537e
+PAINTER = ("atelier-painter",)  # who labelled the atelier's images: they are painted from labels
+
+
 def atelier_training_set(
     scale: Scale,  # `train_images` says how many images are painted
     backbone: Backbone,  # whose autoencoder encodes them
@@ -131,7 +134,7 @@ def atelier_training_set(
     key = dict(pictures=scale.train_images, vae=_weights_key(backbone.pipe.vae))
     folder = cached("atelier-latents", build, key, DATA_SEED)
     latents = load_file(folder / "latents.safetensors")["latents"]
-    return TrainingSet(latents, **read_json(folder / "rows.json"))
+    return TrainingSet(latents, **read_json(folder / "rows.json"), labelled_by=PAINTER)
 
 # %% ../nbs/35_shipped.ipynb #238f5d7e
 def ideal_features(

@@ -29,7 +29,8 @@ RIGHT = {
     "--bank {out}/bank --cache {out}/cache --scale smoke",
     "bank check": "{out}",
     "sample": "--base {base} --adapter {adapter} --prompt x --out {out}/samples --steps 1",
-    "evaluate": "--adapter {adapter} --base {base} --images 4 --scale smoke",
+    "evaluate": "--adapter {adapter} --base {base} --prompts {prompts} --seeds 0,1,2,3,4 --steps 1 "
+    "--judge measures --scores none --out {out}/report --overwrite",
     "results": "--stored --rows base --scale smoke",
     "reproduce": "--data {data} --criteria {tree} --scale smoke",
     "experiment": "smoke --dry-run --scale smoke",
@@ -152,7 +153,7 @@ def odd_places(folder: Path) -> dict[str, str]:
 
 def filled(
     line: Line,  # with placeholders
-    **places: str,  # base, data, tree, adapter, out, and those of `odd_places`
+    **places: str,  # base, data, tree, adapter, prompts, out, and those of `odd_places`
 ) -> list[str]:
     "The words of a command line."
     words = []

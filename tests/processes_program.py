@@ -29,6 +29,8 @@ def main(what: str, folder: Path) -> None:
     family, method = what.split("-")[:2]
     if method == "annotate":
         return annotated(what, folder)
+    if method == "evaluate":
+        return evaluated(what, folder)
     bb = load_backbone(folder / family, resolution=64)
     rows = painted_columns(sample_scenes(24, 0))
     out = folder / f"{what}-{processes().count}"
@@ -130,6 +132,22 @@ def annotated(what: str, folder: Path) -> None:
             )
         )
     )
+
+
+def evaluated(what: str, folder: Path) -> None:
+    "Evaluate a policy by the command, then again with other settings, which is refused."
+    from typer.testing import CliRunner
+    from cpo_nb.cli import app
+
+    (folder / "prompts.txt").write_text("a red boat\nan oak\n")
+    out = folder / f"{what}-{processes().count}"
+    line = f"evaluate --base {folder}/sd --adapter {folder}/sd-cpo-1/adapter --seeds 0,1,2,3,4"
+    line += f" --prompts {folder}/prompts.txt --batch-size 2 --judge measures --scores none"
+    line += f" --resolution 64 --out {out} --steps"
+    done = [CliRunner().invoke(app, [*line.split(), n], prog_name="cpo") for n in ("1", "2")]
+    said = [dict(code=d.exit_code, text=d.output) for d in done]
+    path = folder / f"{what}-of-{processes().count}-rank{processes().rank}.json"
+    path.write_text(json.dumps(said))
 
 
 def at_end(folder: Path, first: str) -> None:

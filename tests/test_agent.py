@@ -1,6 +1,6 @@
 "An expert agent against server processes: it resumes after a kill, and survives a bad server."
 
-import collections, json, os, re, signal, subprocess, sys, time
+import collections, json, os, re, signal, subprocess, sys, threading, time
 from pathlib import Path
 
 import pytest
@@ -8,9 +8,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cpo_nb.annotations import read_annotations
+from cpo_nb.backbone import load_backbone
 from cpo_nb.cli import app
 from cpo_nb.criteria import load_criteria
 from cpo_nb.phrases import phrase_questions
+from cpo_nb.pipelines import tiny_pipeline
 
 HERE = Path(__file__).resolve().parent
 TREE = """
@@ -188,6 +190,52 @@ def test_only_images_without_a_caption_are_described(serve, images):
     CliRunner().invoke(app, f"{merge} table,model".split(), prog_name="cpo")
     merged = [json.loads(line)["caption"] for line in (images / "metadata.jsonl").open()]
     assert merged[0].startswith("Image ") and set(merged[1:]) == {"In the table."}
+
+
+def interrupt_at(folder: Path, lines: int):
+    "Press Ctrl-C once so many answers are on record."
+    while sum(p.read_bytes().count(b"\n") for p in folder.rglob("agent/*.jsonl")) < lines:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_agent_judges_an_evaluation_and_is_asked_nothing_twice(serve, images, monkeypatch):
+    "The stand-in's answers are made of hashes; the report calls them by its name."
+    work = images.parent
+    monkeypatch.setenv("CPO_CACHE", str(work / "cache"))
+    tiny_pipeline(work / "pipe")
+    backbone = load_backbone(work / "pipe")
+    backbone.add_adapter("policy", 2)
+    for p in backbone.adapter_parameters("policy").values():
+        p.data += 0.05
+    backbone.save_adapter("policy", work / "policy", dict(labelled_by=["stand-in"]))
+    (work / "prompts.txt").write_text("an oak\na tower\n")
+    url, log = serve(seconds=0.5)
+    line = f"evaluate --base {work}/pipe --adapter {work}/policy --prompts {work}/prompts.txt"
+    line += f" --seeds {','.join(map(str, range(12)))} --steps 1 --criteria {work}/tree.yaml"
+    line += f" --judge agent --endpoint {url} --model stand-in --scores none --out {work}/report"
+
+    def judge():
+        result = CliRunner().invoke(app, line.split(), prog_name="cpo")
+        return result.exit_code, result.output, len(log.read_text().splitlines())
+
+    threading.Thread(target=interrupt_at, args=(work / "cache", 20), daemon=True).start()
+    code, out, _ = judge()
+    assert (code, "interrupted" in out) == (130, True), out
+    time.sleep(0.7)  # what was under way reaches the server's log
+    before = len(log.read_text().splitlines())
+    known = len(next((work / "cache").rglob("agent/*.jsonl")).read_text().splitlines())
+    sampled = {path.read_bytes() for path in (work / "report").rglob("*.png")}
+    questions = 2 * len(sampled)  # by root
+    assert 20 <= known < questions
+    code, out, asked = judge()
+    assert code == 0, out
+    assert f"{questions - known} calls to ask, {known} known" in out
+    assert asked - before == questions - known
+    assert "Self-judged: agent:stand-in labelled" in out
+    assert judge()[2] == asked
+    report = json.loads((work / "report/report.json").read_text())
+    assert report["judges"][0]["name"] == "agent:stand-in"
 
 
 def test_help_needs_no_torch():

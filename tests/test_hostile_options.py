@@ -28,7 +28,8 @@ def places(tmp_path_factory):
     small = "--steps 1 --rank 2 --previews 0 --batch-size 2 --no-cache"
     run_command(f"sft --data {work}/images --base {work}/pipe --out {work}/aux {small}")
     (work / "odd").mkdir()
-    own = dict(base="pipe", data="images", adapter="aux/adapter", out="out")
+    (work / "prompts.txt").write_text("an oak\na tower\n")
+    own = dict(base="pipe", data="images", adapter="aux/adapter", prompts="prompts.txt", out="out")
     paths = {name: str(work / path) for name, path in own.items()}
     return odd_places(work / "odd") | paths | dict(tree="painting")
 

@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
     return path
 
 
-SD = ["sd-cpo", "sd-sft-passes", "sd-kto-passes", "sd-cpo-bank", "sd-annotate"]
+SD = ["sd-cpo", "sd-sft-passes", "sd-kto-passes", "sd-cpo-bank", "sd-annotate", "sd-evaluate"]
 FLUX = ["flux-cpo-checkpointing", "flux-cpo-bank"]
 
 
@@ -79,7 +79,7 @@ def same_bank(one: Path, two: Path):
         torch.testing.assert_close(b.get(k)["z"], a.get(k)["z"], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("what", [w for w in SD + FLUX if "annotate" not in w])
+@pytest.mark.parametrize("what", [w for w in SD[:4] + FLUX])
 def test_two_processes_make_the_adapter_of_one(folder, both, what):
     assert both(what.split("-")[0]) == ""
     family, method = what.split("-")[:2]
@@ -154,6 +154,25 @@ def test_two_processes_measure_each_image_once_and_annotate_as_one(folder, both)
         assert x["values"] == one["values"]
         assert x["reference"] == 25
         assert "image 0: 4x4 pixels" in x["problem"]
+
+
+def test_two_processes_share_an_evaluation_and_one_reports(folder, both):
+    assert both("sd") == ""
+    one, two, other = (
+        json.loads((folder / f"sd-evaluate-of-{n}-rank{r}.json").read_text())
+        for n, r in ((1, 0), (2, 0), (2, 1))
+    )
+    assert [[x["code"] for x in each] for each in (one, two, other)] == [[0, 2]] * 3, (two, other)
+    assert "images of other settings" in two[1]["text"]
+    assert "stops with the main process" in other[1]["text"]
+    assert "Judged by measures-judge" in two[0]["text"] and "udged" not in other[0]["text"]
+    images = [sorted((folder / f"sd-evaluate-{n}" / "images").rglob("*.png")) for n in (1, 2)]
+    assert [len(each) for each in images] == [20, 20]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*images))
+    reports = [
+        json.loads((folder / f"sd-evaluate-{n}" / "report.json").read_text()) for n in (1, 2)
+    ]
+    assert reports[0]["judges"] == reports[1]["judges"]
 
 
 @pytest.mark.parametrize(
