@@ -12,7 +12,7 @@ from typing import Annotated, Optional
 import typer
 
 # nothing heavy up here: `cpo --help` must not wait for torch
-from .cli_annotate import Rename, annotate_app, on_error, renames
+from .cli_annotate import Rename, annotate_app, on_error, renames, writing
 from .cli_base import PLAIN, Clock, Command, echo, refuse_unused, warn
 from .cli_options import Criteria
 from .core import CpoError, atomic_path, plural, read_json
@@ -146,7 +146,7 @@ def studio_start(
     """Start Label Studio on this machine with the images and a form made from the tree.
 
     The first start makes an environment of its own for it, which needs the package index, 1 GB
-    and two minutes; later starts take seconds. What annotations.jsonl holds fills in the form,
+    and some minutes; later starts take seconds. What annotations.jsonl holds fills in the form,
     and every start brings it up to date; what people answered stays as it is.
 
     \b
@@ -191,7 +191,31 @@ _AllImages = Annotated[
     Path, typer.Option("--images", metavar="FOLDER", show_default=False, help=_IMAGES)
 ]
 
+# %% ../nbs/44j_cli_studio.ipynb #887f1f3f
+def _refresh(images: Path, criteria: str, rename: Path | None, url: str) -> None:
+    "Bring the suggestions of a project up to date."
+    from cpo_nb.studio_project import StudioProject, refresh_suggestions
+    from cpo_nb.studio_server import StudioFolder
 
+    tree, tasks = _tasks(images, criteria, rename, True, "")
+    client, number = _project_at(url, project_title(images, tree), StudioFolder.of(images))
+    wanted = StudioProject("", "", tasks)
+    count, missing = refresh_suggestions(client, number, wanted)
+    echo(f"{plural(count, 'suggestion')} new or changed in {client.url}/projects/{number}")
+    if missing:
+        warn(f"note: {plural(missing, 'image')} not in that project; import tasks.json for them")
+
+
+def _write_list(path: Path, records) -> int:
+    "Write records as one JSON list, one a line, without holding them all."
+    count = 0
+    with open(path, "w", encoding="utf-8") as f:
+        for count, record in enumerate(records, 1):
+            f.write(("[\n" if count == 1 else ",\n") + json.dumps(record, ensure_ascii=False))
+        f.write("\n]\n" if count else "[]\n")
+    return count
+
+# %% ../nbs/44j_cli_studio.ipynb #f6e0c3d1
 @studio_app.command("export", cls=Command)
 def studio_export(
     ctx: typer.Context,
@@ -228,7 +252,8 @@ def studio_export(
         raise CpoError(f"--out {out} is there already", hint="give a new folder")
     prefix = prefix or StudioFolder.of(images).prefix
     tree, tasks = _tasks(images, criteria, rename, not no_suggestions, prefix)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(out) as draft:
         draft.mkdir()
         (draft / "config.xml").write_text(labelling_config(tree), encoding="utf-8")
@@ -236,30 +261,6 @@ def studio_export(
     echo(
         f"{out}/config.xml: {plural(len(tree), 'pair')}\n{out}/tasks.json: {plural(count, 'task')}"
     )
-
-
-def _refresh(images: Path, criteria: str, rename: Path | None, url: str) -> None:
-    "Bring the suggestions of a project up to date."
-    from cpo_nb.studio_project import StudioProject, refresh_suggestions
-    from cpo_nb.studio_server import StudioFolder
-
-    tree, tasks = _tasks(images, criteria, rename, True, "")
-    client, number = _project_at(url, project_title(images, tree), StudioFolder.of(images))
-    wanted = StudioProject("", "", tasks)
-    count, missing = refresh_suggestions(client, number, wanted)
-    echo(f"{plural(count, 'suggestion')} new or changed in {client.url}/projects/{number}")
-    if missing:
-        warn(f"note: {plural(missing, 'image')} not in that project; import tasks.json for them")
-
-
-def _write_list(path: Path, records) -> int:
-    "Write records as one JSON list, one a line, without holding them all."
-    count = 0
-    with open(path, "w", encoding="utf-8") as f:
-        for count, record in enumerate(records, 1):
-            f.write(("[\n" if count == 1 else ",\n") + json.dumps(record, ensure_ascii=False))
-        f.write("\n]\n" if count else "[]\n")
-    return count
 
 # %% ../nbs/44j_cli_studio.ipynb #cc94418d
 _SOURCE = (
@@ -454,7 +455,8 @@ def studio_compare(base: _BaseFolder, policy: _Policy, out: _Blind, seed: _SeedO
     from cpo_nb.comparison import sample_pairs, write_comparison
 
     pairs = sample_pairs(base, policy)
-    write_comparison(pairs, out, seed)
+    with writing(out):
+        write_comparison(pairs, out, seed)
     echo(f"{plural(len(pairs), 'pair')} of images in {out}")
     echo(f"  next: cpo annotate studio start --comparison {out}")
 

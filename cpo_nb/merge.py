@@ -237,7 +237,7 @@ def _rows_there(rows: list[dict], files: Iterable[str], on_error: str) -> list[d
         raise DatasetError(f"{plural(len(gone), 'row')} of images that are not there", gone, hint)
     return there
 
-
+# %% ../nbs/07a_merge.ipynb #44cf02ff
 def without_caption(
     folder: str | Path,  # the folder of the images
     files: Iterable[str],  # relative paths of the images, for a folder without a table
