@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json, math, os, re, sys, threading
 from bisect import bisect_right
-from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import accumulate
@@ -27,11 +26,12 @@ from .core import CpoError, plural, sha256_json
 from .criteria import CriteriaTree, Pair
 from .docments import document
 from .images import ImageRules, rgb_image
+from .tables import unique_keys
 
 # %% auto #0
-__all__ = ['VALUES', 'INSTRUCTION', 'short_keys', 'Question', 'questions', 'Token', 'Answer', 'object_in', 'Reply', 'read_answer',
-           'word_confidence', 'AnswerCache', 'Call', 'BackEnd', 'is_random_name', 'ExpertAgent', 'LazyImages',
-           'labels_of']
+__all__ = ['VALUES', 'INSTRUCTION', 'short_keys', 'Question', 'questions', 'Token', 'Answer', 'object_in', 'Reply', 'opened',
+           'read_answer', 'word_confidence', 'AnswerCache', 'Call', 'BackEnd', 'is_random_name', 'ExpertAgent',
+           'LazyImages', 'labels_of']
 
 # %% ../nbs/08_agent.ipynb #4777b2bc
 def short_keys(
@@ -131,13 +131,6 @@ class Answer:
     seconds: float = 0.0  # how long it took
 
 # %% ../nbs/08_agent.ipynb #55d81351
-def _once(items: list[tuple[str, Any]]) -> dict:
-    "A JSON object. Raises `ValueError` for a key given twice."
-    if twice := [key for key, n in Counter(key for key, _ in items).items() if n > 1]:
-        raise ValueError(f"{show_value(twice[0])} is given twice")
-    return dict(items)
-
-
 def object_in(
     text: str,  # what a model said
 ) -> dict:  # the JSON object in it
@@ -147,7 +140,7 @@ def object_in(
     if not 0 <= first < last:
         raise ValueError(f"no JSON object in {show_value(body[:80])}")
     try:
-        return json.loads(body[first : last + 1], object_pairs_hook=_once)
+        return json.loads(body[first : last + 1], object_pairs_hook=unique_keys)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -192,32 +185,40 @@ class Reply:
         return self.status == "complete"
 
 # %% ../nbs/08_agent.ipynb #9108c4d6
+def opened(
+    answer: Answer,  # of a back end
+) -> tuple[dict | None, Reply]:  # its object, and the reply that stands if nothing is wrong in it
+    "Open an answer; where there is no object, the reply says why."
+    used = dict(tokens_in=answer.tokens_in, tokens_out=answer.tokens_out)
+    used["seconds"] = round(answer.seconds, 3)
+    if answer.finish in ("refusal", "unanswered"):
+        status = "refused" if answer.finish == "refusal" else "unanswered"
+        return None, Reply(status, problem=(answer.problem or answer.text)[:200], **used)
+    try:
+        return object_in(answer.text), Reply("complete", **used)
+    except ValueError as error:
+        cut = f"cut off after {plural(answer.tokens_out, 'token')}; "
+        reason = (cut if answer.finish == "length" else "") + str(error)
+        return None, Reply("malformed", problem=reason[:300], **used)
+
+
 def read_answer(
     answer: Answer,  # of a back end
     question: Question,  # what was asked
 ) -> Reply:  # with whatever is right in it
     "Check an answer. Nothing is guessed: what is not exactly one of the words has no value."
-    used = dict(
-        tokens_in=answer.tokens_in, tokens_out=answer.tokens_out, seconds=round(answer.seconds, 3)
-    )
-    if answer.finish in ("refusal", "unanswered"):
-        status = "refused" if answer.finish == "refusal" else "unanswered"
-        return Reply(status, problem=answer.problem or answer.text[:200], **used)
-    try:
-        found = object_in(answer.text)
-    except ValueError as error:
-        cut = f"cut off after {plural(answer.tokens_out, 'token')}; "
-        reason = (cut if answer.finish == "length" else "") + str(error)
-        return Reply("malformed", problem=reason[:300], **used)
+    found, reply = opened(answer)
+    if found is None:
+        return reply
     wrong = _word_problems(found, question)
     pairs = {k: p for k, p in zip(question.keys, question.pairs) if k not in wrong}
     sure = word_confidence(answer.tokens, tuple(pairs))
-    return Reply(
-        ("partial" if pairs else "malformed") if wrong else "complete",
-        {p: VALUES[found[k]] for k, p in pairs.items()},
-        {p: round(sure[k], 4) for k, p in pairs.items() if k in sure},
-        "; ".join(f"{key}: {what}" for key, what in list(wrong.items())[:5])[:300],
-        **used,
+    return replace(
+        reply,
+        status=("partial" if pairs else "malformed") if wrong else "complete",
+        values={p: VALUES[found[k]] for k, p in pairs.items()},
+        confidence={p: round(sure[k], 4) for k, p in pairs.items() if k in sure},
+        problem="; ".join(f"{key}: {what}" for key, what in list(wrong.items())[:5])[:300],
     )
 
 # %% ../nbs/08_agent.ipynb #5197d525

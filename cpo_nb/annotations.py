@@ -22,7 +22,7 @@ from .checks import DatasetError, RowProblem, kind_of_value, show_value
 from .core import CpoError, plural, sha256_file
 from .criteria import CriteriaTree
 from .docments import document
-from .tables import IMAGE_SUFFIXES
+from .tables import IMAGE_SUFFIXES, unique_keys
 
 # %% auto #0
 __all__ = ['WORDS', 'log', 'FILE', 'RANDOM', 'Annotation', 'utc_now', 'microseconds', 'time_text', 'record_problems',
@@ -315,19 +315,10 @@ class _Columns:
         return AnnotationTable(*names, *codes, *values, time, half_line=half_line)
 
 # %% ../nbs/07_annotations.ipynb #f384cf84
-def _unique(items: list[tuple[str, Any]]) -> dict:
-    "A JSON object. Raises `ValueError` for a key that is given twice."
-    record = dict(items)
-    if len(record) < len(items):
-        twice = next(k for k, n in Counter(k for k, _ in items).items() if n > 1)
-        raise ValueError(f"{show_value(twice)} is given twice")
-    return record
-
-
 def _parsed(line: bytes) -> tuple[dict, list[str]]:
     "The record of a line, and what is wrong with it."
     try:
-        record = json.loads(line, object_pairs_hook=_unique)
+        record = json.loads(line, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as e:
         return {}, [f"not valid JSON ({show_value(str(e))[1:-1]})"]
     if not isinstance(record, dict):

@@ -223,7 +223,7 @@ class Calibration:
 # %% ../nbs/08b_calibration.ipynb #d15ddcc1
 def calibrate(
     table: AnnotationTable,  # of one tree (`of_tree`)
-    agent: str,  # name of the annotator
+    agent: str,  # name of the annotator: an agent, measures, or any other source
     people: Sequence[str] | None = None,  # whom it is compared with; default: all people
     agreement: float = 0.8,  # that the lower bound must reach, in (0, 1)
 ) -> Calibration:
@@ -264,7 +264,7 @@ def calibration_lines(
         middle = f"{np.median(kappas):14.2f}" if kappas else f"{'-':>14}"
         count = sum(row.is_trusted for row in rows)
         lines.append(f"{root:{width}}  {len(rows):5}  {count:7}  {middle}")
-    lines.append(f"the agent may label {len(c.trust)} of {plural(len(c.rows), 'pair')}; why not:")
+    lines.append(f"it may label {len(c.trust)} of {plural(len(c.rows), 'pair')}; why not:")
     reasons = Counter(row.reason for row in c.rows if not row.is_trusted)
     return lines + [f"  {n:4} x {reason}" for reason, n in reasons.most_common(8)]
 

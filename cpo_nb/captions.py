@@ -12,12 +12,12 @@ from typing import Iterable
 
 from tqdm.auto import tqdm
 
-from .agent import Answer, AnswerCache, BackEnd, Call, LazyImages, Question, Reply, object_in
+from .agent import Answer, AnswerCache, BackEnd, Call, LazyImages, Question, Reply, opened
 from .core import CpoError, atomic_path, plain_text, sha256_json
 from .docments import document
 
 # %% auto #0
-__all__ = ['CAPTION', 'CaptionQuestion', 'opened', 'read_caption', 'caption_file', 'caption_images']
+__all__ = ['CAPTION', 'CaptionQuestion', 'read_caption', 'caption_file', 'caption_images']
 
 # %% ../nbs/08c_captions.ipynb #83e07ed1
 _SYSTEM = "You describe images for a catalogue. Answer with one JSON object and nothing else."
@@ -49,20 +49,6 @@ class CaptionQuestion(Question):
 CAPTION = CaptionQuestion("caption", (), ("caption",), _ASKED, _SYSTEM)
 
 # %% ../nbs/08c_captions.ipynb #d2acbf4e
-def opened(
-    answer: Answer,  # of a back end that was asked for a text
-) -> tuple[dict | None, Reply]:  # its object, and the reply that stands if nothing is wrong in it
-    "Open an answer; where there is no object, the reply says why."
-    used = dict(tokens_in=answer.tokens_in, tokens_out=answer.tokens_out, seconds=answer.seconds)
-    if answer.finish in ("refusal", "unanswered"):
-        status = "refused" if answer.finish == "refusal" else "unanswered"
-        return None, Reply(status, problem=(answer.problem or answer.text)[:200], **used)
-    try:
-        return object_in(answer.text), Reply("complete", **used)
-    except ValueError as error:
-        return None, Reply("malformed", problem=str(error)[:300], **used)
-
-
 def read_caption(
     answer: Answer,  # of a back end
 ) -> Reply:  # its `text` is the caption

@@ -5,6 +5,7 @@
 # %% ../nbs/44f_cli_agent.ipynb #1e0e93ac
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -13,9 +14,9 @@ import typer
 # nothing heavy up here: `cpo --help` must not wait for torch
 from .core import CpoError, cache_dir, plural, sha256_json, write_json
 from .docments import document
-from .cli_annotate import Images, Rename, annotate_app, renames
+from .cli_annotate import Images, Rename, annotate_app, on_error, renames, writing
 from .cli_base import Command, echo, parse_names, warn
-from .cli_options import Captions, Criteria, Device
+from .cli_options import Captions, Criteria, Device, takes_options
 from .cli_prepare import criteria_app
 
 # %% auto #0
@@ -74,6 +75,24 @@ _IsRandom = Annotated[bool, typer.Option("--random-weights", help=_RANDOM)]
 _ROWS = "Table with file_name and captions. [default: the folder's metadata]"
 _Rows = Annotated[Optional[Path], typer.Option("--table", metavar="FILE", help=_ROWS)]
 
+# %% ../nbs/44f_cli_agent.ipynb #85de53d1
+_ASKING: dict[str, tuple] = dict(
+    endpoint=(_Endpoint, None),
+    model=(_Model, None),
+    answers=(_Answers, None),
+    in_flight=(_InFlight, 32),
+    timeout=(_Timeout, 120.0),
+    retries=(_Retries, 6),
+    key_from=(_Key, "CPO_API_KEY"),
+)
+_SHOWING = _ASKING | dict(
+    local=(_Local, None),
+    limit=(_Limit, None),
+    skip_bad=(_SkipBad, False),
+    side=(_Side, 1024),
+    device=(Device, None),
+)
+
 # %% ../nbs/44f_cli_agent.ipynb #dd8cbfda
 def model_back_end(
     endpoint: str | None,  # as of `--endpoint`
@@ -95,9 +114,27 @@ def model_back_end(
         raise CpoError("--endpoint without --model", hint="give --model NAME, as it is served")
     from cpo_nb.endpoint import Endpoint
 
-    settings.pop("device")
+    settings.pop("device", None)
     settings["is_random"] |= "random" in model.lower()
     return Endpoint(endpoint, model, **settings)
+
+
+def _asked(ctx: typer.Context, is_random: bool = False):
+    "The endpoint or local model that the options of a call name."
+    p, names = ctx.params, ("in_flight", "timeout", "retries", "side", "device")
+    ways = {name: p[name] for name in names if name in p}
+    more = dict(variable=p["key_from"], is_random=is_random)
+    return model_back_end(p["endpoint"], p["model"], p.get("local"), **more, **ways)
+
+
+def _shown(ctx: typer.Context, images: Path) -> dict[str, str]:
+    "The images that the options of a call name, by hash, with a word about those left out."
+    from cpo_nb.agent_run import folder_images
+
+    found, bad = folder_images(images, ctx.params["limit"], on_error(ctx.params["skip_bad"]))
+    for problem in bad:
+        warn(f"left out: {problem}")
+    return found
 
 # %% ../nbs/44f_cli_agent.ipynb #9252a123
 def parse_prices(
@@ -153,25 +190,15 @@ def _say_outcome(agent, outcome, written: int, images: Path) -> None:
 
 # %% ../nbs/44f_cli_agent.ipynb #c7166927
 @annotate_app.command("agent", cls=Command)
+@partial(takes_options, options=_SHOWING)
 def annotate_agent(
+    ctx: typer.Context,
     images: Images,
     criteria: Criteria = "painting",
-    endpoint: _Endpoint = None,
-    model: _Model = None,
-    local: _Local = None,
     roots: _Roots = None,
-    limit: _Limit = None,
     dry_run: _DryRun = False,
     prices: _Prices = None,
-    answers: _Answers = None,
     again: _Again = False,
-    skip_bad: _SkipBad = False,
-    in_flight: _InFlight = 32,
-    timeout: _Timeout = 120.0,
-    retries: _Retries = 6,
-    side: _Side = 1024,
-    key_from: _Key = "CPO_API_KEY",
-    device: Device = None,
     random_weights: _IsRandom = False,
 ) -> None:
     """Let a vision-language model annotate images: one call per image and root dimension.
@@ -184,37 +211,23 @@ def annotate_agent(
       cpo annotate agent --images images --criteria tree.yaml \\
           --endpoint http://localhost:8000/v1 --model Qwen/Qwen3-VL-8B-Instruct --dry-run
     """
-    from cpo_nb.agent_run import annotate_folder, estimate_calls, folder_images
+    from cpo_nb.agent_run import annotate_folder, estimate_calls
 
-    ways = dict(in_flight=in_flight, timeout=timeout, retries=retries, variable=key_from)
-    more = dict(side=side, is_random=random_weights, device=device)
-    back_end = model_back_end(endpoint, model, local, **ways, **more)
-    agent = expert_agent(back_end, criteria, roots, answers, again)
-    found, bad = folder_images(images, limit, on_error="skip" if skip_bad else "raise")
-    echo(str(estimate_calls(agent, list(found), side, in_flight, parse_prices(prices))))
-    for problem in bad:
-        warn(f"left out: {problem}")
+    p, found = ctx.params, _shown(ctx, images)
+    agent = expert_agent(_asked(ctx, random_weights), criteria, roots, p["answers"], again)
+    sizes = p["side"], p["in_flight"]
+    echo(str(estimate_calls(agent, list(found), *sizes, parse_prices(prices))))
     if not dry_run:
         _say_outcome(agent, *annotate_folder(agent, images, found), images)
 
 # %% ../nbs/44f_cli_agent.ipynb #9bdf4151
 @annotate_app.command("caption", cls=Command)
+@partial(takes_options, options=_SHOWING)
 def annotate_caption(
+    ctx: typer.Context,
     images: Images,
     captions: Captions = "table",
     table: _Rows = None,
-    endpoint: _Endpoint = None,
-    model: _Model = None,
-    local: _Local = None,
-    limit: _Limit = None,
-    answers: _Answers = None,
-    skip_bad: _SkipBad = False,
-    in_flight: _InFlight = 32,
-    timeout: _Timeout = 120.0,
-    retries: _Retries = 6,
-    side: _Side = 1024,
-    key_from: _Key = "CPO_API_KEY",
-    device: Device = None,
 ) -> None:
     """Let a vision-language model describe the images that --captions gives no caption.
 
@@ -227,19 +240,13 @@ def annotate_caption(
       cpo annotate caption --images images --endpoint http://localhost:8000/v1 --model NAME
     """
     from cpo_nb.agent import AnswerCache
-    from cpo_nb.agent_run import folder_images
     from cpo_nb.captions import caption_images
     from cpo_nb.merge import without_caption
 
-    ways = dict(in_flight=in_flight, timeout=timeout, retries=retries, variable=key_from)
-    more = dict(side=side, is_random=False, device=device)
-    back_end = model_back_end(endpoint, model, local, **ways, **more)
-    found, bad = folder_images(images, limit, on_error="skip" if skip_bad else "raise")
-    for problem in bad:
-        warn(f"left out: {problem}")
+    back_end, found = _asked(ctx), _shown(ctx, images)
     bare = set(without_caption(images, found.values(), table, captions))
     todo = {image: name for image, name in found.items() if name in bare}
-    cache = AnswerCache(answers or answers_file(back_end.model))
+    cache = AnswerCache(ctx.params["answers"] or answers_file(back_end.model))
     outcome = caption_images(back_end, images, todo, cache)
     outcome["kept"] += len(found) - len(todo)
     said = dict(complete="written", kept="there before")
@@ -251,7 +258,8 @@ _Annotator = Annotated[
     typer.Option(
         "--annotator",
         metavar="NAME",
-        help="The agent, such as agent:MODEL. [default: the only one that there is]",
+        help="Whom to calibrate: agent:MODEL, measures-labeller or another name. "
+        "[default: the only agent, else the only annotator that is no person]",
     ),
 ]
 _PEOPLE = "Annotators that it is compared with; their majority counts. [default: all people]"
@@ -268,12 +276,15 @@ _Table = Annotated[Optional[Path], typer.Option("--table", metavar="FILE", help=
 # %% ../nbs/44f_cli_agent.ipynb #dfff099b
 def only_agent(
     annotators: tuple[str, ...],  # names
-) -> str:  # the one that is an agent
-    "The agent among annotators. Raises `CpoError` unless there is exactly one."
-    groups = ([a for a in annotators if a.startswith(kind)] for kind in ("agent:", "random:"))
+) -> str:  # the only agent, else the only one that is no person
+    "Whom to calibrate. Raises `CpoError` unless that is clear."
+    from cpo_nb.calibration import people_in
+
+    groups = [[a for a in annotators if a.startswith(kind)] for kind in ("agent:", "random:")]
+    groups.append([a for a in annotators if a not in people_in(annotators)])
     agents = next(filter(None, groups), [])
     if len(agents) != 1:
-        what = "several agents" if agents else "no agent"
+        what = "several agents" if agents else "no agent and no measure"
         known = ", ".join(agents or annotators) or "nobody"
         raise CpoError(
             f"{what} among the annotators", hint=f"give --annotator NAME, one of {known}"
@@ -292,7 +303,7 @@ def annotate_calibrate(
     out: _Trust = None,
     table: _Table = None,
 ) -> None:
-    """Compare an agent with people on shared images; write which pairs it may label.
+    """Compare an agent, or another source, with people on shared images; write what it may label.
 
     A pair is trusted from the confidence on at which the lower bound of its agreement with people
     is high enough and kappa at least 0.6. All other pairs are left to people.
@@ -309,9 +320,12 @@ def annotate_calibrate(
     names = None if people is None else [part.strip() for part in people.split(",")]
     result = calibrate(found, annotator or only_agent(found.annotators), names, agreement)
     echo("\n".join(calibration_lines(result)))
-    echo(f"written: {save_trust(result, out or images / 'trust.json')}")
+    out = out or images / "trust.json"
+    with writing(out):
+        echo(f"written: {save_trust(result, out)}")
     if table is not None:
-        echo(f"written: {write_json(table, result)}")
+        with writing(table, "--table"):
+            echo(f"written: {write_json(table, result)}")
 
 # %% ../nbs/44f_cli_agent.ipynb #d3705b19
 _CRITIQUES = "Text of critiques in UTF-8: lines with + praise, with - blame, others do not say."
@@ -322,15 +336,15 @@ _MostRoots = Annotated[int, typer.Option("--roots", min=1, help="Root dimensions
 _MostPairs = Annotated[int, typer.Option("--pairs", min=1, help="Pairs at most.")]
 
 # %% ../nbs/44f_cli_agent.ipynb #cf609e82
-def _model_phrases(text: str, endpoint: str | None, model: str | None, answers, again, **ways):
+def _model_phrases(ctx: typer.Context, text: str, again: bool):
     "Phrases that a model finds, with what came of its answers said."
     from cpo_nb.agent import AnswerCache
     from cpo_nb.phrases import model_phrases
 
-    if endpoint is None:
+    if ctx.params["endpoint"] is None:
         raise CpoError("--model without --endpoint", hint="give --endpoint URL")
-    back_end = model_back_end(endpoint, model, None, is_random=False, device=None, **ways)
-    cache = AnswerCache(answers or answers_file(back_end.model))
+    back_end = _asked(ctx)
+    cache = AnswerCache(ctx.params["answers"] or answers_file(back_end.model))
     phrases, outcome, problems = model_phrases(back_end, text, cache, again)
     echo(", ".join(f"{plural(n, 'answer')} {status}" for status, n in outcome.items()))
     for problem in problems[:5]:
@@ -339,19 +353,14 @@ def _model_phrases(text: str, endpoint: str | None, model: str | None, answers, 
 
 # %% ../nbs/44f_cli_agent.ipynb #91896647
 @criteria_app.command("draft", cls=Command)
+@partial(takes_options, options=_ASKING)
 def criteria_draft(
+    ctx: typer.Context,
     critiques: _Critiques,
     out: _Draft = None,
     roots: _MostRoots = 7,
     pairs: _MostPairs = 60,
-    endpoint: _Endpoint = None,
-    model: _Model = None,
-    answers: _Answers = None,
     again: _Again = False,
-    in_flight: _InFlight = 32,
-    timeout: _Timeout = 120.0,
-    retries: _Retries = 6,
-    key_from: _Key = "CPO_API_KEY",
 ) -> None:
     """Draft a criteria tree from critiques, by clustering their phrases. Edit it by hand.
 
@@ -371,16 +380,10 @@ def criteria_draft(
         raise CpoError(f"--out {out}: not the name of a tree", hint="end the name in .yaml")
     if out.exists():
         raise CpoError(f"--out {out} is there already", hint="give another name")
-    try:
+    with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        what = f"--out {out}: cannot be written ({e.strerror or type(e).__name__})"
-        raise CpoError(what, hint="give another folder") from None
-    if endpoint is None and model is None:
-        phrases = split_phrases(text)
-    else:
-        ways = dict(in_flight=in_flight, timeout=timeout, retries=retries, variable=key_from)
-        phrases = _model_phrases(text, endpoint, model, answers, again, **ways)
+    is_asked = ctx.params["endpoint"] or ctx.params["model"]
+    phrases = _model_phrases(ctx, text, again) if is_asked else split_phrases(text)
     tree = draft_tree(phrases, critiques.stem, roots, pairs)
     tree.save(out)
     echo(f"{tree.outline()}\ndraft: {out}; edit it, then: cpo criteria check {out}")

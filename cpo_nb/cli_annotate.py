@@ -5,9 +5,10 @@
 # %% ../nbs/44e_cli_annotate.ipynb #317ddbbc
 from __future__ import annotations
 
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Iterator, Optional
 
 import typer
 
@@ -19,7 +20,7 @@ from .cli_options import Captions, Criteria
 
 # %% auto #0
 __all__ = ['annotate_app', 'Images', 'Rename', 'on_error', 'renames', 'Formula', 'annotate_measure', 'Kind', 'annotate_import',
-           'Rule', 'annotate_merge', 'annotate_report']
+           'Rule', 'annotate_merge', 'writing', 'annotate_report']
 
 # %% ../nbs/44e_cli_annotate.ipynb #4fb30549
 annotate_app = typer.Typer(
@@ -281,21 +282,24 @@ def annotate_merge(
     echo(report)
 
 # %% ../nbs/44e_cli_annotate.ipynb #548759a7
+@contextmanager
+def writing(
+    path: Path,  # what is written
+    option: str = "--out",  # that names it
+) -> Iterator[None]:
+    "Turn what goes wrong while a file is written into a `CpoError`."
+    try:
+        yield
+    except OSError as e:
+        what = f"{option} {path}: cannot be written ({e.strerror or type(e).__name__})"
+        raise CpoError(what, hint=f"give another place with {option}") from None
+
+# %% ../nbs/44e_cli_annotate.ipynb #a6029acf
 _PAGE = "Page to write. [default: report.html beside the images]"
 _Page = Annotated[Optional[Path], typer.Option("--out", metavar="FILE", help=_PAGE)]
 _TITLE = "Title of page and card. [default: the folder's name]"
 _Title = Annotated[Optional[str], typer.Option("--title", help=_TITLE)]
 _NoCard = Annotated[bool, typer.Option("--no-card", help="Leave README.md as it is.")]
-
-
-def _write_page(out: Path, page: str) -> None:
-    "Write the page. Raises `CpoError` for a folder that cannot be written to."
-    try:
-        with atomic_path(out) as draft:
-            draft.write_text(page, encoding="utf-8")
-    except OSError as e:
-        what = f"--out {out}: cannot be written ({e.strerror or type(e).__name__})"
-        raise CpoError(what, hint="give another file with --out") from None
 
 
 @annotate_app.command("report", cls=Command)
@@ -334,8 +338,9 @@ def annotate_report(
     if there.random:
         notes.append(f"{plural(there.random, 'annotation')} by random weights left out.")
     page = annotation_page(found, tree, title, there.names, images, there.vanished, notes)
-    _write_page(out, page)
-    write_json(out.with_suffix(".json"), to_jsonable(found))
+    with writing(out), atomic_path(out) as draft:
+        draft.write_text(page, encoding="utf-8")
+        write_json(out.with_suffix(".json"), to_jsonable(found))
     if not no_card:
         write_card(images / "README.md", found, tree, title, there.vanished)
     echo("\n".join([f"report: {out}", *findings(found, there.vanished), *notes]))

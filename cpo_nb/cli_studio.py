@@ -12,7 +12,7 @@ from typing import Annotated, Optional
 import typer
 
 # nothing heavy up here: `cpo --help` must not wait for torch
-from .cli_annotate import Rename, annotate_app, on_error, renames
+from .cli_annotate import Rename, annotate_app, on_error, renames, writing
 from .cli_base import PLAIN, Clock, Command, echo, refuse_unused, warn
 from .cli_options import Criteria
 from .core import CpoError, atomic_path, plural, read_json
@@ -104,19 +104,25 @@ def _project(images, comparison, criteria, rename, suggest, folder, people):
     "The project that the options describe."
     from cpo_nb.comparison import comparison_config
     from cpo_nb.studio import labelling_config
-    from cpo_nb.studio_server import StudioProject
+    from cpo_nb.studio_project import StudioProject
 
     if comparison is not None:
         tasks, ways = read_json(comparison / "tasks.json"), dict(key="pair", annotators=people)
         return StudioProject("Blind comparison", comparison_config(), tasks, **ways)
     tree, tasks = _tasks(images, criteria, rename, suggest, folder.prefix)
-    ways = dict(annotators=people, text=_TEXT)
+    ways = dict(annotators=people, text=_TEXT, suggests=suggest)
     return StudioProject(project_title(images, tree), labelling_config(tree), tasks, **ways)
 
 # %% ../nbs/44j_cli_studio.ipynb #070b4bbe
-def _say_where(client, project: dict, added: int, account: dict, folder, import_line: str) -> None:
-    "Print where to log in, how to stop, and what to do when done."
-    echo(f"{plural(added, 'image')} added to project {project['title']!r}")
+def _say_where(client, prepared, account: dict, folder, import_line: str) -> None:
+    "Print what is new, where to log in, how to stop, and what to do when done."
+    project = prepared.project
+    echo(f"{plural(prepared.added, 'image')} added to project {project['title']!r}")
+    if prepared.refreshed:
+        echo(f"{plural(prepared.refreshed, 'suggestion')} new or changed in its other images")
+    if prepared.model:
+        where = f"{client.url}/projects/{project['id']}/settings/annotation"
+        echo(f"the form is filled in by {prepared.model}; another annotator: {where}")
     echo(f"  label:     {client.url}/projects/{project['id']}/data?labeling=1")
     echo(f"  log in:    {account['email']}, password in {folder.data}/account.json")
     echo(f"  others:    create their own account at {client.url}/user/signup")
@@ -140,14 +146,15 @@ def studio_start(
     """Start Label Studio on this machine with the images and a form made from the tree.
 
     The first start makes an environment of its own for it, which needs the package index, 1 GB
-    and two minutes; later starts take seconds. What annotations.jsonl holds fills in the form.
+    and some minutes; later starts take seconds. What annotations.jsonl holds fills in the form,
+    and every start brings it up to date; what people answered stays as it is.
 
     \b
     Example:
       cpo annotate studio start --images images --criteria tree.yaml
     """
-    from cpo_nb.studio_server import StudioFolder, prepare_project, running_server
-    from cpo_nb.studio_server import studio_account, wait_for_end
+    from cpo_nb.studio_project import prepare_project
+    from cpo_nb.studio_server import StudioFolder, running_server, studio_account, wait_for_end
 
     _one_kind(images, comparison)
     if comparison is not None:
@@ -156,19 +163,25 @@ def studio_start(
     folder = StudioFolder.of(served, data or (comparison / "studio" if comparison else None))
     wanted = _project(images, comparison, criteria, rename, not no_suggestions, folder, people)
     with running_server(folder, port, account, Clock()) as client:
-        project, added = prepare_project(client, folder, wanted)
+        prepared = prepare_project(client, folder, wanted)
         made = studio_account(folder)
         line = f"--comparison {comparison}" if comparison else f"--images {images}"
         line += f" --criteria {criteria}" if images and criteria != "painting" else ""
         line += f" --data {data}" if data else ""
         line = f"cpo annotate studio import {line}"
-        _say_where(client, project, added, made, folder, line)
+        _say_where(client, prepared, made, folder, line)
         wait_for_end(client, folder)
     echo(f"stopped; the answers are in {folder.data}\n  import them: {line}")
 
 # %% ../nbs/44j_cli_studio.ipynb #50b5a602
 _OUT = "New folder for config.xml (the form) and tasks.json (the images and suggestions)."
-_Out = Annotated[Path, typer.Option("--out", metavar="FOLDER", show_default=False, help=_OUT)]
+_Out = Annotated[Optional[Path], typer.Option("--out", metavar="FOLDER", help=_OUT)]
+_PROJECT = (
+    "In place of files: address of a project that was made of them, such as "
+    "https://host/projects/3, whose suggestions are brought up to date; its token is read from "
+    "LABEL_STUDIO_TOKEN."
+)
+_Project = Annotated[Optional[str], typer.Option("--project", metavar="URL", help=_PROJECT)]
 _PREFIX = (
     "What stands before an image's path in its address there, such as https://host/images/. "
     "[default: /data/local-files/?d=NAME/, local files of the folder NAME]"
@@ -178,41 +191,19 @@ _AllImages = Annotated[
     Path, typer.Option("--images", metavar="FOLDER", show_default=False, help=_IMAGES)
 ]
 
-
-@studio_app.command("export", cls=Command)
-def studio_export(
-    images: _AllImages,
-    out: _Out,
-    criteria: Criteria = "painting",
-    prefix: _Prefix = None,
-    no_suggestions: _NoSuggestions = False,
-    rename: Rename = None,
-) -> None:
-    """Write the form and the tasks for a Label Studio that somebody runs already.
-
-    There: create a project, paste config.xml under Settings, Labeling Interface, Code, and
-    import tasks.json.
-
-    \b
-    Example:
-      cpo annotate studio export --images images --criteria tree.yaml --out for-studio \\
-          --prefix https://host/images/
-    """
-    from cpo_nb.studio import labelling_config
+# %% ../nbs/44j_cli_studio.ipynb #887f1f3f
+def _refresh(images: Path, criteria: str, rename: Path | None, url: str) -> None:
+    "Bring the suggestions of a project up to date."
+    from cpo_nb.studio_project import StudioProject, refresh_suggestions
     from cpo_nb.studio_server import StudioFolder
 
-    if out.exists():
-        raise CpoError(f"--out {out} is there already", hint="give a new folder")
-    prefix = prefix or StudioFolder.of(images).prefix
-    tree, tasks = _tasks(images, criteria, rename, not no_suggestions, prefix)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(out) as draft:
-        draft.mkdir()
-        (draft / "config.xml").write_text(labelling_config(tree), encoding="utf-8")
-        count = _write_list(draft / "tasks.json", tasks)
-    echo(
-        f"{out}/config.xml: {plural(len(tree), 'pair')}\n{out}/tasks.json: {plural(count, 'task')}"
-    )
+    tree, tasks = _tasks(images, criteria, rename, True, "")
+    client, number = _project_at(url, project_title(images, tree), StudioFolder.of(images))
+    wanted = StudioProject("", "", tasks)
+    count, missing = refresh_suggestions(client, number, wanted)
+    echo(f"{plural(count, 'suggestion')} new or changed in {client.url}/projects/{number}")
+    if missing:
+        warn(f"note: {plural(missing, 'image')} not in that project; import tasks.json for them")
 
 
 def _write_list(path: Path, records) -> int:
@@ -223,6 +214,53 @@ def _write_list(path: Path, records) -> int:
             f.write(("[\n" if count == 1 else ",\n") + json.dumps(record, ensure_ascii=False))
         f.write("\n]\n" if count else "[]\n")
     return count
+
+# %% ../nbs/44j_cli_studio.ipynb #f6e0c3d1
+@studio_app.command("export", cls=Command)
+def studio_export(
+    ctx: typer.Context,
+    images: _AllImages,
+    out: _Out = None,
+    project: _Project = None,
+    criteria: Criteria = "painting",
+    prefix: _Prefix = None,
+    no_suggestions: _NoSuggestions = False,
+    rename: Rename = None,
+) -> None:
+    """Write the form and the tasks for a Label Studio that somebody runs already.
+
+    There: create a project, paste config.xml under Settings, Labeling Interface, Code, and
+    import tasks.json. When there are new annotations, --project takes them there as suggestions.
+
+    \b
+    Example:
+      cpo annotate studio export --images images --criteria tree.yaml --out for-studio \\
+          --prefix https://host/images/
+      cpo annotate studio export --images images --criteria tree.yaml \\
+          --project https://host/projects/3
+    """
+    from cpo_nb.studio import labelling_config
+    from cpo_nb.studio_server import StudioFolder
+
+    if (out is None) == (project is None):
+        what = "--out and --project exclude each other" if out else "nowhere to write to"
+        raise CpoError(what, hint="give --out FOLDER, or --project URL")
+    if project is not None:
+        refuse_unused(ctx, "prefix no_suggestions", "with --project")
+        return _refresh(images, criteria, rename, project)
+    if out.exists():
+        raise CpoError(f"--out {out} is there already", hint="give a new folder")
+    prefix = prefix or StudioFolder.of(images).prefix
+    tree, tasks = _tasks(images, criteria, rename, not no_suggestions, prefix)
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(out) as draft:
+        draft.mkdir()
+        (draft / "config.xml").write_text(labelling_config(tree), encoding="utf-8")
+        count = _write_list(draft / "tasks.json", tasks)
+    echo(
+        f"{out}/config.xml: {plural(len(tree), 'pair')}\n{out}/tasks.json: {plural(count, 'task')}"
+    )
 
 # %% ../nbs/44j_cli_studio.ipynb #cc94418d
 _SOURCE = (
@@ -252,7 +290,7 @@ def annotator_names(
 # %% ../nbs/44j_cli_studio.ipynb #eb0ea9f5
 def _project_number(client, path: str, title: str) -> int:
     "Number of the project that an address names, else of the one with this title."
-    from cpo_nb.studio_server import find_project
+    from cpo_nb.studio_project import find_project
 
     parts = [part for part in path.split("/") if part]
     if len(parts) > 1 and parts[0] == "projects" and parts[1].isdecimal():
@@ -264,11 +302,11 @@ def _project_number(client, path: str, title: str) -> int:
     return project["id"]
 
 
-def _from_server(url: str, title: str, folder):
-    "Records and e-mail addresses of a project."
+def _project_at(url: str, title: str, folder):
+    "The client of a server, and the number of the project that its address names."
     import os
     from urllib.parse import urlsplit
-    from cpo_nb.studio_server import TOKEN, StudioClient, exported, server_of, studio_account
+    from cpo_nb.studio_server import TOKEN, StudioClient, server_of, studio_account
 
     parts = urlsplit(url)
     root = f"{parts.scheme}://{parts.netloc}"
@@ -279,12 +317,20 @@ def _from_server(url: str, title: str, folder):
         hint = f"put the token of Account & Settings into the environment variable {TOKEN}"
         raise CpoError(f"{root}: no token", hint=hint)
     client = StudioClient(root, token)
-    return exported(client, _project_number(client, parts.path, title))
+    return client, _project_number(client, parts.path, title)
+
+
+def _from_server(url: str, title: str, folder):
+    "Records and e-mail addresses of a project."
+    from cpo_nb.studio_project import exported
+
+    return exported(*_project_at(url, title, folder))
 
 # %% ../nbs/44j_cli_studio.ipynb #f66ec795
 def _from_own(folder, title: str, port: int):
     "Records and e-mail addresses of the folder's own server, started for the moment if need be."
-    from cpo_nb.studio_server import exported, running_server, server_of
+    from cpo_nb.studio_project import exported
+    from cpo_nb.studio_server import running_server, server_of
 
     if url := server_of(folder):
         return _from_server(url, title, folder)
@@ -409,7 +455,8 @@ def studio_compare(base: _BaseFolder, policy: _Policy, out: _Blind, seed: _SeedO
     from cpo_nb.comparison import sample_pairs, write_comparison
 
     pairs = sample_pairs(base, policy)
-    write_comparison(pairs, out, seed)
+    with writing(out):
+        write_comparison(pairs, out, seed)
     echo(f"{plural(len(pairs), 'pair')} of images in {out}")
     echo(f"  next: cpo annotate studio start --comparison {out}")
 

@@ -153,7 +153,8 @@ def sample_pairs(
         raise CpoError(f"{base} and {policy}: no prompt and seed in common", hint=hint)
     gone = [str(path) for at in shared for path in (first[at], second[at]) if not path.is_file()]
     if gone:
-        raise CpoError(f"{plural(len(gone), 'image')} missing", gone[:20])
+        hint = "sample them again, or remove their rows from prompts.jsonl"
+        raise CpoError(f"{plural(len(gone), 'image')} missing", gone[:20], hint)
     return [ImagePair(f"{i:05d}", *at, first[at], second[at]) for i, at in enumerate(shared)]
 
 # %% ../nbs/09b_comparison.ipynb #d240b084

@@ -62,7 +62,8 @@ def _settle(found: Imported, source: str | Path, on_error: str) -> Imported:
         what = f"{source}: {plural(len(found.skipped), 'row')} cannot be used"
         raise DatasetError(what, found.skipped, hint)
     if not found.annotations:
-        raise DatasetError(f"{source}: nothing to import", found.skipped[:5])
+        hint = "is the table about the images of this folder, by their paths in it?"
+        raise DatasetError(f"{source}: nothing to import", found.skipped[:5], hint)
     return found
 
 # %% ../nbs/07d_importers.ipynb #46712108
@@ -152,7 +153,8 @@ def import_scores(
         else:
             rows.append((image, scores))
     if len(rows) < 4:
-        raise DatasetError(f"{table}: {plural(len(rows), 'row')} with scores", found.skipped)
+        what = f"{table}: {plural(len(rows), 'row')} with image and scores, too few for quantiles"
+        raise DatasetError(what, found.skipped, "give at least 4 such rows")
     signs = []
     for k, (name, (pairs, positive, negative)) in enumerate(rules["columns"].items()):
         signs.append(by_quantiles(np.array([s[k] for _, s in rows]), positive, negative))

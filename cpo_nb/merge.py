@@ -205,14 +205,15 @@ def _table_rows(table: Path, root: Path) -> list[dict]:
     return rows
 
 # %% ../nbs/07a_merge.ipynb #10ae714c
-def _described(
-    folder: str | Path, files: Iterable[str], table: str | Path | None, captions: str
-) -> tuple[list[dict], dict[str, str]]:
-    "Rows with captions; and of those without one, why, by file name."
-    root = Path(folder).resolve()
+def _image_rows(root: Path, files: Iterable[str], table: str | Path | None) -> list[dict]:
+    "The rows of the table; without one, a row of each image."
     own = next((root / name for name in TABLES if (root / name).is_file()), None)
     path = Path(table) if table else own
-    rows = _table_rows(path, root) if path else [dict(file_name=name) for name in files]
+    return _table_rows(path, root) if path else [dict(file_name=name) for name in files]
+
+
+def _described(rows: list[dict], root: Path, captions: str) -> tuple[list[dict], dict[str, str]]:
+    "Rows with captions; and of those without one, why, by file name."
     described, problems = [], {}
     for row in rows:
         try:
@@ -222,6 +223,21 @@ def _described(
     return described, problems
 
 
+def _plain(name: str) -> str:
+    return Path(name.replace("\\", "/")).as_posix()
+
+
+def _rows_there(rows: list[dict], files: Iterable[str], on_error: str) -> list[dict]:
+    "The rows whose image is there. Raises `DatasetError` for others that are not skipped."
+    known = set(files)
+    there = [row for row in rows if _plain(row["file_name"]) in known]
+    if len(there) < len(rows) and on_error == "raise":
+        gone = [show_value(r["file_name"]) for r in rows if _plain(r["file_name"]) not in known]
+        hint = 'remove these rows from the table, or pass `on_error="skip"` to leave them out'
+        raise DatasetError(f"{plural(len(gone), 'row')} of images that are not there", gone, hint)
+    return there
+
+# %% ../nbs/07a_merge.ipynb #44cf02ff
 def without_caption(
     folder: str | Path,  # the folder of the images
     files: Iterable[str],  # relative paths of the images, for a folder without a table
@@ -229,7 +245,8 @@ def without_caption(
     captions: str = "table",  # as for `described_images`
 ) -> list[str]:  # relative paths
     "The images that no way gives a caption. Raises `DatasetError` for a table that is no such."
-    return [Path(name).as_posix() for name in _described(folder, files, table, captions)[1]]
+    root = Path(folder).resolve()
+    return [_plain(name) for name in _described(_image_rows(root, files, table), root, captions)[1]]
 
 
 def described_images(
@@ -237,9 +254,13 @@ def described_images(
     files: Iterable[str],  # relative paths of the images, for a folder without a table
     table: str | Path | None = None,  # rows with file_name; default: the folder's metadata, if any
     captions: str = "table",  # where captions come from, in this order, as for `captioned`
-) -> list[dict]:  # rows with file_name and caption, and what else the table has
-    "The rows of a dataset before it has labels. Raises `DatasetError` for rows without a caption."
-    described, problems = _described(folder, files, table, captions)
+    on_error: str = "raise",  # rows whose image is not there: "raise", or "skip" them with a count
+) -> tuple[list[dict], int]:  # rows with file_name, caption and more; how many are left out
+    "The rows of a dataset before it has labels. Raises `DatasetError`."
+    root, files = Path(folder).resolve(), list(files)
+    rows = _image_rows(root, files, table)
+    there = _rows_there(rows, files, on_error)
+    described, problems = _described(there, root, captions)
     if problems:
         hint = (
             "pass `captions=table,names`, or `captions=COLUMN` of the table, or have a model "
@@ -247,7 +268,7 @@ def described_images(
         )
         what = f"{folder}: {plural(len(problems), 'image')} without a caption"
         raise DatasetError(what, [f"{show_value(n)}: {why}" for n, why in problems.items()], hint)
-    return described
+    return described, len(rows) - len(there)
 
 # %% ../nbs/07a_merge.ipynb #c56b0004
 RECORD, QUEUE = "merge.json", "queue.jsonl"  # beside metadata.jsonl
@@ -265,6 +286,7 @@ class MergeReport:
     cells: int  # pairs of images with a verdict
     ties: int  # pairs of images in the queue
     vanished: int  # images with annotations that are not in the folder
+    missing: int  # rows of the table whose image is not in the folder, left out
     unknown: int  # annotations of pairs that the tree has not, left out
     revised: int  # annotations that a later one has replaced
     random: int  # annotations by models with random weights, left out
@@ -279,6 +301,7 @@ class MergeReport:
         )
         counted = dict(
             vanished="image that vanished",
+            missing="row of an image that is not there left out",
             distrusted="annotation not trusted",
             unknown="annotation of unknown pairs",
             revised="annotation replaced later",
@@ -369,7 +392,7 @@ def folder_annotations(
 
 # %% ../nbs/07a_merge.ipynb #1bff9214
 def _report(
-    there: FolderAnnotations, counted: AnnotationTable, rows: list, cells: int, ties: int, rule: str
+    there: FolderAnnotations, counted: AnnotationTable, rows: list, **counts
 ) -> MergeReport:
     "The counts of a merge."
     numbers = np.bincount(counted.annotator, minlength=len(counted.annotators)).tolist()
@@ -379,13 +402,11 @@ def _report(
         annotators={name: n for name, n in zip(counted.annotators, numbers) if n},
         images=len(rows),
         unlabelled=sum(not (row["positive"] or row["negative"]) for row in rows),
-        cells=cells - ties,
-        ties=ties,
         vanished=there.vanished,
         unknown=there.table.unknown,
         revised=there.table.revised,
         random=there.random,
-        rule=rule,
+        **counts,
     )
 
 # %% ../nbs/07a_merge.ipynb #0cd7bd57
@@ -398,7 +419,9 @@ def merge_annotations(
     rename: dict[str, str] | None = None,  # old id -> new id
     table: str | Path | None = None,  # as for `described_images`
     captions: str = "table",  # as for `described_images`
-    on_error: str = "raise",  # pairs that the tree has not: "raise", or "skip" them with a count
+    # pairs that the tree has not, and rows of images that are not there:
+    # "raise", or "skip" them with a count
+    on_error: str = "raise",
     overwrite: bool = False,  # replace labels in metadata.jsonl that no merge wrote
 ) -> MergeReport:  # what was made
     """Write `metadata.jsonl`, which `load_paintings` reads, `queue.jsonl` and `merge.json`.
@@ -411,12 +434,13 @@ def merge_annotations(
     if not len(counted):
         raise CpoError(f"{folder}: no annotation is left to merge", hint="annotate its images")
     _refuse_foreign_labels(root, overwrite)
-    rows = described_images(root, files, table, captions)
+    rows, missing = described_images(root, files, table, captions, on_error)
     votes = count_votes(counted)
     verdict = verdicts(votes, rule, first)
     ties = np.flatnonzero(verdict == _NONE)
     rows = _labelled(rows, files, _labels_of(votes, verdict))
-    report = _report(there, counted, rows, len(votes), len(ties), " ".join([rule, *first]))
+    counts = dict(cells=len(votes) - len(ties), ties=len(ties), missing=missing)
+    report = _report(there, counted, rows, rule=" ".join([rule, *first]), **counts)
     write_rows(root / "metadata.jsonl", rows)
     write_rows(root / QUEUE, _queue_rows(votes, ties, there.names))
     digest = sha256_file(root / "metadata.jsonl")
@@ -425,20 +449,12 @@ def merge_annotations(
 
 
 def _labelled(rows: list[dict], files: dict[str, str], labels: dict) -> list[dict]:
-    "Rows with their labels. Raises `DatasetError` for rows whose image is not there."
-    missing = [show_value(r["file_name"]) for r in rows if _plain(r["file_name"]) not in files]
-    if missing:
-        what = f"{plural(len(missing), 'row')} of images that are not there"
-        raise DatasetError(what, missing, "remove these rows from the table")
+    "Rows with their labels."
     out = []
     for row in rows:
         positive, negative = labels.get(files[_plain(row["file_name"])], ([], []))
         out.append(row | dict(positive=positive, negative=negative))
     return out
-
-
-def _plain(name: str) -> str:
-    return Path(name.replace("\\", "/")).as_posix()
 
 # %% ../nbs/07a_merge.ipynb #cbaa6ea7
 document(globals())

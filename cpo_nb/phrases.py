@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tqdm.auto import tqdm
 
-from .agent import Answer, AnswerCache, BackEnd, Call, Question, Reply
-from .captions import opened
+from .agent import Answer, AnswerCache, BackEnd, Call, Question, Reply, opened
 from .core import CpoError, plain_text, sha256_json
 from .docments import document
 from .draft import Phrase, phrase_words

@@ -398,8 +398,11 @@ def read_answers(
     out.people = tuple(sorted({a.annotator for a in out.annotations}))
     if problems and on_error == "raise":
         what = f"{plural(len(problems), 'problem')} in the answers; nothing was imported"
-        hint = 'write lines old=new into a file and give `rename=FILE`, or pass `on_error="skip"`'
-        raise DatasetError(what, problems, hint)
+        is_other = any("of the tree" in problem for problem in problems)
+        first = (
+            "write lines old=new into a file and give `rename=FILE`" if is_other else "correct them"
+        )
+        raise DatasetError(what, problems, f'{first}, or pass `on_error="skip"` to leave them out')
     out.left_out = problems
     return out
 

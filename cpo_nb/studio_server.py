@@ -6,25 +6,21 @@
 from __future__ import annotations
 
 import json, os, secrets, shutil, signal, socket, subprocess, sys, time
-import xml.etree.ElementTree as ET
-from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator
+from typing import Any, Callable, Iterator
 
 import httpx2
 from filelock import FileLock, Timeout
 
-from .core import CpoError, atomic_path, cache_dir, data_dir, plain_text, plural
+from .core import CpoError, atomic_path, cache_dir, data_dir, plain_text
 from .core import read_json, remove_leftovers, sha256_file, write_json
 from .docments import document
 
 # %% auto #0
 __all__ = ['TOKEN', 'studio_requirements', 'studio_home', 'last_lines', 'studio_environment', 'StudioFolder', 'studio_account',
-           'StudioClient', 'ask_studio', 'check_port', 'running_server', 'server_of', 'wait_for_end', 'StudioProject',
-           'find_project', 'prepare_project', 'exported']
+           'StudioClient', 'ask_studio', 'check_port', 'running_server', 'server_of', 'wait_for_end']
 
 # %% ../nbs/09a_studio_server.ipynb #4f44d4fb
 def studio_requirements() -> Path:  # a file of pip
@@ -410,117 +406,6 @@ def wait_for_end(
     log = folder.data / "log.txt"
     what = f"Label Studio ended with exit code {client.process.poll()}"
     raise CpoError(what, last_lines(log), f"give the same command again; the whole log: {log}")
-
-# %% ../nbs/09a_studio_server.ipynb #8e98a786
-@dataclass(frozen=True)
-class StudioProject:
-    "What a project is made of."
-
-    title: str  # 3 to 50 characters
-    config: str  # its form, as of `labelling_config`
-    tasks: Iterable[dict]  # as of `studio_tasks`; gone through once
-    key: str = "sha256"  # field of a task's data by which it is known again
-    annotators: int = 1  # how many people see each task
-    text: str = ""  # instruction, HTML
-
-
-def _questions(config: str) -> set[str]:
-    "Names of the questions of a form."
-    return {c.get("name") for c in ET.fromstring(config).iter("Choices")}
-
-
-def find_project(
-    client: StudioClient,  # the server
-    title: str,  # its whole title
-) -> dict | None:  # its record
-    "The project of a title."
-    found = ask_studio(client, "GET", "/api/projects", page_size=1000, title=title)
-    return next((p for p in found["results"] if p["title"] == title), None)
-
-# %% ../nbs/09a_studio_server.ipynb #f01a7f5e
-def _update_form(client: StudioClient, project: dict, wanted: StudioProject) -> None:
-    "Give a project its form. Raises `CpoError` where answers would be lost."
-    if project["label_config"] == wanted.config:
-        return
-    gone = sorted(_questions(project["label_config"]) - _questions(wanted.config))
-    if gone:
-        what = (
-            f"project {project['title']!r} has {plural(len(gone), 'pair')} that this tree has not"
-        )
-        problems = [*gone[:20], *([f"... and {len(gone) - 20:,} more"] if gone[20:] else [])]
-        hint = "import its answers with its own tree first, then give `data=FOLDER`, a new one"
-        raise CpoError(what, problems, hint)
-    ask_studio(client, "PATCH", f"/api/projects/{project['id']}", dict(label_config=wanted.config))
-
-
-def _create(client: StudioClient, folder: StudioFolder, wanted: StudioProject) -> dict:
-    "Create a project that serves the folder's images."
-    rules = dict(maximum_annotations=wanted.annotators, enable_empty_annotation=False)
-    rules |= dict(expert_instruction=wanted.text, label_config=wanted.config)
-    project = ask_studio(client, "POST", "/api/projects", dict(title=wanted.title) | rules)
-    storage = dict(project=project["id"], path=str(folder.images), use_blob_urls=True)
-    ask_studio(client, "POST", "/api/storages/localfiles", storage | dict(title="images"))
-    return project
-
-# %% ../nbs/09a_studio_server.ipynb #a8327111
-def _known_tasks(client: StudioClient, number: int, key: str) -> dict[str, dict]:
-    "Tasks of a project by what they are known by."
-    path = f"/api/projects/{number}/export"
-    found = ask_studio(client, "GET", path, exportType="JSON", download_all_tasks="true")
-    return {task["data"].get(key): task for task in found}
-
-
-def _send_tasks(client: StudioClient, number: int, tasks: Iterable[dict]) -> int:
-    "Add tasks to a project, a hundred at a time."
-    rest, count = iter(tasks), 0
-    while part := list(islice(rest, 100)):
-        ask_studio(client, "POST", f"/api/projects/{number}/import", part)
-        count += len(part)
-    return count
-
-
-def _fresh_tasks(
-    client: StudioClient, wanted: StudioProject, known: dict, models: Counter
-) -> Iterator[dict]:
-    "Tasks that are not known yet; counts whose suggestions they bring, moves what was moved."
-    for task in wanted.tasks:
-        old = known.get(task["data"][wanted.key])
-        if old is None:
-            models.update(p["model_version"] for p in task.get("predictions", ()))
-            yield task
-        elif old["data"] != task["data"]:  # the file has another name now
-            ask_studio(client, "PATCH", f"/api/tasks/{old['id']}", dict(data=task["data"]))
-
-# %% ../nbs/09a_studio_server.ipynb #622a155c
-def prepare_project(
-    client: StudioClient,  # the server
-    folder: StudioFolder,  # whose images it serves
-    wanted: StudioProject,  # what it is to be
-) -> tuple[dict, int]:  # the project's record, and how many tasks were added
-    "Create or update a project. Raises `CpoError` where answers would be lost."
-    project = find_project(client, wanted.title)
-    is_new = project is None
-    project = project or _create(client, folder, wanted)
-    number, known = project["id"], {}
-    if not is_new:
-        _update_form(client, project, wanted)
-        known = _known_tasks(client, number, wanted.key)
-    models = Counter()
-    count = _send_tasks(client, number, _fresh_tasks(client, wanted, known, models))
-    if models and not project.get("model_version"):  # whose suggestions fill in the form
-        main = models.most_common(1)[0][0]
-        ask_studio(client, "PATCH", f"/api/projects/{number}", dict(model_version=main))
-    return project, count
-
-
-def exported(
-    client: StudioClient,  # the server
-    number: int,  # of a project
-) -> tuple[list[dict], dict[int, str]]:  # its records, and e-mail addresses by id
-    "All answers of a project, skipped tasks among them."
-    records = ask_studio(client, "GET", f"/api/projects/{number}/export", exportType="JSON")
-    users = {u["id"]: u["email"] for u in ask_studio(client, "GET", "/api/users")}
-    return records, users
 
 # %% ../nbs/09a_studio_server.ipynb #75089d18
 document(globals())

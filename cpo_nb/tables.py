@@ -16,7 +16,7 @@ from .checks import DatasetError, kind_of_value, show_value
 from .core import plural
 
 # %% auto #0
-__all__ = ['IMAGE_SUFFIXES', 'RawRow', 'text_encoding', 'Source', 'split_name', 'find_source']
+__all__ = ['IMAGE_SUFFIXES', 'RawRow', 'unique_keys', 'text_encoding', 'Source', 'split_name', 'find_source']
 
 # %% ../nbs/03a_tables.ipynb #1b92f0ad
 # of files that are taken for images when a folder is looked through
@@ -31,11 +31,15 @@ class RawRow(NamedTuple):
     problem: str  # why not, "" where they can
 
 
-def _unique_keys(items: list[tuple[str, Any]]) -> dict:
-    for key, n in Counter(k for k, _ in items).items():
-        if n > 1:
-            raise ValueError(f"the key {show_value(key)} is given {n} times")
-    return dict(items)
+def unique_keys(
+    items: list[tuple[str, Any]],  # as of the argument `object_pairs_hook` of `json`
+) -> dict:
+    "A JSON object. Raises `ValueError` for a key that is given twice."
+    record = dict(items)
+    if len(record) < len(items):
+        key, n = Counter(key for key, _ in items).most_common(1)[0]
+        raise ValueError(f"the key {show_value(key)} is given {n} times")
+    return record
 
 # %% ../nbs/03a_tables.ipynb #06122949
 def _no_constant(name: str) -> None:
@@ -63,7 +67,7 @@ def _open_text(path: Path, newline: str | None = None) -> Iterator[IO[str]]:
         raise DatasetError(what, hint="save it as UTF-8") from None
 
 # %% ../nbs/03a_tables.ipynb #73b8fa2a
-_JSON = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+_JSON = json.JSONDecoder(object_pairs_hook=unique_keys, parse_constant=_no_constant)
 
 
 def _parse_line(number: int, line: str) -> RawRow:

@@ -378,6 +378,7 @@ def test_workflow_can_be_read():
     assert "make test PYTHON=python${{ matrix.python }}" in commands_run
     assert "make docs" in commands_run
     assert ".venv/bin/nbdev_test --do_print" in commands_run
+    assert "make test-studio" in commands_run
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")

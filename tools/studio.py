@@ -1,7 +1,10 @@
 """Test against a real Label Studio with a real browser: `make test-studio`.
 
-Installs what is missing: Chromium by apt-get (Debian or Ubuntu, as root), the driver of the browser
-into .venv/studio-tests, Label Studio into the cache. Then runs tests/studio.
+Installs what is missing: the driver of the browser (playwright) into .venv/studio-tests, Chromium
+where the system has none, Label Studio into the cache. Then runs tests/studio.
+
+`python tools/studio.py --install` installs only, and takes the Chromium that playwright was made
+for, with the system's libraries that it needs.
 """
 
 import os, shutil, subprocess, sys, time
@@ -10,29 +13,60 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests" / "studio"
 DRIVER = ROOT / ".venv" / "studio-tests"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 def run(*words, **more):
     return subprocess.run([str(w) for w in words], check=True, stdin=subprocess.DEVNULL, **more)
 
 
-def have_browser():
-    "Chromium, installed if need be and if that is possible."
-    if any(map(shutil.which, BROWSERS)):
-        return
-    why = "make test-studio: there is no Chromium here, and the labelling form needs a browser."
-    if not shutil.which("apt-get") or os.geteuid() != 0:
-        sys.exit(f"{why} Install it (Debian: apt-get install chromium), then give it again.")
-    print("installing Chromium", flush=True)
+def is_administrator():
+    "Whether packages of the system can be installed without a question."
+    if os.geteuid() == 0:
+        return True
+    quiet = dict(stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+    asked = shutil.which("sudo") and subprocess.run(["sudo", "-n", "true"], **quiet)
+    return bool(asked) and asked.returncode == 0
+
+
+def playwright_chromium():
+    "Chromium as playwright offers it; where possible with the system's libraries that it needs."
+    libraries = ["--with-deps"] if is_administrator() else []
+    words = ("-m", "playwright", "install", *libraries, "--only-shell", "chromium")
+    run(sys.executable, *words, env=os.environ | {"PYTHONPATH": str(DRIVER)})
+
+
+def debian_chromium():
+    "Chromium of Debian; Ubuntu's package of this name is a stub that asks for a snap."
+    system = Path("/etc/os-release")
+    is_debian = system.is_file() and "ID=debian" in system.read_text().splitlines()
+    if not is_debian or os.geteuid() != 0:
+        raise OSError("no Debian, or not root")
     environ = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     apt = ("apt-get", "-qq", "-o", "Dpkg::Use-Pty=0")
-    try:
-        run(*apt, "update", env=environ, stdout=subprocess.DEVNULL)
-        chromium = ("install", "-y", "--no-install-recommends", "chromium")
-        run(*apt, *chromium, env=environ, stdout=subprocess.DEVNULL)
-    except subprocess.CalledProcessError as error:
-        sys.exit(f"{why} apt-get could not install it (exit code {error.returncode}).")
+    run(*apt, "update", env=environ, stdout=subprocess.DEVNULL)
+    chromium = ("install", "-y", "--no-install-recommends", "chromium")
+    run(*apt, *chromium, env=environ, stdout=subprocess.DEVNULL)
+
+
+def have_browser(own=False):
+    "Chromium: the system's unless `own`, else installed, if that is possible."
+    sys.path.insert(0, str(TESTS))
+    from browser import chromium
+
+    if chromium() and not own:
+        return
+    ways = (playwright_chromium, debian_chromium) if own else (debian_chromium, playwright_chromium)
+    for install in ways:
+        print(f"installing Chromium ({install.__name__.split('_')[0]})", flush=True)
+        try:
+            return install()
+        except (OSError, subprocess.CalledProcessError) as error:
+            print(f"  {error}", flush=True)
+    sys.exit(
+        "make test-studio: there is no Chromium here, and the labelling form needs a browser. "
+        "Install it (Debian: apt-get install chromium; Ubuntu: the package of Google Chrome), "
+        "then give it again."
+    )
 
 
 def have_driver():
@@ -60,8 +94,11 @@ def environments():
 
 
 def main():
-    have_browser()
+    is_install = sys.argv[1:] == ["--install"]
     have_driver()
+    have_browser(own=is_install)
+    if is_install:
+        return environments()
     paths = [str(DRIVER), *filter(None, [os.environ.get("PYTHONPATH")])]
     environ = os.environ | {"CPO_STUDIO_TESTS": str(environments().parent)}
     environ["PYTHONPATH"] = os.pathsep.join(paths)

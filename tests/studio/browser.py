@@ -2,6 +2,7 @@
 
 import os, shutil, tempfile, time
 from contextlib import contextmanager
+from pathlib import Path
 
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
@@ -11,9 +12,28 @@ WORDS = ("positive", "negative", "absent")
 
 
 def chromium():
-    "The browser's program, or None."
+    "The system's browser, or None."
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    return next(filter(None, map(shutil.which, names)), None)
+    found = filter(None, map(shutil.which, names))
+    return next((program for program in found if not is_snap(program)), None)
+
+
+def is_snap(program):
+    "Whether a program is Ubuntu's snap, which sees no other HOME, or the stub that asks for it."
+    with open(program, "rb") as f:
+        return "snap" in Path(program).resolve().parts[-1] or b"/snap/" in f.read(4096)
+
+
+def launch(playwright, **how):
+    "Playwright's own Chromium where it is installed, else the system's."
+    from playwright.sync_api import Error
+
+    try:
+        return playwright.chromium.launch(**how)
+    except Error as error:
+        if "Executable doesn't exist" not in str(error):
+            raise
+        return playwright.chromium.launch(executable_path=chromium(), **how)
 
 
 @contextmanager
@@ -25,8 +45,7 @@ def open_browser():
     environ = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
     with sync_playwright() as p, tempfile.TemporaryDirectory() as home:
         environ["HOME"] = home
-        how = dict(executable_path=chromium(), headless=True, args=FLAGS, env=environ)
-        browser = p.chromium.launch(**how)
+        browser = launch(p, headless=True, args=FLAGS, env=environ)
         try:
             yield browser
         finally:
@@ -39,6 +58,7 @@ class Person:
     def __init__(self, browser, url, width=1440, height=900):
         self.url, self.outside = url, []
         self.page = browser.new_context(viewport=dict(width=width, height=height)).new_page()
+        self.page.set_default_timeout(120_000)  # the machine may be busy
         self.page.on("request", self._note)
 
     def _note(self, request):

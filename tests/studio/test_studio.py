@@ -87,6 +87,72 @@ def said_after_import(folder, given):
     return said(folder)
 
 
+def test_suggestions_follow_new_annotations_and_answers_stay(oaks, browser, start):
+    from browser import Person
+
+    from cpo_nb.studio_server import StudioClient, ask_studio
+
+    given = ("--images", oaks, "--criteria", oaks.parent / "tree.yaml")
+    files = image_files(oaks)
+
+    def say(who, file, **values):
+        looks = [Annotation(files[file], p.replace("_", "/"), v, who) for p, v in values.items()]
+        append_annotations(oaks, looks)
+
+    def suggested(client):
+        "{(task, annotator): {pair: word}}"
+        found = ask_studio(client, "GET", "/api/predictions", project=1)
+        words = lambda p: {r["from_name"]: r["value"]["choices"][0] for r in p["result"]}  # noqa: E731
+        return {(p["task"], p["model_version"]): words(p) for p in found}
+
+    def answered(client):
+        "Everything that people's answers hold and that time does not change."
+        (found,) = ask_studio(client, "GET", "/api/tasks/1/annotations")
+        return {k: found[k] for k in ("id", "result", "completed_by", "created_at", "updated_at")}
+
+    say("agent:tiny", "0.png", light_edge=1)
+    server = start(*given)
+    assert "filled in by agent:tiny" in server.wait()
+    folder = oaks.with_name("oaks-studio")
+    token = json.loads((folder / "account.json").read_text())["token"]
+    client = StudioClient(server.url, token)
+    value = dict(from_name="light/edge", to_name="image", type="choices")
+    answer = dict(result=[value | dict(value=dict(choices=["negative"]))], lead_time=1.0)
+    (seen,) = ask_studio(client, "GET", "/api/predictions", project=1)
+    answer["parent_prediction"] = seen["id"]  # given while this suggestion was shown
+    ask_studio(client, "POST", "/api/tasks/1/annotations", answer)
+    own = dict(result=answer["result"], model_version="another program")
+    ask_studio(client, "POST", "/api/predictions", own | dict(task=1, project=1))
+    before = answered(client)
+    cpo("annotate", "studio", "import", *given)  # now annotations.jsonl has what a person said
+
+    say("agent:tiny", "0.png", light_edge=-1, accord=1)
+    say("agent:tiny", "1.png", accord=0)
+    say("measures-labeller", "1.png", light_glow=1)
+    told = cpo("annotate", "studio", "export", *given, "--project", f"{server.url}/projects/1")
+    assert "3 suggestions new or changed" in told
+    expected = {
+        (1, "agent:tiny"): {"light/edge": "negative", "accord": "positive"},
+        (1, "another program"): {"light/edge": "negative"},
+        (2, "agent:tiny"): {"accord": "absent"},
+        (2, "measures-labeller"): {"light/glow": "positive"},
+    }
+    assert suggested(client) == expected
+    assert server.stop() == 0
+
+    say("agent:tiny", "2.png", light_edge=1)
+    server = start(*given)
+    assert "1 suggestion new or changed" in server.wait()
+    client = StudioClient(server.url, token)
+    assert suggested(client) == expected | {(3, "agent:tiny"): {"light/edge": "positive"}}
+    assert answered(client) == before
+    anna = Person(browser, server.url)
+    anna.log_in(*account(folder))
+    anna.open("/projects/1/data?labeling=1", 3)  # task 1 is done
+    anna.wait_for_task(2)
+    assert [anna.chosen(i) for i in range(3)] == [[], [], ["absent"]]
+
+
 def test_the_form_of_246_pairs_is_there(tmp_path, browser, start):
     from browser import Person
 
@@ -184,17 +250,17 @@ def test_what_goes_wrong_ends_in_one_error(oaks, start):
 
 def test_the_server_reaches_for_no_other_machine(oaks, tmp_path):
     from cpo_nb.studio import labelling_config, studio_tasks
-    from cpo_nb.studio_server import StudioClient, StudioFolder, StudioProject, ask_studio
-    from cpo_nb.studio_server import exported, prepare_project, running_server
+    from cpo_nb.studio_project import StudioProject, exported, prepare_project
+    from cpo_nb.studio_server import StudioClient, StudioFolder, ask_studio, running_server
 
     tree, folder, log = load_criteria(oaks.parent / "tree.yaml"), StudioFolder.of(oaks), tmp_path
     tasks = list(studio_tasks(image_files(oaks), folder.prefix, None, tree.id))
     wanted = StudioProject("oaks - oaks", labelling_config(tree), tasks)
     guard = dict(PYTHONPATH=str(ROOT / "tools" / "offline"), CPO_NETWORK_LOG=str(log / "net.txt"))
     with running_server(folder, free_port(), say=str, more=guard) as client:
-        project, added = prepare_project(client, folder, wanted)
-        assert (added, prepare_project(client, folder, wanted)[1]) == (4, 0)
-        assert len(exported(client, project["id"])[1]) == 1
+        made, again = (prepare_project(client, folder, wanted) for _ in range(2))
+        assert (made.added, again.added) == (4, 0)
+        assert len(exported(client, made.project["id"])[1]) == 1
         wrong = StudioClient(client.url, "wrong")
         assert "refused" in str(error_from(lambda: ask_studio(wrong, "GET", "/api/projects")))
         personal = ask_studio(client, "POST", "/api/token", {})["token"]
