@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -231,6 +231,7 @@ def _figure_environment(scale: Scale, results: Path) -> dict[str, str]:
         CPO_RESULTS=str(Path(results).absolute()),
         PYTHONPATH=os.pathsep.join(path for path in paths if path),
         PYTHONHASHSEED="0",
+        OMP_NUM_THREADS="1",  # several are made side by side
         TQDM_DISABLE="1",
     )
 
@@ -278,13 +279,15 @@ def rebuild_figures(
         return say("figures: skipped; their notebooks are in the checkout, not in the package")
     if importlib.util.find_spec("nbconvert") is None:
         return say("figures: skipped; they need Jupyter (pip install nbconvert ipykernel)")
-    env, problems = _figure_environment(scale, results), []
-    with tempfile.TemporaryDirectory() as folder:
-        for path in notebooks:
-            say(f"figure: {path.stem}")
-            problem = _execute(path, env, folder)
-            if problem is not None:
-                problems.append(f"{path.name}: {problem}")
+    env, cores = _figure_environment(scale, results), os.cpu_count() or 1
+
+    def make(path):
+        say(f"figure: {path.stem}")
+        return _execute(path, env, folder)
+
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(min(cores, 4)) as pool:
+        found = list(pool.map(make, notebooks))
+    problems = [f"{path.name}: {p}" for path, p in zip(notebooks, found) if p is not None]
     if problems:
         hint = "open the notebook in JupyterLab to see the whole error"
         raise CpoError("figures could not be made:", problems, hint)
