@@ -27,7 +27,6 @@ from cpo_nb.core import (
     Scale,
     atomic_path,
     get_scale,
-    read_json,
     readable_time,
     repo_root,
     results_dir,
