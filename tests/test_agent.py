@@ -199,6 +199,15 @@ def interrupt_at(folder: Path, lines: int):
     os.kill(os.getpid(), signal.SIGINT)
 
 
+def settled(log: Path) -> int:
+    "Lines of the server's log once what was under way has reached it."
+    seen = -1
+    while seen != (now := len(log.read_text().splitlines())):
+        seen = now
+        time.sleep(1.5)
+    return now
+
+
 def test_an_agent_judges_an_evaluation_and_is_asked_nothing_twice(serve, images, monkeypatch):
     "The stand-in's answers are made of hashes; the report calls them by its name."
     work = images.parent
@@ -222,8 +231,7 @@ def test_an_agent_judges_an_evaluation_and_is_asked_nothing_twice(serve, images,
     threading.Thread(target=interrupt_at, args=(work / "cache", 20), daemon=True).start()
     code, out, _ = judge()
     assert (code, "interrupted" in out) == (130, True), out
-    time.sleep(0.7)  # what was under way reaches the server's log
-    before = len(log.read_text().splitlines())
+    before = settled(log)
     known = len(next((work / "cache").rglob("agent/*.jsonl")).read_text().splitlines())
     sampled = {path.read_bytes() for path in (work / "report").rglob("*.png")}
     questions = 2 * len(sampled)  # by root
