@@ -390,11 +390,12 @@ def _evaluate(ctx: typer.Context, a: SimpleNamespace) -> None:
 def _check_report(ctx: typer.Context, a: SimpleNamespace) -> None:
     "Raises `CpoError` for what judges and report need and is not there."
     from cpo_nb.distances import check_extractor
-    from cpo_nb.job import check_new_folder
+    from cpo_nb.job import check_new_folder, check_run_folder
     from cpo_nb.judges import measured_pairs
     from cpo_nb.scorer_weights import find_parts
     from cpo_nb.tables import IMAGE_SUFFIXES
 
+    check_run_folder(a.out)
     if "agent" not in a.judges:
         refuse_unused(ctx, "endpoint model local", "without --judge agent")
     a.back_end = _back_end(a) if a.endpoint or (a.model and not a.local) else None
