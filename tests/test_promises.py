@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from cpo_nb.annotations import Annotation, append_annotations, image_files
 from cpo_nb.cli import app
+from cpo_nb.ledger_tables import SHOWN_ROWS
 from cpo_nb.pipelines import tiny_pipeline
 from cpo_nb.training import TrainConfig, train
 
@@ -51,8 +52,8 @@ PROMISES = {
         "Squared errors are per-sample *means*, so `beta` does not depend on the latents' size.": [
             "loss: check(larger.per_sample, out.per_sample)"
         ],
-        "Every trained row has the same number of training steps, and settings from one declared "
-        "search.": ["test_promises.py::test_rows_are_compared_fairly"],
+        "Every trained row has the same number of training steps in stage 2, and settings that its "
+        "own search chose by one declared rule": ["test_promises.py::test_rows_are_compared_fairly"],
         "a classifier that shares no weights with any model here": [
             "test_promises.py::test_the_judge_shares_no_weights"
         ],
@@ -364,13 +365,16 @@ def test_values_that_are_not_finite_are_null(tmp_path):
 
 def test_rows_are_compared_fairly():
     "Each trained row of the table: the same number of steps, and what the search chose."
-    shown = {"sft-top": "sft", "dpo": "dpo", "distill": "distill", "cpo-norm": "cpo-norm"}
     results, found = ROOT / "data" / "results", set()
-    for row, searched in shown.items():
-        best = json.loads((results / "search" / "tiny" / f"{searched}.json").read_text())["best"]
-        for path in sorted((results / "rows" / "tiny").glob(f"{row}-seed?.json")):
-            align = json.loads(path.read_text())["config"]["row"]["align"]
+    for row in (name for name in SHOWN_ROWS if name != "base"):
+        for path in sorted((results / "ledger" / "tiny").glob(f"{row}-seed?-*.json")):
+            result = json.loads(path.read_text())
+            who, _, search = result["settings_from"].partition(" ")
+            stored = json.loads((results / "search" / "tiny" / f"{search}.json").read_text())
+            align = result["record"]["settings"]
             found.add((align["train"]["steps"], align["train"]["batch_size"]))
+            assert who == "search"
+            best = stored["best"]
             assert {k: (align | align["train"])[k] for k in best} == best, path.name
     assert len(found) == 1
 
