@@ -53,7 +53,9 @@ PROMISES = {
             "loss: check(larger.per_sample, out.per_sample)"
         ],
         "Every trained row has the same number of training steps in stage 2, and settings that its "
-        "own search chose by one declared rule": ["test_promises.py::test_rows_are_compared_fairly"],
+        "own search chose by one declared rule": [
+            "test_promises.py::test_rows_are_compared_fairly"
+        ],
         "a classifier that shares no weights with any model here": [
             "test_promises.py::test_the_judge_shares_no_weights"
         ],
