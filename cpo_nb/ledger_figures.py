@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib, os, tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,15 +95,26 @@ def _smoke(text: str) -> Shown:
         return Shown(ledger, scale, "smoke: these numbers mean nothing", _strips(ledger))
 
 
+def _has_own(ledger: Ledger, main: Ledger) -> bool:
+    "Whether a grid has a result that the grid `main` lacks: the two share runs."
+    there = {r["key"] for point in main.points.values() for r in point.results}
+    return any(r["key"] not in there for p in ledger.points.values() for r in p.results)
+
+
 def shown(
     name: str,  # of a grid that ships
     smoke: str = SMOKE,  # YAML of what stands in at smoke scale
 ) -> Shown:
-    "Stored results of a grid at this scale, or smoke runs at smoke scale."
+    """Stored results of a grid at this scale, or smoke runs at smoke scale.
+
+    A grid without a result of its own shows nothing, whatever it shares with the grid `main`."""
     scale = get_scale()
     if scale.name == "smoke":
         return _smoke(smoke)
     ledger = load_ledger(load_grid(name, scale), scale)
+    if name != "main" and ledger.points:
+        main = load_ledger(load_grid("main", scale), scale)
+        ledger = ledger if _has_own(ledger, main) else replace(ledger, points={})
     lost = f"no results of the grid {name} are stored at scale {scale.name}"
     return Shown(ledger, scale, "" if ledger.points else lost, _strips(ledger))
 
