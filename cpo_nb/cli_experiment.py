@@ -5,7 +5,6 @@
 # %% ../nbs/45c_cli_experiment.ipynb #89a8775e
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Annotated, Optional
 
 import typer
@@ -15,6 +14,7 @@ from .core import CpoError, Scale, get_scale, plural, readable_time
 from .docments import document
 from .cli_base import Clock, ModelCommand, app, echo, refuse_unused, warn
 from .cli_options import ScaleName
+from .cli_study import atelier_data
 
 # %% auto #0
 __all__ = ['plan_lines', 'summary_line', 'run_experiment']
@@ -52,14 +52,11 @@ def summary_line(
     return text + (f"; of {lost} of these no time is known yet" if lost else "")
 
 # %% ../nbs/45c_cli_experiment.ipynb #ac1709b8
-@lru_cache(maxsize=1)
 def _atelier(scale: Scale):
     "The atelier's ground, with all annotated rows encoded."
-    from cpo_nb.backbone import load_backbone
     from cpo_nb.grid_parts import atelier_ground
-    from cpo_nb.shipped import atelier_training_set
 
-    return atelier_ground(atelier_training_set(scale, load_backbone("atelier")))
+    return atelier_ground(atelier_data(scale))
 
 
 def _with_paintings(grid, folder: str | None, scale: Scale, say):

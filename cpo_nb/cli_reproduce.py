@@ -19,7 +19,7 @@ from .docments import document
 from .cli_base import Clock, ModelCommand, app, echo, refuse_unused
 from .cli_images import judge_sentence
 from .cli_options import ScaleName
-from .cli_study import OwnTree, atelier_rows, environ, rebuild_figures
+from .cli_study import OwnTree, atelier_data, environ, rebuild_figures
 
 # %% auto #0
 __all__ = ['compare_losses', 'begin_stage1', 'merged_results', 'reproduce_atelier', 'run_reproduce']
@@ -162,7 +162,7 @@ def reproduce_atelier(
     took = [r["wall"] for name in ("base", grid.lead) for r in committed.get(name, [])[:1]]
     known = f"; when they were computed they took {readable_time(sum(took))}" if took else ""
     clock(f"atelier at scale {scale.name}, on the CPU, seed {seed}: 2 rows to compute{known}")
-    data = atelier_rows(scale)
+    data = atelier_data(scale)
     clock(f"data: {len(data):,} annotated images to train on")
     begin_stage1(scale, data, clock)
     folder, ground = runs_dir() / "reproduce" / scale.name / "results", atelier_ground(data)

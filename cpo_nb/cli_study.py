@@ -47,7 +47,7 @@ from cpo_nb.cli_base import (
 from .cli_options import ScaleName
 
 # %% auto #0
-__all__ = ['OwnTree', 'wanted_rows', 'cost_line', 'atelier_rows', 'environ', 'call_each', 'figure_notebooks', 'rebuild_figures',
+__all__ = ['OwnTree', 'wanted_rows', 'cost_line', 'atelier_data', 'environ', 'call_each', 'figure_notebooks', 'rebuild_figures',
            'table_rows', 'run_results']
 
 # %% ../nbs/45_cli_study.ipynb #835e349c
@@ -102,7 +102,7 @@ def cost_line(
 
 # %% ../nbs/45_cli_study.ipynb #3b8e0d87
 @lru_cache(maxsize=1)
-def atelier_rows(
+def atelier_data(
     scale: Scale,  # `train_images` says how many
 ):  # a `TrainingSet`
     "The atelier's annotated rows, encoded once a process."
@@ -162,7 +162,7 @@ def _search_one(method: str, scale: Scale, clock: Clock) -> None:
 
     quiet_libraries()  # in a worker process nothing has done so
     clock(f"search: {method}")
-    best = search(method, scale, atelier_rows(scale), clock)["best"]
+    best = search(method, scale, atelier_data(scale), clock)["best"]
     clock(f"    {method}, chosen: {', '.join(f'{k} {v:g}' for k, v in best.items())}")
 
 
@@ -170,7 +170,7 @@ def _search_all(scale: Scale, clock: Clock, jobs: int) -> None:
     "Choose learning rate and strength of every method, where that is not stored yet."
     from cpo_nb.search import SEARCHED
 
-    atelier_rows(scale)  # made once, before several need it
+    atelier_data(scale)  # made once, before several need it
     call_each(_search_one, [(method, scale, clock) for method in SEARCHED], jobs)
 
 # %% ../nbs/45_cli_study.ipynb #01948ea0
@@ -180,7 +180,7 @@ def _compute_one(row, seed: int, scale: Scale, clock: Clock, which: str) -> None
 
     quiet_libraries()  # in a worker process nothing has done so
     clock(f"{which}: {row.label}, seed {seed}")
-    data = atelier_rows(scale) if row.align is not None else None
+    data = atelier_data(scale) if row.align is not None else None
     result = run_row(row, scale, seed, data)
     positive = sum(result["n_pos"]) / len(result["n_pos"])
     negative = sum(result["n_neg"]) / len(result["n_neg"])
@@ -197,7 +197,7 @@ def _compute(missing: list[tuple], scale: Scale, clock: Clock, jobs: int) -> Non
 
     clock(f"scale {scale.name}: {cost_line(missing, load_results(scale.name))}")
     if any(row.align is not None for row, _ in missing):
-        atelier_rows(scale)  # made once, before several need it
+        atelier_data(scale)  # made once, before several need it
     calls = [
         (row, seed, scale, clock, f"{i} of {len(missing)}")
         for i, (row, seed) in enumerate(missing, 1)
