@@ -5,7 +5,7 @@
 # %% ../nbs/21_runs.ipynb #1d0cdf68
 from __future__ import annotations
 
-import contextlib, copy, json, warnings
+import contextlib, copy, json, math, warnings
 from pathlib import Path
 
 import safetensors.torch
@@ -177,7 +177,7 @@ def load_checkpoint(
 def checkpoint_room(
     run_dir: str | Path,  # the run's folder
     numbers: int,  # how many are trained
-    cfg,  # settings of the loop: steps, keep, ema
+    cfg,  # settings of the loop: steps, checkpoint_every, keep, ema
     scored: bool = False,  # do held-out rows choose a best checkpoint, which stays too?
 ) -> int:  # bytes
     "Room that the checkpoints need which are yet to be written."
@@ -186,7 +186,8 @@ def checkpoint_room(
         return 0
     size = 4 * (4 if cfg.ema else 3) * numbers  # float32
     present = sum(p.stat().st_size for p in run_dir.glob("checkpoints/step-*.safetensors"))
-    return size * (cfg.keep + scored + 1) - present
+    files = min(cfg.keep + scored + 1, math.ceil(cfg.steps / cfg.checkpoint_every))
+    return size * files - present
 
 # %% ../nbs/21_runs.ipynb #abe5e713
 def averaged_weights(

@@ -564,7 +564,7 @@ def test_a_disk_that_is_too_small_is_noticed_before(
     (tmp_path / "stores").mkdir()
     disk(monkeypatch, free, where)
     text = refused(
-        command(work, tmp_path),
+        command(work, tmp_path, "--steps 20"),  # ten checkpoints in all, more than are kept
         says=[says, "the disk is too small for", f"{free / 1024:.1f} KiB are free"],
         out=tmp_path / "run",
     )
