@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-studio reproduce results lab notebooks readme export docs hooks lock clean
+.PHONY: help setup test test-studio reproduce lab notebooks readme export docs hooks lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -44,9 +44,6 @@ test-studio: setup ## label in a real Label Studio with a real browser; installs
 
 reproduce: setup ## the main result, from data to table, on a CPU (SCALE=tiny)
 	$(BIN)/cpo reproduce --scale $(SCALE)
-
-results: setup ## the search, every row and every seed of the tables that are not stored yet (resumable, hours)
-	$(BIN)/cpo results --search --jobs $(JOBS) --scale $(SCALE)
 
 lab: setup ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab nbs

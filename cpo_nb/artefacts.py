@@ -5,15 +5,22 @@
 # %% ../nbs/00e_artefacts.ipynb #a4tef003
 from __future__ import annotations
 
-import contextlib, importlib.metadata, inspect
+import contextlib, importlib.metadata, inspect, subprocess
 from pathlib import Path
 from typing import Callable
 
-from .core import atomic_path, cache_dir, remove_leftovers, sha256_json, write_json
+from cpo_nb.core import (
+    atomic_path,
+    cache_dir,
+    remove_leftovers,
+    repo_root,
+    sha256_json,
+    write_json,
+)
 from .docments import document
 
 # %% auto #0
-__all__ = ['library_versions', 'cached']
+__all__ = ['library_versions', 'checkout_commit', 'cached']
 
 # %% ../nbs/00e_artefacts.ipynb #360a8ea0
 _LIBRARIES = "torch diffusers transformers peft accelerate datasets numpy scikit-image".split()
@@ -26,6 +33,16 @@ def library_versions() -> dict[str, str]:  # library -> version, of those that a
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return versions
+
+
+def checkout_commit() -> str | None:
+    "The checkout's commit, or None."
+    command = ["git", "-C", str(repo_root()), "rev-parse", "--short", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
 
 # %% ../nbs/00e_artefacts.ipynb #a70e7663
 def cached(

@@ -31,7 +31,8 @@ from .align import AlignConfig
 from .metrics import AtelierJudge, count_attributes, judge_images, load_judge
 from .shipped import sample_prompts, shipped_hashes
 from .search import loop_config, search_images, train_policy
-from .study import check_searched, rows
+from .grid import Run, load_grid
+from .grid_resolve import grid_policy
 
 # %% auto #0
 __all__ = ['BANK_DRAWS', 'BANK_SEED', 'bank_path', 'bank_cases', 'study_bank']
@@ -62,6 +63,11 @@ def bank_cases(
     return cases
 
 # %% ../nbs/38_bank_study.ipynb #ac5ceac6
+def _shared_config(scale: Scale) -> AlignConfig:
+    "Settings of the row `cpo-norm` of the grid `main`. Raises `CpoError` without its search."
+    return grid_policy(load_grid("main", scale), Run("cpo-norm", 0), scale).config
+
+
 def _case_config(shared: AlignConfig, scale: Scale, seed: int, steps: int | None) -> AlignConfig:
     "The row's settings with a plain loop: no checkpoints for snapshots."
     return replace(shared, train=loop_config(scale, shared.train.lr, seed, steps))
@@ -137,10 +143,10 @@ def study_bank(
     data: TrainingSet,  # the training set; see `atelier_training_set`
     log: Callable[[str], object] = print,  # called with one line for each run
 ) -> list[dict]:  # the runs, as stored
-    "Train, sample and judge every case, and store each. Stored runs are not computed again."
-    row = rows(scale)["cpo-norm"]
-    check_searched(row, scale)
-    shared = row.align
+    """Train, sample and judge every case, and store each. Stored runs are not computed again.
+
+    Raises `CpoError` when the search of the row's settings is not stored."""
+    shared = _shared_config(scale)
     key = _bank_key(shared, scale)
     runs = _stored_runs(scale, key)
     scenes, judge = sample_scenes(search_images(scale), BANK_SEED), load_judge()

@@ -16,7 +16,7 @@ import typer
 
 # nothing heavy up here: `cpo --help` must not wait for torch
 # imported for their commands
-from . import cli_prepare, cli_images, cli_study, cli_atelier, cli_bench  # noqa: F401
+from . import cli_prepare, cli_images, cli_atelier, cli_bench  # noqa: F401
 from . import cli_agent, cli_annotate, cli_experiment, cli_reproduce  # noqa: F401
 from . import cli_evaluate, cli_experts, cli_scorers, cli_studio  # noqa: F401
 from .core import Scale, get_scale

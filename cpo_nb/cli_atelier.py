@@ -265,24 +265,23 @@ def train_atelier_auxiliary(
 def train_atelier_policy(
     out: _PartFolder = None, seed: Seed = 0, overwrite: Overwrite = False, scale: ScaleName = None
 ) -> None:
-    """Train the shipped policy again: stage 2 of the default run, row cpo-norm of the table.
+    """Train the shipped policy again: stage 2 of the default run, row cpo-norm of the grid main.
 
     The same command resumes.
     """
     from cpo_nb.backbone import load_backbone
-    from cpo_nb.search import searched, train_policy
+    from cpo_nb.grid import Run, load_grid
+    from cpo_nb.grid_resolve import chosen_settings, grid_policy
+    from cpo_nb.search import train_policy
     from cpo_nb.shipped import shipped_hashes
-    from cpo_nb.study import rows
 
     sizes, clock = get_scale(scale), Clock()
     target = _target("policy", out, sizes, overwrite)
-    config = rows(sizes, seed)["cpo-norm"].align
-    if not searched("cpo-norm", sizes):
-        clock(
-            f"note: no finished search of scale {sizes.name} is stored, so the settings are the "
-            "first of its grids (`cpo results --search` runs it)"
-        )
-    clock(f"policy: {config.train.steps} training steps of {config.train.batch_size}")
+    grid = load_grid("main", sizes)
+    config = grid_policy(grid, Run("cpo-norm", seed), sizes).config
+    who = chosen_settings(grid, "cpo-norm", sizes)[1]
+    work = f"{config.train.steps} training steps of {config.train.batch_size}"
+    clock(f"policy: {work}, settings: {who}")
     result, run = train_policy(load_backbone("atelier"), config, sizes)
     recipe = dict(
         command="cpo atelier policy",

@@ -149,7 +149,7 @@ def explain_error(
 # %% ../nbs/44_cli_base.ipynb #531fb096
 _UsageError = typer.BadParameter.__base__  # typer has no public name for it
 _ORDER = "criteria annotate plan sft experts align bank sample dial evaluate scorers".split()
-_ORDER += "results experiment reproduce bench atelier".split()
+_ORDER += "experiment reproduce bench atelier".split()
 
 
 class _Group(TyperGroup):
@@ -221,8 +221,8 @@ def _top(version: _Version = False) -> None:
       cpo sample --base PIPELINE --adapter runs/policy/adapter \\
           --prompt "an oak" --out samples
     With what ships:
-      cpo reproduce      the main result, from data to table
-      cpo results        every row of the table
+      cpo reproduce              the main result, from data to table
+      cpo experiment main        every row of the study, its tables and figures
     """
 
 # %% ../nbs/44_cli_base.ipynb #bc07c32c
@@ -235,7 +235,6 @@ _LARGEST = dict(  # by parameter; of the others a thousand million
     prompt_variants=10_000,
     batch_size=1_000_000,
     count=1_000_000,
-    jobs=256,
 )
 
 

@@ -59,8 +59,7 @@ def _own_plan(a: SimpleNamespace, backbone) -> tuple[dict, list[int], Any]:
 def _atelier_plan(a: SimpleNamespace, scale: Scale) -> tuple[dict, list[int], Any]:
     "The test captions; the noise of image i has seed i. Also subject and palette of each."
     from cpo_nb.sampled import Sampling
-    from cpo_nb.shipped import atelier_tree
-    from cpo_nb.study import eval_prompts
+    from cpo_nb.shipped import atelier_tree, eval_prompts
 
     plans, facts = {}, None
     for name in a.sets:
@@ -328,8 +327,8 @@ def _report(ctx, a: SimpleNamespace, tree, compared, plan, trust: list[str], clo
 # %% ../nbs/44k_cli_evaluate.ipynb #09ba6f17
 def _atelier_numbers(a: SimpleNamespace, images: dict, facts, scale: Scale) -> list[str]:
     "Print and keep the atelier's own numbers; how far its judge can be trusted."
+    from cpo_nb.ledger_tables import results_table
     from cpo_nb.shipped import judge_agreement
-    from cpo_nb.study import results_table
     from cpo_nb.untargeted import untargeted_changes
 
     results, a.verdicts = atelier_rows(a.classifier, images, *facts, scale, a.sets)

@@ -414,7 +414,7 @@ def untargeted_table(
     name: str = "adapter",  # of the policy
 ) -> str:
     "What changed that nobody aimed at, as a table; * where the interval leaves zero out."
-    from cpo_nb.study import text_table
+    from cpo_nb.ledger_tables import text_table
     from cpo_nb.untargeted import Drift, untargeted_rows
 
     head = ["not aimed at", "base", name, "change"]
@@ -426,7 +426,7 @@ def changes_table(
     name: str = "adapter",  # of the policy
 ) -> str:
     "Changes as a table, the pair whose negative attribute fell most first."
-    from cpo_nb.study import text_table
+    from cpo_nb.ledger_tables import text_table
 
     head = ["pair", "positive: base", name, "change", "negative: base", name, "change"]
     by_change = sorted(changes, key=lambda c: c["negative"]["change"][0])
@@ -474,16 +474,12 @@ def judged_rows(
     label: str,  # of the adapter's row
 ) -> tuple[dict[str, list[dict]], list]:
     "Results of base and adapter in the form of stored ones, and the judge's verdicts on both."
-    from cpo_nb.shipped import atelier_tree
-    from cpo_nb.study import Row, row_images
+    from cpo_nb.shipped import atelier_tree, row_images
     from cpo_nb.untargeted import untargeted_changes
 
     tree, sets, facts = atelier_tree(), {}, ()
-    for row, active in (
-        (Row("base", "base"), None),
-        (Row("adapter", label, prompt=prompt), adapter),
-    ):
-        sets[row.name], *facts = row_images(backbone, row, scale, tree, active)
+    for name, kind, active in (("base", "caption", None), ("adapter", prompt, adapter)):
+        sets[name], *facts = row_images(backbone, kind, scale, tree, active)
     labels = dict(base="base", adapter=label)
     results, verdicts = atelier_rows(judge, sets, *facts, scale, labels)
     results["adapter"][0]["untargeted"] = to_jsonable(untargeted_changes(*sets.values()))

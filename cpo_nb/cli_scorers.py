@@ -36,7 +36,7 @@ def list_scorers() -> None:
     """
     from cpo_nb.scorer_weights import PARTS, find_part, missing_part
     from cpo_nb.scorers import SCORERS
-    from cpo_nb.study import text_table
+    from cpo_nb.ledger_tables import text_table
 
     found = {name: missing_part(part, find_part(part)) for name, part in PARTS.items()}
     rows = []

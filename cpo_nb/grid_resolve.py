@@ -45,7 +45,6 @@ from cpo_nb.search import (
     seconds_per_step,
 )
 from .shipped import shipped_hashes
-from .study import Row, snapshot_steps
 
 # %% auto #0
 __all__ = ['rows_of', 'row_search', 'chosen_settings', 'grid_searches', 'run_parts', 'Resolved', 'part_seconds', 'judged_steps',
@@ -195,7 +194,8 @@ class Resolved:
     policy: Policy | None  # None where nothing is trained
     part: Part | None  # what is sampled instead, or None
     negative: Policy | None  # what predicts the negative branch; None: the same model
-    row: Row  # how it is sampled, and at which steps it is judged
+    prompt: str  # how it is sampled: caption, positives or guided
+    snapshots: tuple[int, ...]  # training steps at which it is judged on the way
     settings_from: str  # who chose the settings
     record: dict  # everything that its numbers depend on
 
@@ -254,7 +254,9 @@ def judged_steps(
     "Training steps at which samples of a row are judged on the way."
     if isinstance(row.snapshots, tuple):
         return row.snapshots
-    return snapshot_steps(scale)[1] if row.snapshots else ()
+    every = max(1, scale.align_steps // 15)
+    steps = [every * k for k in (1, 2, 3, 5, 7, 10, 15)] if row.snapshots else []
+    return tuple(s for s in steps if s <= scale.align_steps)
 
 
 def grid_policy(
@@ -298,7 +300,6 @@ def resolve(
     if row.negative:
         negative = grid_policy(grid, replace(run, row=row.negative, dial=()), scale)
     steps = judged_steps(row, scale)
-    sampled = Row(run.row, row.label or run.row, prompt=row.prompt, snapshots=steps)
     sizes = {k: v for k, v in record_of(scale).items() if k != "seeds"}
     record = dict(
         scale=sizes,
@@ -315,8 +316,9 @@ def resolve(
         record["data"] = grid.data
     if negative is not None:
         record["negative"] = run_folder(negative, scale).name
-    label = " ".join([sampled.label, *(f"{k} {v:g}" for k, v in run.dial)])
-    return Resolved(run, label, policy, part, negative, sampled, who, to_jsonable(record))
+    label = " ".join([row.label or run.row, *(f"{k} {v:g}" for k, v in run.dial)])
+    sampled = (row.prompt, steps)
+    return Resolved(run, label, policy, part, negative, *sampled, who, to_jsonable(record))
 
 # %% ../nbs/35c_grid_resolve.ipynb #a10795ab
 document(globals())

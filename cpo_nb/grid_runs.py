@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .artefacts import library_versions
+from .artefacts import checkout_commit, library_versions
 from cpo_nb.core import (
     CpoError,
     Scale,
@@ -27,7 +27,8 @@ from cpo_nb.core import (
 )
 from .docments import document
 from .grid import GridFields, Run, grid_runs
-from .grid_numbers import run_numbers
+from .grid_numbers import judge_snapshots, logged_curves, pixel_rates, run_numbers
+from .grid_numbers import save_strip
 from .grid_parts import Ground, Trained, part_config, part_run, train_chain, train_part
 from .grid_resolve import Resolved, grid_searches, judged_steps, part_seconds, resolve
 from .grid_resolve import row_search, run_parts
@@ -35,9 +36,7 @@ from .methods import METHODS
 from .metrics import judge_images, load_judge
 from .npo import negative_branch
 from .search import LEARNING_RATES, SEARCH_SEED, SEARCHED, search, searched
-from .shipped import EVAL_SEED, atelier_tree, ideal_features
-from .study import checkout_commit, judge_snapshots, logged_curves, pixel_rates
-from .study import row_images, save_strip
+from .shipped import EVAL_SEED, atelier_tree, ideal_features, row_images
 from .adapters import Adapter
 from .backbone import Backbone
 
@@ -166,16 +165,16 @@ def compute_run(
     backbone, adapter = _model(resolved, trained, scale, ground)
     sampled = time.monotonic()
     if ground.judge:
-        images, numbers = ground.judge(backbone, adapter, resolved.row.prompt, scale)
+        images, numbers = ground.judge(backbone, adapter, resolved.prompt, scale)
     else:
         other = _negative(resolved, backbone, adapter, scale, ground)
         images, numbers = _judged(resolved, scale, backbone, adapter, other)
     numbers |= dict(images=images[:SHOWN], judging=round(time.monotonic() - sampled, 1))
-    if resolved.row.snapshots and trained and not ground.judge:
+    if resolved.snapshots and trained and not ground.judge:
+        what = (resolved.prompt, resolved.snapshots, scale)
         where = (load_judge(), trained.run, trained.result.step)
         how = dict(adapter=adapter, seed=_caption_seed(resolved))
-        shots = judge_snapshots(backbone, resolved.row, scale, *where, **how)
-        numbers["snapshots"] = [_means(shot) for shot in shots]
+        numbers["snapshots"] = judge_snapshots(backbone, *what, *where, **how)
     wall, device = round(time.monotonic() - began, 1), backbone.device.type
     return said | numbers | dict(wall=wall, device=device)
 
@@ -186,7 +185,7 @@ def _judged(
     "Images of the atelier's captions, and their numbers."
     judge, seed = load_judge(), _caption_seed(resolved)
     how = (atelier_tree(), adapter, seed, negative)
-    images, *named = row_images(backbone, resolved.row, scale, *how)
+    images, *named = row_images(backbone, resolved.prompt, scale, *how)
     verdict = judge_images(judge, images)
     numbers = run_numbers(images, verdict, *named, ideal_features(scale, judge))
     return images, numbers | pixel_rates(images)
@@ -194,11 +193,6 @@ def _judged(
 
 def _caption_seed(resolved: Resolved) -> int:
     return EVAL_SEED if resolved.record["captions"] == "test" else SEARCH_SEED
-
-
-def _means(shot: dict) -> dict:
-    "A snapshot with means in place of values per image."
-    return {k: float(np.mean(v)) if k in ("n_pos", "n_neg") else v for k, v in shot.items()}
 
 # %% ../nbs/35c_grid_runs.ipynb #47247cc3
 def store_run(

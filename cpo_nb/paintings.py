@@ -40,7 +40,10 @@ from .sampling import image_grid, sample
 from .sft import SftConfig, sft
 from .shares import shared_out
 from .shipped import auxiliary_config
-from .study import rows, text_table
+from .grid import load_grid, row_config
+from .grid_resolve import row_search
+from .ledger_tables import text_table
+from .search import chosen_or_first
 
 # %% auto #0
 __all__ = ['CATALOGUES', 'AGREE', 'MIN_TRUE_ASPECT', 'PAINTINGS', 'METHODS_SHOWN', 'SHOWN', 'describe', 'load_catalogue',
@@ -312,7 +315,7 @@ def label_catalogue(
 
 # %% ../nbs/36_paintings.ipynb #d5ace2f3
 PAINTINGS = "paintings"  # the domain-adaptation adapter
-# rows of the atelier's study that are trained here too, with the settings chosen there
+# rows of the grid `main` that are trained here too, with the settings chosen on the atelier
 METHODS_SHOWN = ("sft-top", "dpo", "cpo-norm")
 SHOWN = ("base", "aux-positives", *METHODS_SHOWN)  # order of the table
 
@@ -391,19 +394,21 @@ def _train_policies(
     backbone: Backbone, lab: Labelled, scale: Scale, seed: int, run: Path, say: Callable
 ) -> dict[str, _Row]:
     "Train a policy per method; the rows of the table, untrained ones first."
+    grid = load_grid("main", scale)
+    labels = {name: row.label for name, row in grid.rows.items()}
     table = {
-        "base": ("base", PAINTINGS, 0.0),
-        "aux-positives": ("auxiliary, all positives named", _AUXILIARY, 0.0),
+        "base": (labels["base"], PAINTINGS, 0.0),
+        "aux-positives": (labels["aux-positives"], _AUXILIARY, 0.0),
     }
     for name in METHODS_SHOWN:
-        row = rows(scale, seed)[name]
+        settings, missing = chosen_or_first(row_search(grid, name, scale), scale)
+        config = row_config(grid, grid.rows[name], scale, seed, settings, {})
         adapter = "policy_" + name.replace("-", "_")
-        note = f" (first of each grid: no search {row.unsearched})" if row.unsearched else ""
-        say(f"{row.label}: {row.align.train.steps} training steps{note}")
-        result = align(
-            backbone, lab.data, lab.tree, run / name, row.align, _AUXILIARY, PAINTINGS, adapter
-        )
-        table[name] = (row.label, [(PAINTINGS, 1.0), (adapter, 1.0)], result.seconds)
+        note = f" (first of each grid: no search {missing})" if missing else ""
+        say(f"{labels[name]}: {config.train.steps} training steps{note}")
+        where = (run / name, config, _AUXILIARY, PAINTINGS, adapter)
+        result = align(backbone, lab.data, lab.tree, *where)
+        table[name] = (labels[name], [(PAINTINGS, 1.0), (adapter, 1.0)], result.seconds)
     return table
 
 # %% ../nbs/36_paintings.ipynb #f8863cfd

@@ -261,7 +261,7 @@ def chosen(
         raise CpoError(
             f"{name}: no finished search of scale {scale.name} is stored for today's base, "
             "auxiliary and judge",
-            hint="`cpo results --search`, or `cpo experiment` with a grid that has it, runs it",
+            hint="`cpo experiment` with a grid that has it runs it: `cpo experiment main`",
         )
     return stored_search(method, scale)["best"]
 

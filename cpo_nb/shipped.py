@@ -28,6 +28,7 @@ from cpo_nb.core import (
 from .docments import document
 from .hashes import file_hash
 from .criteria import CriteriaTree, load_criteria
+from .prompting import criteria_prompts
 from .atelier import PAIRS, ideal, sample_scenes
 from .painter import atelier_dataset, paint
 from .adapters import LORA_TARGETS, Adapter
@@ -40,8 +41,8 @@ from .metrics import JUDGE_SEED, AtelierJudge, judge_images
 
 # %% auto #0
 __all__ = ['DATA_SEED', 'EVAL_SEED', 'IDEAL_SEED', 'PAINTER', 'HELD_SEED', 'SWEPT', 'atelier_tree', 'shipped_auxiliary',
-           'adapter_folder', 'shipped_hashes', 'sample_prompts', 'atelier_training_set', 'ideal_features',
-           'judge_agreement', 'auxiliary_config', 'sweep_path', 'held_out_rows', 'sweep_auxiliary']
+           'adapter_folder', 'shipped_hashes', 'sample_prompts', 'atelier_training_set', 'eval_prompts', 'row_images',
+           'ideal_features', 'judge_agreement', 'auxiliary_config', 'sweep_path', 'held_out_rows', 'sweep_auxiliary']
 
 # %% ../nbs/35_shipped.ipynb #c13430a6
 def atelier_tree() -> CriteriaTree:  # 19 pairs
@@ -135,6 +136,39 @@ def atelier_training_set(
     folder = cached("atelier-latents", build, key, DATA_SEED)
     latents = load_file(folder / "latents.safetensors")["latents"]
     return TrainingSet(latents, **read_json(folder / "rows.json"), labelled_by=PAINTER)
+
+# %% ../nbs/35_shipped.ipynb #46ded576
+def eval_prompts(
+    scale: Scale,  # `eval_images` says how many
+    tree: CriteriaTree,  # whose phrases the attribute prompts use
+    # "caption", "positives" (all are named) or "guided" (positives against negatives)
+    prompt: str,
+    seed: int = EVAL_SEED,  # of the captions
+) -> tuple[  # prompts; negative prompts or None; subjects (N,); palettes (N,)
+    list[str], list[str] | None, np.ndarray, np.ndarray
+]:
+    """Prompts of a row, and the subject and palette that each caption names (indices).
+
+    Raises `CpoError` for an unknown kind of prompt."""
+    scenes = sample_scenes(scale.eval_images, seed)
+    prompts, negative_prompts = criteria_prompts(scenes.captions(), tree, prompt)
+    return prompts, negative_prompts, scenes.subject, scenes.palette
+
+# %% ../nbs/35_shipped.ipynb #a0cdbd75
+def row_images(
+    backbone: Backbone,  # with the adapter loaded
+    prompt: str,  # as `eval_prompts` takes it
+    scale: Scale,  # sizes
+    tree: CriteriaTree,  # whose phrases the attribute prompts use
+    adapter: Adapter,  # adapter to sample with, or None
+    seed: int = EVAL_SEED,  # of the captions
+    negative_adapter: Adapter = None,  # of the negative branch alone; None: `adapter`
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # (N, H, W, 3) uint8; (N,); (N,)
+    "Images of a row, and the subject and palette that their captions name."
+    prompts, negative_prompts, subject, palette = eval_prompts(scale, tree, prompt, seed)
+    branches = (adapter, negative_prompts, negative_adapter)
+    images = sample_prompts(backbone, prompts, scale, *branches)
+    return images, subject, palette
 
 # %% ../nbs/35_shipped.ipynb #238f5d7e
 def ideal_features(

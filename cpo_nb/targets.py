@@ -26,7 +26,7 @@ from cpo_nb.ledger import (
     standing,
     steps_to,
 )
-from .study import text_table
+from .ledger_tables import text_table
 
 # %% auto #0
 __all__ = ['TARGET_GRIDS', 'Target', 'base_point', 'clean_points', 'equal_target', 'cut_target', 'pairs_target', 'rival_target',

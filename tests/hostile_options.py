@@ -31,7 +31,6 @@ RIGHT = {
     "sample": "--base {base} --adapter {adapter} --prompt x --out {out}/samples --steps 1",
     "evaluate": "--adapter {adapter} --base {base} --prompts {prompts} --seeds 0,1,2,3,4 --steps 1 "
     "--judge measures --scores none --out {out}/report --overwrite",
-    "results": "--stored --rows base --scale smoke",
     "reproduce": "--data {data} --criteria {tree} --scale smoke",
     "experiment": "smoke --dry-run --scale smoke",
     "atelier check": "{out}",
@@ -129,8 +128,6 @@ def mutations(
             notes.append(note)
             if not words:
                 break
-        if name == "results" and "--stored" not in words:
-            words = ["--stored", *words]  # without it every row is computed
         if name == "experiment" and "--dry-run" not in words:
             words = ["--dry-run", *words]  # without it the whole grid runs
         if name == "reproduce" and "--data" not in words:

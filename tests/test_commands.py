@@ -7,8 +7,9 @@ import pytest, typer
 from cpo_nb.methods import METHODS
 from cpo_nb.cli import align_config, app, sft_config
 from cpo_nb.core import get_scale, to_jsonable
+from cpo_nb.grid import Run, load_grid
+from cpo_nb.grid_resolve import grid_policy
 from cpo_nb.shipped import auxiliary_config
-from cpo_nb.study import rows
 from run_notebooks import NBS, ROOT
 
 SHOWN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -71,22 +72,25 @@ def test_commands_are_found_and_mistakes_seen():
     assert len(shown_commands(text_of(NBS / "60_guide_sdxl.ipynb"))) > 6
 
 
-def resolved_on_the_atelier() -> dict[str, dict]:
-    "Settings at scale tiny: of the commands when nothing is given, and of what is reproduced."
+def resolved_on_the_atelier(rows: list[str]) -> dict[str, dict]:
+    "Settings at scale tiny: of the commands when nothing is given, and of rows of the grid `main`."
     tiny = get_scale("tiny")
+    grid = load_grid("main", tiny)
     found = {
         f"cpo align --method {m}": align_config(tiny, m, "atelier", {}, set())[0] for m in METHODS
     }
     found["cpo sft"] = sft_config(tiny, "atelier", {}, set())[0]
     found["reproduce: the auxiliary"] = auxiliary_config(tiny)
-    found |= {f"reproduce: {name}": row.align for name, row in rows(tiny, 0).items() if row.align}
+    for name in rows:
+        found[f"reproduce: {name}"] = grid_policy(grid, Run(name, 0), tiny).config
     return {name: to_jsonable(asdict(config)) for name, config in found.items()}
 
 
 def test_settings_of_the_atelier_stay():
     "Field by field as recorded: results, searches and shipped adapters were made with these."
     recorded = json.loads((ROOT / "tests" / "atelier_settings.json").read_text())
-    now = resolved_on_the_atelier()
+    rows = [name.removeprefix("reproduce: ") for name in recorded if name.startswith("reproduce: ")]
+    now = resolved_on_the_atelier([name for name in rows if name != "the auxiliary"])
     assert recorded.keys() <= now.keys()
     for name, fields in recorded.items():
         for field, value in fields.items():

@@ -146,11 +146,12 @@ _SHOWN = ["loss", "margin", "accuracy", "d_w", "d_l", "d_w / variance", "lam", "
 
 
 def _stored(row: str) -> dict[str, list]:
-    "The log of a stored run of the study, with what is derived from it."
-    path = min((ROOT / "data" / "results" / "rows").glob(f"*/{row}-seed0.json"), default=None)
-    if path is None:
-        raise SystemExit(f"docs: no stored run of the row {row!r} in data/results/rows")
-    found = json.loads(path.read_text(encoding="utf-8"))
+    "The log of the newest stored run of a row, with what is derived from it."
+    paths = (ROOT / "data" / "results" / "ledger").glob(f"*/{row}-seed0-*.json")
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    if not results:
+        raise SystemExit(f"docs: no stored run of the row {row!r} in data/results/ledger")
+    found = max(results, key=lambda result: result["time"])
     curves = found["curves"]
     shares = [w / v for w, v in zip(curves["d_w"], curves["variance"], strict=True)]
     return curves | {"label": found["label"], "d_w / variance": shares}
@@ -161,7 +162,7 @@ def _number(value: float) -> str:
 
 
 def curves_table(
-    rows: list[str],  # rows of the study
+    rows: list[str],  # rows of grids
 ) -> str:  # Markdown
     "What stored runs logged at their first step, and on average over ten steps later on."
     heads, columns = ["column"], []
