@@ -64,7 +64,7 @@ def figure_notebooks(
 
 def _shows_ledger(notebook: Path) -> bool:
     text = notebook.read_text(encoding="utf-8")
-    return "cpo_nb.ledger" in text or "cpo_nb.targets" in text
+    return "cpo_nb.ledger_figures" in text or "cpo_nb.targets" in text
 
 
 def rebuild_figures(
