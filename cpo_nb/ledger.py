@@ -195,6 +195,14 @@ class Ledger:
                 found.setdefault(point.row, []).append(point)
         return found
 
+    def rivals(self) -> set[str]:
+        """Names of rows that the lead row is held against: all but the base that are of other
+        methods, or sampled otherwise; where there are none, all others of its method."""
+        rows, lead = self.grid.rows, self.grid.lead
+        others = {n for n, r in rows.items() if n != lead and (r.method or r.adapter or r.negative)}
+        own = rows[lead].method if lead else None
+        return {n for n in others if rows[n].method != own} or others
+
 
 def load_ledger(
     grid: GridFields,  # a checked grid

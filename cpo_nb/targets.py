@@ -76,7 +76,7 @@ def equal_target(
     mine, won, lost, every = clean_points(ledger, grid.lead), 0, [], 0
     for row, points in ledger.rows().items() if mine else ():
         judged = [p for p in points if p.judged]
-        if row == grid.lead or not grid.rows[row].method or not judged:
+        if row not in ledger.rivals() or not judged:
             continue
         both = [at_equal(mine, judged, place, name) for name in ("n_neg", "n_pos")]
         leads = [{e.standing for e in pair} == {"leads"} for pair in zip(*both)]
