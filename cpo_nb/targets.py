@@ -111,12 +111,15 @@ def _percent(value: Interval) -> str:
 
 
 def cut_target(
-    ledger: Ledger,  # of the main table, or of the frontier
+    *ledgers: Ledger,  # of the main table, and of the frontier, with the same lead row
 ) -> Target:
-    "#A_neg and #A_pos of the lead row against the base, where the caption and variety are kept."
-    what = f"{ledger.grid.lead} against the base: #A_neg, #A_pos"
+    """#A_neg and #A_pos of the lead row against the base, at the point with the fewest negative
+    attributes that keeps caption and variety; where none keeps them, at the one with the fewest."""
+    lead = ledgers[0].grid.lead
+    what = f"{lead} against the base: #A_neg, #A_pos"
     want = "-80 % / +90 %; subject >= 97 % and recall >= half of the base's, distance <= the base's"
-    base, mine = base_point(ledger), clean_points(ledger, ledger.grid.lead)
+    base = next(filter(None, map(base_point, ledgers)), None)
+    mine = [point for ledger in ledgers for point in clean_points(ledger, lead)]
     if base is None or not mine:
         return _none(what, want)
 
@@ -244,7 +247,7 @@ def targets(
     frontier, main = ledgers["frontier"], ledgers["main"]
     return [
         *(equal_target(frontier, place) for place in ("distance", "recall")),
-        cut_target(main),
+        cut_target(main, frontier),
         pairs_target(main),
         rival_target(ledgers["paintings"]),
         kept_target(ledgers["noise"], noise=0.3),
