@@ -222,7 +222,7 @@ def _top(version: _Version = False) -> None:
           --prompt "an oak" --out samples
     With what ships:
       cpo reproduce              the main result, from data to table
-      cpo experiment main        every row of the study, its tables and figures
+      cpo experiment main        every row of the study, and its tables
     """
 
 # %% ../nbs/44_cli_base.ipynb #bc07c32c

@@ -135,7 +135,7 @@ def _note_stored(declared, scale: Scale, only: list[str] | None):
         warn(f"note: {summary_line(todo)}")
     return declared
 
-
+# %% ../nbs/45c_cli_experiment.ipynb #e5821f74
 @app.command("experiment", cls=ModelCommand)
 def run_experiment(
     ctx: typer.Context,

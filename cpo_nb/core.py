@@ -359,11 +359,19 @@ def to_jsonable(
 def write_json(
     path: str | Path,  # the file
     obj: Any,  # anything that `to_jsonable` takes
+    compact: bool = False,  # one line for each key of `obj`, a dictionary, in place of many
 ) -> Path:  # the file
     "Write `obj` as indented JSON with sorted keys, atomically."
-    text = json.dumps(
-        to_jsonable(obj), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False
-    )
+    how = dict(sort_keys=True, ensure_ascii=False, allow_nan=False)
+    plain = to_jsonable(obj)
+    if compact:
+        lines = (
+            f" {json.dumps(k)}: " + json.dumps(plain[k], separators=(",", ":"), **how)
+            for k in sorted(plain)
+        )
+        text = "{\n" + ",\n".join(lines) + "\n}"
+    else:
+        text = json.dumps(plain, indent=1, **how)
     with atomic_path(path) as tmp:
         tmp.write_text(text + "\n", encoding="utf-8")
     return Path(path)

@@ -76,27 +76,26 @@ def untargeted(
 
 # %% ../nbs/35c_grid_numbers.ipynb #6568ab63
 def _rounded(values: np.ndarray) -> list[float]:
-    "Five significant digits are enough for an interval."
-    return [float(f"{v:.5g}") for v in values]
+    "Four significant digits are enough for an interval."
+    return [float(f"{v:.4g}") for v in values]
 
 
 def set_numbers(
     features: np.ndarray,  # of the images, (N, D)
     ideal: np.ndarray,  # of the ideal set, (M, D)
     images: np.ndarray,  # (N, H, W, 3), uint8
-) -> dict:  # distance, recall, diversity, untargeted per image; halves
-    "Numbers of a set of images; `halves` holds deviations of distance, recall and diversity."
-    n = len(features)
+) -> dict:  # distance, recall, diversity and the names in STATISTICS; halves
+    "Numbers of a set of images; `halves` holds the deviations of each."
     statistics = dict(
-        distance=lambda f: frechet_distance(f, ideal),
-        recall=lambda f: recall(f, ideal),
-        diversity=diversity,
+        distance=lambda which: frechet_distance(features[which], ideal),
+        recall=lambda which: recall(features[which], ideal),
+        diversity=lambda which: diversity(features[which]),
     )
-    halves = {k: half_deviations(lambda h: s(features[h]), n) for k, s in statistics.items()}
-    return {k: s(features) for k, s in statistics.items()} | dict(
-        untargeted={k: _rounded(v) for k, v in untargeted(images).items()},
-        halves={k: _rounded(v) for k, v in halves.items()},
-    )
+    for name, values in untargeted(images).items():
+        statistics[name] = lambda which, values=values: float(values[which].mean())
+    n, every = len(features), slice(None)
+    halves = {k: _rounded(half_deviations(s, n)) for k, s in statistics.items()}
+    return {k: s(every) for k, s in statistics.items()} | dict(halves=halves)
 
 
 def run_numbers(
@@ -105,8 +104,8 @@ def run_numbers(
     subject: np.ndarray,  # subject named by each caption, (N,)
     palette: np.ndarray,  # palette named by each caption, (N,)
     ideal: np.ndarray,  # features of the ideal set, (M, D)
-) -> dict:  # `evaluate`'s numbers; per image signs, subject, palette, untargeted; halves
-    "The numbers of one run, with those of `set_numbers`."
+) -> dict:  # `evaluate`'s numbers; signs, subject and palette per image; those of `set_numbers`
+    "The numbers of one run."
     numbers = evaluate(verdict, subject, palette, ideal)
     return (
         numbers

@@ -110,7 +110,7 @@ def _trained(resolved: Resolved, scale: Scale, ground: Ground) -> tuple[Trained 
     said = dict(
         seconds=round(trained.result.seconds, 1),
         stopped=trained.result.stopped,
-        curves=logged_curves(trained.run),
+        curves=logged_curves(trained.run) if resolved.row.snapshots else {},
         steps=trained.result.step,
         rows=dict(count=len(trained.rows), hash=trained.rows.hash),
         parts_seconds=round(part_seconds(resolved.policy, scale), 1),
@@ -224,7 +224,7 @@ def store_run(
         time=int(time.time()),
         versions=library_versions(),
     )
-    return read_json(write_json(path, result | numbers))
+    return read_json(write_json(path, result | numbers, compact=True))
 
 # %% ../nbs/35c_grid_runs.ipynb #4e10059e
 @dataclass(frozen=True)

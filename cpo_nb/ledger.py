@@ -17,7 +17,6 @@ from .grid import GridFields
 from .grid_numbers import HALVES, image_halves
 from .grid_resolve import resolve
 from .grid_runs import plan_grid, stored_run, with_stored_data
-from .untargeted import STATISTICS
 
 # %% auto #0
 __all__ = ['RESAMPLES', 'BETTER', 'Interval', 'Samples', 'resampled', 'interval_of', 'interval', 'difference', 'standing',
@@ -137,16 +136,13 @@ class Point:
         statistic: str,  # as `samples_of` takes it
     ) -> bool:
         "Whether its results hold a statistic: real paintings have no subject and no palette."
-        per_image = statistic in STATISTICS or statistic[:2] in ("+ ", "- ")
-        return bool(self.judged) and (per_image or statistic in self.judged[0])
+        return bool(self.judged) and (statistic[:2] in ("+ ", "- ") or statistic in self.judged[0])
 
 
 def _per_image(result: dict, statistic: str) -> np.ndarray | None:
     "Values per image, or None for a statistic of the whole set."
     if statistic in ("n_pos", "n_neg", "subject", "palette"):
         return np.asarray(result[statistic], float)
-    if statistic in STATISTICS:
-        return np.asarray(result["untargeted"][statistic], float)
     sign, _, pair = statistic.partition(" ")
     if sign in ("+", "-"):
         column = list(result.get("pairs", PAIRS)).index(pair)
