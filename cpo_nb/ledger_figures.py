@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib, os, tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterable
 
 import numpy as np
 from PIL import Image
@@ -136,9 +136,11 @@ COLOURS = ("#1b6ca8", "#d1495b", "#2a9d8f", "#e9a23b", "#7b5ea7", "#8d6e63", "#5
 
 def row_colours(
     grid: GridFields,  # whose rows
+    names: Iterable[str] | None = None,  # rows that are shown; None: all
 ) -> dict[str, str]:  # name -> colour; the base is black
     "One colour for each row, the lead's first."
-    trained = [n for n, r in grid.rows.items() if r.method or r.adapter]
+    shown = set(grid.rows if names is None else names)
+    trained = [n for n, r in grid.rows.items() if (r.method or r.adapter) and n in shown]
     trained.sort(key=lambda name: name != grid.lead)
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(trained)}
     return {name: colours.get(name, "#222222") for name in grid.rows}
