@@ -13,6 +13,7 @@ from typing import Annotated, Callable, Optional
 import typer
 
 # nothing heavy up here: `cpo --help` must not wait for torch
+from .cli_agent import RandomWeights
 from .cli_base import check_new_folder, given_options, option_name
 from .cli_base import option_value, parse_names, refuse_unused
 from .cli_images import SAMPLING_OPTIONS, Prompt
@@ -53,7 +54,7 @@ _BY = (
     "[default: what the adapters record]"
 )
 _SCORES = "Preference scores, or none. [default: all with weights here]"
-_EXTRACTOR = "Of distances: pixels, judge, inception, clip, dinov2."
+_EXTRACTOR = "Features that distances are taken of: pixels, judge, inception, clip, dinov2."
 _REFERENCE = "Folder of real images that distances are measured to. [default: the base's images]"
 _BLIND = "Also write pairs in random order there, for people to compare in Label Studio."
 _ANSWERS = "Folder of --blind-tasks with the answers that `cpo annotate studio import` wrote."
@@ -76,13 +77,14 @@ _JUDGING: dict[str, tuple] = dict(
     endpoint=_text("endpoint", "URL", "Endpoint of the agent, as in `cpo annotate agent`."),
     model=_text("model", "NAME", "Model that is served there."),
     local=_text("local", "MODEL", "In place of an endpoint: a model that runs here."),
+    random_weights=(RandomWeights, False),
     scores=_text("scores", "A,B,...", _SCORES),
     extractor=(Annotated[str, typer.Option(help=_EXTRACTOR)], "pixels"),
     reference=_path("reference", _REFERENCE),
     blind_tasks=_path("blind-tasks", _BLIND),
     blind_answers=_path("blind-answers", _ANSWERS),
     shown=(
-        Annotated[int, typer.Option(min=1, max=2000, help="Pairs of images on the page.")],
+        Annotated[int, typer.Option(min=1, max=2000, help="Pairs of images on the page, at most.")],
         200,
     ),
     title=_text("title", "TEXT", "Title of the page."),
