@@ -22,10 +22,14 @@ from .core import CpoError
 from .docments import document
 
 # %% auto #0
-__all__ = ['OUT_HELP', 'WORDS', 'JUDGED_PIXELS', 'takes_evaluation', 'repeat_line', 'parse_judges', 'only_atelier', 'check_out',
-           'check_request']
+__all__ = ['POLICY_HELP', 'OUT_HELP', 'WORDS', 'JUDGED_PIXELS', 'takes_evaluation', 'repeat_line', 'parse_judges', 'only_atelier',
+           'check_out', 'check_request']
 
 # %% ../nbs/44k_cli_asked.ipynb #59d6be01
+POLICY_HELP = (
+    "Adapter of the policy, which `cpo align` or `cpo sft` wrote, with a weight (1); 'atelier' is "
+    "the shipped auxiliary. Repeat to mix several. [required]"
+)
 _AGAINST = "Adapter of a second policy to compare with. Repeat to mix several."
 _PROMPTS = "Text file with one prompt per line. [default: the atelier's test captions]"
 _SEEDS = "Seeds of every prompt."

@@ -18,6 +18,7 @@ from .cli_agent import expert_agent, model_back_end
 from cpo_nb.cli_asked import (
     JUDGED_PIXELS,
     OUT_HELP,
+    POLICY_HELP,
     check_out,
     check_request,
     only_atelier,
@@ -28,7 +29,7 @@ from .cli_base import Clock, ModelCommand, app, echo, load_adapters, note_unused
 from .cli_base import open_backbone, parse_names, parse_numbers, refuse_unused
 from .cli_images import atelier_rows, attribute_changes, changes_table, judge_sentence
 from .cli_images import read_prompts, short_name, untargeted_table
-from .cli_options import Adapters, Base
+from .cli_options import Base
 from .core import CpoError, Scale, atomic_path, get_scale, plural, processes, read_json
 from .core import record_of, to_jsonable, write_json
 from .docments import document
@@ -424,7 +425,9 @@ def _check_report(ctx: typer.Context, a: SimpleNamespace) -> None:
 @takes_evaluation
 def run_evaluate(
     ctx: typer.Context,
-    adapter: Adapters = None,
+    adapter: Annotated[
+        Optional[list[str]], typer.Option(metavar="FOLDER[:WEIGHT]", help=POLICY_HELP)
+    ] = None,
     base: Base = "atelier",
     out: Annotated[Optional[Path], typer.Option(metavar="FOLDER", help=OUT_HELP)] = None,
 ) -> None:
@@ -432,7 +435,7 @@ def run_evaluate(
 
     Base and policy are sampled with the same prompts and seeds into --out; the same command goes
     on where it was stopped, and images of other settings are refused. The report says what rose
-    and fell, what got worse first, scores and distances, and what changed that nobody aimed at.
+    and fell (worst first), scores and distances, and what changed that nobody aimed at.
     Without --prompts the atelier's adapter is judged on the atelier's captions.
 
     \b
