@@ -403,9 +403,7 @@ def _check_options(
 
 def _targets(cfg: AlignConfig, auxiliary: Adapter | Contrast) -> Adapter | Contrast:
     "What gives z_w and z_l, put together as the settings say."
-    if cfg.decouple is None:
-        return auxiliary
-    return replace(contrast_of(auxiliary), decouple=cfg.decouple)
+    return auxiliary if cfg.decouple is None else contrast_of(auxiliary, cfg.decouple)
 
 
 def _own_bank(cfg: AlignConfig, bank: BankConfig | None) -> BankConfig | None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib, hashlib, shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
@@ -226,9 +226,11 @@ def every_adapter(self: Contrast) -> list[tuple[str, float]]:
 
 def contrast_of(
     auxiliary: Adapter | Contrast,  # one model, or two
+    decouple: float | None = None,  # of the targets, see `Contrast`; None: as it is
 ) -> Contrast:
     "One model as a contrast of prompts alone; a contrast as it is."
-    return auxiliary if isinstance(auxiliary, Contrast) else Contrast(auxiliary, auxiliary)
+    models = auxiliary if isinstance(auxiliary, Contrast) else Contrast(auxiliary, auxiliary)
+    return models if decouple is None else replace(models, decouple=decouple)
 
 # %% ../nbs/22_batches.ipynb #4351b8be
 def loser_mask(

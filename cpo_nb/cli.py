@@ -48,12 +48,15 @@ from cpo_nb.cli_options import (
     Cache,
     Checkpointing,
     Compile,
+    Completed,
     Criteria,
     Data,
+    Decouple,
     Device,
     Dtype,
     Every,
     Experts,
+    Level,
     Live,
     Micro,
     NDraws,
@@ -148,6 +151,7 @@ def run_sft(
     precision: Passes = Precision.bf16,
     prompt_variants: _Variants = None,
     at_once: _AtOnce = None,
+    level: Level = None,
     scale: ScaleName = None,
     device: Device = None,
     dtype: Dtype = DType.float32,
@@ -450,18 +454,6 @@ _EmaReference = Annotated[
     Optional[bool],
     typer.Option("--ema-reference/--no-ema-reference", show_default=False, help=_EMA_REFERENCE),
 ]
-_COMPLETED = (
-    "cpo, distill: name every pair of the tree, with --paired the positive ones to the winner and "
-    "the negative ones to the loser (ours)."
-)
-_Completed = Annotated[bool, typer.Option("--completed", help=_COMPLETED)]
-_LEVEL = "cpo, distill: name groups at this level of the tree (ours). [default: its pairs]"
-_Level = Annotated[Optional[int], typer.Option("--level", min=1, help=_LEVEL)]
-_DECOUPLE = (
-    "cpo, distill: targets from directions of single attributes, scaled so far toward one length, "
-    "0 to 1 (ours). Two passes for each attribute. [default: one prompt names them all]"
-)
-_Decouple = Annotated[Optional[float], typer.Option("--decouple", min=0, max=1, help=_DECOUPLE)]
 _OF_METHODS = dict(  # options that one method reads: name, type and default
     guidance=(_Guidance, None),
     rows=(_Rows, None),
@@ -469,9 +461,9 @@ _OF_METHODS = dict(  # options that one method reads: name, type and default
     positive_share=(_PositiveShare, None),
     margin_weight=(_MarginWeight, None),
     ema_reference=(_EmaReference, None),
-    completed=(_Completed, False),
-    level=(_Level, None),
-    decouple=(_Decouple, None),
+    completed=(Completed, False),
+    level=(Level, None),
+    decouple=(Decouple, None),
 )
 
 # %% ../nbs/46_cli.ipynb #b0f10109

@@ -20,8 +20,8 @@ from .cli_options import Captions, Criteria, Device, takes_options
 from .cli_prepare import criteria_app
 
 # %% auto #0
-__all__ = ['model_back_end', 'parse_prices', 'answers_file', 'expert_agent', 'annotate_agent', 'annotate_caption', 'only_agent',
-           'annotate_calibrate', 'criteria_draft']
+__all__ = ['RandomWeights', 'model_back_end', 'parse_prices', 'answers_file', 'expert_agent', 'annotate_agent',
+           'annotate_caption', 'only_agent', 'annotate_calibrate', 'criteria_draft']
 
 # %% ../nbs/44f_cli_agent.ipynb #970f5fad
 _ENDPOINT = (
@@ -68,10 +68,10 @@ _SkipBad = Annotated[bool, typer.Option("--skip-bad", help=_SKIP)]
 _AGAIN = "Ask once more what earlier runs got no usable answer to."
 _Again = Annotated[bool, typer.Option("--again", help=_AGAIN)]
 _RANDOM = (
-    "The model's weights are random, for tests: its annotator is called random:NAME, and nothing "
-    "reports it as a result."
+    "The model's weights are random, for tests: its annotator is called random:NAME, and its "
+    "answers mean nothing."
 )
-_IsRandom = Annotated[bool, typer.Option("--random-weights", help=_RANDOM)]
+RandomWeights = Annotated[bool, typer.Option("--random-weights", help=_RANDOM)]
 _ROWS = "Table with file_name and captions. [default: the folder's metadata]"
 _Rows = Annotated[Optional[Path], typer.Option("--table", metavar="FILE", help=_ROWS)]
 
@@ -199,7 +199,7 @@ def annotate_agent(
     dry_run: _DryRun = False,
     prices: _Prices = None,
     again: _Again = False,
-    random_weights: _IsRandom = False,
+    random_weights: RandomWeights = False,
 ) -> None:
     """Let a vision-language model annotate images: one call per image and root dimension.
 
@@ -267,7 +267,8 @@ _People = Annotated[Optional[str], typer.Option("--people", metavar="A,B,...", h
 _AGREEMENT = "Share of equal labels that a pair's lower bound (95 %) must reach."
 _Agreement = Annotated[float, typer.Option("--agreement", min=0.01, max=0.999, help=_AGREEMENT)]
 _TRUST = (
-    "File that `cpo annotate merge` obeys; other agents in it stay. [default: trust.json there]"
+    "File that `cpo annotate merge` obeys; other agents in it stay. "
+    "[default: trust.json beside the images]"
 )
 _Trust = Annotated[Optional[Path], typer.Option("--out", metavar="FILE", help=_TRUST)]
 _TABLE = "Also write every pair's numbers as JSON."

@@ -13,6 +13,7 @@ from typing import Annotated, Callable, Optional
 import typer
 
 # nothing heavy up here: `cpo --help` must not wait for torch
+from .cli_agent import RandomWeights
 from .cli_base import check_new_folder, given_options, option_name
 from .cli_base import option_value, parse_names, refuse_unused
 from .cli_images import SAMPLING_OPTIONS, Prompt
@@ -21,10 +22,14 @@ from .core import CpoError
 from .docments import document
 
 # %% auto #0
-__all__ = ['OUT_HELP', 'WORDS', 'JUDGED_PIXELS', 'takes_evaluation', 'repeat_line', 'parse_judges', 'only_atelier', 'check_out',
-           'check_request']
+__all__ = ['POLICY_HELP', 'OUT_HELP', 'WORDS', 'JUDGED_PIXELS', 'takes_evaluation', 'repeat_line', 'parse_judges', 'only_atelier',
+           'check_out', 'check_request']
 
 # %% ../nbs/44k_cli_asked.ipynb #59d6be01
+POLICY_HELP = (
+    "Adapter of the policy, which `cpo align` or `cpo sft` wrote, with a weight (1); 'atelier' is "
+    "the shipped auxiliary. Repeat to mix several. [required]"
+)
 _AGAINST = "Adapter of a second policy to compare with. Repeat to mix several."
 _PROMPTS = "Text file with one prompt per line. [default: the atelier's test captions]"
 _SEEDS = "Seeds of every prompt."
@@ -53,7 +58,7 @@ _BY = (
     "[default: what the adapters record]"
 )
 _SCORES = "Preference scores, or none. [default: all with weights here]"
-_EXTRACTOR = "Of distances: pixels, judge, inception, clip, dinov2."
+_EXTRACTOR = "Features that distances are taken of: pixels, judge, inception, clip, dinov2."
 _REFERENCE = "Folder of real images that distances are measured to. [default: the base's images]"
 _BLIND = "Also write pairs in random order there, for people to compare in Label Studio."
 _ANSWERS = "Folder of --blind-tasks with the answers that `cpo annotate studio import` wrote."
@@ -76,13 +81,14 @@ _JUDGING: dict[str, tuple] = dict(
     endpoint=_text("endpoint", "URL", "Endpoint of the agent, as in `cpo annotate agent`."),
     model=_text("model", "NAME", "Model that is served there."),
     local=_text("local", "MODEL", "In place of an endpoint: a model that runs here."),
+    random_weights=(RandomWeights, False),
     scores=_text("scores", "A,B,...", _SCORES),
     extractor=(Annotated[str, typer.Option(help=_EXTRACTOR)], "pixels"),
     reference=_path("reference", _REFERENCE),
     blind_tasks=_path("blind-tasks", _BLIND),
     blind_answers=_path("blind-answers", _ANSWERS),
     shown=(
-        Annotated[int, typer.Option(min=1, max=2000, help="Pairs of images on the page.")],
+        Annotated[int, typer.Option(min=1, max=2000, help="Pairs of images on the page, at most.")],
         200,
     ),
     title=_text("title", "TEXT", "Title of the page."),

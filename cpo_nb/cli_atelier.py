@@ -365,11 +365,12 @@ _Images = Annotated[
     Optional[int],
     typer.Option("--images", min=1, help="Number of images. [default: of the scale]"),
 ]
+_SceneSeed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the scenes.")]
 
 
 @atelier_app.command("dataset", cls=Command)
 def write_atelier_dataset(
-    out: _DatasetFolder, images: _Images = None, seed: Seed = 0, scale: ScaleName = None
+    out: _DatasetFolder, images: _Images = None, seed: _SceneSeed = 0, scale: ScaleName = None
 ) -> None:
     "Write annotated synthetic images, with metadata.jsonl for captions and attributes."
     from cpo_nb.dataset import save_paintings

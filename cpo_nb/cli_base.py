@@ -148,7 +148,7 @@ def explain_error(
 
 # %% ../nbs/44_cli_base.ipynb #531fb096
 _UsageError = typer.BadParameter.__base__  # typer has no public name for it
-_ORDER = "criteria annotate plan sft experts align bank sample dial evaluate scorers".split()
+_ORDER = "criteria annotate plan sft experts align bank sample evaluate scorers".split()
 _ORDER += "experiment reproduce bench atelier".split()
 
 
@@ -179,6 +179,12 @@ class _Group(TyperGroup):
         "Names of the commands, in the order of a user's work."
         names = super().list_commands(ctx)
         return [n for n in _ORDER if n in names] + [n for n in names if n not in _ORDER]
+
+    def format_commands(self, ctx, formatter):
+        "Each command with the whole first sentence of its help, where typer cuts it off."
+        names = self.list_commands(ctx)
+        with formatter.section("Commands"):
+            formatter.write_dl([(n, self.commands[n].get_short_help_str(200)) for n in names])
 
 # %% ../nbs/44_cli_base.ipynb #ea91a14c
 PLAIN = dict(
@@ -213,7 +219,7 @@ def _top(version: _Version = False) -> None:
     """Align diffusion models to fine-grained criteria with Complex Preference Optimization.
 
     \b
-    With images, a criteria tree and a pipeline of your own:
+    With annotated images, a criteria tree and a pipeline of your own:
       cpo criteria check tree.yaml
       cpo sft --data images --criteria tree.yaml --base PIPELINE --out runs/aux
       cpo align --data images --criteria tree.yaml --base PIPELINE \\
@@ -507,6 +513,7 @@ def open_backbone(
 # %% ../nbs/44_cli_base.ipynb #34076caf
 def parse_adapter(
     text: str,  # FOLDER or FOLDER:WEIGHT
+    option: str = "--adapter",  # which option it is, for the message
 ) -> tuple[str, float]:  # folder and weight
     "Folder and weight of an adapter. Raises `CpoError` for a weight that is no finite number."
     if ":" not in text or Path(text).exists():
@@ -516,25 +523,30 @@ def parse_adapter(
         weight = float(tail)
     except ValueError:
         raise CpoError(
-            f"--adapter {text!r}: {tail!r} is not a weight", hint="write FOLDER or FOLDER:0.5"
+            f"{option} {text!r}: {tail!r} is not a weight", hint="write FOLDER or FOLDER:0.5"
         ) from None
     if not math.isfinite(weight):
-        raise CpoError(f"--adapter {text!r}: the weight must be finite", hint="write FOLDER:0.5")
+        raise CpoError(f"{option} {text!r}: the weight must be finite", hint="write FOLDER:0.5")
     return folder, weight
 
 
 def load_adapters(
     backbone,  # a `Backbone`
-    wanted: list[str] | None,  # as of `--adapter`
+    wanted: list[str] | None,  # as of the option
+    option: str = "--adapter",  # which option it is, for names and messages
 ) -> tuple[list[tuple[str, float]] | None, list[dict]]:
     "Load adapters: their names on the backbone with weights, and folder and weight to note."
     from cpo_nb.shipped import adapter_folder
 
     names, notes = [], []
     for i, text in enumerate(wanted or []):
-        folder, weight = parse_adapter(text)
-        backbone.load_adapter(adapter_folder(folder), f"adapter{i}")
-        names.append((f"adapter{i}", weight))
+        folder, weight = parse_adapter(text, option)
+        name = f"{option.lstrip('-')}{i}"
+        try:
+            backbone.load_adapter(adapter_folder(folder), name)
+        except CpoError as error:
+            raise CpoError(f"{option}: {error.what}", error.problems, error.hint) from None
+        names.append((name, weight))
         notes.append(dict(folder=folder, weight=weight))
     return names or None, notes
 

@@ -18,6 +18,7 @@ from .cli_agent import expert_agent, model_back_end
 from cpo_nb.cli_asked import (
     JUDGED_PIXELS,
     OUT_HELP,
+    POLICY_HELP,
     check_out,
     check_request,
     only_atelier,
@@ -28,7 +29,7 @@ from .cli_base import Clock, ModelCommand, app, echo, load_adapters, note_unused
 from .cli_base import open_backbone, parse_names, parse_numbers, refuse_unused
 from .cli_images import atelier_rows, attribute_changes, changes_table, judge_sentence
 from .cli_images import read_prompts, short_name, untargeted_table
-from .cli_options import Adapters, Base
+from .cli_options import Base
 from .core import CpoError, Scale, atomic_path, get_scale, plural, processes, read_json
 from .core import record_of, to_jsonable, write_json
 from .docments import document
@@ -100,20 +101,22 @@ def _sample_all(a: SimpleNamespace, backbone, plans: dict, clock: Clock) -> dict
         if a.overwrite and processes().main:
             remove_set(folder)
         processes().wait()
-        how = (backbone, plan, folder, a.active[name], origin, clock)
+        how = (backbone, plan, folder, a.active[name], origin, clock, a.sets[name])
         images[name] = sample_set(*how).images
     return images
 
 
 def _load_policies(a: SimpleNamespace, backbone) -> None:
     "Load adapters; note sets, their names and their active adapters."
-    first, second = list(a.adapter), list(a.against or [])
-    names, a.notes = load_adapters(backbone, first + second)
-    a.active, a.sets = dict(base=None, policy=names[: len(first)]), dict(base="base")
-    a.sets["policy"] = " + ".join(map(short_name, a.notes[: len(first)]))
-    if second:
-        a.active["against"] = names[len(first) :]
-        a.sets["against"] = " + ".join(map(short_name, a.notes[len(first) :]))
+    a.active, a.sets, a.notes = dict(base=None), dict(base="base"), []
+    for name, wanted, option in (
+        ("policy", a.adapter, "--adapter"),
+        ("against", a.against, "--against"),
+    ):
+        if wanted:
+            a.active[name], notes = load_adapters(backbone, wanted, option)
+            a.sets[name] = " + ".join(map(short_name, notes))
+            a.notes += notes
     if len(set(a.sets.values())) < len(a.sets):
         a.sets = {
             name: name if name == "base" else f"{name} ({label})" for name, label in a.sets.items()
@@ -129,7 +132,9 @@ def _judge_all(a: SimpleNamespace, tree, compared, clock: Clock) -> tuple[list, 
     if "agent" in a.judges and (a.endpoint or a.local):
         _ask_agent(a, root)
     files = dict.fromkeys(compared.images, [image_file(i) for i in range(len(compared))])
-    said = j.read_set_annotations(root, files, tree) if root else j.SetAnnotations({}, 0, 0)
+    said = j.SetAnnotations({}, 0, 0)
+    if root:
+        said = j.read_set_annotations(root, files, tree, a.random_weights)
     for word in a.judges:
         clock(f"judge: {word}")
         if word == "measures":
@@ -164,7 +169,7 @@ _IN_FLIGHT = 32  # requests at the same time
 def _back_end(a: SimpleNamespace):
     "The model that the agent asks."
     ways = dict(in_flight=_IN_FLIGHT, timeout=120.0, retries=6, variable="CPO_API_KEY")
-    more = dict(side=1024, is_random=False, device=a.device)
+    more = dict(side=1024, is_random=a.random_weights, device=a.device)
     return model_back_end(a.endpoint, a.model, a.local, **ways, **more)
 
 
@@ -396,7 +401,7 @@ def _check_report(ctx: typer.Context, a: SimpleNamespace) -> None:
 
     check_run_folder(a.out)
     if "agent" not in a.judges:
-        refuse_unused(ctx, "endpoint model local", "without --judge agent")
+        refuse_unused(ctx, "endpoint model local random_weights", "without --judge agent")
     a.back_end = _back_end(a) if a.endpoint or (a.model and not a.local) else None
     if a.own and "measures" in a.judges:
         measured_pairs(a.tree, len(a.texts) * len(a.seeds))
@@ -419,7 +424,9 @@ def _check_report(ctx: typer.Context, a: SimpleNamespace) -> None:
 @takes_evaluation
 def run_evaluate(
     ctx: typer.Context,
-    adapter: Adapters = None,
+    adapter: Annotated[
+        Optional[list[str]], typer.Option(metavar="FOLDER[:WEIGHT]", help=POLICY_HELP)
+    ] = None,
     base: Base = "atelier",
     out: Annotated[Optional[Path], typer.Option(metavar="FOLDER", help=OUT_HELP)] = None,
 ) -> None:
@@ -427,7 +434,7 @@ def run_evaluate(
 
     Base and policy are sampled with the same prompts and seeds into --out; the same command goes
     on where it was stopped, and images of other settings are refused. The report says what rose
-    and fell, what got worse first, scores and distances, and what changed that nobody aimed at.
+    and fell (worst first), scores and distances, and what changed that nobody aimed at.
     Without --prompts the atelier's adapter is judged on the atelier's captions.
 
     \b

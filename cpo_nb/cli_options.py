@@ -22,9 +22,9 @@ from .cli_base import option_value, parse_adapter, parse_names
 __all__ = ['Data', 'Criteria', 'Base', 'Adapters', 'Skip', 'Captions', 'RunFolder', 'Steps', 'Batch', 'Every', 'Seed',
            'ScaleName', 'Rank', 'Alpha', 'SftTargets', 'AlignTargets', 'Device', 'Dtype', 'Passes', 'Resolution',
            'Micro', 'Checkpointing', 'Compile', 'OptimizerName', 'Cache', 'NoCache', 'Tracker', 'PreviewCount',
-           'Accept', 'Overwrite', 'Live', 'NDraws', 'BankPrecision', 'BankFolder', 'Paired', 'Experts', 'Start', 'Npo',
-           'NpoMerge', 'takes_options', 'takes_rows', 'row_options', 'by_family', 'parse_targets', 'Settings',
-           'options_of', 'load_negative_branch']
+           'Accept', 'Overwrite', 'Live', 'NDraws', 'BankPrecision', 'BankFolder', 'Paired', 'Completed', 'Level',
+           'Decouple', 'Experts', 'Start', 'Npo', 'NpoMerge', 'takes_options', 'takes_rows', 'row_options', 'by_family',
+           'parse_targets', 'Settings', 'options_of', 'load_negative_branch']
 
 # %% ../nbs/44a_cli_options.ipynb #82811cc6
 _DATA = (
@@ -309,6 +309,21 @@ Paired = Annotated[
         "--paired", help="cpo, distill: also name the opposite of every attribute (ours)."
     ),
 ]
+_COMPLETED = (
+    "cpo, distill: name every pair of the tree, with --paired the positive ones to the winner and "
+    "the negative ones to the loser (ours)."
+)
+Completed = Annotated[bool, typer.Option("--completed", help=_COMPLETED)]
+_LEVEL = (
+    "Name groups at this level of the tree, in stage 1 as in stage 2 (cpo, distill), ours. "
+    "[default: its pairs]"
+)
+Level = Annotated[Optional[int], typer.Option("--level", min=1, help=_LEVEL)]
+_DECOUPLE = (
+    "cpo, distill: targets from directions of single attributes, scaled so far toward one length, "
+    "0 to 1 (ours). Two passes for each attribute. [default: one prompt names them all]"
+)
+Decouple = Annotated[Optional[float], typer.Option("--decouple", min=0, max=1, help=_DECOUPLE)]
 
 # %% ../nbs/44a_cli_options.ipynb #8ad23875
 _EXPERTS = (
@@ -394,7 +409,7 @@ def load_negative_branch(
     from cpo_nb.npo import negative_branch
     from cpo_nb.shipped import adapter_folder
 
-    folder, weight = parse_adapter(npo)
+    folder, weight = parse_adapter(npo, "--npo")
     backbone.load_adapter(adapter_folder(folder), "npo")
     note = dict(npo=dict(folder=folder, weight=weight, merge=merge))
     return negative_branch(names, [("npo", weight)], merge), note

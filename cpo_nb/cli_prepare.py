@@ -38,11 +38,14 @@ from cpo_nb.cli_options import (
     Cache,
     Checkpointing,
     Compile,
+    Completed,
     Criteria,
     Data,
+    Decouple,
     Device,
     Dtype,
     Experts,
+    Level,
     Live,
     Micro,
     NDraws,
@@ -65,7 +68,7 @@ __all__ = ['criteria_app', 'criteria_check', 'criteria_plot', 'count_images', 'p
            'bank_build', 'bank_check']
 
 # %% ../nbs/44b_cli_prepare.ipynb #0d80df9a
-criteria_app = typer.Typer(help="Check and plot criteria trees.", **PLAIN)
+criteria_app = typer.Typer(help="Draft, check and plot criteria trees.", **PLAIN)
 app.add_typer(criteria_app, name="criteria")
 _Trees = Annotated[
     list[str],
@@ -224,14 +227,18 @@ def prompts_per_image(
     method: str,  # one of METHODS
     n_draws: int | None,  # of the target bank; None: live
     prompt_variants: int,  # stage 1: prompts sampled per image
+    experts: bool = False,  # as of `frozen_passes`
+    directions: int | None = None,  # as of `frozen_passes`
 ) -> int:
     "How many prompts are encoded per image, with and without its caption, which may be dropped."
     from cpo_nb.methods import METHODS
+    from cpo_nb.passes import target_prompts_per_row
 
     if n_draws is not None:  # the bank needs the others once, and stores predictions instead
         return 1
-    if METHODS[method].needs_auxiliary:  # caption, winner's and loser's prompt
-        return 6
+    if METHODS[method].needs_auxiliary:  # the caption, and what the targets are prompted with
+        prompts = 1 + target_prompts_per_row(experts, directions)
+        return 2 * prompts if directions is None else prompts  # all images share bare attributes
     return 2 * prompt_variants if method == "sft" else 1
 
 # %% ../nbs/44b_cli_prepare.ipynb #b212e842
@@ -373,7 +380,9 @@ def run_plan(
         resolution=resolution,
         method=method.value,
         pictures=images,
-        prompts_per_picture=prompts_per_image(method.value, n_draws, prompt_variants),
+        prompts_per_picture=prompts_per_image(
+            method.value, n_draws, prompt_variants, experts, directions
+        ),
         **(numbers | how),
         **_say_sizes(base, scale, method, images, batch_size, steps, targets),
     )
@@ -404,6 +413,9 @@ def bank_build(
     bank: BankFolder = None,
     bank_precision: BankPrecision = None,
     paired: Paired = False,
+    completed: Completed = False,
+    level: Level = None,
+    decouple: Decouple = None,
     batch_size: _AtOnce = 32,
     precision: Passes = Precision.bf16,
     scale: ScaleName = None,
@@ -416,8 +428,9 @@ def bank_build(
 ) -> None:
     """Cache the predictions of the frozen models for every noise draw of every image.
 
-    `cpo align` then reads them. Under `accelerate launch` the work is shared between processes.
-    The same command resumes after an interruption.
+    `cpo align` then reads them, with the same --start, --experts, --paired, --completed, --level
+    and --decouple. Under `accelerate launch` the work is shared between processes. The same
+    command resumes after an interruption.
 
     \b
     Example:
@@ -445,8 +458,8 @@ def bank_build(
     clock = Clock()
     own = dict(folder=bank, batch_size=batch_size, precision=option_value(bank_precision))
     config = BankConfig(n_draws or BankConfig.n_draws, **own)
-    models = dict(experts=experts, start=start)
-    built = build_bank(job, auxiliary, config, paired, say=clock, warn=warn, **models)
+    how = dict(experts=experts, start=start, completed=completed, level=level, decouple=decouple)
+    built = build_bank(job, auxiliary, config, paired, say=clock, warn=warn, **how)
     size = readable_size(built.store.bytes)
     clock(f"bank: {plural(len(built.store), 'prediction')}, {size}: {built.folder}")
 

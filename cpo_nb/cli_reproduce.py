@@ -209,7 +209,7 @@ _OwnTree = Annotated[
     typer.Option(
         "--criteria",
         metavar="TREE",
-        help="With --data: tree of its annotations, with pairs of the tree painting. "
+        help="With --data: tree that measures annotate, with pairs of the tree painting. "
         "[default: painting]",
     ),
 ]

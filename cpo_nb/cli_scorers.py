@@ -22,7 +22,7 @@ from .docments import document
 __all__ = ['scorers_app', 'list_scorers', 'verify_scorers', 'read_samples', 'score_line', 'score_samples']
 
 # %% ../nbs/44h_cli_scorers.ipynb #756644ea
-scorers_app = typer.Typer(help="Preference scores: which can be computed, and are right.", **PLAIN)
+scorers_app = typer.Typer(help="Preference scores: list them, verify them, score images.", **PLAIN)
 app.add_typer(scorers_app, name="scorers")
 
 
@@ -191,7 +191,11 @@ _Against = Annotated[
     typer.Option("--against", metavar="FOLDER", help="Images of the base, to compare with."),
 ]
 _Extractor = Annotated[
-    str, typer.Option("--extractor", help="Of distances: pixels, judge, inception, clip, dinov2.")
+    str,
+    typer.Option(
+        "--extractor",
+        help="Features that distances are taken of: pixels, judge, inception, clip, dinov2.",
+    ),
 ]
 _Json = Annotated[
     Optional[Path], typer.Option("--out", metavar="FILE.json", help="Also write all numbers there.")

@@ -20,6 +20,7 @@ from .batches import TrainingSet, training_set
 from .core import CpoError, atomic_path, processes, read_json, write_json
 from .criteria import CriteriaTree
 from .docments import document
+from .naming import renamed
 from .painter import painted_columns
 from .prompts import attribute_prompt
 from .sampling import labelled_grid, sample
@@ -103,9 +104,12 @@ def report_gains(
     run_dir: str | Path,  # the run's folder
     result: TrainResult,  # of the run
     say: Callable = print,  # receives a line or two
+    level: int | None = None,  # name groups at this level, as the run did; None: the pairs
     **settings,  # of `prompt_errors`
 ) -> list[Gain]:  # empty when there is nothing to measure on
     "Measure the gain of naming attributes at the end of stage 1, and say it."
+    if data:
+        data, tree = renamed(data, tree, level=level)
     labelled = [i for i in range(len(data or [])) if data.positive[i] or data.negative[i]]
     if not labelled:
         say("gain: not measured, for no held-out image is annotated")
@@ -118,7 +122,8 @@ def report_gains(
         gains = attribute_gains(backbone, data[np.array(labelled)], tree, n_draws=2, **settings)
         if processes().main:
             write_json(path, dict(steps=result.step, gains=[asdict(g) for g in gains]))
-    say(f"gain of naming attributes (± 2 s.e., held-out images): {'; '.join(map(str, gains))}")
+    what = "attributes" if level is None else f"groups at level {level}"
+    say(f"gain of naming {what} (± 2 s.e., held-out images): {'; '.join(map(str, gains))}")
     if not gains[0].clear:
         say(
             "warning: the gain is within noise, so the auxiliary does not read the attributes yet: "

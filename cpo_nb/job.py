@@ -5,7 +5,7 @@
 # %% ../nbs/40_job.ipynb #1cacec33
 from __future__ import annotations
 
-import contextlib, os
+import contextlib, tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable
@@ -24,8 +24,9 @@ from .backbone import Backbone, check_pipeline, load_backbone
 from .training import Execution, TrainResult
 from .tracking import Tracking
 from .adapters import Adapter, stacked
-from .batches import Contrast, TrainingSet, cache_prompt_embeddings
+from .batches import Contrast, TrainingSet, cache_prompt_embeddings, contrast_of
 from .batches import training_set
+from .naming import renamed
 from .experts import check_experts, load_experts
 from .sft import SftConfig, claim_sft, sft
 from .bank import Bank, BankConfig, fill_batch
@@ -57,11 +58,13 @@ def check_new_folder(
     existing = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not existing.is_dir():
         raise CpoError(f"{option} {path}: {existing} is a file", hint="give a folder")
-    if not os.access(existing, os.W_OK):
+    try:  # root may write anywhere, and yet not into /proc or /sys
+        tempfile.TemporaryDirectory(prefix=".cpo-", dir=existing).cleanup()
+    except OSError:
         raise CpoError(
             f"{option} {path}: {existing} cannot be written to",
             hint="give another folder, or change its permissions",
-        )
+        ) from None
     return path
 
 
@@ -147,6 +150,8 @@ def check(
     "Find the mistakes that show before data or weights are read. Raises `CpoError`."
     self.execution  # validates itself
     check_formats(get_device(self.device), self.dtype, self.precision)
+    if bank is not None and bank.folder is not None:
+        check_new_folder(bank.folder, "--bank")
     if bank is not None and bank.precision:
         check_formats(get_device(self.device), self.dtype, bank.precision, "--bank-precision")
     check_pipeline(self.base)
@@ -378,12 +383,13 @@ def _report(job: Job, cfg: SftConfig, p: _Prepared, out: Path, result, say: Call
         held = atelier_held_out(p.backbone, min(64, job.sizes.eval_images))
     size = min(cfg.train.batch_size, job.micro_batch or cfg.train.batch_size)
     how = dict(batch_size=size, precision=cfg.precision)
-    report_gains(p.backbone, held, p.tree, out, result, say, **how)
+    report_gains(p.backbone, held, p.tree, out, result, say, level=cfg.level, **how)
     if job.previews:
         path = out / "previews" / f"attributes-{result.step:07d}.png"
         if not path.exists():
             how |= dict(steps=job.sizes.sample_steps, guidance_scale=job.sizes.guidance_scale)
-            attribute_sheet(p.backbone, held or p.data, p.tree, path, job.previews, **how)
+            shown = renamed(held or p.data, p.tree, level=cfg.level)
+            attribute_sheet(p.backbone, *shown, path, job.previews, **how)
         say(f"nothing, positive and negative attributes named: {path}")
 
 # %% ../nbs/40_job.ipynb #5b7daec4
@@ -539,6 +545,9 @@ def build_bank(
     *,
     experts: str | Path | None = None,  # folder of two contrast experts (ours); None: none
     start: str | Path = "base",  # of the policy that will read it, as of `run_stage2`
+    completed: bool = False,  # name every pair of the tree, as of `AlignConfig`
+    level: int | None = None,  # name groups at this level of the tree; None: the pairs
+    decouple: float | None = None,  # targets from directions of single attributes; None: one prompt
 ) -> Bank:  # filled
     "Compute the frozen predictions for every noise draw of every training image. Resumes."
     tree = load_criteria(job.criteria)
@@ -547,10 +556,10 @@ def build_bank(
     check_start(start)
     splits = job.rows(tree, say)
     bb = job.backbone()
-    targets = _load_targets(job, bb, auxiliary, experts, tree, warn)
+    targets = contrast_of(_load_targets(job, bb, auxiliary, experts, tree, warn), decouple)
     reference = load_start(bb, start)
     data = job.sets(bb, splits, say)[0]
-    data = data[preference_rows(data)[0]]
+    data, tree = renamed(data[preference_rows(data)[0]], tree, completed, level)
 
     settings = _bank_settings(job, bank)
     target_bank = Bank(

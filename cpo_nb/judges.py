@@ -12,6 +12,7 @@ from typing import Sequence
 
 import numpy as np
 
+from .agent import is_random_name
 from .agreement import RaterPair, rater_pairs
 from .annotate import Annotator, Labels
 from .annotations import AnnotationTable, annotations_file, read_annotations
@@ -98,19 +99,22 @@ class SetAnnotations:
 
     by: dict[str, dict[str, Labels]]  # annotator -> set -> labels (N, P)
     vanished: int  # images with annotations that are in no set
-    random: int  # annotations by random weights, left out
+    random: int  # annotations by random weights that were left out
 
 
 def read_set_annotations(
     root: str | Path,  # annotations.jsonl is there, and a folder of images for each set
     sets: dict[str, list[str]],  # set -> file names of its images
     tree: CriteriaTree,  # whose pairs the annotations are of
+    random: bool = False,  # keep what random weights said, for tests
 ) -> SetAnnotations:
     "What annotators say of sampled images. Raises `CpoError` for ids that the tree has not."
     root = Path(root)
     if not annotations_file(root).is_file():
         return SetAnnotations({}, 0, 0)
-    table, random = read_annotations(root).of_tree(tree).without_random()
+    table, left = read_annotations(root).of_tree(tree), 0
+    if not random:
+        table, left = table.without_random()
     files = {n: [sha256_file(root / n / f) for f in names] for n, names in sets.items()}
     table, vanished = table.known_images({h for hashes in files.values() for h in hashes})
     found = {}
@@ -118,7 +122,7 @@ def read_set_annotations(
         own = table.select(table.annotator == a)
         if len(own):
             found[name] = {n: _labels_of(own, hashes) for n, hashes in files.items()}
-    return SetAnnotations(found, vanished, random)
+    return SetAnnotations(found, vanished, left)
 
 
 def _labels_of(own: AnnotationTable, hashes: list[str]) -> Labels:
@@ -145,7 +149,7 @@ def majority_labels(
 # %% ../nbs/34b_judges.ipynb #576084da
 def _kind(name: str) -> str:
     "What an annotator is: agent, measures or people."
-    if name.startswith("agent:"):
+    if name.startswith("agent:") or is_random_name(name):
         return "agent"
     return "measures" if name.startswith("measures-") else "people"
 

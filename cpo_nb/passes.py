@@ -11,7 +11,7 @@ from .experts import EXPERTS
 from .methods import METHODS
 
 # %% auto #0
-__all__ = ['frozen_passes', 'policy_samples']
+__all__ = ['frozen_passes', 'target_prompts_per_row', 'policy_samples']
 
 # %% ../nbs/40d_passes.ipynb #f415a1a4
 def frozen_passes(
@@ -38,6 +38,16 @@ def frozen_passes(
         passes = [p for m in models for p in ((n, m, 1), (2 * n, m, directions))]
         return [*passes, (n, None, 1)]
     return [(record.images * n, None, 1)] if record.needs_reference else []
+
+
+def target_prompts_per_row(
+    experts: bool = False,  # as of `frozen_passes`
+    directions: int | None = None,  # as of `frozen_passes`
+) -> int:  # beside the caption
+    "Prompts with attributes that z_w and z_l of one row are made from."
+    if directions is None:
+        return 2
+    return 2 * directions * (len(EXPERTS) if experts else 1)
 
 
 def policy_samples(

@@ -19,7 +19,7 @@ from .methods import METHODS
 from .training import TrainConfig
 from .devices import CONTEXT, DEVICES, UTILISATION, known_device
 from .costs import Counts, StepCost, count_pipeline
-from .passes import frozen_passes, policy_samples
+from .passes import frozen_passes, policy_samples, target_prompts_per_row
 
 # %% auto #0
 __all__ = ['Plan', 'plan_run', 'fit', 'fit_report', 'plot_memory']
@@ -155,7 +155,8 @@ def _flops(
 ) -> dict[str, float]:
     "FLOPs of a row, of a step of one process with `share` rows, and of what comes before."
     row = _row_flops(counts, s, n, bank)
-    bank = _bank_records(s) * (row["frozen"] + 2 * counts.text)
+    asked = target_prompts_per_row(s["experts"], s["directions"])
+    bank = _bank_records(s) * (row["frozen"] + asked * counts.text)
     if s["n_draws"]:
         row["frozen"] = 0.0
     prompts = s["pictures"] * s["prompts_per_picture"] * counts.text if s["cached"] else 0
@@ -294,7 +295,7 @@ def plan_run(
     batch_size: int,  # rows per step, over all processes: images, or pairs of them for dpo
     steps: int,  # training steps
     pictures: int,  # images in the training set
-    # prompts encoded per image; default: 3 for live methods with an auxiliary, else 1
+    # prompts encoded per image; default: the caption, and for a live auxiliary those of its targets
     prompts_per_picture: int | None = None,
     rank: int = 32,  # of each LoRA
     targets: tuple[str, ...] = ("attention", "feedforward", "convolution"),  # of LORA_TARGETS
@@ -328,7 +329,7 @@ def plan_run(
     )  # fmt: skip
     if prompts_per_picture is None and method in METHODS:
         live = METHODS[method].needs_auxiliary and n_draws is None
-        settings["prompts_per_picture"] = 3 if live else 1
+        settings["prompts_per_picture"] = 1 + live * target_prompts_per_row(experts, directions)
     _check_settings(settings)
     return _plan(settings)
 

@@ -10,6 +10,7 @@ from typing import Sequence
 
 import numpy as np
 
+from .agent import is_random_name
 from .changes import LEVEL, Change, count_changes, net_scores, pair_changes, paired_changes
 from .changes import resample_weights, sampling_units, win_rate_of
 from .core import CpoError, plural
@@ -85,7 +86,9 @@ def judge_rows(
     for judge in judged:
         couples = [_couple(judge, *couple, unit, weights) for couple in compared.couples]
         own = self_judged(judge, labelled_by)
+        random = list(filter(is_random_name, judge.sources))
         facts = dict(name=judge.name, people=judge.people, notes=judge.notes, self_judged=own)
+        facts |= dict(random=random) if random else {}
         rows.append(facts | dict(pairs=len(judge.pairs), comparisons=couples))
     return rows
 

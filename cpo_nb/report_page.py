@@ -72,9 +72,11 @@ def _reach(changes: list[dict]) -> float:
 def first_line(
     report: dict,  # of `evaluation_report`
 ) -> str:  # text
-    "Whether a judge also labelled, and who did what."
+    "Whether a judge's weights are random or it also labelled, and who did what."
     judges = ", ".join(row["name"] for row in report["judges"])
     by = ", ".join(report["labelled_by"])
+    if random := _random_judges(report):
+        return f"Random weights: what {', '.join(random)} says here means nothing."
     if report["self_judged"]:
         return (
             f"Self-judged: {', '.join(report['self_judged'])} labelled the training images and "
@@ -83,6 +85,11 @@ def first_line(
     if not by:
         return f"Judged by {judges}. Who labelled the training images is not recorded."
     return f"Judged by {judges}; the training images were labelled by {by}."
+
+
+def _random_judges(report: dict) -> list[str]:
+    "Judges whose answers mean nothing."
+    return [name for row in report["judges"] for name in row.get("random", ())]
 
 
 def _short(pair: str) -> str:
@@ -555,7 +562,7 @@ def evaluation_page(
     "The evaluation as one HTML file."
     names, shown = report["sets"], min(shown, len(compared))
     title = title or f"{names['policy']} against {names['base']}"
-    own = " self" if report["self_judged"] else ""
+    own = " self" if report["self_judged"] or _random_judges(report) else ""
     lines = "".join(f"<li>{html.escape(line)}</li>" for line in evaluation_findings(report))
     sections = [
         ("What rose and fell", _judge_section(report, tree)),

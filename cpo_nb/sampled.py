@@ -183,6 +183,7 @@ def sample_set(
     adapter: Adapter = None,  # None, a name, or several with weights
     origin: dict | None = None,  # of `base_origin`, where it is known
     say: Callable = print,  # receives a line when images were there
+    name: str | None = None,  # what that line calls the set; default: its folder's name
 ) -> SampledSet:
     """Sample what is missing or damaged in a folder, and read all of it.
 
@@ -199,7 +200,7 @@ def sample_set(
     in_main(claim)
     batches = [rows for rows in _batches(backbone, sampling) if any(i not in images for i in rows)]
     if images:
-        say(f"{folder.name}: {len(images):,} of {plural(n, 'image')} were there")
+        say(f"{name or folder.name}: {len(images):,} of {plural(n, 'image')} were there")
     for rows in batches[process.rank :: process.count]:
         for i, image in zip(rows, _sample_rows(backbone, sampling, rows, adapter)):
             _save(image, folder / image_file(i))
