@@ -110,7 +110,7 @@ def _trained(resolved: Resolved, scale: Scale, ground: Ground) -> tuple[Trained 
     said = dict(
         seconds=round(trained.result.seconds, 1),
         stopped=trained.result.stopped,
-        curves=logged_curves(trained.run) if resolved.row.snapshots else {},
+        curves=logged_curves(trained.run) if resolved.snapshots else {},
         steps=trained.result.step,
         rows=dict(count=len(trained.rows), hash=trained.rows.hash),
         parts_seconds=round(part_seconds(resolved.policy, scale), 1),
