@@ -162,7 +162,7 @@ def _classified(a: SimpleNamespace, tree, images: dict):
     name = "atelier-classifier" + (f" ({a.classifier_file.name})" if a.classifier_file else "")
     return judge_by_classifier(a.verdicts, tree, name)
 
-
+# %% ../nbs/44k_cli_evaluate.ipynb #6eada41c
 _IN_FLIGHT = 32  # requests at the same time
 
 

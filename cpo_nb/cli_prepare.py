@@ -375,14 +375,12 @@ def run_plan(
     how |= dict(directions=directions, checkpointing=checkpointing, cached=not no_cache)
     how |= dict(n_draws=n_draws, bank_precision=option_value(bank_precision))
     how |= dict(device_name=_device_name(gpu, base, memory), memory_gib=memory)
+    prompts = (method.value, n_draws, prompt_variants, experts, directions)
+    how |= dict(pictures=images, prompts_per_picture=prompts_per_image(*prompts))
     plan = plan_run(
         base,
         resolution=resolution,
         method=method.value,
-        pictures=images,
-        prompts_per_picture=prompts_per_image(
-            method.value, n_draws, prompt_variants, experts, directions
-        ),
         **(numbers | how),
         **_say_sizes(base, scale, method, images, batch_size, steps, targets),
     )
@@ -440,21 +438,10 @@ def bank_build(
     from cpo_nb.bank import BankConfig
     from cpo_nb.job import build_bank
 
-    job = make_job(
-        data=data,
-        criteria=criteria,
-        base=base,
-        scale=get_scale(scale).name,
-        device=device,
-        dtype=dtype,
-        precision=precision,
-        resolution=resolution,
-        cache=cache,
-        no_cache=no_cache,
-        held_out=0,
-        compile=compile,
-        **row_options(ctx),
-    )
+    where = dict(device=device, dtype=dtype, precision=precision, resolution=resolution)
+    stored = dict(cache=cache, no_cache=no_cache, held_out=0, compile=compile)
+    what = dict(data=data, criteria=criteria, base=base, scale=get_scale(scale).name)
+    job = make_job(**what, **where, **stored, **row_options(ctx))
     clock = Clock()
     own = dict(folder=bank, batch_size=batch_size, precision=option_value(bank_precision))
     config = BankConfig(n_draws or BankConfig.n_draws, **own)
