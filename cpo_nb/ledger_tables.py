@@ -76,7 +76,7 @@ def _row_cells(point: Point) -> list[str]:
         span(interval(samples_of(point, name)), name) if point.has(name) else "-"
         for name in _COLUMNS
     ]
-    seconds = np.mean([r["seconds"] for r in point.judged])
+    seconds = np.median([r["seconds"] for r in point.judged])  # one run may have had to wait
     return [point.label, str(len(point.judged)), *cells, f"{seconds:.0f} s" if seconds else "-"]
 
 
@@ -118,14 +118,16 @@ def summarise(
     results: list[dict],  # of one row, over seeds
 ) -> dict:  # intervals are (mean, low, high)
     """Means over seeds, with 95 % bootstrap intervals of `n_pos` and `n_neg` (over seeds and within
-    these images), and without of distance, recall, subject_kept, palette_kept and seconds."""
+    these images), and without of distance, recall, subject_kept and palette_kept; the median of
+    `seconds`, for one run may have had to wait."""
     values = {k: [np.asarray(r[k], float) for r in results] for k in ("n_pos", "n_neg")}
-    plain = ("distance", "recall", "subject_kept", "palette_kept", "seconds")
+    plain = ("distance", "recall", "subject_kept", "palette_kept")
     return dict(
         label=results[0]["label"],
         seeds=len(results),
         **{k: Interval(*bootstrap_interval(v)) for k, v in values.items()},
         **{k: float(np.mean([r[k] for r in results])) for k in plain},
+        seconds=float(np.median([r["seconds"] for r in results])),
         stopped=[r["stopped"] for r in results if r["stopped"]],
     )
 
