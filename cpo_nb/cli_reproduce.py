@@ -154,6 +154,12 @@ def _compare_counts(fresh: dict, committed: dict, seed: int) -> None:
             now, then = (summarise(rows)["n_neg"][0] for rows in (results, same))
             label = results[0]["label"]
             echo(f"{label}: #A_neg {now:.3f} now, {then:.3f} committed for the same seed")
+            threads = [r[0].get("threads") for r in (results, same)]
+            if results[0].get("steps") and None not in threads and threads[0] != threads[1]:
+                echo(
+                    f"    {threads[0]} threads now, {threads[1]} then: sums are taken in another "
+                    "order, so that two trainings drift apart; compare the brackets"
+                )
 
 # %% ../nbs/45d_cli_reproduce.ipynb #e9e0114a
 def _committed(grid, scale: Scale) -> dict[str, list[dict]]:

@@ -12,6 +12,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from .artefacts import checkout_commit, library_versions
 from cpo_nb.core import (
@@ -175,8 +176,9 @@ def compute_run(
         where = (load_judge(), trained.run, trained.result.step)
         how = dict(adapter=adapter, seed=_caption_seed(resolved))
         numbers["snapshots"] = judge_snapshots(backbone, *what, *where, **how)
-    wall, device = round(time.monotonic() - began, 1), backbone.device.type
-    return said | numbers | dict(wall=wall, device=device)
+    wall = round(time.monotonic() - began, 1)
+    machine = dict(device=backbone.device.type, threads=torch.get_num_threads())
+    return said | numbers | machine | dict(wall=wall)
 
 
 def _judged(
