@@ -132,6 +132,7 @@ def finish(
 
 # %% ../nbs/35f_ledger_figures.ipynb #8e5a3c0a
 COLOURS = ("#1b6ca8", "#d1495b", "#2a9d8f", "#e9a23b", "#7b5ea7", "#8d6e63", "#555555", "#00798c")
+COLOURS += ("#f08fb0", "#7a9e3f")
 
 
 def row_colours(
