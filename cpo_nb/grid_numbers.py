@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from safetensors import safe_open
 
 from . import distances
 from .adapters import Adapter
@@ -30,7 +29,7 @@ from cpo_nb.metrics import (
     judge_images,
     recall,
 )
-from .runs import checkpoint_path, read_metrics
+from .runs import averaged_weights, read_metrics
 from .sampling import image_grid
 from .shipped import EVAL_SEED, atelier_tree, ideal_features, row_images
 from .untargeted import STATISTICS
@@ -146,14 +145,6 @@ def logged_curves(
     return {k: [line.get(k) for line in lines] for k in _CURVES if lines and k in lines[-1]}
 
 # %% ../nbs/35c_grid_numbers.ipynb #8b06313e
-def _load_averaged(backbone: Backbone, run: Path, step: int) -> None:
-    'Put the averaged weights of a run\'s checkpoint into the adapter "policy".'
-    with safe_open(checkpoint_path(run, step), "pt") as f:
-        names = [k for k in f.keys() if k.startswith("ema/")]
-        state = {k.removeprefix("ema/"): f.get_tensor(k) for k in names}
-    backbone.set_adapter_state("policy", state)
-
-
 def save_strip(
     images: np.ndarray,  # at least one, (N, H, W, 3), uint8
     path: Path,  # of the JPEG, below the folder of results
@@ -179,7 +170,7 @@ def judge_snapshots(
     small = replace(scale, eval_images=max(8, scale.eval_images // 4))
     out, tree = [], atelier_tree()
     for step in (s for s in steps if s <= last):
-        _load_averaged(backbone, run, step)
+        backbone.set_adapter_state("policy", averaged_weights(run, step))
         images, subject, palette = row_images(backbone, prompt, small, tree, adapter, seed)
         verdict = judge_images(judge, images)
         counts = count_attributes(verdict, subject, palette)

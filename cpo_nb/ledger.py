@@ -20,8 +20,8 @@ from .grid_runs import plan_grid, stored_run, with_stored_data
 
 # %% auto #0
 __all__ = ['RESAMPLES', 'BETTER', 'Interval', 'Samples', 'resampled', 'interval_of', 'interval', 'difference', 'standing',
-           'Point', 'samples_of', 'Ledger', 'load_ledger', 'against_best', 'Equal', 'at_equal', 'Halved',
-           'pairs_halved', 'gains', 'gain_kept', 'collapsed_share', 'steps_to']
+           'Point', 'samples_of', 'Ledger', 'load_ledger', 'against_best', 'Equal', 'at_equal', 'against_rivals',
+           'Halved', 'pairs_halved', 'gains', 'gain_kept', 'collapsed_share', 'steps_to']
 
 # %% ../nbs/35d_ledger.ipynb #aaa533ed
 RESAMPLES = 2000
@@ -307,6 +307,20 @@ def at_equal(
         values = float(at[0]), float(left[0]), float(right[0])
         found.append(Equal(*values, whole, standing(whole, statistic)))
     return found
+
+
+def against_rivals(
+    ledger: Ledger,  # with or without results
+    place: str,  # "distance" or "recall"
+) -> dict[str, dict[str, list[Equal]]]:  # row -> n_neg and n_pos -> where the two curves meet
+    "The lead row's curve against that of every rival."
+    curves = {row: [p for p in points if p.judged] for row, points in ledger.rows().items()}
+    mine, rivals = curves.get(ledger.grid.lead), ledger.rivals()
+    return {
+        row: {name: at_equal(mine, other, place, name) for name in ("n_neg", "n_pos")}
+        for row, other in curves.items()
+        if mine and other and row in rivals
+    }
 
 # %% ../nbs/35d_ledger.ipynb #540e91ac
 class Halved(NamedTuple):

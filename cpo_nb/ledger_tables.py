@@ -12,11 +12,10 @@ from .docments import document
 from cpo_nb.ledger import (
     BETTER,
     Interval,
-    Equal,
     Ledger,
     Point,
     against_best,
-    at_equal,
+    against_rivals,
     collapsed_share,
     gain_kept,
     gains,
@@ -237,19 +236,6 @@ def best_table(
     )
 
 # %% ../nbs/35d_ledger_tables.ipynb #b2e53e1a
-def _equal_rows(ledger: Ledger, place: str) -> list[tuple[str, str, Equal]]:
-    "Row, statistic and comparison at every place that the lead row's curve shares with a rival's."
-    curves = {row: [p for p in points if p.judged] for row, points in ledger.rows().items()}
-    mine, rivals = curves.get(ledger.grid.lead, []), ledger.rivals()
-    return [
-        (row, statistic, equal)
-        for row, other in curves.items()
-        if mine and other and row in rivals
-        for statistic in ("n_neg", "n_pos")
-        for equal in at_equal(mine, other, place, statistic)
-    ]
-
-
 def equal_table(
     ledger: Ledger,  # with results
     place: str,  # "distance" or "recall"
@@ -257,10 +243,12 @@ def equal_table(
 ) -> str:  # empty where the lead row shares no place with a rival
     "The lead row's curve against every rival's, where both are at equal distance or recall."
     body, digits = [], _DIGITS.get(place, 3)
-    for row, statistic, e in _equal_rows(ledger, place):
+    for row, counts in against_rivals(ledger, place).items():
         label = ledger.grid.rows[row].label or row
-        cells = [label, _NAMES[statistic], f"{e.at:.{digits}f}", f"{e.a:.2f}", f"{e.b:.2f}"]
-        body.append([*cells, span(e.gap, statistic), e.standing])
+        for name, places in counts.items():
+            for e in places:
+                cells = [label, _NAMES[name], f"{e.at:.{digits}f}", f"{e.a:.2f}", f"{e.b:.2f}"]
+                body.append([*cells, span(e.gap, name), e.standing])
     head = ["against", "of", place, "lead", "other", "difference", "standing"]
     return text_table(head, body, markdown) if body else ""
 
@@ -271,7 +259,8 @@ def standings(
     "How often the lead row leads, is level and is behind, over all places of all curves."
     counts = {}
     for place in ("distance", "recall"):
-        found = [equal.standing for *_, equal in _equal_rows(ledger, place)]
+        rows = against_rivals(ledger, place).values()
+        found = [e.standing for row in rows for places in row.values() for e in places]
         counts[place] = [found.count(w) for w in ("leads", "level", "behind")]
     text = [
         f"at equal {place} it leads at {a}, is level at {b} and behind at {c} places"

@@ -15,7 +15,7 @@ from cpo_nb.ledger import (
     Interval,
     Ledger,
     Point,
-    at_equal,
+    against_rivals,
     difference,
     gain_kept,
     gains,
@@ -73,13 +73,9 @@ def equal_target(
     "Places at which the lead row has fewer negative and more positive attributes than a baseline."
     grid, what = ledger.grid, f"lead of {ledger.grid.lead} at equal {place}"
     want = "both counts better at every place"
-    mine, won, lost, every = clean_points(ledger, grid.lead), 0, [], 0
-    for row, points in ledger.rows().items() if mine else ():
-        judged = [p for p in points if p.judged]
-        if row not in ledger.rivals() or not judged:
-            continue
-        both = [at_equal(mine, judged, place, name) for name in ("n_neg", "n_pos")]
-        leads = [{e.standing for e in pair} == {"leads"} for pair in zip(*both)]
+    won, lost, every = 0, [], 0
+    for row, counts in against_rivals(ledger, place).items():
+        leads = [{e.standing for e in pair} == {"leads"} for pair in zip(*counts.values())]
         every, won = every + len(leads), won + sum(leads)
         lost += [grid.rows[row].label or row] if not all(leads) else []
     if not every:
