@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Callable
 
 # nothing heavy up here: `cpo --help` must not wait for torch
-from .core import CpoError, Scale, repo_root
+from .core import CpoError, Scale, figures_dir, repo_root
 from .docments import document
 
 # %% auto #0
@@ -33,6 +33,7 @@ def _figure_environment(scale: Scale, results: Path) -> dict[str, str]:
     return os.environ | dict(
         CPO_SCALE=scale.name,
         CPO_RESULTS=str(Path(results).absolute()),
+        CPO_FIGURES=str(figures_dir().absolute()),
         PYTHONPATH=os.pathsep.join(path for path in paths if path),
         PYTHONHASHSEED="0",
         OMP_NUM_THREADS="1",  # several are made side by side
@@ -95,6 +96,8 @@ def rebuild_figures(
     if problems:
         hint = "open the notebook in JupyterLab to see the whole error"
         raise CpoError("figures could not be made:", problems, hint)
+    if scale.name != "smoke":  # whose figures mean nothing, and go to a cache folder
+        say(f"figures in {figures_dir()}")
 
 # %% ../nbs/45_cli_figures.ipynb #939ddeb7
 document(globals())

@@ -372,7 +372,7 @@ def _paired_rates(before, after) -> dict:
     from cpo_nb.metrics import bootstrap_interval
 
     x, y = before.astype(float), after.astype(float)
-    return dict(before=float(x.mean()), after=float(y.mean()), change=bootstrap_interval([y - x]))
+    return dict(before=float(x.mean()), after=float(y.mean()), change=bootstrap_interval(y - x))
 
 
 def attribute_changes(

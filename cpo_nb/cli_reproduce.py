@@ -5,8 +5,6 @@
 # %% ../nbs/45d_cli_reproduce.ipynb #756acbd7
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
 import tempfile
 from dataclasses import replace
@@ -16,6 +14,7 @@ from typing import Annotated, Callable, Optional
 import typer
 
 # nothing heavy up here: `cpo --help` must not wait for torch
+from .artefacts import environment
 from .core import CpoError, Scale, get_scale, read_json, readable_time, results_dir, runs_dir
 from .docments import document
 from .cli_base import Clock, ModelCommand, app, echo, refuse_unused
@@ -77,23 +76,6 @@ def begin_stage1(
     clock("    from here on the shipped auxiliary is used")
 
 # %% ../nbs/45d_cli_reproduce.ipynb #12e26eed
-@contextlib.contextmanager
-def _environ(
-    **values: str,  # by name
-):
-    "Set environment variables for the length of a block."
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
 def merged_results(
     fresh: Path,  # results computed now
     folder: Path,  # folder to fill
@@ -170,6 +152,12 @@ def _committed(grid, scale: Scale) -> dict[str, list[dict]]:
     return shown_results(load_ledger(grid, scale))
 
 
+def _figures_beside(folder: Path, scale: Scale, clock: Clock) -> None:
+    "Make the figures in the folder of a reproduction: those of the checkout stay as they are."
+    with tempfile.TemporaryDirectory() as merged, environment(CPO_FIGURES=str(folder / "figures")):
+        rebuild_figures(scale, merged_results(folder / "results", Path(merged)), clock)
+
+
 def reproduce_atelier(
     scale: Scale,  # sizes
     seed: int,  # training seed of stage 2
@@ -191,17 +179,16 @@ def reproduce_atelier(
     data = atelier_data(scale)
     clock(f"data: {len(data):,} annotated images to train on")
     begin_stage1(scale, data, clock)
-    folder, ground = runs_dir() / "reproduce" / scale.name / "results", atelier_ground(data)
-    with _environ(CPO_RESULTS=str(folder)):
+    folder, ground = runs_dir().absolute() / "reproduce" / scale.name, atelier_ground(data)
+    with environment(CPO_RESULTS=str(folder / "results")):
         _train_parts(every, scale, ground, clock)
         fresh = _run_fresh(every, scale, ground, clock)
     clock("table\n")
     _print_beside(fresh, committed, scale)
     _compare_counts(fresh, committed, seed)
     if figures:
-        with tempfile.TemporaryDirectory() as merged:
-            rebuild_figures(scale, merged_results(folder, Path(merged)), clock)
-    clock(f"done; results in {folder}")
+        _figures_beside(folder, scale, clock)
+    clock(f"done; results in {folder / 'results'}")
 
 # %% ../nbs/45d_cli_reproduce.ipynb #cdff3ea7
 _Seed2 = Annotated[int, typer.Option("--seed", min=0, help="Training seed of stage 2.")]
@@ -223,7 +210,8 @@ _FiguresToo = Annotated[
     bool,
     typer.Option(
         "--figures/--no-figures",
-        help="Make all figures again at the end (needs the checkout and Jupyter).",
+        help="At the end make all figures with the new results, in runs/reproduce/SCALE/figures "
+        "(needs the checkout and Jupyter).",
     ),
 ]
 
@@ -241,7 +229,7 @@ def run_reproduce(
 
     Runs the beginning of stage 1, the experts and all of stage 2 (CPO with experts), samples and
     judges the result and the base, and prints them beside the committed rows. It resumes where it
-    was stopped, and writes under runs/reproduce, never over committed results.
+    was stopped, and writes under runs/reproduce, never over committed results or figures.
 
     \b
     Example:

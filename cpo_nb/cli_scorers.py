@@ -135,7 +135,7 @@ def score_line(
     from cpo_nb.metrics import bootstrap_interval
 
     def text(v, sign=""):
-        return "{0:{s}.4g} [{1:{s}.4g}, {2:{s}.4g}]".format(*bootstrap_interval([v]), s=sign)
+        return "{0:{s}.4g} [{1:{s}.4g}, {2:{s}.4g}]".format(*bootstrap_interval(v), s=sign)
 
     line = f"{title}: {text(values)}, n = {len(values)}"
     if against is None:

@@ -45,10 +45,10 @@ HALVES = 100  # random halves of the images
 @lru_cache(maxsize=8)
 def image_halves(
     n: int,  # images
-) -> np.ndarray:  # indices, (HALVES, n // 2)
+) -> np.ndarray:  # indices, (HALVES, n // 2); a single image is its own half
     "The same random halves for all runs of n images."
     rng = np_rng(0, "halves", n)
-    return np.stack([np.sort(rng.permutation(n)[: n // 2]) for _ in range(HALVES)])
+    return np.stack([np.sort(rng.permutation(n)[: max(1, n // 2)]) for _ in range(HALVES)])
 
 
 def half_deviations(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +21,8 @@ from .grid_runs import plan_grid, stored_run, with_stored_data
 
 # %% auto #0
 __all__ = ['RESAMPLES', 'BETTER', 'Interval', 'Samples', 'resampled', 'interval_of', 'interval', 'difference', 'standing',
-           'Point', 'samples_of', 'Ledger', 'load_ledger', 'against_best', 'Equal', 'at_equal', 'against_rivals',
-           'Halved', 'pairs_halved', 'gains', 'gain_kept', 'collapsed_share', 'steps_to']
+           'Point', 'samples_in', 'samples_of', 'Ledger', 'load_ledger', 'against_best', 'Equal', 'at_equal',
+           'against_rivals', 'Halved', 'pairs_halved', 'gains', 'gain_kept', 'collapsed_share', 'steps_to']
 
 # %% ../nbs/35d_ledger.ipynb #aaa533ed
 RESAMPLES = 2000
@@ -133,7 +134,7 @@ class Point:
 
     def has(
         self,
-        statistic: str,  # as `samples_of` takes it
+        statistic: str,  # as `samples_in` takes it
     ) -> bool:
         "Whether its results hold a statistic: real paintings have no subject and no palette."
         return bool(self.judged) and (statistic[:2] in ("+ ", "- ") or statistic in self.judged[0])
@@ -159,22 +160,30 @@ def _value_and_halves(result: dict, statistic: str) -> tuple[float, np.ndarray]:
     return values.mean(), halves - halves.mean()
 
 # %% ../nbs/35d_ledger.ipynb #e7ae427f
-def samples_of(
-    point: Point,  # with at least one judged result
+def samples_in(
+    results: list[dict],  # of one row, judged, over seeds
     # n_pos, n_neg, subject, palette, distance, recall, diversity, a name in STATISTICS, or "- PAIR"
     # and "+ PAIR" for the share of images that show one pair's attribute
     statistic: str,
 ) -> Samples:
-    "A statistic of a point. Raises `CpoError` when all its runs diverged."
-    results = sorted(point.judged, key=lambda r: r["seed"])
-    if not results:
-        raise CpoError(f"{point.label}: every run diverged", hint="leave the row out")
+    "A statistic of results: of a point of a grid, or of runs that no grid declares."
+    results = sorted(results, key=lambda r: r["seed"])
     both = [_value_and_halves(r, statistic) for r in results]
     seeds = tuple(r["seed"] for r in results)
     return Samples(seeds, np.array([v for v, _ in both]), np.stack([h for _, h in both]))
 
+
+def samples_of(
+    point: Point,  # with at least one judged result
+    statistic: str,  # as `samples_in` takes it
+) -> Samples:
+    "A statistic of a point. Raises `CpoError` when all its runs diverged."
+    if not point.judged:
+        raise CpoError(f"{point.label}: every run diverged", hint="leave the row out")
+    return samples_in(point.judged, statistic)
+
 # %% ../nbs/35d_ledger.ipynb #8b40d26e
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # known by identity: what is computed from it is remembered
 class Ledger:
     "All points of a grid that have results."
 
@@ -309,6 +318,7 @@ def at_equal(
     return found
 
 
+@lru_cache(maxsize=8)  # tables, sentence and targets ask for the same
 def against_rivals(
     ledger: Ledger,  # with or without results
     place: str,  # "distance" or "recall"

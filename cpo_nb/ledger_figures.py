@@ -5,7 +5,6 @@
 # %% ../nbs/35f_ledger_figures.ipynb #8e5a3c03
 from __future__ import annotations
 
-import contextlib, os, tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Iterable
@@ -13,6 +12,7 @@ from typing import Any, Iterable
 import numpy as np
 from PIL import Image
 
+from .artefacts import empty_folders
 from .core import Scale, get_scale, results_dir, save_figure
 from .docments import document
 from .grid import GridFields, load_grid, parse_grid
@@ -24,7 +24,8 @@ from .backbone import load_backbone
 from .targets import base_point
 
 # %% auto #0
-__all__ = ['SMOKE', 'COLOURS', 'TITLES', 'Shown', 'shown', 'finish', 'row_colours', 'best_points', 'forest', 'plot_strips']
+__all__ = ['SMOKE', 'COLOURS', 'TITLES', 'FOREST_CAPTION', 'STRIPS_CAPTION', 'Shown', 'shown', 'finish', 'row_colours',
+           'best_points', 'forest', 'plot_strips']
 
 # %% ../nbs/35f_ledger_figures.ipynb #8e5a3c06
 SMOKE = """
@@ -70,26 +71,12 @@ def _cut(path: Path, gap: int = 2) -> np.ndarray:
     return np.stack([strip[:, i * (side + gap) : i * (side + gap) + side] for i in range(count)])
 
 # %% ../nbs/35f_ledger_figures.ipynb #8e5a3c15
-@contextlib.contextmanager
-def _empty_folders():
-    "Results and runs of the block go to a folder that is removed after it."
-    before = {name: os.environ.get(name) for name in ("CPO_RESULTS", "CPO_RUNS")}
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ.update(CPO_RESULTS=f"{folder}/results", CPO_RUNS=f"{folder}/runs")
-        try:
-            yield
-        finally:
-            for name in before:
-                os.environ.pop(name)
-            os.environ.update({k: v for k, v in before.items() if v is not None})
-
-
 def _smoke(text: str) -> Shown:
     "A few runs that mean nothing, computed in an empty folder."
     scale = get_scale("smoke")
     grid = parse_grid(text, "smoke.yaml", scale)
     ground = atelier_ground(atelier_training_set(scale, load_backbone("atelier")))
-    with _empty_folders():
+    with empty_folders():
         run_grid(grid, scale, lambda: ground, say=lambda line: None)
         ledger = load_ledger(grid, scale)
         return Shown(ledger, scale, "smoke: these numbers mean nothing", _strips(ledger))
@@ -126,8 +113,10 @@ def finish(
 ) -> Path:  # the PNG
     "Mark a figure of smoke runs as such, and save it."
     if what.note:
-        style = dict(ha="center", va="center", rotation=20, color="#d1495b", alpha=0.35, zorder=9)
-        fig.text(0.5, 0.5, what.note, fontsize=24, weight="bold", **style)
+        width, height = fig.get_size_inches()
+        style = dict(ha="center", va="center", color="#d1495b", alpha=0.35, zorder=9)
+        style |= dict(rotation=min(20.0, 40 * height / width), weight="bold")
+        fig.text(0.5, 0.5, what.note, fontsize=min(24, 2.4 * width), **style)
     return save_figure(fig, name, what.scale)
 
 # %% ../nbs/35f_ledger_figures.ipynb #8e5a3c0a
@@ -182,6 +171,12 @@ TITLES = dict(
 )
 
 
+FOREST_CAPTION = (
+    "Dots are means over as many seeds as the parentheses say, bars their 95 % intervals, ticks "
+    "below a bar single seeds; dotted: the base."
+)
+
+
 def _forest_line(ax, y: int, point: Point, statistic: str, colour: str) -> None:
     "One point's mean, interval and single seeds."
     samples = samples_of(point, statistic)
@@ -217,6 +212,12 @@ def forest(
     return fig
 
 # %% ../nbs/35f_ledger_figures.ipynb #8e5a3c0e
+STRIPS_CAPTION = (
+    "A column has one caption and one noise; below an image the numbers of its positive and "
+    "negative attributes."
+)
+
+
 def plot_strips(
     what: Shown,  # with images
     names: list[str],  # points, one line each

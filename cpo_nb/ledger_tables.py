@@ -21,10 +21,10 @@ from cpo_nb.ledger import (
     gains,
     interval,
     pairs_halved,
+    samples_in,
     samples_of,
     steps_to,
 )
-from .metrics import bootstrap_interval
 from .untargeted import STATISTICS
 
 # %% auto #0
@@ -53,6 +53,8 @@ def text_table(
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 # %% ../nbs/35d_ledger_tables.ipynb #1f01dfd9
+_BRACKETS = "Brackets: 95 % over seeds and halves of the images."
+_TRAINING = "training (median)"  # over seeds: one run may have had to wait
 _COLUMNS = ("n_pos", "n_neg", "distance", "recall", "diversity", "subject", "palette")
 _NAMES = dict(n_pos="#A_pos", n_neg="#A_neg")
 _DIGITS = dict(distance=0, n_pos=2, n_neg=2)
@@ -75,7 +77,7 @@ def _row_cells(point: Point) -> list[str]:
         span(interval(samples_of(point, name)), name) if point.has(name) else "-"
         for name in _COLUMNS
     ]
-    seconds = np.median([r["seconds"] for r in point.judged])  # one run may have had to wait
+    seconds = np.median([r["seconds"] for r in point.judged])
     return [point.label, str(len(point.judged)), *cells, f"{seconds:.0f} s" if seconds else "-"]
 
 
@@ -86,7 +88,7 @@ def rows_table(
     "Every point with its intervals. Raises `CpoError` without results."
     if not ledger.points:
         raise CpoError("there are no results to print", hint="`cpo experiment` computes them")
-    head = ["row", "seeds", *(_NAMES.get(n, n) for n in _COLUMNS), "training"]
+    head = ["row", "seeds", *(_NAMES.get(n, n) for n in _COLUMNS), _TRAINING]
     body = [_row_cells(_with_data(point)) for point in ledger.points.values()]
     return text_table(head, body, markdown)
 
@@ -116,15 +118,14 @@ def shown_results(
 def summarise(
     results: list[dict],  # of one row, over seeds
 ) -> dict:  # intervals are (mean, low, high)
-    """Means over seeds, with 95 % bootstrap intervals of `n_pos` and `n_neg` (over seeds and within
-    these images), and without of distance, recall, subject_kept and palette_kept; the median of
-    `seconds`, for one run may have had to wait."""
-    values = {k: [np.asarray(r[k], float) for r in results] for k in ("n_pos", "n_neg")}
+    """Means over seeds, of `n_pos` and `n_neg` with the ledger's 95 % intervals, and without of
+    distance, recall, subject_kept and palette_kept; the median of `seconds`, for one run may have
+    had to wait."""
     plain = ("distance", "recall", "subject_kept", "palette_kept")
     return dict(
         label=results[0]["label"],
         seeds=len(results),
-        **{k: Interval(*bootstrap_interval(v)) for k, v in values.items()},
+        **{k: interval(samples_in(results, k)) for k in ("n_pos", "n_neg")},
         **{k: float(np.mean([r[k] for r in results])) for k in plain},
         seconds=float(np.median([r["seconds"] for r in results])),
         stopped=[r["stopped"] for r in results if r["stopped"]],
@@ -154,7 +155,7 @@ def _table_cells(summary: dict) -> list[str]:
 # %% ../nbs/35d_ledger_tables.ipynb #9ecc19ec
 _HEAD = (
     *("row", "seeds", "#A_pos", "#A_neg", "distance"),
-    *("recall", "subject", "palette", "training"),
+    *("recall", "subject", "palette", _TRAINING),
 )
 
 
@@ -164,7 +165,7 @@ def _table_notes(results: list[dict], summaries: list[dict]) -> list[str]:
     n = " or ".join(map(str, sorted({len(r["n_pos"]) for r in results})))
     note = (
         f"Scale {scale}, device {device}, {n} images per row and seed. "
-        "Brackets: 95 % bootstrap over seeds and, within them, images. "
+        f"{_BRACKETS} "
         "Subject, palette: share of images with what the caption names."
     )
     return [note, *(f"{s['label']}: {why}" for s in summaries for why in s["stopped"])]
@@ -346,7 +347,7 @@ def ledger_notes(
     every = [r for p in ledger.points.values() for r in p.results]
     images = " or ".join(map(str, sorted({len(r["n_pos"]) for r in every if r["n_pos"]})))
     first = f"{provenance(every)}; {images} images per run, {ledger.grid.captions} captions. "
-    first += "Brackets: 95 % over seeds and halves of the images."
+    first += _BRACKETS
     guessed = [p.label for p in ledger.points.values() if _guessed(p)]
     if guessed:
         first += f" Settings not searched: {', '.join(guessed)}."

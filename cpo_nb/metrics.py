@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Sequence
 
 import numpy as np
 import torch
@@ -292,32 +291,22 @@ def _resampled_means(
     for start in range(0, count, block):
         size = (min(block, count - start), len(values))
         means.append(values[rng.integers(len(values), size=size)].mean(1))
-    return np.concatenate(means) if means else np.zeros(0)
+    return np.concatenate(means)
 
 # %% ../nbs/31_metrics.ipynb #d7b3e1e8
 def bootstrap_interval(
-    groups: Sequence[np.ndarray],  # one array of per-image values for each training seed
+    values: np.ndarray,  # one for each image, (N,)
     level: float = 0.95,  # coverage
     n: int = 2000,  # resamples
     seed: int = 0,  # of the resampling
 ) -> tuple[float, float, float]:  # mean, low, high
-    """Mean and percentile interval of a hierarchical bootstrap: seeds, and images within them.
-
-    Raises `CpoError` without values. (ours)
-    """
-    groups = [np.asarray(g, float) for g in groups]
-    if not groups or any(not len(g) for g in groups):
-        raise CpoError(
-            "bootstrap_interval: there is a seed without values",
-            hint="give at least one value for each",
-        )
-    rng = np_rng(seed, "bootstrap")
-    pick = rng.integers(len(groups), size=(n, len(groups)))  # seeds of each resample
-    means = np.empty(pick.shape)
-    for g, values in enumerate(groups):
-        means[pick == g] = _resampled_means(rng, values, int((pick == g).sum()))
-    low, high = np.quantile(means.mean(1), [(1 - level) / 2, (1 + level) / 2])
-    return float(np.mean([g.mean() for g in groups])), float(low), float(high)
+    "Mean and percentile interval of a bootstrap over images. Raises `CpoError` for none. (ours)"
+    values = np.asarray(values, float)
+    if not len(values):
+        raise CpoError("bootstrap_interval: there are no values", hint="give at least one")
+    means = _resampled_means(np_rng(seed, "bootstrap"), values, n)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(values.mean()), float(low), float(high)
 
 # %% ../nbs/31_metrics.ipynb #685a861a
 def evaluate(

@@ -34,7 +34,7 @@ from .docments import document
 from .criteria import CriteriaTree, load_criteria
 from .dataset import load_paintings
 from .measures import MEASURES
-from .metrics import bootstrap_interval, frechet_distance, recall
+from .metrics import frechet_distance, recall
 from .prompts import attribute_prompt
 from .sampling import image_grid, sample
 from .sft import SftConfig, sft
@@ -42,7 +42,8 @@ from .shares import shared_out
 from .shipped import auxiliary_config
 from .grid import load_grid, row_config
 from .grid_resolve import row_search
-from .ledger_tables import text_table
+from .ledger import interval, samples_in
+from .ledger_tables import span, text_table
 from .search import chosen_or_first
 
 # %% auto #0
@@ -496,10 +497,10 @@ def _described(
     )
 
 # %% ../nbs/36_paintings.ipynb #9fabd67f
-def _cells(row: dict) -> list[str]:
+def _cells(row: dict, seed: int) -> list[str]:
     "One line of the table."
-    counts = [bootstrap_interval([np.asarray(row[key], float)]) for key in ("n_pos", "n_neg")]
-    intervals = [f"{mean:.2f} [{low:.2f}, {high:.2f}]" for mean, low, high in counts]
+    counts = {key: interval(samples_in([row | dict(seed=seed)], key)) for key in ("n_pos", "n_neg")}
+    intervals = [span(count, key) for key, count in counts.items()]
     training = f"{row['seconds']:.0f} s" if row["seconds"] else "-"
     return [row["label"], *intervals, f"{row['distance']:.2f}", f"{row['recall']:.3f}", training]
 
@@ -509,7 +510,9 @@ def paintings_table(
     markdown: bool = False,  # Markdown instead of plain text
 ) -> str:  # table and caption
     "The table of a result."
-    body = [_cells(result["rows"][name]) for name in SHOWN if name in result["rows"]]
+    body = [
+        _cells(result["rows"][name], result["seed"]) for name in SHOWN if name in result["rows"]
+    ]
     head = ["row", "#A_pos", "#A_neg", "distance", "recall", "training"]
     n = len(result["rows"]["base"]["n_pos"])
     settings = (
@@ -518,7 +521,7 @@ def paintings_table(
     )
     caption = (
         "Labelled by one set of measures, judged by another, fitted on disjoint images. "
-        "Brackets: 95 % bootstrap over images.\n"
+        "Brackets: 95 % over halves of the images.\n"
         "Distance and recall are measured to the best quarter of the held-out paintings, "
         "in the judge's own measures."
     )

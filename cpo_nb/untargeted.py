@@ -153,7 +153,7 @@ def panel_changes(
     each, found = 1 - (1 - level) / len(before), []
     for name, x in before.items():
         y = after[name]
-        _, low, high = bootstrap_interval([y - x], each)
+        _, low, high = bootstrap_interval(y - x, each)
         spread = float(x.std(ddof=1))
         found.append(Drift(name, float(x.mean()), float(y.mean()), low, high, spread, len(x)))
     return found
