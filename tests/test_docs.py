@@ -109,6 +109,11 @@ def test_page_of_a_module_shows_docments(html):
     assert "<code" in text and "of the module, at its end" in text
 
 
+def test_option_with_bars_stays_in_its_column(html):
+    text = (html / "commands" / "align.html").read_text(encoding="utf-8")
+    assert "--start base|better|ADAPTER" in re.sub(r"<[^>]+>", "", text)
+
+
 def test_formulas_need_no_script(html):
     page = next(p for p in (html / "nbs").glob("*_loss.html"))
     text = page.read_text(encoding="utf-8")
