@@ -15,8 +15,8 @@ from .core import CpoError
 from .docments import document
 
 # %% auto #0
-__all__ = ['sft_loss', 'LossOutput', 'losing_share', 'cpo_loss', 'dpo_loss', 'mse_loss', 'guidance_distillation_loss',
-           'transition_weight', 'min_snr_weight']
+__all__ = ['sft_loss', 'LossOutput', 'as_rows', 'mean_dot', 'check_inputs', 'check_values', 'losing_share', 'cpo_loss',
+           'dpo_loss', 'mse_loss', 'guidance_distillation_loss', 'transition_weight', 'min_snr_weight']
 
 # %% ../nbs/20_loss.ipynb #bcf74fae
 class LossOutput(NamedTuple):
@@ -27,14 +27,19 @@ class LossOutput(NamedTuple):
     stats: dict[str, torch.Tensor]  # what to watch: detached, one value per sample, each (B,)
 
 # %% ../nbs/20_loss.ipynb #53506708
-def _rows(*tensors: torch.Tensor) -> list[torch.Tensor]:
-    "Each tensor as (B, n), in the widest of their dtypes and float32 at least."
+def as_rows(
+    *tensors: torch.Tensor,  # each (B, ...)
+) -> list[torch.Tensor]:  # each (B, n)
+    "Tensors as rows of samples, in the widest of their dtypes and float32 at least."
     dtype = functools.reduce(torch.promote_types, (x.dtype for x in tensors), torch.float32)
     return [x.reshape(len(x), -1).to(dtype) for x in tensors]
 
 # %% ../nbs/20_loss.ipynb #41488150
-def _mean_dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    "Inner product of rows over their length, (B, n) and (B, n) to (B,)."
+def mean_dot(
+    a: torch.Tensor,  # rows, (B, n)
+    b: torch.Tensor,  # rows, (B, n)
+) -> torch.Tensor:  # (B,)
+    "Inner product of rows over their length; of a row with itself its mean square."
     return (a * b).mean(1)
 
 # %% ../nbs/20_loss.ipynb #70ab2fa7
@@ -46,7 +51,7 @@ def _losing_share(
     gamma: float,  # of "norm"
     mu: float,  # of "safeguard"
 ) -> torch.Tensor:  # lambda, (B,)
-    ww, ll, wl = _mean_dot(g_w, g_w), _mean_dot(g_l, g_l), _mean_dot(g_w, g_l)
+    ww, ll, wl = mean_dot(g_w, g_w), mean_dot(g_l, g_l), mean_dot(g_w, g_l)
     if stabilize is None:
         return torch.ones_like(ww)
 
@@ -62,8 +67,8 @@ def _losing_share(
 @torch.no_grad()
 def _cosine(g_w: torch.Tensor, g_l: torch.Tensor) -> torch.Tensor:
     "Cosine of two rows, 0 where one of them vanishes; (B, n) and (B, n) to (B,)."
-    norms = _mean_dot(g_w, g_w).sqrt() * _mean_dot(g_l, g_l).sqrt()
-    return torch.where(norms > 0, _mean_dot(g_w, g_l) / norms, torch.zeros_like(norms)).clamp(-1, 1)
+    norms = mean_dot(g_w, g_w).sqrt() * mean_dot(g_l, g_l).sqrt()
+    return torch.where(norms > 0, mean_dot(g_w, g_l) / norms, torch.zeros_like(norms)).clamp(-1, 1)
 
 # %% ../nbs/20_loss.ipynb #76b2b28f
 def _preference_loss(
@@ -82,11 +87,11 @@ def _preference_loss(
     lam = _losing_share(g_w.detach(), g_l.detach(), stabilize, gamma, mu)
     if keep is not None:
         lam = lam * keep
-    error_l = _mean_dot(g_l, g_l)
+    error_l = mean_dot(g_l, g_l)
     fixed = error_l.detach()
 
-    d_w = _mean_dot(g_w, g_w) - _mean_dot(ref_w, ref_w)
-    d_l = fixed + lam * (error_l - fixed) - _mean_dot(ref_l, ref_l)
+    d_w = mean_dot(g_w, g_w) - mean_dot(ref_w, ref_w)
+    d_l = fixed + lam * (error_l - fixed) - mean_dot(ref_l, ref_l)
 
     margin = -0.5 * float(beta) * (d_w - d_l)
     if weight is not None:
@@ -103,7 +108,9 @@ def _tensor_problems(tensors: dict[str, Any]) -> list[str]:
     problems = []
     for name, x in tensors.items():
         if not isinstance(x, torch.Tensor):
-            problems.append(f"{name} must be a floating-point tensor, not {type(x).__name__}")
+            pass_on = ": pass its `.sample`" if hasattr(x, "sample") else ""
+            kind = f"{type(x).__name__}{pass_on}"
+            problems.append(f"{name} must be a floating-point tensor, not {kind}")
         elif not x.is_floating_point():
             problems.append(f"{name} must be a floating-point tensor, not {x.dtype}")
     if problems:
@@ -161,42 +168,48 @@ def _setting_problems(name: str, value: Any) -> list[str]:
         gamma=(0 <= x < 1, "a number with 0 <= gamma < 1"),
         mu=(0 <= x <= 1, "a number with 0 <= mu <= 1"),
         guidance=(0 <= x < math.inf, "a finite number >= 0"),
-    )[name]
+        eta=(0 <= x < 0.5, "a number in [0, 1/2)"),
+        margin_weight=(0 <= x < math.inf, "a finite number >= 0"),
+        timesteps=(1 <= x < math.inf, "a number of at least 1"),
+        a=(0 < x < math.inf, "a finite number > 0"),
+        positive_share=(0 <= x <= 1, "a number in [0, 1]"),
+    ).get(name, (math.isfinite(x), "a finite number"))
     return [] if ok else [f"{name} is {value!r}, must be {must_be}"]
 
 # %% ../nbs/20_loss.ipynb #18c7fea5
-_SHAPES = "predictions and targets share one shape (B, ...), per-sample values have shape (B,)"
+_SHAPES = "predictions and targets share one shape (B, ...), per-sample values have shape (B,); "
 
 
-def _raise_if(where: str, problems: list[str], hint: str = _SHAPES) -> None:
+def _raise_if(where: str, problems: list[str], hint: str = "") -> None:
     if problems:
         plural = "s" if len(problems) > 1 else ""
         what = f"{where}: {len(problems)} problem{plural} with what it was given"
-        raise CpoError(what, problems, f"{hint}; see help({where})")
+        raise CpoError(what, problems, f"{hint}see help({where})")
 
 # %% ../nbs/20_loss.ipynb #f40f11fe
-def _check_inputs(
-    where: str,  # name of the public function, for the message
-    tensors: dict[str, Any],  # predictions and targets, of one shape (B, ...)
-    per_sample: dict[str, Any] = {},  # optional values of shape (B,), such as weight and mask_l
-    **settings,  # beta, stabilize, gamma, mu, guidance
+def check_inputs(
+    where: str,  # name of the loss, for the message
+    tensors: dict[str, Any],  # predictions and targets by name, of one shape (B, ...)
+    per_sample: dict[str, Any] = {},  # weight, mask_l and their like, (B,) or None each
+    **settings: Any,  # beta, stabilize, gamma, …; of an unknown name: a finite number
 ) -> None:
-    "Raise one `CpoError` with every problem of what a public loss was given."
+    "Raise one `CpoError` with every problem of what a loss was given."
     problems = _tensor_problems(tensors)
     first = next(iter(tensors.values()))
     for name, x in per_sample.items():
         problems += _per_sample_problems(name, x, first)
+    hint = _SHAPES if problems else ""
     for name, value in settings.items():
         problems += _setting_problems(name, value)
-    _raise_if(where, problems)
+    _raise_if(where, problems, hint)
 
 # %% ../nbs/20_loss.ipynb #420d1ff9
-def _check_values(
-    where: str,  # name of the public function, for the message
+def check_values(
+    where: str,  # name of the loss, for the message
     result: torch.Tensor,  # a per-sample result that is finite when all inputs were, (B,)
-    tensors: dict[str, torch.Tensor],  # predictions and targets
-    weight: torch.Tensor | None,  # as the caller gave it
-    mask_l: torch.Tensor | None = None,  # as the caller gave it
+    tensors: dict[str, torch.Tensor],  # predictions and targets by name, (B, ...)
+    weight: torch.Tensor | None = None,  # as the caller gave it, (B,)
+    mask_l: torch.Tensor | None = None,  # as the caller gave it, (B,)
 ) -> None:
     "Raise a `CpoError` that names tensor and samples when a value is not usable."
     ok = torch.isfinite(result.detach())
@@ -213,7 +226,7 @@ def _check_values(
 # %% ../nbs/20_loss.ipynb #4f45d871
 _VALUES = (
     "weights are finite and >= 0, masks 0 or 1; a prediction that is not finite comes from "
-    "half precision that overflows (try bfloat16) or from a run that has diverged"
+    "half precision that overflows (try bfloat16) or from a run that has diverged; "
 )
 
 
@@ -252,8 +265,8 @@ def losing_share(
     `norm`: ours; `safeguard`: arXiv 2511.03317, per sample ours. Raises `CpoError`.
     """
     tensors = dict(g_w=g_w, g_l=g_l)
-    _check_inputs("losing_share", tensors, stabilize=stabilize, gamma=gamma, mu=mu)
-    return _losing_share(*_rows(g_w, g_l), stabilize, gamma, mu)
+    check_inputs("losing_share", tensors, stabilize=stabilize, gamma=gamma, mu=mu)
+    return _losing_share(*as_rows(g_w, g_l), stabilize, gamma, mu)
 
 # %% ../nbs/20_loss.ipynb #e76b7fc5
 def cpo_loss(
@@ -262,9 +275,10 @@ def cpo_loss(
     target_w: torch.Tensor,  # z_w: the auxiliary's prediction, given the positive attributes
     target_l: torch.Tensor,  # z_l: the auxiliary's prediction, given the negative attributes
     *,
-    beta: float,  # inverse temperature > 0 on per-sample means; n times that of summed errors
+    beta: float,  # inverse temperature > 0, for errors that are means over the n elements
     weight: torch.Tensor | None = None,  # w(t) >= 0 per sample, inside the sigmoid, (B,); default 1
-    # bool or 0/1, (B,): False masks a sample's losing term (d_l = 0); its target_l is never read
+    # bool or 0/1, (B,): False masks a sample's losing term (d_l = 0); its target_l is never read.
+    # False where an image has no negative attribute; default: all count
     mask_l: torch.Tensor | None = None,
     stabilize: str | None = None,  # None, "norm" or "safeguard": scales the losing gradient only
     gamma: float = 0.9,  # of "norm", 0 <= gamma < 1
@@ -272,18 +286,20 @@ def cpo_loss(
 ) -> LossOutput:  # stats, each (B,): d_w, d_l, margin, accuracy, lam, cosine
     """Complex Preference Optimization: two deterministic targets on one noisy image.
 
-    Idea: paper (arXiv 2601.04300); formula: ours. Raises `CpoError`.
+    Only `pred` gets a gradient. The default, `stabilize=None`, is the plain loss, which never comes
+    to rest; `cpo align` takes "norm" and `beta=200`. Idea: paper (arXiv 2601.04300); formula: ours.
+    Raises `CpoError`.
     """
     tensors = dict(pred=pred, ref=ref, target_w=target_w, target_l=target_l)
     settings = dict(beta=beta, stabilize=stabilize, gamma=gamma, mu=mu)
-    _check_inputs("cpo_loss", tensors, dict(weight=weight, mask_l=mask_l), **settings)
+    check_inputs("cpo_loss", tensors, dict(weight=weight, mask_l=mask_l), **settings)
 
-    f, f_ref, z_w, z_l = _rows(pred, ref.detach(), target_w.detach(), target_l.detach())
+    f, f_ref, z_w, z_l = as_rows(pred, ref.detach(), target_w.detach(), target_l.detach())
     keep = None if mask_l is None else mask_l.bool()
     g_l, ref_l = _masked(f - z_l, keep), _masked(f_ref - z_l, keep)
 
     out = _preference_loss(f - z_w, g_l, f_ref - z_w, ref_l, keep, weight=weight, **settings)
-    _check_values("cpo_loss", out.stats["margin"], tensors, weight, mask_l)
+    check_values("cpo_loss", out.stats["margin"], tensors, weight, mask_l)
     return out
 
 # %% ../nbs/20_loss.ipynb #dc3fa57b
@@ -300,7 +316,7 @@ def dpo_loss(
     target_w: torch.Tensor,  # training target of the winner (noise, v or velocity)
     target_l: torch.Tensor,  # training target of the loser
     *,
-    beta: float,  # inverse temperature > 0 on per-sample means; n times that of summed errors
+    beta: float,  # inverse temperature > 0, for errors that are means over the n elements
     weight: torch.Tensor | None = None,  # w(t) >= 0 per sample, inside the sigmoid, (B,); default 1
     stabilize: str | None = None,  # None, "norm" or "safeguard": scales the losing gradient only
     gamma: float = 0.9,  # of "norm", 0 <= gamma < 1
@@ -308,20 +324,21 @@ def dpo_loss(
 ) -> LossOutput:  # stats, each (B,): d_w, d_l, margin, accuracy, lam, cosine
     """Diffusion-DPO (arXiv 2311.12908), with per-sample means.
 
-    `safeguard` is Diffusion-SDPO (arXiv 2511.03317), with one lambda per sample (ours); `norm` is
-    ours. Raises `CpoError`.
+    Only `pred_w` and `pred_l` get a gradient. Winner and loser share caption, noise and timestep.
+    Published runs of SD 1.5 and SDXL have a `beta` of 2000 to 5000. `safeguard` is Diffusion-SDPO
+    (arXiv 2511.03317), with one lambda per sample (ours); `norm` is ours. Raises `CpoError`.
     """
     tensors = dict(pred_w=pred_w, pred_l=pred_l, ref_w=ref_w, ref_l=ref_l)
     tensors |= dict(target_w=target_w, target_l=target_l)
     settings = dict(beta=beta, stabilize=stabilize, gamma=gamma, mu=mu)
-    _check_inputs("dpo_loss", tensors, dict(weight=weight), **settings)
+    check_inputs("dpo_loss", tensors, dict(weight=weight), **settings)
 
     frozen = (x.detach() for x in (ref_w, ref_l, target_w, target_l))
-    f_w, f_l, r_w, r_l, y_w, y_l = _rows(pred_w, pred_l, *frozen)
+    f_w, f_l, r_w, r_l, y_w, y_l = as_rows(pred_w, pred_l, *frozen)
 
     errors = f_w - y_w, f_l - y_l, r_w - y_w, r_l - y_l
     out = _preference_loss(*errors, keep=None, weight=weight, **settings)
-    _check_values("dpo_loss", out.stats["margin"], tensors, weight)
+    check_values("dpo_loss", out.stats["margin"], tensors, weight)
     return out
 
 # %% ../nbs/20_loss.ipynb #450506e6
@@ -329,7 +346,7 @@ def _regression(
     pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     "Mean squared error of rows (B, n), and the same times the weight; both (B,)."
-    error = _mean_dot(pred - target, pred - target)
+    error = mean_dot(pred - target, pred - target)
     return error, error if weight is None else error * weight.detach().to(error.dtype)
 
 # %% ../nbs/20_loss.ipynb #051e7a06
@@ -340,9 +357,9 @@ def mse_loss(
 ) -> LossOutput:  # stats: error, the unweighted mean squared error, (B,)
     "Denoising regression: weight times the per-sample mean squared error. Raises `CpoError`."
     tensors = dict(pred=pred, target=target)
-    _check_inputs("mse_loss", tensors, dict(weight=weight))
-    error, per_sample = _regression(*_rows(pred, target.detach()), weight)
-    _check_values("mse_loss", error, tensors, weight)
+    check_inputs("mse_loss", tensors, dict(weight=weight))
+    error, per_sample = _regression(*as_rows(pred, target.detach()), weight)
+    check_values("mse_loss", error, tensors, weight)
     return LossOutput(per_sample.mean(), per_sample, dict(error=error.detach()))
 
 
@@ -365,16 +382,16 @@ def guidance_distillation_loss(
     """
     tensors = dict(pred=pred, target_w=target_w, target_l=target_l)
     per_sample = dict(weight=weight, mask_l=mask_l)
-    _check_inputs("guidance_distillation_loss", tensors, per_sample, guidance=guidance)
+    check_inputs("guidance_distillation_loss", tensors, per_sample, guidance=guidance)
 
-    f, z_w, z_l = _rows(pred, target_w.detach(), target_l.detach())
+    f, z_w, z_l = as_rows(pred, target_w.detach(), target_l.detach())
     keep = None if mask_l is None else mask_l.bool()
     target = z_w + float(guidance) * _masked(z_w - z_l, keep)
     error, per_sample = _regression(f, target, weight)
 
-    _check_values("guidance_distillation_loss", error, tensors, weight, mask_l)
+    check_values("guidance_distillation_loss", error, tensors, weight, mask_l)
     g_w, g_l = (f - z_w).detach(), _masked((f - z_l).detach(), keep)
-    stats = dict(error=error.detach(), error_w=_mean_dot(g_w, g_w), error_l=_mean_dot(g_l, g_l))
+    stats = dict(error=error.detach(), error_w=mean_dot(g_w, g_w), error_l=mean_dot(g_l, g_l))
     return LossOutput(per_sample.mean(), per_sample, stats)
 
 # %% ../nbs/20_loss.ipynb #1d4a25f6
@@ -397,14 +414,17 @@ def _to_x0(bar: torch.Tensor, kind: str) -> torch.Tensor:
 # %% ../nbs/20_loss.ipynb #8a6f9eaf
 def _timestep_problems(timesteps: Any, count: int) -> list[str]:
     "Problems of timesteps that must be integers, (B,), of a schedule of `count` steps."
+    is_tensor = isinstance(timesteps, torch.Tensor)
     if (
-        not isinstance(timesteps, torch.Tensor)
+        not is_tensor
         or timesteps.ndim != 1
         or timesteps.is_floating_point()
         or timesteps.is_complex()
         or timesteps.dtype == torch.bool
     ):
-        return ["timesteps must be an integer tensor of shape (B,)"]
+        shape = f" of shape {tuple(timesteps.shape)}" if is_tensor else ""
+        found = f"{timesteps.dtype if is_tensor else type(timesteps).__name__}{shape}"
+        return [f"timesteps must be an integer tensor of shape (B,), not {found}"]
     if len(timesteps) == 0 or not bool(((timesteps >= 0) & (timesteps < count)).all()):
         return [f"timesteps must not be empty and must lie in 0..{count - 1}"]
     return []
@@ -434,7 +454,7 @@ def transition_weight(
     prediction_type: str,
     *,
     normalize: bool = False,  # divide by the mean over the whole schedule
-) -> torch.Tensor:  # k_t^2 / sigma_t^2, float32, (B,), for `weight` of `cpo_loss`
+) -> torch.Tensor:  # k_t^2 / sigma_t^2, float32, (B,), for `weight` of `cpo_loss`, `dpo_loss`
     """The weight inside the sigmoid that follows from DPO on p(x_{t-1} | x_t) (ours).
 
     Raises `CpoError`, also for "epsilon" on a schedule of zero terminal SNR.

@@ -5,14 +5,14 @@
 # %% ../nbs/26_preference_losses.ipynb #f5d5e67f
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from .core import CpoError
 from .docments import document
-from .loss import LossOutput, mse_loss
+from .loss import LossOutput, as_rows, check_inputs, check_values, mean_dot
 
 # %% auto #0
 __all__ = ['pair_margin', 'ipo_loss', 'hinge_loss', 'linear_dpo_loss', 'dspo_loss', 'mapo_score', 'mapo_loss', 'kto_loss',
@@ -20,19 +20,9 @@ __all__ = ['pair_margin', 'ipo_loss', 'hinge_loss', 'linear_dpo_loss', 'dspo_los
 
 # %% ../nbs/26_preference_losses.ipynb #b6f3d74c
 def _error(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    "Mean squared error of each sample, checked, (B,)."
-    return mse_loss(pred, target).per_sample
-
-
-def _check_numbers(where: str, **limits: tuple[float, bool, str]) -> None:
-    "Raise one `CpoError` that lists the settings that are not usable."
-    bad = [f"{name}={value!r}: {words}" for name, (value, ok, words) in limits.items() if not ok]
-    if bad:
-        raise CpoError(f"{where}: settings are not usable:", bad, f"see help({where})")
-
-
-def _check_beta(where: str, beta: float, **more: tuple[float, bool, str]) -> None:
-    _check_numbers(where, beta=(beta, 0 < beta < math.inf, "must be positive and finite"), **more)
+    "Mean squared error of each sample, (B,); the target gets no gradient."
+    f, y = as_rows(pred, target.detach())
+    return mean_dot(f - y, f - y)
 
 # %% ../nbs/26_preference_losses.ipynb #92952220
 def pair_margin(
@@ -44,16 +34,21 @@ def pair_margin(
     target_l: torch.Tensor,  # training target of the loser
     beta: float,  # inverse temperature > 0 on per-sample means
     weight: torch.Tensor | None = None,  # w(t) >= 0 per sample, (B,); default 1
+    where: str = "pair_margin",  # name of the loss, for messages
+    **settings: Any,  # further numbers of the loss, to be checked with the others
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:  # u with its gradient (B,), and what to log
     "The margin u of pairs, and d_w, d_l, margin and accuracy of each. Raises `CpoError`."
+    tensors = dict(pred_w=pred_w, pred_l=pred_l, ref_w=ref_w, ref_l=ref_l)
+    tensors |= dict(target_w=target_w, target_l=target_l)
+    check_inputs(where, tensors, dict(weight=weight), beta=beta, **settings)
+
     d_w = _error(pred_w, target_w) - _error(ref_w.detach(), target_w)
     d_l = _error(pred_l, target_l) - _error(ref_l.detach(), target_l)
     u = -0.5 * float(beta) * (d_w - d_l)
     if weight is not None:
-        if weight.shape != u.shape:
-            shapes = f"weight has shape {tuple(weight.shape)}, must be {tuple(u.shape)}"
-            raise CpoError(f"pair_margin: {shapes}", hint="one value per pair")
         u = u * weight.detach().to(u.dtype)
+    check_values(where, u, tensors, weight)
+
     stats = dict(d_w=d_w, d_l=d_l, margin=u, accuracy=(u > 0).to(u.dtype))
     return u, {name: x.detach() for name, x in stats.items()}
 
@@ -70,9 +65,8 @@ def ipo_loss(
     weight: torch.Tensor | None = None,  # w(t) >= 0 per sample, inside the margin, (B,); default 1
 ) -> LossOutput:  # stats, each (B,): d_w, d_l, margin, accuracy
     "IPO (arXiv 2310.12036) on denoising errors, times beta squared (ours). Raises `CpoError`."
-    _check_beta("ipo_loss", beta)
     inputs = (pred_w, pred_l, ref_w, ref_l, target_w, target_l)
-    u, stats = pair_margin(*inputs, beta, weight)
+    u, stats = pair_margin(*inputs, beta, weight, "ipo_loss")
     per_sample = (2 * u - 0.5).square()
     return LossOutput(per_sample.mean(), per_sample, stats)
 
@@ -89,9 +83,8 @@ def hinge_loss(
     weight: torch.Tensor | None = None,  # w(t) >= 0 per sample, inside the margin, (B,); default 1
 ) -> LossOutput:  # stats, each (B,): d_w, d_l, margin, accuracy
     "Hinge loss (SLiC, arXiv 2305.10425) on denoising errors. Raises `CpoError`."
-    _check_beta("hinge_loss", beta)
     inputs = (pred_w, pred_l, ref_w, ref_l, target_w, target_l)
-    u, stats = pair_margin(*inputs, beta, weight)
+    u, stats = pair_margin(*inputs, beta, weight, "hinge_loss")
     per_sample = F.relu(1 - 2 * u)
     return LossOutput(per_sample.mean(), per_sample, stats)
 
@@ -109,9 +102,8 @@ def linear_dpo_loss(
     eta: float = 1e-3,  # least share, 0 <= eta < 1/2; the greatest is 1 - eta
 ) -> LossOutput:  # stats, each (B,): d_w, d_l, margin, accuracy, share
     "Linear-DPO (arXiv 2605.21123): a linear utility. Raises `CpoError`."
-    _check_beta("linear_dpo_loss", beta, eta=(eta, 0 <= eta < 0.5, "must be in [0, 1/2)"))
     inputs = (pred_w, pred_l, ref_w, ref_l, target_w, target_l)
-    u, stats = pair_margin(*inputs, beta, weight)
+    u, stats = pair_margin(*inputs, beta, weight, "linear_dpo_loss", eta=eta)
     share = (0.5 - 0.4 * u.detach()).clamp(eta, 1 - eta)
 
     difference = _error(pred_w, target_w) - _error(pred_l, target_l)
@@ -133,13 +125,12 @@ def dspo_loss(
     weight: torch.Tensor | None = None,  # w(t) >= 0 per sample, inside the margin, (B,); default 1
 ) -> LossOutput:  # stats, each (B,): d_w, d_l, margin, accuracy
     "DSPO (ICLR 2025), as in its code for SD 1.5. Raises `CpoError`."
-    _check_beta("dspo_loss", beta)
     inputs = (pred_w, pred_l, ref_w, ref_l, target_w, target_l)
-    u, stats = pair_margin(*inputs, beta, weight)
+    u, stats = pair_margin(*inputs, beta, weight, "dspo_loss")
     factor = float(beta) * torch.sigmoid(-u)
 
-    shifted = pred_w - factor.view(-1, *[1] * (pred_w.ndim - 1)) * (pred_w - ref_w.detach())
-    per_sample = _error(shifted, target_w)
+    f, ref, target = as_rows(pred_w, ref_w.detach(), target_w)
+    per_sample = _error(f - factor[:, None] * (f - ref), target)
     return LossOutput(per_sample.mean(), per_sample, stats)
 
 # %% ../nbs/26_preference_losses.ipynb #d22c7c4f
@@ -165,15 +156,13 @@ def mapo_loss(
     a: float = 0.5,  # > 0, of `mapo_score`
 ) -> LossOutput:  # stats, each (B,): error_w, error_l, margin, accuracy
     "MaPO (arXiv 2406.06424), with per-sample means as in its code. Raises `CpoError`."
-    _check_numbers(
-        "mapo_loss",
-        margin_weight=(margin_weight, 0 <= margin_weight < math.inf, "must be >= 0"),
-        timesteps=(timesteps, timesteps >= 1, "must be at least 1"),
-        a=(a, 0 < a < math.inf, "must be positive"),
-    )
+    tensors = dict(pred_w=pred_w, pred_l=pred_l, target_w=target_w, target_l=target_l)
+    settings = dict(margin_weight=margin_weight, timesteps=timesteps, a=a)
+    check_inputs("mapo_loss", tensors, **settings)
     error_w, error_l = _error(pred_w, target_w), _error(pred_l, target_l)
     u = timesteps * (mapo_score(error_w, a) - mapo_score(error_l, a))
     per_sample = error_w - margin_weight * F.logsigmoid(u)
+    check_values("mapo_loss", error_w + error_l, tensors)
     stats = dict(error_w=error_w, error_l=error_l, margin=u, accuracy=(u > 0).to(u.dtype))
     stats = {name: x.detach() for name, x in stats.items()}
     return LossOutput(per_sample.mean(), per_sample, stats)
@@ -190,12 +179,11 @@ def kto_loss(
     positive_share: float = 0.8,  # s: weight of the desired images, in [0, 1]
 ) -> LossOutput:  # stats, each (B,): gain, baseline, margin, accuracy
     "Diffusion-KTO (arXiv 2404.04465), its sigmoid utility. Raises `CpoError`."
-    share = (positive_share, 0 <= positive_share <= 1, "must be in [0, 1]")
-    _check_beta("kto_loss", beta, positive_share=share)
+    tensors = dict(pred=pred, ref=ref, target=target)
+    settings = dict(beta=beta, positive_share=positive_share)
+    check_inputs("kto_loss", tensors, dict(desired=_labels(desired)), **settings)
     gain = _error(ref.detach(), target) - _error(pred, target)
-    if desired.shape != gain.shape or desired.dtype != torch.bool:
-        what = f"desired is {desired.dtype} of shape {tuple(desired.shape)}"
-        raise CpoError(f"kto_loss: {what}", hint=f"bool of shape {tuple(gain.shape)}")
+    check_values("kto_loss", gain, tensors)
 
     if baseline is None:
         baseline = kto_baseline(gain.mean())
@@ -207,6 +195,14 @@ def kto_loss(
     stats = dict(gain=gain, baseline=zero, margin=u, accuracy=(u > 0).to(u.dtype))
     stats = {name: x.detach() for name, x in stats.items()}
     return LossOutput(per_sample.mean(), per_sample, stats)
+
+# %% ../nbs/26_preference_losses.ipynb #be794638
+def _labels(desired: torch.Tensor) -> torch.Tensor:
+    "Labels, given back. Raises `CpoError` for numbers: -1 and +1 would both be taken for True."
+    if isinstance(desired, torch.Tensor) and desired.dtype != torch.bool:
+        what = f"kto_loss: desired is {desired.dtype}, must be torch.bool"
+        raise CpoError(what, hint="pass `y > 0` for labels y of +1 and -1")
+    return desired
 
 # %% ../nbs/26_preference_losses.ipynb #eda55024
 def kto_baseline(

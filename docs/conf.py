@@ -1,11 +1,16 @@
 "How the site is built. `make docs` calls it by `tools/build_docs.py`, which stages the pages."
 
 import configparser
+import functools
+import posixpath
 import re
 from pathlib import Path
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
+from furo.navigation import get_navigation_tree
+from sphinx.environment.adapters.toctree import TocTree
+from sphinx.search.en import SearchEnglish
 from sphinx.util import logging
 
 HERE = Path(__file__).resolve().parent
@@ -28,6 +33,7 @@ nitpicky = False
 
 nb_execution_mode = "off"  # the outputs that are stored are shown
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # tables in outputs are tables
 nb_ipywidgets_js = {}  # no script from elsewhere
 myst_enable_extensions = ["amsmath", "dollarmath", "html_image"]
 myst_heading_anchors = 4
@@ -63,6 +69,8 @@ _FUNCTION = re.compile(r"(<mi>(?:log|exp|min|max|cos|sin|Pr|det)</mi>)(?!\s*<mo[
 def _mathml(node: nodes.Node, block: bool) -> str:
     "TeX as MathML; a formula that cannot be converted is a warning, and is shown as its source."
     text = _CLOSED.sub(r"\\\1r", _OPENED.sub(r"\\\1l", node.astext()))
+    if re.search(r"\\\\[a-zA-Z]", text):
+        LOG.warning("formula %r has doubled backslashes", text[:60], location=node, type="math")
     text = text.replace(r"\dots", r"\ldots")
     try:
         return _FUNCTION.sub(r'\1<mspace width="0.17em"/>', tex2mathml(text, as_block=block))
@@ -79,6 +87,50 @@ def _inline_math(self, node):
 def _block_math(self, node):
     self.body.append(f'<div class="math">{_mathml(node, True)}</div>\n')
     raise nodes.SkipNode
+
+
+# ---- what Sphinx and furo do for every page, done once
+
+SearchEnglish.stem = functools.cache(SearchEnglish.stem)  # of a word
+_ITEM, _BRANCH, _BOX = '<li class="', '<li class="toctree-l1', "<input "
+
+
+def _make_menus(app, builder):
+    "The menu as pages of each folder show it, with no page marked."
+    how = dict(collapse=False, titles_only=True, maxdepth=-1, includehidden=True)
+    app.cpo_menus = {}
+    for folder in {posixpath.dirname(name) for name in app.env.found_docs}:
+        page = posixpath.join(folder, "-")  # one that is in no menu
+        tree = TocTree(app.env).get_toctree_for(page, builder, **how)
+        app.cpo_menus[folder] = get_navigation_tree(builder.render_partial(tree)["fragment"])
+
+
+def _marked(menu: str, uri: str) -> str:
+    "The menu with a page marked, and the branch open that it is in."
+    at = menu.find(f'href="{uri}"')
+    if at < 0:
+        return menu
+    own, branch = menu.rfind(_ITEM, 0, at), menu.rfind(_BRANCH, 0, at)
+    marks = [(own + len(_ITEM), "current current-page ")]
+    if branch != own:
+        marks.append((branch + len(_ITEM), "current "))
+    if menu.startswith("has-children", menu.find(" ", branch + len(_ITEM)) + 1):
+        marks.append((menu.find(_BOX, branch) + len(_BOX), 'checked="" '))
+    for place, text in sorted(marks, reverse=True):
+        menu = menu[:place] + text + menu[place:]
+    return menu
+
+
+def _without_menu(app, pagename, templatename, context, doctree):
+    "Before furo, which would resolve it."
+    context.pop("toctree", None)
+
+
+def _with_menu(app, pagename, templatename, context, doctree):
+    "After furo."
+    folder = posixpath.dirname(pagename)
+    uri = app.builder.get_relative_uri(posixpath.join(folder, "-"), pagename)
+    context["furo_navigation_tree"] = _marked(app.cpo_menus[folder], uri)
 
 
 # ---- a name of the package in backticks leads to its description
@@ -129,4 +181,7 @@ def setup(app):
     app.add_html_math_renderer("mathml", (_inline_math, None), (_block_math, None))
     app.connect("env-updated", _forget)
     app.connect("doctree-resolved", _link_names)
+    app.connect("write-started", _make_menus)
+    app.connect("html-page-context", _without_menu, priority=400)
+    app.connect("html-page-context", _with_menu, priority=600)
     return dict(parallel_read_safe=True, parallel_write_safe=True)

@@ -97,10 +97,21 @@ def test_menu_leads_everywhere(html):
     assert [p.stem for p in api.modules() if f'href="api/{p.stem}.html"' not in front] == []
 
 
+def test_tables_in_outputs_are_tables(html):
+    "What a notebook displays as Markdown is not shown as pipes."
+    pages = {p.stem: p.read_text(encoding="utf-8") for p in (html / "nbs").glob("*.html")}
+    assert [name for name, text in pages.items() if re.search(r"<p>\|[^\n]*\|", text)] == []
+
+
 def test_page_of_a_module_shows_docments(html):
     text = (html / "api" / "docments.html").read_text(encoding="utf-8")
     assert 'id="cpo_nb.docments.document"' in text
     assert "<code" in text and "of the module, at its end" in text
+
+
+def test_option_with_bars_stays_in_its_column(html):
+    text = (html / "commands" / "align.html").read_text(encoding="utf-8")
+    assert "--start base|better|ADAPTER" in re.sub(r"<[^>]+>", "", text)
 
 
 def test_formulas_need_no_script(html):
@@ -166,14 +177,16 @@ def test_staged_notebook_has_no_hidden_cells(tmp_path):
         cell("#| hide\nimport os"),
         cell("#| export\nx = 1"),
     ]
-    cells += [cell("#| echo: false\ny = 2")]
+    cells += [cell("#| echo: false\ny = 2"), cell("import os\n\nfrom pathlib import Path")]
     path = tmp_path / "00_x.ipynb"
     path.write_text(
         json.dumps(dict(cells=cells, metadata={}, nbformat=4, nbformat_minor=5)), encoding="utf-8"
     )
     staged = json.loads(build_docs.staged_notebook(path, {}))["cells"]
-    assert [c["source"] for c in staged] == ["# Title\n\n> Sentence.", "x = 1", "y = 2"]
-    assert staged[2]["metadata"]["tags"] == ["remove-input"]
+    sources = [c["source"] for c in staged]
+    assert sources[:3] == ["# Title\n\n> Sentence.", "x = 1", "y = 2"]
+    tags = [c["metadata"].get("tags") for c in staged]
+    assert tags == [None, [], ["remove-input"], ["hide-input"]]
 
 
 @pytest.mark.parametrize(

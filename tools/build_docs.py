@@ -8,6 +8,7 @@ Nothing is executed, and nothing is fetched.
 """
 
 import argparse
+import ast
 import gzip
 import json
 import os
@@ -15,7 +16,7 @@ import posixpath
 import re
 import shutil
 import sys
-from html.parser import HTMLParser
+from html import unescape
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -87,8 +88,17 @@ def relinked(
     return "".join([*parts, _LINK.sub(one, text[last:])])
 
 
+def _is_imports(source: str) -> bool:
+    "Whether a cell does nothing but import."
+    try:
+        found = ast.parse(source).body
+    except SyntaxError:  # of IPython
+        return False
+    return bool(found) and all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in found)
+
+
 def _staged_cell(cell: dict, known: dict[str, str]) -> dict | None:
-    "A cell as the site shows it; None for a hidden one."
+    "A cell as the site shows it, imports folded; None for a hidden one."
     source = "".join(cell["source"])
     if cell["cell_type"] != "code":
         return dict(cell, source=relinked(source, "nbs", known))
@@ -99,10 +109,13 @@ def _staged_cell(cell: dict, known: dict[str, str]) -> dict | None:
     source = "\n".join(lines).strip("\n")
     if _HIDDEN & found.keys() or not source:
         return None
+    imports = _is_imports(source)
     tags = ["remove-input"] * (found.get("echo") == "false")
-    tags += ["hide-input"] * (found.get("code-fold") == "true")
+    tags += ["hide-input"] * (found.get("code-fold") == "true" or imports)
+    prompt = dict(mystnb=dict(code_prompt_show="Imports")) if imports else {}
     kept = [] if found.get("output") == "false" else cell["outputs"]
-    return dict(cell, source=source, outputs=kept, metadata=dict(cell["metadata"], tags=tags))
+    metadata = cell["metadata"] | dict(tags=tags) | prompt
+    return dict(cell, source=source, outputs=kept, metadata=metadata)
 
 
 def staged_notebook(
@@ -281,36 +294,46 @@ def build(
 # ---- checking
 
 
-class _Page(HTMLParser):
-    "Anchors, links and loaded files of a page."
+_TAG = re.compile(r"<([a-zA-Z][\w-]*)\s([^<>]*)>")
+_ATTRIBUTE = re.compile(r"(?<![\w:-])(id|name|href|src)=([\"'])(.*?)\2")
+_LOADS = {"script", "link", "img", "iframe", "source", "video", "audio"}
 
-    def __init__(self):
-        super().__init__(convert_charrefs=True)
+
+class _Page:
+    "Anchors, links and loaded files of a page, as Sphinx writes it."
+
+    def __init__(
+        self,
+        text: str,  # HTML whose attributes are quoted, with < and > escaped in them
+    ):
         self.anchors, self.links, self.loaded = set(), [], []
-
-    def handle_starttag(self, tag, attrs):
-        given = dict(attrs)
-        self.anchors |= {given[k] for k in ("id", "name") if given.get(k) and tag != "meta"}
-        if tag == "a" and "href" in given:
-            self.links.append(given["href"])
-        elif tag in ("script", "link", "img", "iframe", "source", "video", "audio"):
-            self.loaded += [given[k] for k in ("src", "href") if given.get(k)]
+        for tag, attributes in _TAG.findall(text):
+            given = {k: unescape(v) for k, _, v in _ATTRIBUTE.findall(attributes) if v}
+            if tag != "meta":
+                self.anchors |= {given[k] for k in ("id", "name") if k in given}
+            if tag == "a" and "href" in given:
+                self.links.append(given["href"])
+            elif tag in _LOADS:
+                self.loaded += [given[k] for k in ("src", "href") if k in given]
 
 
 def _is_external(target: str) -> bool:
     return bool(re.match(r"(?:[a-z][a-z0-9+.-]*:)?//", target, re.I))
 
 
+def _goal(path: Path) -> Path | None:
+    "The file that a link leads to; None where there is none."
+    path = path.resolve()
+    path = path / "index.html" if path.is_dir() else path
+    return path if path.is_file() else None
+
+
 def problems(
     html: Path,  # the built site
 ) -> list[str]:  # one line for each find
     "Dead links and anchors, files loaded from elsewhere, and paths of this machine."
-    texts = {p: p.read_text(encoding="utf-8") for p in sorted(html.rglob("*.html"))}
-    read = {}
-    for path, text in texts.items():
-        read[path] = _Page()
-        read[path].feed(text)
-    found = []
+    read = {p: _Page(p.read_text(encoding="utf-8")) for p in sorted(html.rglob("*.html"))}
+    found, goals = [], {}
     for path, page in read.items():
         name = path.relative_to(html).as_posix()
         found += [f"{name}: loads {t}" for t in page.loaded if _is_external(t)]
@@ -318,10 +341,11 @@ def problems(
             parts = urlsplit(target)
             if parts.scheme or parts.netloc:
                 continue
-            goal = (path.parent / unquote(parts.path)).resolve() if parts.path else path
-            goal = goal / "index.html" if goal.is_dir() else goal
-            anchor = unquote(parts.fragment)
-            if not goal.is_file():
+            way = path.parent, parts.path
+            if parts.path and way not in goals:  # the menu leads to the same files on every page
+                goals[way] = _goal(path.parent / unquote(parts.path))
+            goal, anchor = goals[way] if parts.path else path, unquote(parts.fragment)
+            if goal is None:
                 found.append(f"{name}: link to {target}: no such file")
             elif anchor and goal in read and anchor not in read[goal].anchors:
                 found.append(f"{name}: link to {target}: no such anchor")

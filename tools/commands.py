@@ -59,9 +59,11 @@ def _options(command, context) -> list[str]:
     blocks = []
     for kind in ("argument", "option"):
         told = [(re.sub(r" <[^>]*>$", "", r[0]), r[1]) for k, r in records if r and k == kind]
-        rows = [f"| `{name}` | {_cell(said)} |" for name, said in told]
+        names = [name.replace("|", "\\|") for name, _ in told]  # "base|better|worse"
+        rows = [f"| `{name}` | {_cell(said)} |" for name, (_, said) in zip(names, told)]
         if rows:
-            blocks.append("\n".join([f"| {kind} | meaning |", "|:--|:--|", *rows]))
+            table = [f"| {kind} | meaning |", "|:--|:--|", *rows]
+            blocks.append("\n".join(["```{container} options", "", *table, "```"]))
     return blocks
 
 
