@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Callable, Optional
+from typing import Annotated, Callable
 
 import typer
 
@@ -17,7 +17,7 @@ import typer
 from .artefacts import environment
 from .core import CpoError, Scale, get_scale, read_json, readable_time, results_dir, runs_dir
 from .docments import document
-from .cli_base import Clock, ModelCommand, app, echo, refuse_unused
+from .cli_base import Clock, ModelCommand, app, echo
 from .cli_experiment import atelier_data
 from .cli_figures import rebuild_figures
 from .cli_images import judge_sentence
@@ -192,20 +192,6 @@ def reproduce_atelier(
 
 # %% ../nbs/45d_cli_reproduce.ipynb #cdff3ea7
 _Seed2 = Annotated[int, typer.Option("--seed", min=0, help="Training seed of stage 2.")]
-_OWN_IMAGES = (
-    "Your own paintings instead of the atelier: a folder with a table of file_name and caption, or "
-    "style and period. Pixel measures annotate them; annotations of the table are not used."
-)
-_OwnImages = Annotated[Optional[str], typer.Option("--data", metavar="SOURCE", help=_OWN_IMAGES)]
-_OwnTree = Annotated[
-    Optional[str],
-    typer.Option(
-        "--criteria",
-        metavar="TREE",
-        help="With --data: tree that measures annotate, with pairs of the tree painting. "
-        "[default: painting]",
-    ),
-]
 _FiguresToo = Annotated[
     bool,
     typer.Option(
@@ -218,10 +204,7 @@ _FiguresToo = Annotated[
 # %% ../nbs/45d_cli_reproduce.ipynb #77a3bf89
 @app.command("reproduce", cls=ModelCommand)
 def run_reproduce(
-    ctx: typer.Context,
     seed: _Seed2 = 0,
-    data: _OwnImages = None,
-    criteria: _OwnTree = None,
     figures: _FiguresToo = True,
     scale: ScaleName = None,
 ) -> None:
@@ -236,16 +219,8 @@ def run_reproduce(
       cpo reproduce --scale tiny
     """
     sizes = get_scale(scale)
-    if data is not None:
-        from cpo_nb.paintings import reproduce_paintings
-
-        refuse_unused(ctx, "figures", "with --data")
-        tree = criteria or "painting"
-        reproduce_paintings(data, criteria=tree, scale=sizes, seed=seed, say=Clock())
-        return
-    refuse_unused(ctx, "criteria", "without --data")
     if sizes.name == "full":
-        hint = "give --scale tiny, or --data for real paintings"
+        hint = "give --scale tiny; real paintings: cpo experiment paintings --data FOLDER"
         raise CpoError("the atelier is reproduced at scale smoke or tiny", hint=hint)
     reproduce_atelier(sizes, seed, figures)
 

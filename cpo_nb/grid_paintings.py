@@ -90,8 +90,11 @@ def paintings_ground(
     tree = load_criteria(criteria)
     check_measured(tree)
     dataset, backbone = load_catalogue(data, criteria), load_backbone("atelier")
+    if any(map(len, dataset["train"]["positive"])) or any(map(len, dataset["train"]["negative"])):
+        say("note: annotations of the table are not used; pixel measures label the images")
     lab = label_catalogue(dataset, tree, backbone)
-    say(f"{data}: {len(lab.data)} training images; {len(lab.tree.pairs)} pairs in use")
+    agree = f"labeller and judge agree on {len(lab.tree.pairs)} of {len(lab.kappa)} measured pairs"
+    say(f"{data}: {len(lab.data)} training images; {agree}")
     name = _data_name(lab, scale)
     run = runs_dir() / scale.name / "paintings" / name
     sft(backbone, lab.data, lab.tree, run, domain_adaptation(scale), PAINTINGS)

@@ -92,6 +92,7 @@ def stale_files(
     every: list[Resolved],  # all runs of a grid whose settings are known
     scale: Scale,  # sizes
     waiting: tuple[Run, ...] = (),  # runs whose settings nobody has chosen yet
+    data: str = "atelier",  # the grid's; results of other data are no concern of it
 ) -> list[str]:  # names of files, without the folder
     "Results of this grid's runs that were made with other settings, sizes, parts or shipped files."
     keys, names = {r.key for r in every}, {r.run.name for r in every} | {r.name for r in waiting}
@@ -99,7 +100,8 @@ def stale_files(
     for path in sorted(ledger_dir(scale).glob("*.json.gz")):
         name, _, key = path.name.removesuffix(".json.gz").rpartition("-")
         if name in names and key not in keys:
-            found.append(path.name)
+            record = read_json(path, dict).get("record") or {}
+            found += [path.name] if record.get("data", "atelier") == data else []
     return found
 
 # %% ../nbs/35c_grid_runs.ipynb #672d90d7
@@ -385,7 +387,7 @@ def plan_grid(
             continue
         (stored if stored_run(resolved[-1], scale) else missing).append(run)
     seconds = {run.name: estimate(grid, run, scale, known) for run in missing}
-    stale = stale_files(resolved, scale, tuple(unknown))
+    stale = stale_files(resolved, scale, tuple(unknown), grid.data)
     more = {name: search_estimate(grid, name, scale, known) for name in waiting}
     parts = missing_parts(grid, missing, scale, known)
     return Todo(waiting, missing, stored, stale, seconds, more, parts)

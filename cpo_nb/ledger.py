@@ -193,12 +193,15 @@ class Ledger:
     stale: list[str]  # files of its runs that were made with other settings, sizes or parts
 
     def rows(self) -> dict[str, list[Point]]:
-        "Points by row, each in the order of its dial; clean and complete rows of data alone."
+        "Points by row, in the order of its dial, on the cleanest and most complete data it has."
         found: dict[str, list[Point]] = {}
         for point in self.points.values():
-            if not point.noise and point.share == 1:
-                found.setdefault(point.row, []).append(point)
-        return found
+            found.setdefault(point.row, []).append(point)
+        best = {row: min((p.noise, -p.share) for p in every) for row, every in found.items()}
+        return {
+            row: [p for p in every if (p.noise, -p.share) == best[row]]
+            for row, every in found.items()
+        }
 
     def rivals(self) -> set[str]:
         """Names of rows that the lead row is held against: all but the base that are of other
