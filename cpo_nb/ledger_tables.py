@@ -57,7 +57,12 @@ _BRACKETS = "Brackets: 95 % over seeds and halves of the images."
 _TRAINING = "training (median)"  # over seeds: one run may have had to wait
 _COLUMNS = ("n_pos", "n_neg", "distance", "recall", "diversity", "subject", "palette")
 _NAMES = dict(n_pos="#A_pos", n_neg="#A_neg")
-_DIGITS = dict(distance=0, n_pos=2, n_neg=2)
+_DIGITS = dict(n_pos=2, n_neg=2)
+
+
+def _digits(statistic: str, spread: float) -> int:
+    "Digits after the point; a distance has the unit of what it is taken in."
+    return (0 if spread >= 20 else 2) if statistic == "distance" else _DIGITS.get(statistic, 3)
 
 
 def span(
@@ -65,7 +70,7 @@ def span(
     statistic: str,  # decides the digits
 ) -> str:  # such as "1.27 [1.20, 1.34]"
     "An interval as text."
-    digits = _DIGITS.get(statistic, 3)
+    digits = _digits(statistic, value.high - value.low)
     return f"{value.mean:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
 
 
@@ -207,9 +212,9 @@ def untargeted_table(
 
 # %% ../nbs/35d_ledger_tables.ipynb #db89adb4
 def _clean(ledger: Ledger) -> dict[str, Point]:
-    "Points on clean and complete rows of data that were judged."
-    kept = ledger.points.items()
-    return {n: p for n, p in kept if not p.noise and p.share == 1 and p.judged}
+    "Points on the cleanest and most complete data of their rows that were judged."
+    clean = {id(p) for points in ledger.rows().values() for p in points}
+    return {n: p for n, p in ledger.points.items() if id(p) in clean and p.judged}
 
 
 def best_table(
@@ -243,12 +248,13 @@ def equal_table(
     markdown: bool = False,  # Markdown, instead of aligned text
 ) -> str:  # empty where the lead row shares no place with a rival
     "The lead row's curve against every rival's, where both are at equal distance or recall."
-    body, digits = [], _DIGITS.get(place, 3)
+    body = []
     for row, counts in against_rivals(ledger, place).items():
         label = ledger.grid.rows[row].label or row
         for name, places in counts.items():
             for e in places:
-                cells = [label, _NAMES[name], f"{e.at:.{digits}f}", f"{e.a:.2f}", f"{e.b:.2f}"]
+                at = f"{e.at:.{_digits(place, e.at)}f}"
+                cells = [label, _NAMES[name], at, f"{e.a:.2f}", f"{e.b:.2f}"]
                 body.append([*cells, span(e.gap, name), e.standing])
     head = ["against", "of", place, "lead", "other", "difference", "standing"]
     return text_table(head, body, markdown) if body else ""
@@ -290,7 +296,8 @@ def _kept_lines(ledger: Ledger, base: Point | None) -> list[str]:
     clean, lines = {(p.row, str(p.dial)): p for p in _clean(ledger).values()}, []
     for point in ledger.points.values() if base else ():
         whole = clean.get((point.row, str(point.dial)))
-        if (point.noise or point.share < 1) and whole and point.judged and whole.row != base.row:
+        worse = point.noise or point.share < 1
+        if worse and whole not in (None, point) and point.judged and whole.row != base.row:
             if not gains(whole, base):
                 lines.append(f"{whole.label}: no gain in #A_neg, so there is no share to keep")
                 continue
