@@ -303,6 +303,7 @@ def cpo(line: str, code: int = 0) -> str:
 SMALL = {  # what is added to README's lines, so that they take seconds
     "plan": "--steps 2 --batch-size 4",
     "sft": "--steps 2 --batch-size 4 --rank 2 --previews 0 --precision fp32",
+    "experts": "--steps 2 --batch-size 4 --rank 2 --precision fp32",
     "align": "--steps 2 --batch-size 4 --rank 2 --previews 0 --precision fp32 --lr 1e-2",
     "sample": "--steps 2",
     "evaluate": "--steps 2",
@@ -321,12 +322,14 @@ def test_commands_of_readme_with_images_of_ones_own(tmp_path, monkeypatch):
         for i in range(16):
             name = f"{i:03d}{Path(row['file_name']).suffix}"
             Image.new("RGB", (64, 64), (15 * i, 90, 120)).save(f"images/{name}")
-            print(json.dumps(row | dict(file_name=name, caption=f"{row['caption']} {i}")), file=f)
+            own = dict(file_name=name, caption=f"{row['caption']} {i}")
+            own |= dict(negative=[]) if i % 2 else {}  # the better half
+            print(json.dumps(row | own), file=f)
 
     lines = block("bash", "cpo plan").replace("\\\n", " ").splitlines()
     *lines, verdict = [f"{line} {SMALL[line.split()[1]]}" for line in lines]
     said = {line.split()[1]: cpo(line) for line in lines}
-    assert list(said) == ["plan", "sft", "align", "sample"]
+    assert list(said) == ["plan", "sft", "experts", "align", "sample"]
     assert "RTX 4090" in said["plan"] and "GiB" in said["plan"]
     assert Image.open("samples/00000.png").size == (64, 64)
 
