@@ -75,7 +75,7 @@ def rebuild_figures(
 ) -> None:
     "Execute figure notebooks. Raises `CpoError` with the last line of output of each that fails."
     if notebooks is None:
-        stored = any((results / "ledger" / scale.name).glob("*.json"))
+        stored = any((results / "ledger" / scale.name).glob("*.json.gz"))
         notebooks = figure_notebooks(stored)
         if notebooks and not stored:
             say("figures of grids: skipped; no grid has a result (`cpo experiment` computes them)")

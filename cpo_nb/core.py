@@ -5,8 +5,8 @@
 # %% ../nbs/00_core.ipynb #73d816a5
 from __future__ import annotations
 
-import atexit, contextlib, ctypes, hashlib, importlib.metadata, importlib.util, json
-import os, platform, random, re, shutil, sys, time
+import atexit, contextlib, ctypes, gzip, hashlib, importlib.metadata, importlib.util, json
+import os, platform, random, re, shutil, sys, time, zlib
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -357,45 +357,47 @@ def to_jsonable(
 
 # %% ../nbs/00_core.ipynb #7be883d6
 def write_json(
-    path: str | Path,  # the file
+    path: str | Path,  # the file; compressed, and on one line, where its name ends in .gz
     obj: Any,  # anything that `to_jsonable` takes
-    compact: bool = False,  # one line for each key of `obj`, a dictionary, in place of many
 ) -> Path:  # the file
     "Write `obj` as indented JSON with sorted keys, atomically."
+    packed = Path(path).suffix == ".gz"
     how = dict(sort_keys=True, ensure_ascii=False, allow_nan=False)
-    plain = to_jsonable(obj)
-    if compact:
-        lines = (
-            f" {json.dumps(k)}: " + json.dumps(plain[k], separators=(",", ":"), **how)
-            for k in sorted(plain)
-        )
-        text = "{\n" + ",\n".join(lines) + "\n}"
-    else:
-        text = json.dumps(plain, indent=1, **how)
-    with atomic_path(path) as tmp:
-        tmp.write_text(text + "\n", encoding="utf-8")
+    how |= dict(separators=(",", ":")) if packed else dict(indent=1)
+    text = (json.dumps(to_jsonable(obj), **how) + "\n").encode()
+    with atomic_path(path) as tmp:  # the same content gives the same bytes at any time
+        tmp.write_bytes(gzip.compress(text, mtime=0) if packed else text)
     return Path(path)
 
 # %% ../nbs/00_core.ipynb #9cd145d7
+def _text_of(path: Path, limit: int = 2**28) -> str:
+    "Text of a file, unpacked where its name ends in .gz."
+    packed = path.suffix == ".gz"
+    with gzip.open(path) if packed else path.open("rb") as file:
+        data = file.read(limit + 1 if packed else -1)
+    if packed and len(data) > limit:
+        raise ValueError(f"over {limit >> 20} MiB when unpacked")
+    return data.decode()
+
+
 def read_json(
     path: str | Path,  # the file
     kind: type | None = None,  # that its content must be, such as dict; default: any
 ) -> Any:  # its content
     """Read a JSON file, whoever wrote it.
 
-    Raises `CpoError` that names the file when it is missing, no ordinary file, broken or of
-    another kind."""
+    Raises `CpoError` that names the file when it is missing, no file, broken or of another kind."""
     try:
         if Path(path).exists() and not Path(path).is_file():  # a pipe would block for ever
             raise OSError(0, "it is no ordinary file")
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(_text_of(Path(path)))
     except FileNotFoundError:
         raise CpoError(f"{path}: no such file") from None
-    except OSError as e:
-        raise CpoError(f"{path}: cannot be read ({e.strerror})") from None
+    except OSError as e:  # also what is no gzip
+        raise CpoError(f"{path}: cannot be read ({e.strerror or e})") from None
     except RecursionError:
         raise CpoError(f"{path}: is nested too deeply") from None
-    except ValueError as e:  # no JSON, no UTF-8, numbers of thousands of digits
+    except (ValueError, EOFError, zlib.error) as e:  # no UTF-8, numbers of thousands of digits
         raise CpoError(f"{path}: not valid JSON ({e})") from None
     if kind is not None and not isinstance(content, kind):
         raise CpoError(f"{path}: holds no {dict(dict='object').get(kind.__name__, kind.__name__)}")

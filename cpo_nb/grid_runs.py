@@ -60,7 +60,7 @@ def stored_run(
     """The stored result of a run, under whatever name.
 
     Raises `CpoError` for a file whose record is not that of its name."""
-    for path in sorted(ledger_dir(scale).glob(f"*-{resolved.key}.json")):
+    for path in sorted(ledger_dir(scale).glob(f"*-{resolved.key}.json.gz")):
         result = read_json(path, dict)
         if sha256_json(result.get("record"))[:12] != resolved.key:
             what = f"{path}: its record is not that of its name"
@@ -78,7 +78,7 @@ def with_stored_data(
     Raises `CpoError` where they have several."""
     if grid.data != "paintings":
         return grid
-    files = ledger_dir(scale).glob("*.json")
+    files = ledger_dir(scale).glob("*.json.gz")
     found = {(read_json(path, dict).get("record") or {}).get("data") for path in files} - {None}
     if len(found) > 1:
         what = (
@@ -96,8 +96,8 @@ def stale_files(
     "Results of this grid's runs that were made with other settings, sizes, parts or shipped files."
     keys, names = {r.key for r in every}, {r.run.name for r in every} | {r.name for r in waiting}
     found = []
-    for path in sorted(ledger_dir(scale).glob("*.json")):
-        name, _, key = path.stem.rpartition("-")
+    for path in sorted(ledger_dir(scale).glob("*.json.gz")):
+        name, _, key = path.name.removesuffix(".json.gz").rpartition("-")
         if name in names and key not in keys:
             found.append(path.name)
     return found
@@ -206,10 +206,10 @@ def store_run(
 
     A strip of its first images goes beside that of the first run of each point, rows of data that
     are noisy or scarce aside."""
-    images, path = numbers.pop("images", None), ledger_dir(scale) / f"{resolved.name}.json"
+    images, folder = numbers.pop("images", None), ledger_dir(scale)
     if images is not None and resolved.run.seed == 0 and resolved.run.share == 1:
         if not resolved.run.noise:
-            numbers["strip"] = save_strip(images, path.with_suffix(".jpg"))
+            numbers["strip"] = save_strip(images, folder / f"{resolved.name}.jpg")
     result = dict(
         key=resolved.key,
         record=resolved.record,
@@ -226,7 +226,7 @@ def store_run(
         time=int(time.time()),
         versions=library_versions(),
     )
-    return read_json(write_json(path, result | numbers, compact=True))
+    return read_json(write_json(folder / f"{resolved.name}.json.gz", result | numbers))
 
 # %% ../nbs/35c_grid_runs.ipynb #4e10059e
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ def measured(
     "What stored runs and searches of a scale took."
     step: dict[str, list[float]] = {}
     judging = []
-    for path in sorted(ledger_dir(scale).glob("*.json")):
+    for path in sorted(ledger_dir(scale).glob("*.json.gz")):
         result = read_json(path, dict)
         judging += [result["judging"]] if result.get("judging") else []
         if result.get("steps") and result.get("seconds"):

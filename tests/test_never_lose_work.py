@@ -373,7 +373,7 @@ def test_a_command_that_is_killed_goes_on(work, start, case):
 
 def results_of(folder: Path) -> dict[str, dict]:
     "Result files of a grid by name, without what differs from start to start."
-    files = sorted((folder / "results/ledger/smoke").glob("*.json"))
+    files = sorted((folder / "results/ledger/smoke").glob("*.json.gz"))
     timed = ("time", "wall", "seconds", "judging", "parts_seconds", "commit")
     return {p.name: {k: v for k, v in read_json(p).items() if k not in timed} for p in files}
 

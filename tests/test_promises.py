@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from cpo_nb.annotations import Annotation, append_annotations, image_files
 from cpo_nb.cli import app
+from cpo_nb.core import read_json
 from cpo_nb.ledger_tables import SHOWN_ROWS
 from cpo_nb.pipelines import tiny_pipeline
 from cpo_nb.training import TrainConfig, train
@@ -369,8 +370,8 @@ def test_rows_are_compared_fairly():
     "Each trained row of the table: the same number of steps, and what the search chose."
     results, found = ROOT / "data" / "results", set()
     for row in (name for name in SHOWN_ROWS if name != "base"):
-        for path in sorted((results / "ledger" / "tiny").glob(f"{row}-seed?-*.json")):
-            result = json.loads(path.read_text())
+        for path in sorted((results / "ledger" / "tiny").glob(f"{row}-seed?-*.json.gz")):
+            result = read_json(path)
             who, _, search = result["settings_from"].partition(" ")
             stored = json.loads((results / "search" / "tiny" / f"{search}.json").read_text())
             align = result["record"]["settings"]

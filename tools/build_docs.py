@@ -9,6 +9,7 @@ Nothing is executed, and nothing is fetched.
 
 import argparse
 import ast
+import gzip
 import json
 import os
 import posixpath
@@ -160,8 +161,8 @@ _SHOWN = ["loss", "margin", "accuracy", "d_w", "d_l", "d_w / variance", "lam", "
 
 def _stored(row: str) -> dict[str, list]:
     "The log of the newest stored run of a row, with what is derived from it."
-    paths = (ROOT / "data" / "results" / "ledger").glob(f"*/{row}-seed0-*.json")
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    paths = (ROOT / "data" / "results" / "ledger").glob(f"*/{row}-seed0-*.json.gz")
+    results = [json.loads(gzip.decompress(path.read_bytes())) for path in paths]
     if not results:
         raise SystemExit(f"docs: no stored run of the row {row!r} in data/results/ledger")
     found = max(results, key=lambda result: result["time"])
