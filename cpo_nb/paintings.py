@@ -17,6 +17,7 @@ from PIL import Image
 from .adapters import LORA_TARGETS, Adapter
 from .align import align
 from .annotate import Annotator, Labels, cohen_kappa
+from .measures import measure
 from .backbone import Backbone, load_backbone
 from .batches import TrainingSet, training_set
 from .artefacts import library_versions
@@ -161,6 +162,12 @@ class PaintingAnnotator:
         return sum((part.pairs for part in self.parts), ())
 
 # %% ../nbs/36_paintings.ipynb #4fb7fb63
+def _measured(annotator: PaintingAnnotator, images: Sequence, workers: int | str) -> np.ndarray:
+    "What all parts of an annotator read, measured once."
+    first = annotator.anywhere
+    return measure(images, first.which, workers, first.size)
+
+
 @patch
 def signs(
     self: PaintingAnnotator,
@@ -180,7 +187,8 @@ def values(
     workers: int | str = 1,  # as for `measure`
 ) -> np.ndarray:  # (N, P)
     "The scalars behind the signs."
-    return np.concatenate([part.values(images, workers) for part in self.parts], 1)
+    measured = _measured(self, images, workers)
+    return np.concatenate([part.values(measured) for part in self.parts], 1)
 
 
 @patch
@@ -193,7 +201,8 @@ def annotate(
     workers: int | str = 1,  # as for `measure`
 ) -> Labels:  # of shape (N, P)
     "Labels of all pairs."
-    signs = np.concatenate([part.signs(images, workers) for part in self.parts], 1)
+    measured = _measured(self, images, workers)
+    signs = np.concatenate([part.signs(measured) for part in self.parts], 1)
     looked = np.ones(signs.shape, bool)
     if true_aspect is not None:
         looked[:, [_needs_aspect(pair) for pair in self.pairs]] = true_aspect[:, None]
