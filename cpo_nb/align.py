@@ -147,6 +147,8 @@ class Method:
     guided: bool = False  # passes take two samples each, or one where a model reads guidance
     experts_alone: bool = False  # does it need experts without an auxiliary?
     prompts: Callable | None = None  # (TrainingSet, tree, AlignConfig) -> what else it encodes
+    image_prompts: int = 0  # how many of them an image has, where the tree does not decide
+    step_prompts: int = 0  # how many prompts a step encodes per row where these are not stored
     prepare: Callable | None = None  # StepInputs -> what is made once a run, from the training rows
 
 # %% ../nbs/25_align.ipynb #84fb5790

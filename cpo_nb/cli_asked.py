@@ -18,6 +18,7 @@ from .cli_base import check_new_folder, given_options, option_name
 from .cli_base import option_value, parse_names, refuse_unused
 from .cli_images import SAMPLING_OPTIONS, Prompt
 from .cli_options import takes_options
+from .cli_scorers import Extractor
 from .core import CpoError
 from .docments import document
 
@@ -58,7 +59,6 @@ _BY = (
     "[default: what the adapters record]"
 )
 _SCORES = "Preference scores, or none. [default: all with weights here]"
-_EXTRACTOR = "Features that distances are taken of: pixels, judge, inception, clip, dinov2."
 _REFERENCE = "Folder of real images that distances are measured to. [default: the base's images]"
 _BLIND = "Also write pairs in random order there, for people to compare in Label Studio."
 _ANSWERS = "Folder of --blind-tasks with the answers that `cpo annotate studio import` wrote."
@@ -83,7 +83,7 @@ _JUDGING: dict[str, tuple] = dict(
     local=_text("local", "MODEL", "In place of an endpoint: a model that runs here."),
     random_weights=(RandomWeights, False),
     scores=_text("scores", "A,B,...", _SCORES),
-    extractor=(Annotated[str, typer.Option(help=_EXTRACTOR)], "pixels"),
+    extractor=(Extractor, "pixels"),
     reference=_path("reference", _REFERENCE),
     blind_tasks=_path("blind-tasks", _BLIND),
     blind_answers=_path("blind-answers", _ANSWERS),

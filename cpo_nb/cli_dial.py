@@ -5,7 +5,6 @@
 # %% ../nbs/44c_cli_dial.ipynb #3a6b65f5
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -200,6 +199,7 @@ def write_dials(
     "A grid for each prompt and seed, and what stands in them as `dial.jsonl`."
     from PIL import Image
     from cpo_nb.dial import dial_grid, dial_rows
+    from cpo_nb.merge import write_rows
 
     if dialled.auxiliary:
         _open_auxiliary(backbone, dialled)
@@ -214,9 +214,7 @@ def write_dials(
                 grid = dial_grid(rows, f"{prompt} (seed {seed})", dialled.judge)
                 Image.fromarray(grid).save(draft, format="PNG")
     if main:
-        with atomic_path(out / DIAL_TABLE) as draft:
-            lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in table]
-            draft.write_text("".join(lines), encoding="utf-8")
+        write_rows(out / DIAL_TABLE, table)
 
 # %% ../nbs/44c_cli_dial.ipynb #c42d8216
 document(globals())

@@ -235,6 +235,7 @@ def _blind_answers(a: SimpleNamespace, compared) -> dict | None:
 def _write_blind(a: SimpleNamespace, compared) -> None:
     "Pairs for Label Studio."
     from cpo_nb.comparison import ImagePair, write_comparison
+    from cpo_nb.sampled import image_file
 
     images, start = a.out / "images", f"`cpo annotate studio start --comparison {a.blind_tasks}`"
     if (a.blind_tasks / "key.json").is_file():
@@ -245,8 +246,8 @@ def _write_blind(a: SimpleNamespace, compared) -> None:
             f"{i:05d}",
             compared.prompts[i],
             compared.seeds[i],
-            images / "base" / f"{i:05d}.png",
-            images / "policy" / f"{i:05d}.png",
+            images / "base" / image_file(i),
+            images / "policy" / image_file(i),
         )
         for i in range(len(compared))
     ]

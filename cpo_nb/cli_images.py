@@ -5,7 +5,6 @@
 # %% ../nbs/44c_cli_images.ipynb #bb3d36b0
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from enum import Enum
@@ -154,31 +153,19 @@ def _write_grid(out: Path, n: int) -> None:
 
 def _write_table(out: Path, request: SampleRequest) -> None:
     "prompts.jsonl: how each image was made."
-    rows = [request.row(i) for i in range(len(request.prompts))]
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    with atomic_path(out / "prompts.jsonl") as draft:
-        draft.write_text("".join(lines), encoding="utf-8")
+    from cpo_nb.merge import write_rows
+
+    write_rows(out / "prompts.jsonl", map(request.row, range(len(request.prompts))))
 
 # %% ../nbs/44c_cli_images.ipynb #b21049b3
-def _sample_rows(
-    backbone, request: SampleRequest, rows: list[int], adapter, batch_size: int, negative_adapter
-):
-    "Images of some rows of a request, an array (N, H, W, 3)."
-    from cpo_nb.sampling import sample
+def _sampling(request: SampleRequest, batch_size: int):
+    "A request as `sample_rows` takes it."
+    from cpo_nb.sampled import Sampling
 
-    negative = request.negative_prompt
-    return sample(
-        backbone,
-        [request.prompts[i] for i in rows],
-        [request.seeds[i] for i in rows],
-        adapter=adapter,
-        negative_prompts=None if negative is None else [negative] * len(rows),
-        batch_size=batch_size,
-        precision=request.precision,
-        steps=request.steps,
-        guidance_scale=request.guidance_scale,
-        negative_adapter=negative_adapter,
-    )
+    n, negative = len(request.prompts), request.negative_prompt
+    how = (request.steps, request.guidance_scale, request.precision)
+    negatives = None if negative is None else [negative] * n
+    return Sampling(request.prompts, request.seeds, *how, negatives, batch_size)
 
 
 def write_images(
@@ -191,14 +178,17 @@ def write_images(
     negative_adapter=None,  # of the negative branch of guidance; None: the same as `adapter`
 ) -> None:
     "Sample a request into a folder; what an earlier one wrote there is removed first."
+    from cpo_nb.sampled import sample_rows
+
     process, n = processes(), len(request.prompts)
+    sampling = _sampling(request, batch_size)
     if process.main:
         _remove_old(out)
     process.wait()
     block = 4 * batch_size
     for start in range(0, n, block):
         rows = list(range(start, min(start + block, n)))[process.rank :: process.count]
-        images = _sample_rows(backbone, request, rows, adapter, batch_size, negative_adapter)
+        images = sample_rows(backbone, sampling, rows, adapter, negative_adapter)
         for i, image in zip(rows, images):
             _save_png(image, out / image_name(i))
     process.wait()

@@ -265,7 +265,8 @@ Cache = Annotated[Optional[Path], typer.Option("--cache", metavar="FOLDER", help
 NoCache = Annotated[
     bool,
     typer.Option(
-        "--no-cache", help="Encode prompts in every training step, and keep latents in memory."
+        "--no-cache",
+        help="Encode prompts in every training step, captions once, and keep latents in memory.",
     ),
 ]
 _TRACK = "Send logged rows and previews to TensorBoard (auto: when it is installed) or W&B."

@@ -64,7 +64,7 @@ from cpo_nb.cli_options import (
 )
 
 # %% auto #0
-__all__ = ['criteria_app', 'criteria_check', 'criteria_plot', 'count_images', 'prompts_per_image', 'hub_note', 'run_plan',
+__all__ = ['criteria_app', 'criteria_check', 'criteria_plot', 'count_images', 'stored_prompts', 'hub_note', 'run_plan',
            'bank_build', 'bank_check']
 
 # %% ../nbs/44b_cli_prepare.ipynb #0d80df9a
@@ -223,23 +223,27 @@ def count_images(
     return default if splits is None else len(splits["train"])
 
 
-def prompts_per_image(
-    method: str,  # one of METHODS
-    n_draws: int | None,  # of the target bank; None: live
-    prompt_variants: int,  # stage 1: prompts sampled per image
-    experts: bool = False,  # as of `frozen_passes`
-    directions: int | None = None,  # as of `frozen_passes`
-) -> int:
-    "How many prompts are encoded per image, with and without its caption, which may be dropped."
+def _names_phrases(method: str) -> bool:
+    "Whether a method's prompts name every phrase of the tree."
     from cpo_nb.methods import METHODS
-    from cpo_nb.passes import target_prompts_per_row
+    from cpo_nb.sliders import every_slider_prompt
 
-    if n_draws is not None:  # the bank needs the others once, and stores predictions instead
-        return 1
-    if METHODS[method].needs_auxiliary:  # the caption, and what the targets are prompted with
-        prompts = 1 + target_prompts_per_row(experts, directions)
-        return 2 * prompts if directions is None else prompts  # all images share bare attributes
-    return 2 * prompt_variants if method == "sft" else 1
+    return METHODS[method].prompts is every_slider_prompt
+
+
+def stored_prompts(
+    method: str,  # one of METHODS
+    prompt_variants: int,  # stage 1: prompts sampled per image
+    criteria: str,  # the tree whose phrases a slider names
+) -> int | None:  # None: as `image_prompts` counts
+    "Prompts stored per image, where more decides than the method."
+    from cpo_nb.criteria import load_criteria
+
+    if method == "sft":  # with its caption and without, which may be dropped
+        return 2 * prompt_variants
+    if _names_phrases(method):
+        return 1 + 2 * len(load_criteria(criteria).pairs)
+    return None
 
 # %% ../nbs/44b_cli_prepare.ipynb #b212e842
 def _device_name(gpu: str | None, base: str, memory: float | None) -> str | None:
@@ -287,7 +291,7 @@ def _say_sizes(base, scale, method: Method, images: int, batch_size, steps, targ
 
 def _print_plan(plan) -> None:
     "Print a plan and, when it does not fit, what to change."
-    from cpo_nb.plan import fit, fit_report
+    from cpo_nb.plan_fit import fit, fit_report
 
     echo(plan)
     if plan.fits is False:
@@ -299,10 +303,11 @@ def _note_plan(ctx: typer.Context) -> None:
     from cpo_nb.methods import METHODS
 
     given, method = ctx.params, ctx.params["method"].value
+    read = "" if _names_phrases(method) else "criteria "
     if given["data"] is None:
-        note_unused(ctx, "criteria skip_bad", "without --data")
+        note_unused(ctx, f"{read}skip_bad", "without --data")
     elif given["images"] is not None:
-        note_unused(ctx, "data criteria skip_bad", "with --images")
+        note_unused(ctx, f"data {read}skip_bad", "with --images")
     if not METHODS[method].needs_auxiliary:
         note_unused(ctx, "live n_draws bank_precision", f"by --method {method}")
     elif given["live"]:
@@ -375,8 +380,8 @@ def run_plan(
     how |= dict(directions=directions, checkpointing=checkpointing, cached=not no_cache)
     how |= dict(n_draws=n_draws, bank_precision=option_value(bank_precision))
     how |= dict(device_name=_device_name(gpu, base, memory), memory_gib=memory)
-    prompts = (method.value, n_draws, prompt_variants, experts, directions)
-    how |= dict(pictures=images, prompts_per_picture=prompts_per_image(*prompts))
+    prompts = stored_prompts(method.value, prompt_variants, criteria)
+    how |= dict(pictures=images, prompts_per_picture=prompts)
     plan = plan_run(
         base,
         resolution=resolution,

@@ -19,7 +19,7 @@ from .core import CpoError, write_json
 from .docments import document
 
 # %% auto #0
-__all__ = ['scorers_app', 'list_scorers', 'verify_scorers', 'read_samples', 'score_line', 'score_samples']
+__all__ = ['scorers_app', 'Extractor', 'list_scorers', 'verify_scorers', 'read_samples', 'score_line', 'score_samples']
 
 # %% ../nbs/44h_cli_scorers.ipynb #756644ea
 scorers_app = typer.Typer(help="Preference scores: list them, verify them, score images.", **PLAIN)
@@ -190,7 +190,7 @@ _Against = Annotated[
     Optional[Path],
     typer.Option("--against", metavar="FOLDER", help="Images of the base, to compare with."),
 ]
-_Extractor = Annotated[
+Extractor = Annotated[
     str,
     typer.Option(
         "--extractor",
@@ -211,7 +211,7 @@ def score_samples(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Images of `cpo sample`.")],
     against: _Against = None,
     names: _Scored = None,
-    extractor: _Extractor = "pixels",
+    extractor: Extractor = "pixels",
     out: _Json = None,
     device: Device = None,
     download: _Download = False,

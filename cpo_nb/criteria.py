@@ -166,6 +166,9 @@ def parse_criteria(
     return CriteriaTree(top["id"], top["name"], roots, top["description"], source)
 
 # %% ../nbs/01a_criteria.ipynb #7766cce6
+_parsed_once = lru_cache(maxsize=8)(parse_criteria)  # by text: a command asks several times
+
+
 def load_criteria(
     # "painting", "product_photography", the path of a YAML file, or a tree (returned as it is)
     name_or_path: str | Path | CriteriaTree,
@@ -181,7 +184,7 @@ def load_criteria(
     if "\n" in str(name_or_path):
         what = "criteria must be a name or a path, not YAML text"
         raise CriteriaError(what, hint="use parse_criteria(text)")
-    return parse_criteria(criteria_text(name_or_path), str(name_or_path))
+    return _parsed_once(criteria_text(name_or_path), str(name_or_path))
 
 # %% ../nbs/01a_criteria.ipynb #deeb1bbd
 def _as_dict(item: Node | Pair) -> dict:

@@ -89,6 +89,8 @@ register(
         ("beta", "weighting"),
         frozen=((2, None),),
         prompts=every_ddspo_prompt,
+        image_prompts=VARIANTS,
+        step_prompts=2,
     )
 )
 

@@ -20,7 +20,7 @@ from .batches import TrainingSet, training_set
 from .core import CpoError, atomic_path, processes, read_json, write_json
 from .criteria import CriteriaTree
 from .docments import document
-from .naming import renamed
+from .naming import renamed, tree_at_level
 from .painter import painted_columns
 from .prompts import attribute_prompt
 from .sampling import labelled_grid, sample
@@ -29,7 +29,7 @@ from .training import TrainResult
 
 # %% auto #0
 __all__ = ['Gain', 'gain_of', 'attribute_gains', 'atelier_held_out', 'report_gains', 'usual_attributes', 'attribute_sheet',
-           'best_note', 'auxiliary_notes']
+           'best_note', 'level_notes', 'auxiliary_notes']
 
 # %% ../nbs/32_gain.ipynb #2047b7a1
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Gain:
 
     name: str  # which attributes: "all", or a root dimension
     gain: float  # share of the error that is removed
-    error: float  # its standard error, over images
+    error: float | None  # its standard error, over images; None for a single one
     images: int  # images that have such attributes
 
     @property
@@ -47,7 +47,8 @@ class Gain:
         return self.images > 1 and self.gain > 2 * self.error
 
     def __str__(self) -> str:
-        return f"{self.name} {self.gain:.1%} ± {2 * self.error:.1%} ({self.images})"
+        error = "" if self.error is None else f" ± {2 * self.error:.1%}"
+        return f"{self.name} {self.gain:z.1%}{error} ({self.images})"
 
 
 def gain_of(
@@ -58,7 +59,9 @@ def gain_of(
     "The gain with its standard error."
     removed, n = caption - named, len(caption)
     gain = removed.sum() / caption.sum()
-    error = (removed - gain * caption).std(ddof=1) / n**0.5 / caption.mean() if n > 1 else np.inf
+    if n == 1:
+        return Gain(name, float(gain), None, n)
+    error = (removed - gain * caption).std(ddof=1) / n**0.5 / caption.mean()
     return Gain(name, float(gain), float(error), n)
 
 # %% ../nbs/32_gain.ipynb #e462f0e7
@@ -180,10 +183,25 @@ def best_note(
     )
 
 # %% ../nbs/32_gain.ipynb #0fda26a8
+def level_notes(
+    folder: str | Path,  # of the adapter
+    tree: CriteriaTree,  # the criteria of stage 2
+    made: int | None,  # level of the groups that stage 1 named; None: the pairs
+    level: int | None,  # of those that stage 2 names
+) -> list[str]:  # one line, or none
+    "That an auxiliary was prompted with other names than it will be."
+    first, second = (tree if k is None else tree_at_level(tree, k) for k in (made, level))
+    if first.hash == second.hash:
+        return []
+    named, now = ("the pairs" if k is None else f"groups at level {k}" for k in (made, level))
+    return [f"note: {folder} was trained on prompts that name {named} (--level), here {now}"]
+
+
 def auxiliary_notes(
     folder: str | Path,  # of the adapter
     tree: CriteriaTree,  # the criteria of stage 2
     base: str,  # name of the base
+    level: int | None = None,  # name groups at this level in stage 2; None: the pairs
 ) -> list[str]:  # one line each
     "Why an adapter may be no auxiliary model for this tree and base."
     path = Path(folder) / "adapter.json"
@@ -198,14 +216,16 @@ def auxiliary_notes(
         return [f"note: {error.what}"]
     made = made if isinstance(made, dict) else {}
     info = made.get("info") if isinstance(made.get("info"), dict) else {}
-    notes = []
+    settings, notes = info.get("settings") or {}, []
     if info.get("stage") != "sft":
         stage = "stage 2: it is a policy" if info.get("stage") == "align" else "something else"
         notes.append(f"note: {folder} was not made by stage 1 (`cpo sft`) but by {stage}")
     elif info.get("tree") != tree.hash:
         notes.append(f"note: {folder} was trained on another criteria tree than {tree.id}")
-    elif (info.get("settings") or {}).get("attributes") is False:
+    elif settings.get("attributes") is False:
         notes.append(f"note: {folder} was trained on captions alone, without attributes")
+    else:
+        notes += level_notes(folder, tree, settings.get("level"), level)
     made_for = made.get("base_model")
     if made_for not in (None, "", base):
         notes.append(f"note: {folder} was trained on the base {made_for}, not on {base}")

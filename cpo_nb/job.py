@@ -35,7 +35,8 @@ from .methods import METHODS
 from .machine import DTYPES, check_formats, get_device
 from .method_rows import preference_rows
 from .sampling import Previews, preview_prompts
-from .gain import atelier_held_out, attribute_sheet, auxiliary_notes, best_note, report_gains
+from .gain import atelier_held_out, attribute_sheet, auxiliary_notes, best_note
+from .gain import level_notes, report_gains
 from .judges import dataset_labellers, labellers
 from .shipped import adapter_folder, atelier_training_set, shipped_auxiliary
 from .untargeted import untargeted_line
@@ -425,14 +426,16 @@ def load_expert(
     auxiliary: str | Path,  # folder of the adapter, or "atelier"
     tree: CriteriaTree,  # the job's criteria
     say: Callable = print,  # receives the notes
+    level: int | None = None,  # name groups at this level of the tree; None: the pairs
 ) -> None:
-    "Load the auxiliary adapter, and report when it was made for another base or tree."
+    "Load the auxiliary adapter, and report when it was made for another base, tree or level."
     folder = adapter_folder(auxiliary)
     backbone.load_adapter(folder, "auxiliary")
     if folder == shipped_auxiliary():
-        return
-
-    for note in auxiliary_notes(folder, tree, backbone.name):
+        notes = level_notes(auxiliary, tree, None, level)
+    else:
+        notes = auxiliary_notes(folder, tree, backbone.name, level)
+    for note in notes:
         say(note)
 
 # %% ../nbs/40_job.ipynb #7c68b7db
@@ -481,10 +484,12 @@ def _check_models(
     return auxiliary, experts
 
 # %% ../nbs/40_job.ipynb #eba541a6
-def _load_targets(job: Job, bb: Backbone, auxiliary, experts, tree, warn) -> Adapter | Contrast:
+def _load_targets(
+    job: Job, bb: Backbone, auxiliary, experts, tree, level, warn
+) -> Adapter | Contrast:
     "What gives z_w and z_l, loaded onto the backbone."
     if auxiliary is not None:
-        load_expert(job, bb, auxiliary, tree, warn)
+        load_expert(job, bb, auxiliary, tree, warn, level)
     return load_experts(bb, experts, auxiliary and "auxiliary") if experts else "auxiliary"
 
 # %% ../nbs/40_job.ipynb #367f8e9c
@@ -514,7 +519,7 @@ def run_stage2(
     splits = job.rows(tree, say)
     cfg, sources = settle(cfg, sources, job.n_images(splits))
     bb = job.backbone()
-    targets = _load_targets(job, bb, auxiliary, experts, tree, warn)
+    targets = _load_targets(job, bb, auxiliary, experts, tree, cfg.level, warn)
     if not METHODS[method].needs_auxiliary:
         targets = None  # experts were loaded for the start alone
     reference = load_start(bb, start)
@@ -556,7 +561,8 @@ def build_bank(
     check_start(start)
     splits = job.rows(tree, say)
     bb = job.backbone()
-    targets = contrast_of(_load_targets(job, bb, auxiliary, experts, tree, warn), decouple)
+    targets = _load_targets(job, bb, auxiliary, experts, tree, level, warn)
+    targets = contrast_of(targets, decouple)
     reference = load_start(bb, start)
     data = job.sets(bb, splits, say)[0]
     data, tree = renamed(data[preference_rows(data)[0]], tree, completed, level)

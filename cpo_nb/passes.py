@@ -11,7 +11,7 @@ from .experts import EXPERTS
 from .methods import METHODS
 
 # %% auto #0
-__all__ = ['frozen_passes', 'target_prompts_per_row', 'policy_samples']
+__all__ = ['frozen_passes', 'target_prompts_per_row', 'policy_samples', 'image_prompts', 'step_prompts']
 
 # %% ../nbs/40d_passes.ipynb #f415a1a4
 def frozen_passes(
@@ -57,6 +57,38 @@ def policy_samples(
     "Samples of the policy with a gradient, per row."
     record = METHODS[method]
     return (record.policy_samples or record.images) * (branches if record.guided else 1)
+
+# %% ../nbs/40d_passes.ipynb #72707ac0
+def _target_prompts(
+    method: str, banked: bool, experts: bool, directions: int | None
+) -> int:  # of one row, beside the caption
+    "Prompts of z_w and z_l; 0 where captions are all that is encoded, or a bank has the rest."
+    record = METHODS[method]
+    if banked or not record.needs_auxiliary or record.live_only or record.experts_alone:
+        return 0
+    return target_prompts_per_row(experts, directions)
+
+
+def image_prompts(
+    method: str,  # key of METHODS; a slider needs two for each pair of the tree beside these
+    banked: bool = False,  # z_w and z_l come from a target bank
+    experts: bool = False,  # as of `frozen_passes`
+    directions: int | None = None,  # as of `frozen_passes`
+) -> int:  # at most: images may share captions
+    "Prompts of an image that are encoded once, where a run stores them, its caption included."
+    targets = _target_prompts(method, banked, experts, directions)
+    forms = 2 if directions is None else 1  # all images share attributes without a caption
+    return 1 + METHODS[method].image_prompts + forms * targets
+
+
+def step_prompts(
+    method: str,  # key of METHODS
+    banked: bool = False,  # as of `image_prompts`
+    experts: bool = False,  # as of `frozen_passes`
+    directions: int | None = None,  # as of `frozen_passes`
+) -> int:  # at most: a prompt that stands twice in a batch is encoded once
+    "Prompts that a row of a training step encodes where none but captions are stored."
+    return METHODS[method].step_prompts + _target_prompts(method, banked, experts, directions)
 
 # %% ../nbs/40d_passes.ipynb #0b5662d2
 document(globals())

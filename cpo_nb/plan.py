@@ -8,21 +8,21 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Iterator
 
 from fastcore.basics import patch
 
-from .core import CpoError, readable_size, readable_time
+from .core import CpoError, plural, readable_size, readable_time
 from .docments import document
 from .bank import BankConfig, fill_batch
+from .batches import IN_MEMORY
 from .methods import METHODS
 from .training import TrainConfig
 from .devices import CONTEXT, DEVICES, UTILISATION, known_device
 from .costs import Counts, StepCost, count_pipeline
-from .passes import frozen_passes, policy_samples, target_prompts_per_row
+from .passes import frozen_passes, image_prompts, policy_samples, step_prompts
 
 # %% auto #0
-__all__ = ['Plan', 'plan_run', 'fit', 'fit_report', 'plot_memory']
+__all__ = ['Plan', 'plan_run']
 
 # %% ../nbs/41a_plan.ipynb #7d6ae809
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Plan:
     passes: int  # such passes in a training step of one process
     bank_rows: int | None  # images at once when a target bank is filled; None: there is none
     step: StepCost  # of one of them
+    prompts: int  # that the text encoders read for one row of a training step
     memory: dict[str, int]  # part -> bytes on the device
     encode_bytes: int  # bytes of the VAE's pass over one image, while images are encoded
 
@@ -138,15 +139,25 @@ def _disk(counts: Counts, s: dict) -> dict[str, int]:
     disk["adapter"] = 4 * parameters
     return disk
 
+# %% ../nbs/41a_plan.ipynb #31a6c7bb
+def _prompts(s: dict) -> tuple[int, int]:
+    "Prompts encoded once for each image, and in every step for each row."
+    if s["cached"]:
+        return s["prompts_per_picture"], 0
+    if s["method"] == "sft":
+        return 0, 1
+    asked = (s["method"], bool(s["n_draws"]), s["experts"], s["directions"])
+    few = s["pictures"] < IN_MEMORY  # beside the captions there is the empty one
+    return (1, step_prompts(*asked)) if few else (0, 1 + step_prompts(*asked))
+
 # %% ../nbs/41a_plan.ipynb #1baf63d1
 def _row_flops(counts: Counts, s: dict, n: int, bank: int | None = None) -> dict[str, float]:
     "FLOPs of one row of a micro-batch of `n`, frozen passes of its own or of a bank's included."
-    text = 0.0 if s["cached"] else float(counts.text * s["prompts_per_picture"])
     return dict(
         forward=counts.step.forward / n,
         backward=counts.step.backward / n,
         frozen=counts.step.frozen / (bank or n),
-        text=text,
+        text=float(counts.text * _prompts(s)[1]),
     )
 
 # %% ../nbs/41a_plan.ipynb #499e972f
@@ -155,15 +166,15 @@ def _flops(
 ) -> dict[str, float]:
     "FLOPs of a row, of a step of one process with `share` rows, and of what comes before."
     row = _row_flops(counts, s, n, bank)
-    asked = target_prompts_per_row(s["experts"], s["directions"])
+    asked = step_prompts(s["method"], experts=s["experts"], directions=s["directions"])
     bank = _bank_records(s) * (row["frozen"] + asked * counts.text)
     if s["n_draws"]:
         row["frozen"] = 0.0
-    prompts = s["pictures"] * s["prompts_per_picture"] * counts.text if s["cached"] else 0
+    once = counts.encode[0] + counts.text * _prompts(s)[0]
     return row | dict(
         bank=float(bank),
         update=share * sum(row.values()),
-        encode=float(s["pictures"] * counts.encode[0] + prompts),
+        encode=float(s["pictures"] * once),
     )
 
 # %% ../nbs/41a_plan.ipynb #cdabc66b
@@ -274,6 +285,7 @@ def _plan(s: dict) -> Plan:
         passes=-(-share // n),
         bank_rows=bank,
         step=counts.step,
+        prompts=_prompts(s)[1],
         memory=_memory(counts, s, gpu),
         encode_bytes=counts.encode[1],
         flops=flops,
@@ -295,7 +307,7 @@ def plan_run(
     batch_size: int,  # rows per step, over all processes: images, or pairs of them for dpo
     steps: int,  # training steps
     pictures: int,  # images in the training set
-    # prompts encoded per image; default: the caption, and for a live auxiliary those of its targets
+    # prompts stored per image; default: with its caption and without, as `image_prompts` counts
     prompts_per_picture: int | None = None,
     rank: int = 32,  # of each LoRA
     targets: tuple[str, ...] = ("attention", "feedforward", "convolution"),  # of LORA_TARGETS
@@ -328,8 +340,8 @@ def plan_run(
         experts=experts, directions=directions,
     )  # fmt: skip
     if prompts_per_picture is None and method in METHODS:
-        live = METHODS[method].needs_auxiliary and n_draws is None
-        settings["prompts_per_picture"] = 1 + live * target_prompts_per_row(experts, directions)
+        asked = (method, n_draws is not None, experts, directions)
+        settings["prompts_per_picture"] = image_prompts(*asked)
     _check_settings(settings)
     return _plan(settings)
 
@@ -410,7 +422,7 @@ def _verdict(p: Plan) -> str:
     of = f"of {readable_size(p.memory_limit)}"
     if p.fits:
         return f"{of}: fits, {spare} to spare"
-    return f"{of}: does NOT fit, {spare} too much; `fit(plan)` says what to change"
+    return f"{of}: does NOT fit, {spare} too much"
 
 # %% ../nbs/41a_plan.ipynb #57ff30f0
 def _memory_lines(p: Plan) -> list[str]:
@@ -433,7 +445,7 @@ def _row_remark(p: Plan) -> str:
     "The passes of one row, in forwards."
     ratio = {k: p.flops[k] / p.flops["forward"] for k in ("backward", "frozen", "text")}
     second = " (with a second forward)" if p.settings["checkpointing"] else ""
-    text = f", {ratio['text']:.1f} text" if ratio["text"] else ""
+    text = f", {ratio['text']:.1f} text ({plural(p.prompts, 'prompt')})" if p.prompts else ""
     return (
         f"1 forward, {ratio['backward']:.1f} backward{second}, {ratio['frozen']:.1f} frozen{text}"
     )
@@ -484,117 +496,6 @@ def __str__(self: Plan) -> str:
         + _time_lines(self)
         + _section("Disk", [*disk, total])
     )
-
-# %% ../nbs/41a_plan.ipynb #4fb6835d
-def _changes(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
-    "Changes one after another, as (description, settings)."
-    s, n = plan.settings, plan.micro_batch
-    if not s["cached"]:
-        text = "cache latents and prompt embeddings, VAE and text encoders leave the device"
-        yield text, dict(cached=True)
-    if s["dtype"] == "float32":
-        yield "frozen weights in bfloat16", dict(dtype="bfloat16")
-    if not s["checkpointing"]:
-        yield "gradient checkpointing", dict(checkpointing=True)
-    while n > 1:
-        n = n // 2
-        yield f"micro-batches of {n}", dict(micro_batch=n)
-    if s["optimizer"] == "adamw":
-        yield "the optimizer's moments in 8 bits", dict(optimizer="adamw8bit")
-    for k in (2, 4, 8):
-        if k > s["processes"] or (k == s["processes"] and not s["sharded"]):
-            yield f"the weights shared by {k} devices", dict(processes=k, sharded=True)
-
-# %% ../nbs/41a_plan.ipynb #b3d2f19d
-_NOTHING_MORE = "nothing more helps"
-
-# %% ../nbs/41a_plan.ipynb #0acd7b54
-def fit(
-    plan: Plan,  # one that does not fit
-    # (what is changed, plan after it): in order, each on top of the former
-) -> list[tuple[str, Plan]]:
-    """Changes until the run fits; when nothing suffices the last entry says so.
-
-    Raises `CpoError` when the memory of the device is not known."""
-    if plan.fits is None:
-        raise CpoError(
-            "it is not known whether the run fits: the memory of the device is not known",
-            hint="give device_name or memory_gib to plan_run",
-        )
-    changes, last, settings = [], plan, dict(plan.settings)
-    if plan.fits:
-        return changes
-    for text, change in _changes(plan):
-        settings |= change
-        last = plan_run(**settings)
-        changes.append((text, last))
-        if last.fits:
-            return changes
-    missing = readable_size(last.total - last.memory_limit)
-    advice = "take a device with more memory, a smaller resolution or rank, or a smaller base"
-    return [*changes, (f"{_NOTHING_MORE}, {missing} too much: {advice}", last)]
-
-# %% ../nbs/41a_plan.ipynb #027aaded
-def _fit_row(text: str, plan: Plan) -> str:
-    time = "" if plan.seconds is None else f"{readable_time(plan.seconds):>10}"
-    return f"  {text:76} {readable_size(plan.total):>12}{time}{'   fits' if plan.fits else ''}"
-
-# %% ../nbs/41a_plan.ipynb #2c984a33
-def fit_report(
-    plan: Plan,  # where it starts
-    steps: list[tuple[str, Plan]],  # of `fit`
-) -> str:  # plain text
-    "The changes as a table: memory after each, and time where it is known."
-    lines = [
-        f"To fit into {readable_size(plan.memory_limit)}, each change on top of the former:",
-        _fit_row("as planned", plan),
-    ]
-    for text, after in steps:
-        nothing_more = text.startswith(_NOTHING_MORE)
-        lines.append(f"  {text}" if nothing_more else _fit_row(text, after))
-    return "\n".join(lines)
-
-# %% ../nbs/41a_plan.ipynb #f9e5f251
-_GROUPS = {  # what is plotted -> colour, parts of Plan.memory
-    "frozen networks": ("#8d99ae", ()),
-    "adapters": ("#6a8d3a", ("auxiliary adapter", "policy adapter")),
-    "gradients, optimizer, EMA": ("#e9b44c", ("its gradients", "its average (EMA)", "optimizer")),
-    "passes": ("#1b6ca8", ("passes",)),
-    "CUDA": ("#333333", ("CUDA itself (assumed)",)),
-}
-
-# %% ../nbs/41a_plan.ipynb #bdc3b3e1
-def _grouped_memory(plan: Plan) -> dict[str, int]:
-    "Bytes by group of the figure; networks are whatever no other group names."
-    groups = {
-        name: sum(plan.memory.get(part, 0) for part in parts)
-        for name, (_, parts) in _GROUPS.items()
-    }
-    groups["frozen networks"] = plan.total - sum(groups.values())
-    return groups
-
-# %% ../nbs/41a_plan.ipynb #ce203d2c
-def plot_memory(
-    plans: dict[str, Plan],  # label -> plan, from top to bottom
-    ax,  # matplotlib axes
-    unit: int = 2**30,  # bytes per unit of the axis; default: GiB
-) -> None:
-    "Memory of one device by part, one bar per plan; a dashed line at the device's memory."
-    for y, plan in enumerate(plans.values()):
-        left = 0.0
-        for name, nbytes in _grouped_memory(plan).items():
-            color = _GROUPS[name][0]
-            ax.barh(y, nbytes / unit, left=left, height=0.62, color=color, lw=0)
-            left += nbytes / unit
-    limits = {plan.memory_limit for plan in plans.values()} - {None}
-    if len(limits) == 1:
-        ax.axvline(limits.pop() / unit, color="#d1495b", ls="--", lw=1.2)
-    ax.set(yticks=range(len(plans)), yticklabels=list(plans))
-    ax.invert_yaxis()
-    for name, (color, _) in _GROUPS.items():
-        ax.barh(0, 0, color=color, label=name)
-    ax.set_xlim(left=0)
-    ax.legend(frameon=False, fontsize=7.5, loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 # %% ../nbs/41a_plan.ipynb #0186a998
 document(globals())

@@ -56,6 +56,8 @@ def method_settings(
     if isinstance(cfg, SftConfig):
         method, targets = dict(stage=1, method="sft"), {}
         own = dict(attributes=cfg.attributes, prompt_variants=cfg.prompt_variants or "new ones")
+        named = dict(at_once=cfg.at_once, level=cfg.level)
+        own |= {name: value for name, value in named.items() if value is not None}
     else:
         method, targets = dict(stage=2, method=cfg.method), {}
         own = _method_settings(cfg)

@@ -115,7 +115,9 @@ def evaluation_findings(
             parts = [f"{c['name']} {_percent(c)}" for c in sorted(moved, key=_size)[:4]]
             lines.append(f"Not aimed at, {names[row['after']]}: {', '.join(parts)}.")
     if skipped := report.get("skipped"):
-        lines.append(f"Scores left out: {', '.join(s['title'] for s in skipped)}; see below.")
+        lines.append(
+            f"Scores left out: {', '.join(s['title'] for s in skipped)}; the page says why."
+        )
     if why := report.get("no_distances"):
         lines.append(f"No distances: {why}.")
     return lines + [note for judge in report["judges"] for note in judge["notes"]]
@@ -125,8 +127,10 @@ def _percent(c: dict) -> str:
     "A change as a share of the mean before."
     if not c["before"]:
         return number_text(c["change"], 2, True)
-    text = f"{c['after'] / c['before'] - 1:+.0%}".replace("-", "−")
-    return "0%" if text[1:] == "0%" else text
+    share = c["after"] / c["before"] - 1
+    digits = 0 if abs(share) >= 0.005 else 1  # a clear change may be a small one
+    text = f"{share:+.{digits}%}".replace("-", "−")
+    return "0%" if text[1:] == "0.0%" else text
 
 
 def _size(c: dict) -> float:

@@ -5,7 +5,7 @@
 # %% ../nbs/34_sampled.ipynb #817c9d45
 from __future__ import annotations
 
-import contextlib, json
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Sequence
@@ -19,11 +19,13 @@ from .core import CpoError, atomic_path, in_main, plural, processes, read_json
 from .core import remove_leftovers, sha256_json, to_jsonable, write_json
 from .docments import document
 from .images import ImageError, rgb_image
+from .merge import write_rows
 from .origin import adapter_hash, base_origin
 from .sampling import equal_length_batches, sample
 
 # %% auto #0
-__all__ = ['Sampling', 'crossed', 'sampling_record', 'claim_set', 'image_file', 'SampledSet', 'sample_set', 'remove_set']
+__all__ = ['Sampling', 'crossed', 'sampling_record', 'claim_set', 'image_file', 'sample_rows', 'SampledSet', 'sample_set',
+           'remove_set']
 
 # %% ../nbs/34_sampled.ipynb #520e1e37
 @dataclass(frozen=True)
@@ -129,13 +131,9 @@ def _read_image(path: Path) -> np.ndarray | None:
 
 def _write_table(folder: Path, sampling: Sampling) -> None:
     "prompts.jsonl: prompt and seed of each image."
-    rows = zip(sampling.prompts, sampling.seeds)
-    lines = [
-        json.dumps(dict(file_name=image_file(i), prompt=p, seed=s), ensure_ascii=False)
-        for i, (p, s) in enumerate(rows)
-    ]
-    with atomic_path(folder / "prompts.jsonl") as draft:
-        draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    made = enumerate(zip(sampling.prompts, sampling.seeds))
+    rows = (dict(file_name=image_file(i), prompt=p, seed=s) for i, (p, s) in made)
+    write_rows(folder / "prompts.jsonl", rows)
 
 # %% ../nbs/34_sampled.ipynb #32602b0a
 def _batches(backbone: Backbone, sampling: Sampling) -> list[list[int]]:
@@ -146,8 +144,14 @@ def _batches(backbone: Backbone, sampling: Sampling) -> list[list[int]]:
     return equal_length_batches(lengths, sampling.batch_size)
 
 
-def _sample_rows(backbone: Backbone, sampling: Sampling, rows: list[int], adapter: Adapter):
-    "Images of one batch, (B, H, W, 3)."
+def sample_rows(
+    backbone: Backbone,  # what is sampled from
+    sampling: Sampling,  # prompts, seeds and settings
+    rows: list[int],  # which of the images, B
+    adapter: Adapter = None,  # None, a name, or several with weights
+    negative_adapter: Adapter = None,  # of the negative branch of guidance; None: `adapter`
+) -> np.ndarray:  # RGB, (B, H, W, 3), uint8
+    "Some of the images."
     negative = sampling.negative_prompts
     return sample(
         backbone,
@@ -159,6 +163,7 @@ def _sample_rows(backbone: Backbone, sampling: Sampling, rows: list[int], adapte
         None if negative is None else [negative[i] for i in rows],
         sampling.batch_size,
         sampling.precision,
+        negative_adapter=negative_adapter,
     )
 
 # %% ../nbs/34_sampled.ipynb #e99b100a
@@ -202,7 +207,7 @@ def sample_set(
     if images:
         say(f"{name or folder.name}: {len(images):,} of {plural(n, 'image')} were there")
     for rows in batches[process.rank :: process.count]:
-        for i, image in zip(rows, _sample_rows(backbone, sampling, rows, adapter)):
+        for i, image in zip(rows, sample_rows(backbone, sampling, rows, adapter)):
             _save(image, folder / image_file(i))
     process.wait()
     ready = [images[i] if i in images else _read_image(folder / image_file(i)) for i in range(n)]

@@ -124,6 +124,7 @@ register(
         defaults=dict(guidance=4.0),
         frozen=((3, None),),
         prompts=every_slider_prompt,
+        step_prompts=2,
     )
 )
 register(
@@ -138,6 +139,7 @@ register(
         live_only=True,
         frozen=((1, None), (2, "auxiliary")),
         prompts=every_slider_prompt,
+        step_prompts=2,
     )
 )
 

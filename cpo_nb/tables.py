@@ -381,11 +381,11 @@ def _split_tables(path: Path) -> list[Path]:
     return [f for files in found.values() for f in files] if len(found) > 1 else []
 
 # %% ../nbs/03a_tables.ipynb #8fa633dd
-def _count_captions(path: Path) -> int:
-    "The .txt files of a folder that lie beside an image of the same name."
+def _count_images(path: Path) -> tuple[int, int]:
+    "Images of a folder, and how many of them have a .txt of the same name beside them."
     files = list(itertools.islice(path.iterdir(), 100_000))
     images = {p.stem for p in files if p.suffix.casefold() in IMAGE_SUFFIXES}
-    return sum(p.suffix == ".txt" and p.stem in images for p in files)
+    return len(images), sum(p.suffix == ".txt" and p.stem in images for p in files)
 
 
 def _no_table(path: Path) -> DatasetError:
@@ -393,7 +393,11 @@ def _no_table(path: Path) -> DatasetError:
     hint = _FORMAT_HINT
     deeper = sorted(p.relative_to(path).as_posix() for p in path.glob("*/metadata.*"))
     others = sorted(p.name for p in path.iterdir() if p.suffix in _READERS)
-    if captions := _count_captions(path):
+    images, captions = _count_images(path)
+    if images:
+        ways = "`cpo annotate measure`, `agent` or `studio start`"
+        hint = f"label its {plural(images, 'image')} by {ways}, then `cpo annotate merge`"
+    if captions:
         have = f"{plural(captions, 'image')} with a caption in a .txt, but without labels"
         hint = f"there are {have}: add a metadata.jsonl with file_name, positive and negative"
     if any((path / n).is_file() for n in ("dataset_dict.json", "dataset_info.json")):

@@ -92,7 +92,7 @@ PROMISES = {
         "`cpo plan` says what a run needs, the filling of its target bank included, and what to "
         "change until it fits.": [
             "plan: assert few.bank_seconds > 0",
-            "plan: test_eq([plan.fits for _, plan in changes], [False] * 5 + [True])",
+            "plan_fit: test_eq([plan.fits for _, plan in changes], [False] * 5 + [True])",
             "test_promises.py::test_commands_of_readme_with_images_of_ones_own",
         ],
         "The result is a LoRA file that `pipeline.load_lora_weights` reads.": [
