@@ -189,6 +189,7 @@ def run_parts(
 class Resolved:
     "A run with its settings and its key."
 
+    grid: str  # name of the grid that asks for it; others may share its result
     run: Run  # of the grid
     label: str  # as printed
     policy: Policy | None  # None where nothing is trained
@@ -318,7 +319,8 @@ def resolve(
         record["negative"] = run_folder(negative, scale).name
     label = " ".join([row.label or run.row, *(f"{k} {v:g}" for k, v in run.dial)])
     sampled = (row.prompt, steps)
-    return Resolved(run, label, policy, part, negative, *sampled, who, to_jsonable(record))
+    parts = (policy, part, negative)
+    return Resolved(grid.grid, run, label, *parts, *sampled, who, to_jsonable(record))
 
 # %% ../nbs/35c_grid_resolve.ipynb #a10795ab
 document(globals())

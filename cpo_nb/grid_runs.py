@@ -89,19 +89,18 @@ def with_stored_data(
 
 
 def stale_files(
-    every: list[Resolved],  # all runs of a grid whose settings are known
+    grid: GridFields,  # whose results; those that another grid made are no concern of it
+    every: list[Resolved],  # all of its runs whose settings are known
     scale: Scale,  # sizes
     waiting: tuple[Run, ...] = (),  # runs whose settings nobody has chosen yet
-    data: str = "atelier",  # the grid's; results of other data are no concern of it
 ) -> list[str]:  # names of files, without the folder
     "Results of this grid's runs that were made with other settings, sizes, parts or shipped files."
     keys, names = {r.key for r in every}, {r.run.name for r in every} | {r.name for r in waiting}
     found = []
     for path in sorted(ledger_dir(scale).glob("*.json.gz")):
         name, _, key = path.name.removesuffix(".json.gz").rpartition("-")
-        if name in names and key not in keys:
-            record = read_json(path, dict).get("record") or {}
-            found += [path.name] if record.get("data", "atelier") == data else []
+        if name in names and key not in keys and read_json(path, dict).get("grid") == grid.grid:
+            found.append(path.name)
     return found
 
 # %% ../nbs/35c_grid_runs.ipynb #672d90d7
@@ -215,6 +214,7 @@ def store_run(
     result = dict(
         key=resolved.key,
         record=resolved.record,
+        grid=resolved.grid,
         row=resolved.run.row,
         point=resolved.run.point,
         label=resolved.label,
@@ -387,7 +387,7 @@ def plan_grid(
             continue
         (stored if stored_run(resolved[-1], scale) else missing).append(run)
     seconds = {run.name: estimate(grid, run, scale, known) for run in missing}
-    stale = stale_files(resolved, scale, tuple(unknown), grid.data)
+    stale = stale_files(grid, resolved, scale, tuple(unknown))
     more = {name: search_estimate(grid, name, scale, known) for name in waiting}
     parts = missing_parts(grid, missing, scale, known)
     return Todo(waiting, missing, stored, stale, seconds, more, parts)

@@ -105,7 +105,7 @@ PROMISES = {
             "test_never_lose_work.py::test_killed_in_the_middle_of_everything",
             "test_never_lose_work.py::test_killed_at_random_moments",
         ],
-        "a collapsing run stops and keeps the last good weights": [
+        "A collapsing run stops and keeps the last good weights": [
             "align: check(p, good[n])",
             "test_never_lose_work.py::test_a_collapsing_run_gives_back_its_last_good_weights",
         ],

@@ -160,9 +160,10 @@ _SHOWN = ["loss", "margin", "accuracy", "d_w", "d_l", "d_w / variance", "lam", "
 
 
 def _stored(row: str) -> dict[str, list]:
-    "The log of the newest stored run of a row, with what is derived from it."
+    "The log of the newest stored run of a row of the grid main, with what is derived from it."
     paths = (ROOT / "data" / "results" / "ledger").glob(f"*/{row}-seed0-*.json.gz")
     results = [json.loads(gzip.decompress(path.read_bytes())) for path in paths]
+    results = [result for result in results if result["grid"] == "main"]
     if not results:
         raise SystemExit(f"docs: no stored run of the row {row!r} in data/results/ledger")
     found = max(results, key=lambda result: result["time"])
