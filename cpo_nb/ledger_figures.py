@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, Iterable
 
@@ -83,13 +82,9 @@ def _smoke(text: str) -> Shown:
         return Shown(ledger, scale, "smoke: these numbers mean nothing", _strips(ledger))
 
 
-_FIRST = ("main", "frontier")  # later grids share runs with these
-
-
-def _has_own(ledger: Ledger, *others: Ledger) -> bool:
-    "Whether a grid has a result that other grids lack: they share runs."
-    there = {r["key"] for x in others for point in x.points.values() for r in point.results}
-    return any(r["key"] not in there for p in ledger.points.values() for r in p.results)
+def _has_own(ledger: Ledger, name: str) -> bool:
+    "Whether a ledger has a result that this grid asked for first: grids share runs."
+    return any(r.get("grid") == name for p in ledger.points.values() for r in p.results)
 
 
 def shown(
@@ -98,15 +93,12 @@ def shown(
 ) -> Shown:
     """Stored results of a grid at this scale, or smoke runs at smoke scale.
 
-    A grid without a result of its own shows nothing, whatever it shares with `main` and
-    `frontier`."""
+    A grid without a result of its own shows nothing, whatever it shares with others."""
     scale = get_scale()
     if scale.name == "smoke":
         return _smoke(smoke)
     ledger = load_ledger(load_grid(name, scale), scale)
-    before = list(takewhile(lambda other: other != name, _FIRST)) if ledger.points else []
-    others = [load_ledger(load_grid(other, scale), scale) for other in before]
-    if not _has_own(ledger, *others):
+    if not _has_own(ledger, name):
         ledger = replace(ledger, points={})
     lost = f"no results of the grid {name} are stored at scale {scale.name}"
     return Shown(ledger, scale, "" if ledger.points else lost, _strips(ledger))

@@ -29,7 +29,7 @@ from .untargeted import STATISTICS
 
 # %% auto #0
 __all__ = ['SHOWN_ROWS', 'text_table', 'span', 'rows_table', 'shown_results', 'summarise', 'results_table', 'untargeted_table',
-           'best_table', 'equal_table', 'standings', 'provenance', 'ledger_notes', 'ledger_report']
+           'best_table', 'equal_table', 'standings', 'equal_report', 'provenance', 'ledger_notes', 'ledger_report']
 
 # %% ../nbs/35d_ledger_tables.ipynb #6f45cb5c
 def text_table(
@@ -276,6 +276,15 @@ def standings(
     ]
     return f"{ledger.grid.lead}: {'; '.join(text)}." if text else "No curves to compare."
 
+
+def equal_report(
+    ledger: Ledger,  # with or without results
+    markdown: bool = False,  # Markdown, instead of aligned text
+) -> str:  # never empty
+    "The tables at equal distance and at equal recall, and how often the lead row leads in them."
+    tables = [equal_table(ledger, place, markdown) for place in ("distance", "recall")]
+    return "\n\n".join([*filter(None, tables), standings(ledger)])
+
 # %% ../nbs/35d_ledger_tables.ipynb #08412627
 def _pair_lines(points: dict[str, Point], base: Point | None) -> list[str]:
     "Pairs whose fault falls by half, a line for each trained point."
@@ -378,8 +387,7 @@ def ledger_report(
     parts = [rows_table(ledger, markdown), untargeted_table(ledger, markdown)]
     if ledger.grid.lead:
         parts.append(best_table(ledger, markdown))
-        parts += [equal_table(ledger, place, markdown) for place in ("distance", "recall")]
-        parts.append(standings(ledger))
+        parts.append(equal_report(ledger, markdown))
     return "\n\n".join([*(p for p in parts if p), "\n".join(ledger_notes(ledger))])
 
 # %% ../nbs/35d_ledger_tables.ipynb #af835edc
